@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gpurack import screen
 from gpurack.engines import ENGINES
-from gpurack.engines.args import given
+from gpurack.engines.args import explicit_args
 from gpurack.engines.urls import endpoint, on_loopback
 from gpurack.facts.model import Header
 from gpurack.plan.models import weights
@@ -113,13 +113,13 @@ def kind_of(key: str, model: Model, header: Header | None) -> Kind:
     engine = ENGINES[model.engine]
     if kind == "chat" and not engine.chats:  # current embedding models are also causal models
         return "embedding"
-    has_template = engine.own_template or given(model).keys() & {"chat-template"}
+    has_template = engine.own_template or explicit_args(model).keys() & {"chat-template"}
     return "completion" if kind == "chat" and template is False and not has_template else kind
 
 
 def kind_without_template(key: str, model: Model, header: Header | None) -> Kind:
     """The kind by the model's flags, else by the architecture in its weights, else by its name."""
-    flags = given(model)
+    flags = explicit_args(model)
     if flags.get("convert") == "classify" or "reranking" in flags or "rerank" in flags:
         return "rerank"
     if flags.get("convert") == "embed" or flags.keys() & {"embedding", "embeddings", "is-embedding"}:

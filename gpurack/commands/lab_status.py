@@ -8,7 +8,7 @@ from typing import Literal
 from gpurack.engines import ENGINES
 from gpurack.engines.urls import endpoint
 from gpurack.facts.model import MISMATCH, Container, Gpu, HostFacts
-from gpurack.facts.parse import moment
+from gpurack.facts.parse import parse_time
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, ledger
 from gpurack.plan.models.health import Health, health
@@ -146,7 +146,7 @@ def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
             gpu.memory_used / MIB_PER_GIB,
             gpu.memory_total / MIB_PER_GIB,
             gpu.utilization,
-            any(ledger.meant(wanted, gpu) for wanted in spec.reserved_gpus),
+            any(ledger.matches(wanted, gpu) for wanted in spec.reserved_gpus),
             models=models_on(gpu.uuid, facts),
         )
         for gpu in facts.gpus
@@ -266,5 +266,5 @@ def running_state(
 
 def time_or_none(text: str) -> datetime | None:
     """One of Docker's times; None for the year 1, which Docker writes for "never"."""
-    found = moment(text)
+    found = parse_time(text)
     return found.astimezone(UTC) if found and found.year > 1 else None

@@ -1,7 +1,8 @@
-"""The serving engines by the name the inventory uses. One file each, all of the shape of base.Engine.
+"""The serving engines, by their names in the inventory.
 
-A new engine is its file, its line in ENGINES below, its cases in tests/unit/engines/NAME/, and a section in
-docs/engines.md for those who use it. Everything else asks its class: see base.py, and tei.py for a short example.
+Each has one file with a subclass of base.Engine. A new engine needs its file, its line in ENGINES below, its cases in
+tests/unit/engines/NAME/, and a section in docs/engines.md. Everything else reads its class. See base.py, and tei.py for
+a short example.
 """
 
 from collections.abc import Mapping
@@ -24,18 +25,18 @@ from gpurack.spec.weights import Weights
 _ALL: tuple[Engine, ...] = (
     LlamaCpp(), Vllm(), LlamaCppPython(), Ollama(), Tei(), Sglang(), Custom(), Litellm(), OpenWebui(), LlamaGpt(),
 )  # fmt: skip
-"""In the order of docs/engines.md; by hand, so that types and searches find them. A test finds one that is missing."""
+"""In the order of docs/engines.md. Listed by hand, so that mypy and searches find them; a test finds a missing one."""
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ALL}
 
 
 def hints_of(name: str) -> list[Hint]:
-    """What helps against what an engine says before it ends. An unknown image may hold any of them."""
+    """Return the hints for an engine's error output. An unknown image (custom) may contain any engine."""
     engine = ENGINES[name]
     engines = ENGINES.values() if isinstance(engine, Custom) else [engine]
     return [*COMMON, *(hint for one in engines for hint in one.hints)]
 
 
 def weights_of(entry: Model | Job) -> list[Weights]:
-    """All weights of an entry: its own, and those that it names elsewhere (llama-cpp-python's config)."""
+    """Return all weights of an entry: its own, and those of llama-cpp-python's `config`."""
     more = ENGINES[entry.engine].more_weights(entry) if isinstance(entry, Model) else []
     return [*([entry.weights] if entry.weights is not None else []), *more]

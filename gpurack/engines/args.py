@@ -6,20 +6,26 @@ from collections.abc import Collection, Mapping
 from gpurack.spec.model import ArgValue, Model
 
 
-def normal(flag: str) -> str:
-    """A flag with dashes for underscores, as gpurack compares flags; most parsers distinguish the two."""
+def with_dashes(flag: str) -> str:
+    """Return a flag with dashes instead of underscores, the form in which gpurack compares flags.
+
+    Most parsers of engines distinguish the two.
+
+    >>> with_dashes("max_model_len")
+    'max-model-len'
+    """
     return flag.replace("_", "-")
 
 
-def given(model: Model) -> dict[str, ArgValue]:
-    """The flags of `args` by their normal name, without those that are `false`."""
-    return {normal(flag): value for flag, value in model.args.items() if value is not False}
+def explicit_args(model: Model) -> dict[str, ArgValue]:
+    """Return the flags of `args` by their name with dashes, without those that are `false`."""
+    return {with_dashes(flag): value for flag, value in model.args.items() if value is not False}
 
 
 def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
-    """The inventory's `args` as the engine's flags: true gives the flag alone, a list repeats it.
+    """Return the inventory's `args` as the engine's flags: `true` gives the flag alone, a list repeats it.
 
-    one_dash: long names that the engine spells with one dash.
+    one_dash: names of several letters that the engine writes with one dash.
 
     >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
     ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
@@ -36,12 +42,16 @@ def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing: "580.95.05" is (580, 95, 5)."""
+    """Return the numbers of a version, for comparison: "580.95.05" → (580, 95, 5).
+
+    >>> numbers("580.95.05") < numbers("580.100")
+    True
+    """
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 def parallel(model: Model, *names: str) -> int | None:
-    """The number that args give for a flag with several spellings; None if they give none."""
-    given = {normal(flag): value for flag, value in model.args.items()}
+    """Return the number that `args` give for a flag with these names; None if they give none."""
+    given = {with_dashes(flag): value for flag, value in model.args.items()}
     found = next((given[name] for name in names if name in given), None)
     return int(str(found)) if re.fullmatch(r"[1-9]\d*", str(found)) else None

@@ -1,7 +1,7 @@
-"""The base class of all engines; its defaults are what most engines do.
+"""The base class of all engines. Its defaults are what most engines do.
 
-dialect.py, builds.py and jobs.py know how an engine is started by hand, for `gpurack import`; hints.py knows its
-errors.
+dialect.py, builds.py and jobs.py describe how users start an engine by hand, for `gpurack import`. hints.py describes
+its errors.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gpurack.engines.args import normal, numbers
+from gpurack.engines.args import numbers, with_dashes
 from gpurack.engines.builds import Builds
 from gpurack.engines.container import CPU, Accelerator, Api, Container, Run
 from gpurack.engines.dialect import Dialect
@@ -27,14 +27,14 @@ OWN_COMPOSE = {
     "container_name": "The container has the name of its entry.",
     "image": "Use `image`.",
 }
-"""Keys of a Compose service that have fields of their own in the inventory."""
+"""Keys of a Compose service that have a field in the inventory."""
 
 Word = tuple[str, str]
-"""(field of the model, a flag, key or variable as the engine spells it)"""
+"""(field of the model; a flag, key or variable as the engine spells it)"""
 
 
 Request = tuple[str, Mapping[str, Any]]
-"""(path, JSON body) of a POST"""
+"""(path, JSON body) of a POST request"""
 
 
 RUNS_NO_MODEL: Mapping[str, str] = {
@@ -48,7 +48,10 @@ RUNS_NO_MODEL: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Counter:
-    """A counter of an engine's work in Prometheus' text format: its path, its name, and what it counts."""
+    """A counter of an engine's work, in Prometheus' text format.
+
+    path: of the request that returns it. unit: what it counts ("tokens").
+    """
 
     path: str
     name: str
@@ -57,8 +60,10 @@ class Counter:
 
 @dataclass(frozen=True)
 class Row:
-    """An engine's line of the table in docs/engines.md, in Markdown. image: the one that
-    `version` chooses. sets: what gpurack configures. state: what was tested."""
+    """An engine's row of the table in docs/engines.md, in Markdown.
+
+    image: the one that `version` chooses. sets: what gpurack configures. state: what the tests run.
+    """
 
     serves: str
     image: str
@@ -70,22 +75,22 @@ class Row:
 
 
 class Engine(ABC):
-    """One serving engine: first what does not depend on the model, then what does."""
+    """A serving engine: first what does not depend on the model, then what does."""
 
     name: ClassVar[str]
     """Its name in the inventory."""
     title: ClassVar[str]
-    """Upstream's own name."""
+    """Its name as upstream writes it."""
     row: ClassVar[Row]
-    """Its line of the table in docs/engines.md."""
+    """Its row of the table in docs/engines.md."""
     hints: ClassVar[tuple[Hint, ...]] = ()
     """Hints for its errors, in addition to hints.COMMON."""
     dialect: ClassVar[Dialect] = Dialect()
-    """How it is started by hand."""
+    """How users start it by hand."""
     builds: ClassVar[Builds | None] = None
-    """Its repository, if users build its images by hand."""
+    """Its repository, if users build its images themselves."""
     jobs: ClassVar[Jobs | None] = None
-    """Its commands that end by themselves; an engine with jobs also has `job_image`."""
+    """Its commands that end by themselves. An engine with jobs also has `job_image`."""
     port: ClassVar[int]
     """Its port in the container."""
     api: ClassVar[Api] = "openai"
@@ -98,79 +103,79 @@ class Engine(ABC):
     """Does the body of that answer contain the served name?"""
 
     weights_suffixes: ClassVar[tuple[str, ...]] = ()
-    """Suffixes of the weights files that it reads."""
+    """Suffixes of the weights files that it can read."""
     weights_folders: ClassVar[bool] = False
-    """Does it read Hugging Face folders?"""
+    """Can it read Hugging Face folders?"""
     no_weights: ClassVar[str] = ""
     """The end of the message that refuses weights."""
     chats: ClassVar[bool] = True
-    """Does it generate text? Other engines use every model for embeddings."""
+    """Does it generate text? An engine that does not uses every model for embeddings."""
     own_template: ClassVar[bool] = False
-    """Has it a chat template for models without one?"""
+    """Does it have a chat template for models without one?"""
     any_name: ClassVar[bool] = False
     """Does it ignore the model name in a request?"""
 
     keyless: ClassVar[bool] = False
-    """Has it no API keys?"""
+    """Does it have no API keys?"""
     unguarded: ClassVar[tuple[str, ...]] = ()
     """Some of the routes that its key does not protect."""
-    sums: ClassVar[bool] = True
-    """Does its container get only digests of the keys in `keys`?"""
+    hash_client_keys: ClassVar[bool] = True
+    """Does its container get digests of the keys in `keys`, instead of the keys?"""
 
     service: ClassVar[bool | None] = False
-    """Is it a service, not a model? None: either."""
+    """Is it a service (True), a model (False), or can it be either (None)?"""
     gateway: ClassVar[bool] = False
-    """Is it a gateway, which forwards requests to its models by their names?"""
+    """Is it a gateway, which forwards requests to models by their names?"""
     host_key: ClassVar[str] = ""
-    """For a gateway: the path in its container of the key that the host uses for its checks."""
+    """For a gateway: the path in its container of the key for the host's checks."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """The fields it supports of those that only some engines do (OnlySome)."""
+    """Those of the fields marked OnlySome that it supports."""
     unused: ClassVar[Mapping[str, str]] = {}
-    """Fields that have no effect on it → the hint. In `defaults` they are ignored, anywhere else they are errors."""
+    """Fields that have no effect on it → the hint. In `defaults` they are ignored; elsewhere they are errors."""
 
     own_args: ClassVar[Mapping[str, str]] = {}
-    """Flags that gpurack sets → the inventory's field for it."""
+    """Flags that gpurack sets → the field of the inventory for it."""
     removed_args: ClassVar[Mapping[str, str]] = {}
-    """Flags that were removed → what to use instead."""
+    """Flags that upstream removed → what to use instead."""
     removed_since: ClassVar[tuple[int, ...]] = ()
-    """The first version without any of them."""
+    """The first version that has none of them."""
     underscores: ClassVar[bool] = False
-    """Does its parser read the underscores of a flag as dashes?"""
+    """Does its parser treat underscores in flags as dashes?"""
     abbreviates: ClassVar[bool] = False
-    """Does it accept an unambiguous beginning of a flag?"""
+    """Does it accept an unambiguous prefix of a flag?"""
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Its flags for several GPUs: tensor, pipeline, data parallel."""
 
     shared_memory: ClassVar[str] = ""
     """The size of /dev/shm in its containers (Compose's shm_size); "" for Docker's default."""
     one_gpu: ClassVar[bool] = False
-    """Does it use one GPU only?"""
+    """Can it use only one GPU?"""
     enforces_vram: ClassVar[bool] = False
-    """Does it limit itself to its share of a GPU?"""
+    """Does it limit itself to its share of a GPU's memory?"""
     min_compute: ClassVar[str | None] = None
-    """The lowest NVIDIA compute capability its images run on."""
+    """The lowest NVIDIA compute capability that its images support."""
     counter: ClassVar[Counter | None] = None
     """Its counter of served requests or tokens; None if it has none."""
     only_version: ClassVar[str | None] = None
-    """The version of an engine without new releases, so that the inventory may leave it out."""
+    """The version of an engine without new releases, so that an entry may omit it."""
     successor: ClassVar[str] = ""
-    """The maintained engine that replaces such an engine."""
+    """The maintained engine that replaces it, if it has no new releases."""
     legacy: ClassVar[str] = ""
     """Why new entries should not use it, as a sentence; "" if they may."""
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """The image reference for an upstream version.
+        """Return the image reference for an upstream version.
 
         Raises LookupError with a sentence if there is none for this accelerator.
         """
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
-        """The image reference for a job. Raises LookupError with a sentence if there is none."""
-        raise LookupError(f"{self.name} has no images for jobs, llama.cpp has.")
+        """Return the image reference for a job. Raises LookupError with a sentence if there is none."""
+        raise LookupError(f"{self.name} has no images for jobs. Use llama.cpp.")
 
     def variants(self, version: str) -> list[str]:
-        """Every reference that `image` may choose from for a version."""
+        """Return every reference that `image` may choose for a version."""
         found = set()
         for accelerator in (CPU, Accelerator("nvidia", "8.0"), Accelerator("amd")):
             with suppress(LookupError):
@@ -179,36 +184,36 @@ class Engine(ABC):
 
     @abstractmethod
     def container(self, model: Model, run: Run) -> Container:
-        """Command, environment and other settings of its container."""
+        """Return command, environment and other settings of its container."""
 
     def listens(self, model: Model) -> int:
-        """The port inside the container."""
+        """Return the port inside the container."""
         return self.port
 
     def ready_at(self, model: Model) -> str:
-        """The path that answers 200 when it is ready."""
+        """Return the path that answers 200 when it is ready."""
         return self.ready_path
 
     def answers_as(self, model: Model, served_name: str) -> str | None:
-        """The name that must be in the body of that answer; None if the body names no model."""
+        """Return the name that the body of that answer must contain; None if the body names no model."""
         return served_name if self.ready_names_model else None
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """The names of models that it answers to."""
+        """Return the model names that it answers to."""
         return [served_name]
 
     def cannot_use(self, name: str, engine: "Engine") -> str | None:
-        """For a service: why it cannot use an entry (by its name) of an engine; None if it can."""
+        """For a service: return why it cannot use an entry (name) of an engine; None if it can."""
         return None
 
     def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
-        """The number of equal parts into which its flags (given) divide its context; a request has one."""
+        """Return into how many equal parts its flags (given) divide its context. A request gets one."""
         return 1
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Test requests: a working server answers at least one of them. Empty: being ready is enough.
+        """Return test requests. A working server answers at least one; empty: being ready is enough.
 
-        names: those it serves, or for a service those of the models behind it.
+        names: the names it serves, or for a service those of the models behind it.
         """
         said, named = "Hello", {"model": next(iter(names), "")}
         return [
@@ -219,46 +224,46 @@ class Engine(ABC):
         ]
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """The volume of a database in which the first visitor becomes the administrator.
+        """Return the volume of a database in which the first visitor becomes the administrator.
 
-        None if there is no such database, or the inventory gives the account.
+        None if there is no such database, or if the inventory defines the first account.
         """
         return None
 
     def own_database(self, model: Model) -> str | None:
-        """The setting (`env.X`, `compose.volumes`) of a database of accounts that gpurack does not inspect.
+        """Return the setting (`env.X`, `compose.volumes`) of an accounts database that gpurack does not check.
 
-        None without one, or if the inventory gives the first account.
+        None if there is none, or if the inventory defines the first account.
         """
         return None
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """Its settings (`args.x`, `env.X`) that write clients' prompts to its log."""
+        """Return its settings (`args.x`, `env.X`) that write clients' prompts to its log."""
         return []
 
     def more_weights(self, model: Model) -> list[Weights]:
-        """Weights that the entry names outside of `weights`."""
+        """Return weights that the entry names outside of `weights`."""
         return []
 
     def min_driver(self, version: str) -> int | None:
-        """The oldest NVIDIA driver branch for the images of a version; None if unknown."""
+        """Return the oldest NVIDIA driver branch for the images of a version; None if unknown."""
         return None
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """(tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) if the engine splits by itself."""
+        """Return (tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) if it splits by itself."""
         return 1, 1
 
-    def draws(self, model: Model | Job) -> bool:
+    def uses_graphics_driver(self, model: Model | Job) -> bool:
         """Does it compute with the graphics driver (Vulkan, OpenGL)?
 
-        It is then in no list of compute processes: nvidia-smi lists CUDA's, KFD lists ROCm's.
+        Then no list of compute processes contains it: nvidia-smi lists those of CUDA, KFD lists those of ROCm.
         """
         return False
 
-    def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
-        """Why the images of this version do not run on these GPUs with this NVIDIA driver.
+    def incompatibility(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
+        """Return why the images of this version do not run on these GPUs with this NVIDIA driver.
 
-        None if they do, if it is unknown, and for images that the inventory names.
+        None if they do, if it is unknown, and for images that the inventory names. driver: None if unknown.
         """
         if model.version is None or not model.gpus or "version" in self.unused:
             return None
@@ -281,17 +286,19 @@ class Engine(ABC):
         return None
 
     def check(self, model: Model) -> list[Problem]:
-        """Errors of an entry with this engine; paths begin at the entry, and no host is named.
+        """Return the errors of an entry with this engine. Paths are relative to the entry; no host is named.
 
         Engines extend it.
         """
         problems = [
-            Problem.of("set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[normal(flag)]}`.")
+            Problem.of(
+                "set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[with_dashes(flag)]}`."
+            )
             for flag in model.args
-            if normal(flag) in self.own_args
+            if with_dashes(flag) in self.own_args
         ]
         problems += [
-            Problem.of("flag-removed", path=f"args.{flag}", engine=self.name, flag=normal(flag), hint=instead)
+            Problem.of("flag-removed", path=f"args.{flag}", engine=self.name, flag=with_dashes(flag), hint=instead)
             for flag in self.removed(model)
             if self.is_without_removed(model.version) and (instead := self.instead_of(flag))
         ]
@@ -315,30 +322,30 @@ class Engine(ABC):
         return problems + self.check_weights(model)
 
     def words(self, model: Model) -> list[Word]:
-        """The settings in the engine's own vocabulary, which known_flags.py checks: its flags."""
-        names = {flag: normal(flag) if self.underscores else flag for flag in model.args}
+        """Return the settings that known_flags.py checks, as the engine spells them: its flags."""
+        names = {flag: with_dashes(flag) if self.underscores else flag for flag in model.args}
         return [
-            # vLLM's --speculative-config.method is known by the part before its dot
+            # vLLM lists --speculative-config, not --speculative-config.method
             (f"args.{flag}", f"--{name.partition('.')[0]}")
             for flag, name in names.items()
-            if normal(flag) not in {*self.own_args, *self.removed_args}
+            if with_dashes(flag) not in {*self.own_args, *self.removed_args}
         ]
 
     def removed(self, model: Model) -> list[str]:
-        """The flags in a model's args that later versions removed."""
-        return [flag for flag in model.args if normal(flag) in self.removed_args]
+        """Return the flags in `args` that later versions removed."""
+        return [flag for flag in model.args if with_dashes(flag) in self.removed_args]
 
     def instead_of(self, flag: str) -> str:
-        """What replaces a removed flag, as a sentence: `Use runner.`"""
-        instead = self.removed_args[normal(flag)].rstrip(".")
+        """Return what replaces a removed flag, as a sentence: `Use runner.`"""
+        instead = self.removed_args[with_dashes(flag)].rstrip(".")
         return f"{instead[:1].upper()}{instead[1:]}."
 
     def is_without_removed(self, version: str | None) -> bool:
-        """Has a version certainly none of the removed flags? For an image (None) it is unknown."""
+        """Is it certain that a version lacks all removed flags? For an image (None) it is not."""
         return version is not None and numbers(version) >= self.removed_since
 
     def check_weights(self, model: Model) -> list[Problem]:
-        """Errors of weights that are missing, or of a format it cannot read."""
+        """Return errors of weights that are missing, or whose format it cannot read."""
         if not (self.weights_suffixes or self.weights_folders):
             if model.weights is None:
                 return []
@@ -363,16 +370,16 @@ class Engine(ABC):
         return [Problem.of("weights-format", path="weights", engine=self.name, formats=" or ".join(can), name=name)]
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """The GPU memory it needs. Raises NotEstimated."""
+        """Return the GPU memory that it needs. Raises NotEstimated."""
         raise NotEstimated(f"gpurack has no formula for {self.name}")
 
     def budget(self, model: Model, card: float) -> float:
-        """GiB that it may use of a GPU. card: GiB of the GPU."""
+        """Return how many GiB of a GPU it may use. card: GiB of the GPU."""
         return model.vram.of(card) if model.vram else card
 
 
 def parallelism_problem(tensor: int, pipeline: int, data: int, listed: int) -> Problem:
-    """The error of an entry with another number of GPUs (listed) than its parallel sizes need."""
+    """Return the error of an entry whose number of GPUs (listed) does not match its parallel sizes."""
     sizes = [f"tensor parallel {tensor}", f"pipeline parallel {pipeline}"]
     sizes += [f"data parallel {data}"] if data > 1 else []
     needed = tensor * pipeline * data

@@ -1,4 +1,4 @@
-"""A model's container: the input of an engine (Run), and what the engine decides about it (Container)."""
+"""A model's container: what an engine is given (Run), and what it decides (Container)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,13 +7,16 @@ from typing import Any, Literal
 from gpurack.shell import NOTHING, joined, sh
 
 SHARED_MEMORY = "32gb"
-"""The limit of /dev/shm for the processes of a server on several GPUs; unused memory is not taken.
-PyTorch and NCCL use it, and Docker's default of 64 MB is too small. vLLM's guide ("Using Docker") names `--ipc=host`
-or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
-processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
-namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
+"""The limit of /dev/shm for a server on several GPUs. Unused memory is not allocated.
+
+PyTorch and NCCL use it, and Docker's default of 64 MB is too small. vLLM's guide ("Using Docker") names `--ipc=host` or
+`--shm-size`, SGLang's guide ("Install SGLang") names `--shm-size 32g`. With shm_size a container cannot see shared
+memory of other processes, nor they its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
+namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"); with 32 GiB it answers and allocates 144
+KiB.
+"""
 READY_TIMEOUT = 1800
-"""Seconds until a model must be ready; the largest engines need 30 minutes to load (engines.md)."""
+"""Seconds until a model must be ready. The largest models need 30 minutes to load (docs/engines.md)."""
 
 
 Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
@@ -22,7 +25,10 @@ Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The kind of GPU, or CPU, of a model. compute: NVIDIA's compute capability ("8.0"), None if unknown."""
+    """What a model computes on: a kind of GPU, or the CPU.
+
+    compute: NVIDIA's compute capability ("8.0"), None if unknown.
+    """
 
     vendor: Literal["nvidia", "amd", "cpu"]
     compute: str | None = None
@@ -35,8 +41,8 @@ CPU = Accelerator("cpu")
 class Upstream:
     """A model that a service connects to.
 
-    serves: the names it answers to. url: as its container reaches it, up to /v1. key_file: the path of its API key
-    inside the service's container, None for an open one. api: how it is spoken to.
+    serves: the names it answers to. url: its address as seen from the service's container, up to /v1. key_file: the
+    path of its API key inside the service's container, None without a key. api: the API that it has.
     """
 
     name: str
@@ -48,15 +54,16 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Run:
-    """What an engine is told about the container it describes.
+    """What an engine is told about the container that it describes.
 
-    served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
-    without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many GPUs it gets.
+    served_name: the name that clients use. name: its key in the inventory. weights: the path inside the container, None
+    without weights. more_weights: the paths of `Engine.more_weights`, in the same order. accelerator: what it computes
+    on. cores, memory: the host's processors and GiB, None if no Docker is installed yet. gpus: how many GPUs it gets.
     memory_fraction: its share of each GPU (0 to 1), None for the whole GPU.
-    api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
-    JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
-    of a service.
+
+    api_key_file: the path of the key inside the container, None without a key. keys_file: the path of the JSON file
+    with `keys`, None without any; it maps a name to the sha256 of the key, or to the key itself if the engine cannot
+    use digests. upstreams: what a service connects to.
     """
 
     served_name: str
@@ -75,11 +82,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Container:
-    """The engine's own part of a container; GPUs, port, weights and key are the same for all engines.
+    """The engine's part of a container. GPUs, port, weights and key are the same for all engines.
 
-    command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
-    volumes: name → path inside, for caches that should survive the container. files: path inside → content, for
-    configuration without secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
+    command: arguments of the image's entry point; None for the image's own. entrypoint: replaces the image's.
+    environment: no secrets. volumes: name → path inside, for caches that must survive the container. files: path inside
+    → content, for configuration without secrets. compose: other keys of the Compose service (ipc, shm_size, cap_add).
     """
 
     command: list[str] | None = None
@@ -91,12 +98,12 @@ class Container:
 
 
 def with_secrets(exports: Mapping[str, str | Sequence[str | None]], argv: list[str]) -> tuple[list[str], list[str]]:
-    """(entrypoint, command) of a container that reads secrets from files into its environment and then becomes argv.
+    """Return (entrypoint, command) that export secrets from files and then execute argv.
 
-    For engines that take keys only by environment: a value given by Compose would show in `docker inspect`, one that
-    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file, or
-    several paths, whose secrets are joined by ";" (None: an empty one). A file that cannot be read or is empty ends
-    the container: a server without its key would be open to all.
+    For engines that take keys only by environment: a value given by Compose would show in `docker inspect`; one that
+    the shell exports does not (measured). exports: variable → path of the secret's file, or several paths, whose
+    secrets are joined by ";" (None: an empty one). A file that is empty or cannot be read ends the container, because a
+    server without its key would be open to everyone.
     """
     lines = [sh("set -eu")]
     for name, paths in exports.items():

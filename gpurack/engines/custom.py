@@ -1,8 +1,8 @@
-"""Any image: gpurack gives it GPUs, a port, weights and a key file; the entry has the rest.
+"""Any image. gpurack gives it GPUs, a port, weights and a key file; the entry has the rest.
 
-The vocabulary has no words for what only an unknown image has, so two are taken from Compose: `compose.expose` says
-where it listens inside its container (default: the same number as `port`), and `compose.x-ready` which path answers
-200 once it serves (default: "/"; keys that begin with x- are Compose's own extension points).
+Two settings that only an unknown image needs are taken from Compose. `compose.expose` is the port inside its container
+(default: the same number as `port`). `compose.x-ready` is the path that answers 200 when it is ready (default: "/").
+Keys that begin with x- are Compose's own extension points.
 """
 
 import re
@@ -27,10 +27,10 @@ class Custom(Engine):
         serves="anything",
         image="`image`",
         gpus="any",
-        key="the file is there, the rest is yours",
-        sets="GPUs, port, weights' mount, readiness",
-        limits="vram is a promise",
-        state="**carried out**, run here with llama.cpp's image",
+        key="a file; your `args` or `env` name it",
+        sets="GPUs, port, mount of the weights, readiness",
+        limits="does not enforce vram",
+        state="**real program**: llama.cpp's image",
     )
     api = "unknown"
     ready_names_model = False
@@ -43,32 +43,32 @@ class Custom(Engine):
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """Always raises LookupError: custom has no images."""
+        """Raise LookupError: custom has no images."""
         raise LookupError("custom has no images of its own. Name one in `image`.")
 
     def variants(self, version: str) -> list[str]:
-        """None."""
+        """Return no references."""
         return []
 
     def listens(self, model: Model) -> int:
-        """The first of `compose.expose`, else the same number as outside."""
+        """Return the first port of `compose.expose`, else the same number as outside."""
         exposed = _exposed(model)
         return int(exposed) if exposed and exposed.isdecimal() else model.port
 
     def ready_at(self, model: Model) -> str:
-        """`compose.x-ready`."""
+        """Return `compose.x-ready`."""
         return str(model.compose.get(READY, self.ready_path))
 
     def container(self, model: Model, run: Run) -> Container:
-        """The args as its command, if any; a key is in a file, as for every engine."""
+        """Pass on the args as its command, if there are any. A key is in a file, as for every engine."""
         return Container(flags(model.args) or None)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """No test request: its API is unknown."""
+        """Return no test request, because its API is unknown."""
         return []
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: a valid port and readiness path."""
+        """Also check the port and the readiness path."""
         problems = super().check(model)
         exposed = _exposed(model)
         if exposed is not None and not (exposed.isdecimal() and 0 < int(exposed) < 65536):
@@ -79,12 +79,12 @@ class Custom(Engine):
         return problems
 
     def check_weights(self, model: Model) -> list[Problem]:
-        """Any, or none: they are mounted at /weights/NAME."""
+        """Accept any weights, or none. They are mounted at /weights/NAME."""
         return []
 
 
 def _exposed(model: Model) -> str | None:
-    """The port in `compose.expose`, as text; None if it is not given, "" if it is invalid."""
+    """Return the port in `compose.expose`, as text; None if it is not set, "" if it is invalid."""
     given = model.compose.get("expose")
     if given is None:
         return None

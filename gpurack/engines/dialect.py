@@ -1,4 +1,4 @@
-"""How an engine is started by hand, for `gpurack import` to read a `docker run` of it."""
+"""How users start an engine by hand, so that `gpurack import` can read a `docker run` command of it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,30 +14,30 @@ SWITCHES = frozenset({
     "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",
     "embedding", "embeddings", "reranking", "rerank", "cont-batching", "verbose", "no-webui", "auto-truncate",
 })  # fmt: skip
-"""Flags without a value in every engine, so that the next word is not their value."""
+"""Flags that take no value in any engine, so that the next word is not their value."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How an engine is started by hand.
+    """How users start an engine by hand.
 
-    images: pattern of the end of an image's name (no tag) that holds it. moved: an image's former name → today's.
-    known_by: flags by which an unknown image is taken for it.
+    images: pattern for the end of the image's name, without tag. moved: an image's former name → its name today.
+    known_by: flags that identify the engine in an unknown image.
 
-    programs: what its command may begin with, before the flags. positional: may its first word be the weights?
-    short: short and old flags → the long one of today. one_dash: flags of several letters with one dash. switches:
-    those that never take a value, beside SWITCHES. keeps_spelling: does its parser tell dashes from underscores, so
-    that `args` must have the flag as it was written?
+    programs: the words with which its command may begin, before the flags. positional: may its first word be the
+    weights? short: short and old flags → the long flag of today. one_dash: flags of several letters with one dash.
+    switches: flags that never take a value, in addition to SWITCHES. keeps_spelling: does its parser distinguish dashes
+    from underscores, so that `args` must keep the flag as it was written?
 
-    variables: environment variables → the flag that means the same (CONTEXT, CONNECTS_TO: the field), or a sentence (it
-    contains a space) why the variable is left out. modelscope: the one that has it fetch weights from ModelScope.
-    caches: places inside where it keeps what can be had again → what becomes of them. pulls: commands before the name
-    of a model that it is to pull.
+    variables: environment variables → the flag with the same meaning (CONTEXT, CONNECTS_TO: the field), or a text with
+    a space that says why the variable is left out. modelscope: the variable that makes it fetch weights from
+    ModelScope. caches: paths inside of data that can be fetched again → what happens to it. pulls: commands that
+    precede the name of a model to pull.
 
-    named_by_weights: without a name it answers by what it was told to load. share: the flag for its share of each
-    GPU, which is the field vram. assumed: flags that gpurack sets on GPUs where nothing was said → what it does.
-    renamed: flags that only have another name today. retold: a flag that is no more, and its value → the flags that say
-    the same.
+    named_by_weights: without a name, does it answer to the path or repository that it loaded? share: the flag for its
+    share of each GPU, which is the field vram. assumed: flags that gpurack sets on GPUs if the command does not → what
+    they do. renamed: flags that have another name today. replacements: a removed flag → its value → the flags that
+    replace it.
     """
 
     images: str = ""
@@ -60,11 +60,11 @@ class Dialect:
     share: str = ""
     assumed: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
-    retold: Mapping[str, Mapping[str, Mapping[str, ArgValue]]] = field(default_factory=dict)
+    replacements: Mapping[str, Mapping[str, Mapping[str, ArgValue]]] = field(default_factory=dict)
 
 
 def python(*words: str) -> tuple[tuple[str, ...], ...]:
-    """A program that is a module of Python's, as both names of Python start it.
+    """Return a Python module as a program, by both names of Python.
 
     >>> python("a.b")
     (('python3', '-m', 'a.b'), ('python', '-m', 'a.b'))

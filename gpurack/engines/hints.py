@@ -1,17 +1,20 @@
-"""Hints for the errors of servers that end. The runner on the host chooses one (files/remedies.py)."""
+"""Hints for the errors of servers that exit. The runner on the host chooses one (files/remedies.py)."""
 
 from dataclasses import dataclass
 
-MEMORY = "give it more GPUs or another one, a smaller context, or its neighbours less vram"
-NO_ROOM = f"It does not fit its GPUs: {MEMORY}."
-NO_ROOM_ON_HOST = "The host has too little memory for it: a smaller context, or a smaller model."
-WEIGHTS = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
-TOO_FEW_GPUS = "Its parallelism needs more GPUs: correct `gpus`, or the parallel sizes in `args`."
-HEADS = "Its attention heads cannot be shared by so many GPUs: another number of gpus, or pipeline parallel in args."
-WRONG_GPU = "Its image is not for this kind of GPU: let `version` choose the image, or use another GPU."
+MEMORY = "give it more or larger GPUs, reduce its `context`, or lower the `vram` of models that share its GPUs"
+NO_ROOM = f"It does not fit on its GPUs: {MEMORY}."
+NO_ROOM_ON_HOST = "The host has too little memory for it. Reduce its `context`, or use a smaller model."
+WEIGHTS = "It cannot read its weights. Check that `weights` names the right file or folder, complete and in its format."
+TOO_FEW_GPUS = "Its parallelism needs more GPUs. Correct `gpus`, or the parallel sizes in `args`."
+HEADS = (
+    "Its attention heads cannot be divided by this number of GPUs. Use another number of GPUs, or pipeline parallelism "
+    "in `args`."
+)
+WRONG_GPU = "Its image does not support this kind of GPU. Let `version` choose the image, or use another GPU."
 DATABASE = (
-    "It cannot use a database that env names: correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
-    "needed."
+    "It cannot use a database that `env` names. Correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
+    "required."
 )
 
 
@@ -19,34 +22,33 @@ DATABASE = (
 class Hint:
     """A hint for a line in a server's output.
 
-    said: pattern of the line, in any case. helps: the hint. on_cpu: the hint for a model without GPUs, if it differs.
+    pattern: regular expression for the line, in any case. text: the hint. on_cpu: the hint for a model without GPUs, if
+    it differs.
     """
 
-    said: str
-    helps: str
+    pattern: str
+    text: str
     on_cpu: str = ""
 
     @property
-    def told(self) -> list[str]:
-        """For the runner on the host: pattern, hint, hint without GPUs."""
-        return [self.said, self.helps, self.on_cpu or self.helps]
+    def payload(self) -> list[str]:
+        """What the runner on the host gets: pattern, hint, hint without GPUs."""
+        return [self.pattern, self.text, self.on_cpu or self.text]
 
 
 COMMON = (
-    # how the runner says how a container ended, weaker than all that follows
-    Hint(r"^exit code 137$", f"It was killed, as the kernel does when memory runs out: see dmesg, and {MEMORY}."),
+    # The runner's first line is the exit code. A later match wins, so this hint is the weakest.
+    Hint(r"^exit code 137$", f"It was killed. The kernel does this when memory runs out (check: dmesg): {MEMORY}."),
     Hint(
         r"out of memory|OutOfMemory|Not enough memory|cudaMalloc failed|failed to allocate|bad_alloc|MemoryError"
         r"|Cannot allocate memory",
         NO_ROOM,
         NO_ROOM_ON_HOST,
     ),
-    Hint(
-        r"/dev/shm", 'It needs more shared memory: a larger one in compose: {"shm_size": "64gb"}, or {"ipc": "host"}.'
-    ),
+    Hint(r"/dev/shm", 'It needs more shared memory. Set compose: {"shm_size": "64gb"}, or {"ipc": "host"}.'),
     Hint(
         r"no new privileges|effective uid is not 0",
-        "Its image uses sudo or another program with setuid: take one that does not, or write "
+        "Its image uses sudo or another setuid program. Use an image that does not, or set "
         'compose: {"security_opt": ["no-new-privileges:false"]}.',
     ),
     Hint(r"needs as many GPUs", TOO_FEW_GPUS),
@@ -55,7 +57,7 @@ COMMON = (
     Hint(
         r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
         r"|No such option|invalid value ('.*' )?for '-",
-        "It does not know one of its arguments, or its value: correct args.",
+        "It does not accept one of its arguments, or its value. Correct `args`.",
     ),
     Hint(
         r"config\.json.{0,3} not found|is not a local folder|failed to load model|Cannot find any model weights"
@@ -63,4 +65,4 @@ COMMON = (
         WEIGHTS,
     ),
 )
-"""Hints for libraries that several engines use: CUDA, PyTorch, Transformers, ggml, argument parsers."""
+"""Hints for what several engines use: CUDA, PyTorch, Transformers, ggml, argument parsers."""

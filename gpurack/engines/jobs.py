@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 class Jobs(ABC):
-    """What an engine's images do once. command: the words after the image in `docker run`."""
+    """The commands of an engine's images that end. command: the words after the image in `docker run`."""
 
     @abstractmethod
     def ends(self, tag: str, command: Sequence[str]) -> bool:
@@ -13,16 +13,16 @@ class Jobs(ABC):
 
     @abstractmethod
     def version(self, tag: str) -> str | None:
-        """The version in an image's tag; None where it has none."""
+        """Return the version in an image's tag; None if it has none."""
 
     @abstractmethod
     def result(self, command: Sequence[str]) -> str | None:
-        """The path inside of the file that it makes; None where the command does not say."""
+        """Return the path inside of the file that it writes; None if the command does not name it."""
 
     @abstractmethod
     def makes_a_file(self, command: Sequence[str]) -> bool:
-        """Does it make a file whose name may depend on what it reads?"""
+        """Does it write a file whose name may depend on its input?"""
 
     @abstractmethod
     def name(self, command: Sequence[str]) -> str:
-        """What it does, as the name of an entry: `quantize`."""
+        """Return a name for the entry: `quantize`."""

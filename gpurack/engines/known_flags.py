@@ -1,10 +1,9 @@
-"""Known flags of engines: gpurack/engines/flags/ENGINE.txt, one a line.
+"""Known flags of engines: gpurack/engines/flags/ENGINE.txt, one in each line.
 
-The lists also have ollama's variables and the keys of llama-cpp-python's configuration.
-
-Each list is of one version, named in its first line with its source ("# vllm 0.32.0: …"). A flag that is not in it is
-an error for that version, and a warning for others, which may have it. An unknown variable is only a warning, because
-no engine ends over one.
+The lists also contain ollama's variables and the keys of llama-cpp-python's configuration. Each list is of one version,
+named in its first line with the source ("# vllm 0.32.0: …"). A flag that is missing from the list is an error for that
+version, and a warning for other versions, which may have it. An unknown variable is only a warning, because no engine
+exits over one.
 """
 
 from collections.abc import Collection
@@ -20,7 +19,7 @@ FOLDER = Path(__file__).parent / "flags"
 
 @cache
 def known(engine: str) -> tuple[str, frozenset[str]]:
-    """(version, its flags without dashes in front); ("", nothing) for an engine without a list."""
+    """Return (version, its flags without leading dashes); ("", nothing) for an engine without a list."""
     path = FOLDER / f"{engine}.txt"
     if not path.is_file():
         return "", frozenset()
@@ -29,7 +28,7 @@ def known(engine: str) -> tuple[str, frozenset[str]]:
 
 
 def unknown_flags(model: Model) -> list[Problem]:
-    """Flags, keys and variables that the version in our list does not have, as errors without a host."""
+    """Return an error for each flag, key and variable that is missing from our list. No host is named."""
     version, flags = known(model.engine)
     if not flags:
         return []
@@ -39,17 +38,17 @@ def unknown_flags(model: Model) -> list[Problem]:
         name = word.lstrip("-")
         begin_so = [flag for flag in flags if flag.startswith(name)] if engine.abbreviates and word != name else []
         if name not in flags and len(begin_so) != 1:
-            guess = meant(name, flags)
+            guess = best_guess(name, flags)
             hint = f"Did you mean {guess}?" if guess else ""
             parts = {"engine": model.engine, "version": version, "flag": word, "hint": hint}
             found.append(Problem.of("flag-unknown", path=field, **parts))
     return found
 
 
-def meant(word: str, words: Collection[str]) -> str | None:
-    """The same one in another place, or the nearest in the same.
+def best_guess(word: str, words: Collection[str]) -> str | None:
+    """Return the flag with the same last part in another place, or the most similar one in the same place.
 
-    >>> meant("config.n_ctx", {"n_ctx", "config.port", "config.models.n_ctx", "config.models.n_batch"})
+    >>> best_guess("config.n_ctx", {"n_ctx", "config.port", "config.models.n_ctx", "config.models.n_batch"})
     'config.models.n_ctx'
     """
     place, dot, last = word.rpartition(".")
@@ -59,13 +58,16 @@ def meant(word: str, words: Collection[str]) -> str | None:
 
 
 def unknown_flag_errors(model: Model) -> list[Problem]:
-    """Those that would end the model at start: its version is the one of our list."""
+    """Return the errors that would prevent the start: the model's version is that of our list."""
     same = model.version is not None and model.version == known(model.engine)[0]
     return [problem for problem in unknown_flags(model) if same and not problem.path.startswith("env.")]
 
 
 def unknown_flag_warnings(model: Model) -> list[Problem]:
-    """The others: another version, or an image, may have the flag; an unknown variable has no effect."""
+    """Return the others as warnings.
+
+    Another version, or an image, may have the flag. An unknown variable has no effect.
+    """
     version, errors = known(model.engine)[0], unknown_flag_errors(model)
     found = []
     for problem in unknown_flags(model):

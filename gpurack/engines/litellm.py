@@ -1,16 +1,16 @@
 """LiteLLM: one OpenAI address for the models of the lab.
 
-Sources (LiteLLM 1.109.1; run as 1.106.2): it runs without a database from a YAML file; entries of the same name share
-the load; `os.environ/NAME` in that file is read from the environment; /health calls every model, so /health/readiness
-is asked; LITELLM_LOCAL_MODEL_COST_MAP keeps it from fetching its price list; `general_settings.custom_auth` and
-callbacks are names in a Python file beside the configuration. What that file (files/litellm_gateway.py) does, it says.
+Sources (LiteLLM 1.109.1; run as 1.106.2): it runs without a database from a YAML file. Entries of the same name share
+the load. `os.environ/NAME` in that file is read from the environment. /health calls every model, so gpurack asks
+/health/readiness. LITELLM_LOCAL_MODEL_COST_MAP keeps it from fetching its price list. `general_settings.custom_auth`
+and callbacks are names in a Python file beside the configuration. files/litellm_gateway.py is that file.
 """
 
 from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.args import flags, given, normal
+from gpurack.engines.args import explicit_args, flags, with_dashes
 from gpurack.engines.base import RUNS_NO_MODEL, Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
 from gpurack.engines.dialect import Dialect
@@ -22,23 +22,29 @@ from gpurack.spec.problems import Problem
 CONFIG = "/etc/gpurack/litellm.yaml"
 GATEWAY = "/etc/gpurack/gateway.py"
 PATIENCE = {"allowed_fails": 0, "cooldown_time": 10, "allowed_fails_policy": {"NotFoundErrorAllowedFails": 1_000_000}}
-"""Seconds until a replica that failed once is used again; a single replica is always used. A request that the model
-does not support (a chat with a model for embeddings) is answered with 404, and is not a failure of the model."""
+"""A replica that failed once is used again after 10 s. A single replica is always used.
+
+A request that the model does not support (a chat with a model for embeddings) is answered with 404, and is not a
+failure of the model.
+"""
 HOST_KEY = "/dev/shm/gpurack_key"
-"""The path, in memory of the container and readable by its root only, of the key for the host's checks."""
+"""The path of the key for the host's checks, in the container's memory. Only its root can read it."""
 START = (
     'random() { od -An -N24 -tx1 /dev/urandom | tr -d " \\n"; }; export LITELLM_MASTER_KEY="sk-$(random)"; '
     '(umask 077; random > "$GATEWAY_HOST_KEY"); exec "$@"'
 )
-"""Two random keys, new at each start. Without a master key, parts of LiteLLM's management would be open. The host knows
-clients' keys only by their digests, so that it needs a key of its own for its checks."""
+"""Two random keys, new at each start.
+
+Without a master key, parts of LiteLLM's management would be open. The container knows clients' keys only by their
+digests, so the host needs a key of its own for its checks.
+"""
 
 
-def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
-    """The model and address in LiteLLM's configuration.
+def model_and_address(upstream: Upstream, served: str) -> dict[str, str]:
+    """Return the model and address of an upstream in LiteLLM's configuration.
 
-    OpenAI has no rerank: LiteLLM has it for vLLM, as other engines also do it, and for TEI, which differs. Only its
-    name tells that a model reranks.
+    OpenAI's API has no rerank. LiteLLM supports the rerank of vLLM, which other engines also implement, and that of
+    TEI, which differs. Only the name tells that a model reranks.
     """
     rerank = "rerank" in served.lower()
     if upstream.api == "tei" and rerank:
@@ -48,7 +54,7 @@ def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML that writes repeated data out instead of using anchors."""
+    """YAML that repeats data instead of using anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -63,10 +69,10 @@ class Litellm(Engine):
         serves="one address for many models",
         image="`docker.litellm.ai/berriai/litellm:main-v1.109.1`",
         gpus="–",
-        key="one for each person or group",
-        sets="the list of models with their keys, a closed door",
+        key="one for each user or group",
+        sets="the list of models with their keys, no open management API",
         limits="a service",
-        state="**carried out**, run here",
+        state="**real program**",
     )
     dialect = Dialect(
         images="litellm(-database|-non_root)?",
@@ -86,27 +92,27 @@ class Litellm(Engine):
     own_args: ClassVar = {"config": "connects_to", "port": "port", "host": "bind", "model": "connects_to"}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` as in upstream's tags, without "main-v" ("1.109.1", "1.81.14-stable")."""
+        """Return the image. `version` is upstream's tag without "main-v" ("1.109.1", "1.81.14-stable")."""
         return f"docker.litellm.ai/berriai/litellm:main-v{version}"
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """--detailed_debug and --debug write requests as they came; so does LITELLM_LOG=DEBUG."""
-        args = given(model)
-        found = [f"args.{flag}" for flag in ("detailed_debug", "debug") if normal(flag) in args]
+        """Return flags and variables that log requests: --detailed_debug, --debug, LITELLM_LOG=DEBUG."""
+        args = explicit_args(model)
+        found = [f"args.{flag}" for flag in ("detailed_debug", "debug") if with_dashes(flag) in args]
         debug = model.env.get("LITELLM_LOG", "").upper() == "DEBUG"
         return [*found, *(["env.LITELLM_LOG"] if debug else [])]
 
     def container(self, model: Model, run: Run) -> Container:
-        """The proxy on port 4000.
+        """Return the proxy on port 4000.
 
-        The shell puts the models' keys into its environment; clients' keys are in a file.
+        The shell exports the models' keys into its environment. Clients' keys are in a file.
         """
         exports = {f"UPSTREAM_KEY_{index}": up.key_file for index, up in enumerate(run.upstreams) if up.key_file}
         entries = [
             {
                 "model_name": served,
                 "litellm_params": {
-                    **spoken_to(upstream, served),
+                    **model_and_address(upstream, served),
                     "api_key": f"os.environ/UPSTREAM_KEY_{index}" if upstream.key_file else "none",
                 },
                 "model_info": PATIENCE,
@@ -138,12 +144,12 @@ class Litellm(Engine):
         )
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: a model to serve."""
+        """Also check that it connects to a model."""
         problems = super().check(model)
         if not model.connects_to:
             problems.append(Problem.of("connects-to-missing", path="connects_to", entries="the models to serve"))
         return problems
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """The names of the models behind it; its own name is for `connects_to` only."""
+        """Return nothing: clients use the names of the models behind it, its own is for `connects_to` only."""
         return []

@@ -1,10 +1,10 @@
 """llama-cpp-python's server: GGUF files, one by `weights` or several by `config` (its CONFIG_FILE).
 
 Sources (llama-cpp-python 0.3.36): the image's default CMD compiles the library at every start, so the server is started
-directly; its command line is made from the settings' names, with underscores, a value for every boolean and all items
-of a list after one flag; with a CONFIG_FILE, other settings come from that file; there is no /health, /v1/models lists
-the aliases (and needs the key); an unknown model name is served by the first model. The published image computes on the
-CPU; the CUDA one is built locally (docker/cuda_simple).
+directly. Its command line is derived from the settings' names: underscores, a value for every boolean, and all items of
+a list after one flag. With a CONFIG_FILE, all other settings come from that file. There is no /health; /v1/models lists
+the aliases (and needs the key). An unknown model name is served by the first model. The published image computes on the
+CPU; users build the one for CUDA (docker/cuda_simple).
 """
 
 import contextlib
@@ -29,11 +29,13 @@ from gpurack.spec.weights import Weights
 
 CONFIG = "/etc/llama-cpp-python.json"
 KEYED_CONFIG = "/run/gpurack/config.json"
-"""CONFIG with the key, created at the start in memory."""
+"""CONFIG with the key, created in memory at the start."""
 
 PATIENT: dict[str, ArgValue] = {"interrupt_requests": False}
-"""By default a new request ends the answer that is being streamed, and Open WebUI requests a chat's title and tags
-while the chat is answered."""
+"""By default, a new request aborts the answer that is being streamed.
+
+Open WebUI requests a chat's title and tags while the chat is answered.
+"""
 
 SMALL = 8
 """GiB of memory below which batches are halved."""
@@ -43,7 +45,7 @@ TRUE = ("1", "on", "t", "true", "y", "yes")
 
 SIMPLE = re.compile(r"(?:.*/)?(docker/(?:cuda_simple|openblas_simple|simple)/Dockerfile)")
 CUDA_SIMPLE = ("cuda_simple", "llama-cpp-python-cuda")
-"""The usual name of an image of docker/cuda_simple, which is built in its own folder."""
+"""Usual names of an image of docker/cuda_simple, which is built in its own folder."""
 CUDA_DOCKERFILE = "docker/cuda_simple/Dockerfile"
 
 _WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
@@ -59,18 +61,18 @@ class LlamaCppPythonBuilds(Builds):
     git = "https://github.com/abetlen/llama-cpp-python"
 
     def like(self, build: Mapping[str, Any]) -> str:
-        """The server, whichever Dockerfile it is."""
+        """Return the server's image, for every Dockerfile."""
         return "ghcr.io/abetlen/llama-cpp-python"
 
     def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
-        """By its folder, or by its usual name."""
+        """Recognize it by its folder, or by its usual name."""
         if found := SIMPLE.fullmatch(path) or SIMPLE.fullmatch(file):
             return found[1]
         called = {name.partition(":")[0] for name in names}
         return CUDA_DOCKERFILE if file == "Dockerfile" and called & set(CUDA_SIMPLE) else None
 
     def by_name(self, image: str) -> Mapping[str, str] | None:
-        """`cuda_simple`, with any tag."""
+        """Recognize `cuda_simple`, with any tag."""
         return {"dockerfile": CUDA_DOCKERFILE} if image.partition(":")[0] in CUDA_SIMPLE else None
 
 
@@ -82,11 +84,11 @@ class LlamaCppPython(Engine):
     row = Row(
         serves="GGUF, several in one server",
         image="`ghcr.io/abetlen/llama-cpp-python:v0.3.36`",
-        gpus="CPU; CUDA by an `image` of yours",
+        gpus="CPU; CUDA with an `image` that you built",
         key="exported, or added to the config in memory",
         sets="name, address, key, context; the start without compiling",
-        limits="vram is a promise",
-        state="**carried out**, run here (CPU)",
+        limits="does not enforce vram",
+        state="**real program** (CPU)",
     )
     dialect = Dialect(
         images="llama-cpp-python(-cuda)?|cuda_simple|llama-gpt-api[a-z0-9-]*",
@@ -111,7 +113,7 @@ class LlamaCppPython(Engine):
     }  # fmt: skip
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.3.36"); its image is for the CPU only."""
+        """Return the image. `version` is upstream's number ("0.3.36"). It runs on the CPU only."""
         if accelerator.vendor != "cpu":
             raise LookupError(
                 "llama-cpp-python publishes no image for GPUs. Name the one you built (docker/cuda_simple) in `image`, "
@@ -120,18 +122,21 @@ class LlamaCppPython(Engine):
         return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
 
     def answers_as(self, model: Model, served_name: str) -> str | None:
-        """With a config, the alias of its first model; without an alias, its path is not known in advance."""
+        """Return the alias of the first model of a config.
+
+        None without an alias, because the path in the answer is not known in advance.
+        """
         if model.config is None:
             return served_name
         first = next(iter(_models(model)), {})
         return first.get("model_alias")
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """With a config, the aliases of its models."""
+        """Return the aliases of a config's models."""
         return [str(entry["model_alias"]) for entry in _models(model) if "model_alias" in entry] or [served_name]
 
     def more_weights(self, model: Model) -> list[Weights]:
-        """The weights of the config's models; invalid ones are errors of check_weights."""
+        """Return the weights of the config's models. Invalid ones are errors of check_weights."""
         found = []
         for entry in _models(model):
             with contextlib.suppress(ValidationError):
@@ -139,7 +144,7 @@ class LlamaCppPython(Engine):
         return found
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 8000, without the compile of the image's CMD."""
+        """Return the server on port 8000, without the compilation in the image's CMD."""
         server = ["python3", "-m", "llama_cpp.server"]
         if model.config is not None:
             return self._by_config(model, run, server)
@@ -149,22 +154,25 @@ class LlamaCppPython(Engine):
             argv += ["--n_ctx", str(model.context)]
         if run.gpus and "n_gpu_layers" not in model.args:
             argv += ["--n_gpu_layers", "-1"]
-        argv += settings({**PATIENT, **of_host(run), **model.args})
-        compose = locked_memory() if locks(model.args, model.env) else {}
+        argv += settings({**PATIENT, **host_settings(run), **model.args})
+        compose = locked_memory() if locks_memory(model.args, model.env) else {}
         if run.api_key_file:
             entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, argv)
             return Container(command, entrypoint, compose=compose)
         return Container(argv, compose=compose)
 
     def _by_config(self, model: Model, run: Run, server: list[str]) -> Container:
-        """The config with paths in the container, and gpurack's host and port. The key is added at the start."""
+        """Use the config with paths in the container, and gpurack's host and port.
+
+        The key is added at the start.
+        """
         config = copy.deepcopy(model.config or {})
         for entry, path in zip(config["models"], run.more_weights, strict=True):
             entry["model"] = path
-            for name, value in (of_host(run) | ({"n_gpu_layers": -1} if run.gpus else {})).items():
+            for name, value in (host_settings(run) | ({"n_gpu_layers": -1} if run.gpus else {})).items():
                 entry.setdefault(name, value)
         files = {CONFIG: json.dumps({**PATIENT, **config, "host": "0.0.0.0", "port": self.port}, indent=2)}
-        compose = locked_memory() if any(locks(entry, model.env) for entry in config["models"]) else {}
+        compose = locked_memory() if any(locks_memory(entry, model.env) for entry in config["models"]) else {}
         if not run.api_key_file:
             return Container([*server, "--config_file", CONFIG], files=files, compose=compose)
         script = sh('set -eu; umask 077; python3 -c "$0" {} {} {}; exec "$@"', CONFIG, run.api_key_file, KEYED_CONFIG)
@@ -173,9 +181,9 @@ class LlamaCppPython(Engine):
         return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
 
     def words(self, model: Model) -> list[Word]:
-        """Also the keys of a config.
+        """Return also the keys of a config.
 
-        The server (0.3.36, pydantic-settings 2.16) ends at an unknown or misplaced one ("Extra inputs are not
+        The server (0.3.36, pydantic-settings 2.16) exits at an unknown or misplaced key ("Extra inputs are not
         permitted").
         """
         found = super().words(model)
@@ -185,7 +193,7 @@ class LlamaCppPython(Engine):
         return found
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: no field of one model beside a config."""
+        """Also refuse fields of a single model together with a config."""
         problems = super().check(model)
         if model.config is None:
             return problems
@@ -195,7 +203,7 @@ class LlamaCppPython(Engine):
         return problems
 
     def check_weights(self, model: Model) -> list[Problem]:
-        """With a config, the errors of each of its models' weights."""
+        """With a config, return the errors of each of its models' weights."""
         if model.config is None:
             return super().check_weights(model)
         if model.weights is not None:
@@ -230,15 +238,15 @@ class LlamaCppPython(Engine):
 
 
 def _models(model: Model) -> list[dict[str, Any]]:
-    """The config's models; none if it is invalid, which is an error of check_weights."""
+    """Return the config's models; none if the config is invalid, which is an error of check_weights."""
     found = (model.config or {}).get("models", [])
     return found if isinstance(found, list) and all(isinstance(entry, dict) for entry in found) else []
 
 
-def of_host(run: Run) -> dict[str, ArgValue]:
-    """Threads and batch from the host's size, as llama-gpt's run.sh sets them.
+def host_settings(run: Run) -> dict[str, ArgValue]:
+    """Return threads and batch size for the size of the host, as llama-gpt's run.sh sets them.
 
-    All processors, and smaller batches on hosts with little memory. On GPUs the server's defaults stay.
+    All processors, and smaller batches on hosts with little memory. On GPUs the server's defaults apply.
     """
     if run.gpus or run.cores is None:
         return {}
@@ -246,7 +254,9 @@ def of_host(run: Run) -> dict[str, ArgValue]:
 
 
 def settings(args: dict[str, ArgValue]) -> list[str]:
-    """The inventory's `args` as this server's flags: every boolean has a value, a list follows one flag.
+    """Return the inventory's `args` as this server's flags.
+
+    Every boolean has a value; all items of a list follow one flag.
 
     >>> settings({"n_threads": 8, "flash_attn": True, "tensor_split": [0.5, 0.5]})
     ['--n_threads', '8', '--flash_attn', 'true', '--tensor_split', '0.5', '0.5']
@@ -258,7 +268,7 @@ def settings(args: dict[str, ArgValue]) -> list[str]:
     return words
 
 
-def locks(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+def locks_memory(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
     """Is a model locked into memory? A variable with the name of a setting, in any case, also sets it."""
     variables = {name.lower(): value for name, value in env.items()}
     said = settings.get("use_mlock", variables.get("use_mlock", ""))
@@ -266,5 +276,5 @@ def locks(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
 
 
 def locked_memory() -> dict[str, Any]:
-    """What a container needs to lock its model into memory (mlock)."""
+    """Return what a container needs to lock its model into memory (mlock)."""
     return {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}}

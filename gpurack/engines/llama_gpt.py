@@ -1,11 +1,10 @@
-"""llama-gpt's web UI for a model of llama-cpp-python.
+"""llama-gpt's web UI for a model of llama-cpp-python. Legacy: use open-webui.
 
-Legacy: its last commit is of October 2023; use open-webui.
-
-Sources: getumbrel/llama-gpt, docker-compose.yml and ui/Dockerfile: the page waits for WAIT_HOSTS, asks the model once
-and then serves port 3000; DEFAULT_MODEL counts only where it is on the page's own list (ui/types/openai.ts), else the
-page asks for the first one there, so its model must answer any name; OPENAI_API_HOST is without /v1. The page has no
-log-in. The old API server beside it (llama-cpp-python 0.1.78) reads GGML files only and is not used here.
+Sources: getumbrel/llama-gpt (last commit in October 2023), docker-compose.yml and ui/Dockerfile. The page waits for
+WAIT_HOSTS, asks the model once and then serves port 3000. DEFAULT_MODEL is used only if it is in the page's own list
+(ui/types/openai.ts). Otherwise the page asks for the first model of that list, so its model must answer to any name.
+OPENAI_API_HOST has no /v1. The page has no login. The old API server beside it (llama-cpp-python 0.1.78) reads only
+GGML files and is not used here.
 """
 
 from collections.abc import Sequence
@@ -25,33 +24,33 @@ WAIT_SECONDS = "600"
 
 
 class LlamaGpt(Engine):
-    """The web UI; its model is another entry."""
+    """The web UI. Its model is another entry."""
 
     name = "llama-gpt"
     title = "llama-gpt"
     row = Row(
-        serves="a web page of 2023",
+        serves="a web UI from 2023",
         image="`getumbrel/llama-gpt-ui:latest`",
         gpus="–",
         key="**none**",
         sets="address and name of its one model",
         limits="**legacy**: use `open-webui`",
-        state="carried out, tried with a stand-in",
+        state="stand-in",
     )
     dialect = Dialect(
         images="llama-gpt-ui",
         variables={
             "OPENAI_API_HOST": CONNECTS_TO,
-            "OPENAI_API_KEY": "the page is given the key of the model it connects to",
-            "DEFAULT_MODEL": "the page is given the name that its model answers by",
-            "WAIT_HOSTS": "the page waits for the model it connects to",
-            "WAIT_TIMEOUT": "the page waits for the model it connects to, 600 seconds",
+            "OPENAI_API_KEY": "gpurack gives it the key of the model it connects to",
+            "DEFAULT_MODEL": "gpurack sets it to the name of the model it connects to",
+            "WAIT_HOSTS": "it waits for the model it connects to",
+            "WAIT_TIMEOUT": "it waits for the model it connects to, 600 seconds",
         },
     )
     hints = (
         Hint(
             r"some hosts are still not reachable|getaddrinfo (ENOTFOUND|EAI_AGAIN)|connect ECONNREFUSED",
-            "The model that it connects to does not answer: see why, and whether env names another address.",
+            "The model that it connects to does not answer. Check that model, and whether `env` names another address.",
         ),
     )
     port = 3000
@@ -68,11 +67,11 @@ class LlamaGpt(Engine):
     unused: ClassVar = {**RUNS_NO_MODEL, "args": "Its settings are environment variables: use `env`."}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """The only image, from 2023."""
+        """Return the only image, from 2023."""
         return f"getumbrel/llama-gpt-ui:{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """The web UI, which waits for its model."""
+        """Return the web UI, which waits for its model."""
         if not run.upstreams:
             return Container()
         upstream = run.upstreams[0]
@@ -89,20 +88,20 @@ class LlamaGpt(Engine):
         return Container(command, entrypoint, environment)
 
     def cannot_use(self, name: str, engine: Engine) -> str | None:
-        """It asks for a model of its own list, so it needs an engine that ignores the name."""
+        """It requests a model of its own list, so it needs an engine that ignores the name."""
         if engine.service is not False:
             return f"{name} is not a model, and llama-gpt shows one model."
         if engine.any_name:
             return None
-        asks = "llama-gpt asks for a model of its own list of 2023"
+        asks = "llama-gpt requests a model from its own list of 2023"
         return f"{asks}, which {engine.name} refuses. Name one of llama-cpp-python, or use open-webui, its successor."
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """A page."""
+        """Return no test request, because it serves a web page."""
         return []
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: one model."""
+        """Also check that it connects to one model."""
         problems = super().check(model)
         if model.connects_to == "all" or len(model.connects_to) != 1:
             problems.append(Problem.of("one-model-only", path="connects_to"))

@@ -1,18 +1,18 @@
-"""What an engine needs of a GPU's memory, for the estimate (gpurack/plan/models/memory.py)."""
+"""What an engine needs of a GPU's memory. gpurack/plan/models/memory.py computes the estimate."""
 
 from dataclasses import dataclass
 
 
 class NotEstimated(Exception):
-    """A model's memory cannot be estimated; the text is the reason, as the end of a sentence."""
+    """A model's memory cannot be estimated. The text is the reason, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about weights, for the estimate.
+    """Facts about weights.
 
-    context: the longest they allow, None if unknown. vocabulary: their number of tokens. quantized: to fewer bits, in
-    the file format itself.
+    context: the longest context they support, None if unknown. vocabulary: number of tokens. quantized: does the file
+    format itself store fewer bits?
     """
 
     layers: int
@@ -25,9 +25,9 @@ class Facts:
 class Needs:
     """How an engine fills a GPU's memory.
 
-    tokens: the least KV cache that it needs. kv_bytes: bytes of one number in (keys, values). overhead: GiB of a GPU
-    beside weights and KV cache, as (least, usual). float_bytes: bytes of a weight that is stored in 16 or 32 bits;
-    None: as stored.
+    tokens: the smallest KV cache that it needs. kv_bytes: bytes of one number in (keys, values). overhead: GiB of a GPU
+    in addition to weights and KV cache, as (smallest, usual). float_bytes: bytes that a weight stored in 16 or 32 bits
+    takes in memory; None: as stored.
     """
 
     tokens: int

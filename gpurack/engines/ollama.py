@@ -1,9 +1,9 @@
-"""ollama: the models it pulls from its own library, on GPUs or the CPU.
+"""ollama: models that it pulls from its own library, on GPUs or the CPU.
 
-Sources (ollama 0.33): it is healthy before any model exists, so being ready says nothing of the models in `pull`; it
-knows no API keys (loopback or a gateway); `/root/.ollama` holds what was pulled and must be a volume; its default
-context grows with the GPU's memory up to 256k, so give `context`; a model that does not fit one GPU is spread over
-several by itself.
+Sources (ollama 0.33): it is healthy before any model exists, so being ready says nothing about the models in `pull`. It
+has no API keys (use loopback or a gateway). `/root/.ollama` contains what was pulled and must be a volume. Its default
+context grows with the GPU's memory up to 256k, so set `context`. It spreads a model that does not fit on one GPU over
+several.
 """
 
 import re
@@ -32,7 +32,7 @@ OWN = {
 
 
 def full_name(model: str) -> str:
-    """A model's name as ollama lists it.
+    """Return a model's name as ollama lists it.
 
     >>> full_name("qwen2.5"), full_name("registry.ollama.ai/library/qwen2.5:7b"), full_name("hf.co/a/b:Q4_K_M")
     ('qwen2.5:latest', 'qwen2.5:7b', 'hf.co/a/b:Q4_K_M')
@@ -49,24 +49,24 @@ class Ollama(Engine):
     row = Row(
         serves="its own library",
         image="`ollama/ollama:0.33.0`",
-        gpus="spreads by itself, or CPU",
+        gpus="spreads over them by itself, or CPU",
         key="**none**",
-        sets="context, address, volume; `pull` until each answered",
-        limits="vram is a promise",
-        state="carried out, tried with a stand-in",
+        sets="context, address, volume; waits until each model of `pull` answers",
+        limits="does not enforce vram",
+        state="stand-in",
     )
     dialect = Dialect(
         images="ollama",
         programs=(("serve",), ("ollama", "serve"), ("/bin/ollama", "serve")),
         variables={
             "OLLAMA_CONTEXT_LENGTH": CONTEXT,
-            "OLLAMA_HOST": "gpurack sets it; port and bind say where it answers",
+            "OLLAMA_HOST": "gpurack sets it from port and bind",
             "OLLAMA_MODELS": "gpurack keeps the models in a volume of its own",
         },
         caches={DATA: OWN_VOLUME + "; name the models in pull"},
         pulls=(("ollama", "pull"), ("ollama", "run")),
     )
-    hints = (Hint(r"requires more system memory", "The host has too little memory for it: choose a smaller one."),)
+    hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"
     port = 11434
     ready_path = "/api/tags"
@@ -80,36 +80,36 @@ class Ollama(Engine):
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.33.0"); the image for CUDA also runs on the CPU."""
+        """Return the image. `version` is upstream's number ("0.33.0"). The image for CUDA also runs on the CPU."""
         return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """The models it pulls; clients never use the name of its entry."""
+        """Return the models that it pulls. Clients never use the name of its entry."""
         return list(model.pull) or [served_name]
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """OLLAMA_DEBUG logs the prompts of chats, and OLLAMA_DEBUG_LOG_REQUESTS writes each request.
+        """Return OLLAMA_DEBUG, which logs the prompts of chats, and OLLAMA_DEBUG_LOG_REQUESTS.
 
-        The latter writes into a file (envconfig/config.go: "Log inference request bodies and replay curl commands to a
-        temp directory").
+        The latter writes each request to a file (envconfig/config.go: "Log inference request bodies and replay curl
+        commands to a temp directory").
         """
         off = ("", "0", "false", "f")
         names = ("OLLAMA_DEBUG", "OLLAMA_DEBUG_LOG_REQUESTS")
         return [f"env.{name}" for name in names if model.env.get(name, "").lower() not in off]
 
     def container(self, model: Model, run: Run) -> Container:
-        """Settings are variables; pulled models are in a volume."""
+        """Return a container with settings as variables, and pulled models in a volume."""
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
         if model.context:
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
         return Container(environment=environment, volumes={f"ollama-{run.name}": DATA})
 
     def words(self, model: Model) -> list[Word]:
-        """Its variables, which it has instead of flags; it ignores unknown ones."""
+        """Return its variables, which it has instead of flags. It ignores unknown ones."""
         return [(f"env.{name}", name) for name in model.env if name.startswith("OLLAMA_")]
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """One token or an embedding of the first model in `pull`."""
+        """Return requests for one token or an embedding of the first model in `pull`."""
         if not model.pull:
             return []
         first = {"model": model.pull[0]}
@@ -117,7 +117,7 @@ class Ollama(Engine):
         return [("/api/generate", {**first, **generate}), ("/api/embed", {**first, "input": "Hello"})]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: valid names in `pull`, and no variable that has a field."""
+        """Also check the names in `pull`, and refuse variables that have a field."""
         problems = super().check(model)
         problems += [
             Problem.of("invalid-ollama-model", path="pull", name=name)

@@ -1,12 +1,12 @@
 """Open WebUI: a web UI for models or a gateway.
 
-Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
-/health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
-names a place that survives; OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists joined by ";" of the same length;
-users log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
-sign-up asks for no permission while there is no account); WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD make that one at
-the first start, and have no effect later; with WEBUI_AUTH=False there are no accounts; AUDIT_LOG_LEVEL=REQUEST writes
-people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
+Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False, the environment is ignored after the first start.
+/health is always true; /ready tells whether it is ready. start.sh creates a secret for sessions in its own folder
+unless WEBUI_SECRET_KEY_FILE names a persistent path. OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists of the same
+length, joined by ";". Users log in with accounts of its own. The first account becomes the administrator, also with
+ENABLE_SIGNUP=False (signing up needs no permission while there is no account). WEBUI_ADMIN_EMAIL and
+WEBUI_ADMIN_PASSWORD create that account at the first start, and have no effect later. With WEBUI_AUTH=False there are
+no accounts. AUDIT_LOG_LEVEL=REQUEST writes users' requests to audit.log, GLOBAL_LOG_LEVEL=DEBUG to the log.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ FIRST_ACCOUNT = (
 
 
 def volume(name: str) -> str:
-    """Where an entry's accounts and chats are."""
+    """Return the name of the volume with an entry's accounts and chats."""
     return f"open-webui-{name}"
 
 
@@ -38,13 +38,13 @@ UNCLAIMED = (
 
 
 def _is_unclaimed(model: Model) -> bool:
-    """Has it accounts without a first one from the inventory (by `keys` or variables)?"""
+    """Does it have accounts, but no first account from the inventory (by `keys` or variables)?"""
     given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
     return not given and model.env.get("WEBUI_AUTH", "True").lower() == "true"
 
 
 class OpenWebui(Engine):
-    """The official image; accounts and chats in a volume of its own."""
+    """The official image, with accounts and chats in a volume of its own."""
 
     name = "open-webui"
     title = "Open WebUI"
@@ -53,9 +53,9 @@ class OpenWebui(Engine):
         image="`ghcr.io/open-webui/open-webui:v0.12.4`",
         gpus="–",
         key="users log in",
-        sets="addresses and keys, what survives",
+        sets="addresses and keys, persistent volume",
         limits="a service",
-        state="**carried out**, run here",
+        state="**real program**",
     )
     dialect = Dialect(
         images="open-webui",
@@ -63,9 +63,9 @@ class OpenWebui(Engine):
         variables={
             "OPENAI_API_BASE_URL": CONNECTS_TO, "OPENAI_API_BASE_URLS": CONNECTS_TO,
             "OLLAMA_BASE_URL": CONNECTS_TO, "OLLAMA_BASE_URLS": CONNECTS_TO,
-            "OPENAI_API_KEY": "the page is given the keys of what it connects to",
-            "OPENAI_API_KEYS": "the page is given the keys of what it connects to",
-            "WEBUI_SECRET_KEY": "gpurack lets it make one, which survives",
+            "OPENAI_API_KEY": "gpurack gives it the keys of what it connects to",
+            "OPENAI_API_KEYS": "gpurack gives it the keys of what it connects to",
+            "WEBUI_SECRET_KEY": "it generates its own, in its volume",
         },
         caches={DATA: OWN_VOLUME + "; copy accounts and chats if they are needed"},
     )  # fmt: skip
@@ -81,7 +81,7 @@ class OpenWebui(Engine):
     ready_path = "/ready"
     ready_names_model = False
     service = True
-    sums = False
+    hash_client_keys = False
     fields = frozenset({"connects_to", "keys"})
     unused: ClassVar = {
         **RUNS_NO_MODEL,
@@ -90,11 +90,14 @@ class OpenWebui(Engine):
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.12.4")."""
+        """Return the image. `version` is upstream's number ("0.12.4")."""
         return f"ghcr.io/open-webui/open-webui:v{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """All settings are variables; ollama is used by its own API, everything else by OpenAI's."""
+        """Return a container with all settings as variables.
+
+        ollama is used by its own API, everything else by OpenAI's.
+        """
         openai = [upstream for upstream in run.upstreams if upstream.api != "ollama"]
         ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.api == "ollama"]
         environment = {
@@ -121,15 +124,15 @@ class OpenWebui(Engine):
         return Container(command, entrypoint, environment, volumes)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Users log in, so there is no request without an account."""
+        """Return no test request, because users must log in."""
         return []
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """Its own volume, unless the entry has a database of its own."""
+        """Return its own volume, unless the entry configures another database."""
         return volume(name) if _is_unclaimed(model) and not self.own_database(model) else None
 
     def own_database(self, model: Model) -> str | None:
-        """Another database, or another volume instead of its own."""
+        """Return the setting of another database, or of another volume instead of its own."""
         if not _is_unclaimed(model):
             return None
         if "DATABASE_URL" in model.env:
@@ -137,13 +140,13 @@ class OpenWebui(Engine):
         return "compose.volumes" if DATA in str(model.compose.get("volumes")) else None
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """The audit log from REQUEST on, and the log of everything."""
+        """Return the audit log from level REQUEST on, and the debug log."""
         audit = model.env.get("AUDIT_LOG_LEVEL", "").upper() in ("REQUEST", "REQUEST_RESPONSE")
         debug = model.env.get("GLOBAL_LOG_LEVEL", "").upper() == "DEBUG"
         return [*(["env.AUDIT_LOG_LEVEL"] if audit else []), *(["env.GLOBAL_LOG_LEVEL"] if debug else [])]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: a model or gateway, and no keys but the first account."""
+        """Also check that it connects to something, and has no keys but the first account."""
         problems = super().check(model)
         if not model.connects_to:
             problems.append(

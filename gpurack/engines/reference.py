@@ -1,4 +1,4 @@
-"""The table of docs/engines.md, made from the engines: `make docs` writes it, a test checks it."""
+"""The table of docs/engines.md, generated from the engines: `make docs` writes it, a test checks it."""
 
 import re
 import sys
@@ -11,11 +11,11 @@ from gpurack.engines.base import Engine, Row
 
 BEGIN = "<!-- Made by `make docs` from gpurack/engines/; change it there. -->"
 END = "<!-- End of what is made. -->"
-HEADS = {"image": "image by `version`", "gpus": "GPUs", "sets": "gpurack sets"}
+HEADS = {"image": "image by `version`", "gpus": "GPUs", "sets": "gpurack sets", "state": "tested with"}
 
 
 def table(engines: Iterable[Engine]) -> str:
-    """A line for each engine, which leads to its section."""
+    """Return a table with one row for each engine, linked to its section."""
     heads = ["engine", *(HEADS.get(field.name, field.name) for field in fields(Row))]
     lines = [cells(heads), f"|{'---|' * len(heads)}"]
     for engine in engines:
@@ -25,12 +25,12 @@ def table(engines: Iterable[Engine]) -> str:
 
 
 def cells(texts: Iterable[str]) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     return f"| {' | '.join(texts)} |"
 
 
 def renewed(page: str) -> str:
-    """The page with the table as it is now. Raises ValueError where the page has no place for it."""
+    """Return the page with the current table. Raises ValueError if the page has no place for it."""
     made = f"{BEGIN}\n{table(ENGINES.values())}{END}"
     found, number = re.subn(rf"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, page, flags=re.DOTALL)
     if number != 1:

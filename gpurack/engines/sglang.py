@@ -1,16 +1,16 @@
 """SGLang: chat models on NVIDIA GPUs, tensor parallel.
 
-Sources (SGLang 0.5.23): it binds 127.0.0.1 unless told otherwise; the image has no server as its entry point; /health
-is 503 while it warms up (while /v1/models answers already); `--api-key` by flag would show in every process list, the
-file of `--config` (its name must end in .yaml) does not; but the server writes all its arguments, the key included,
-into its log (sgl-project/sglang#37457, open in September 2026), so its output goes through a filter;
---mem-fraction-static is the share of weights and KV cache alone, about 0.88 of a whole GPU, the rest is for
-activations and CUDA graphs; any model name is answered and comes back as it came (#7035, #31404).
+Sources (SGLang 0.5.23): it binds to 127.0.0.1 by default. The image has no server as its entry point. /health is 503
+while it warms up (/v1/models answers earlier). `--api-key` as a flag would show in every process list; in the file of
+`--config` (its name must end in .yaml) it does not. But the server writes all its arguments, including the key, to its
+log (sgl-project/sglang#37457, open in September 2026), so its output goes through a filter. --mem-fraction-static is
+the share of weights and KV cache alone, about 0.88 of a whole GPU; the rest is for activations and CUDA graphs. Any
+model name is answered and returned unchanged (#7035, #31404).
 """
 
 from typing import ClassVar
 
-from gpurack.engines.args import flags, given, normal, parallel
+from gpurack.engines.args import explicit_args, flags, parallel, with_dashes
 from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect, python
@@ -37,7 +37,7 @@ for line in server.stdout:
 code = server.wait()
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""Passes the key to the server in a file, and keeps it out of the log."""
+"""Passes the key to the server in a file, and removes it from the log."""
 
 
 class Sglang(Engine):
@@ -52,7 +52,7 @@ class Sglang(Engine):
         key="file, kept out of its log",
         sets="name, address, key, parallelism, static fraction, context, offline, shared memory",
         limits="no CPU image",
-        state="carried out, tried with a stand-in",
+        state="stand-in",
     )
     dialect = Dialect(
         images="sglang",
@@ -78,30 +78,30 @@ class Sglang(Engine):
     }  # fmt: skip
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.5.23")."""
+        """Return the image. `version` is upstream's number ("0.5.23")."""
         if accelerator.vendor == "cpu":
             raise LookupError("SGLang's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         if accelerator.vendor == "amd":
-            raise LookupError("SGLang's images for AMD differ from GPU to GPU. Name the one for yours in `image`.")
+            raise LookupError("SGLang has a different image for each AMD GPU. Name the one for yours in `image`.")
         return f"lmsysorg/sglang:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """Tensor parallel over all GPUs, unless args say otherwise (pp-size, tp-size; dp-size takes its part)."""
+        """Return tensor parallel over all GPUs, unless args set pp-size, tp-size or dp-size."""
         pipeline = parallel(model, "pp-size", "pipeline-parallel-size") or 1
         tensor = parallel(model, "tp-size", "tensor-parallel-size", "tp")
         data = self._replicas(model)
         return tensor or max(gpus // (pipeline * data), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas with their own GPUs; with dp attention they share the tensor parallel ones."""
-        shared = any(normal(flag) == "enable-dp-attention" and value for flag, value in model.args.items())
+        """Return the data parallel replicas with their own GPUs. With dp attention they share GPUs."""
+        shared = any(with_dashes(flag) == "enable-dp-attention" and value for flag, value in model.args.items())
         return 1 if shared else parallel(model, "dp-size", "data-parallel-size", "dp") or 1
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 30000, offline: the weights are on the host."""
+        """Return the server on port 30000, offline, because the weights are on the host."""
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
         argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
-        named = {normal(flag) for flag in model.args}
+        named = {with_dashes(flag) for flag in model.args}
         argv += [] if "enable-metrics" in named else ["--enable-metrics"]
         tensor, _ = self.parallelism(model, run.gpus)
         if tensor > 1 and not named & {"tp-size", "tensor-parallel-size", "tp"}:
@@ -121,18 +121,21 @@ class Sglang(Engine):
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """--log-requests from its level 2 on, which is the default (0 and 1: metadata, 2: part of what is asked and
-        answered, 3: all of it). --crash-dump-folder keeps the requests of the last five minutes before a crash
-        (docs.sglang.io, "Observability"), --export-metrics-to-file each request with its text, which only a level of 0
-        or 1 of --log-requests leaves out (srt/observability: request_metrics_exporter.py, request_logger.py)."""
-        args = given(model)
+        """Return flags that log or store prompts.
+
+        --log-requests from its level 2 on, which is the default (0 and 1: metadata, 2: a part of request and answer, 3:
+        all of it). --crash-dump-folder stores the requests of the last five minutes before a crash (docs.sglang.io,
+        "Observability"). --export-metrics-to-file writes each request with its text, unless the level of --log-requests
+        is 0 or 1 (srt/observability: request_metrics_exporter.py, request_logger.py).
+        """
+        args = explicit_args(model)
         level = str(args.get("log-requests-level", 2)) if "log-requests" in args else ""
         flags = {"log-requests": level not in ("", "0", "1"), "crash-dump-folder": True}
         flags["export-metrics-to-file"] = level not in ("0", "1")
         return [f"args.{flag}" for flag, logs in flags.items() if logs and flag in args]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: as many GPUs as its parallelism needs, and one --config (the key's)."""
+        """Also check that the GPUs match its parallelism, and that the key's --config is the only one."""
         problems = super().check(model)
         if isinstance(model.gpus, list) and model.gpus:
             tensor, pipeline = self.parallelism(model, len(model.gpus))

@@ -1,9 +1,10 @@
 """Text Embeddings Inference: embedding and rerank models, one GPU each, or the CPU.
 
-Sources (TEI 1.9): one image per compute capability ("" is 8.0: A100, A30; a wrong one refuses to start), `cuda-` brings
-several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY is
-the key, /metrics stays public; it takes the longest text's length from the model; the `model` of a request is not read,
-that of an answer is the served name (router/src/http: OpenAICompatRequest, openai_embed).
+Sources (TEI 1.9): there is one image for each compute capability ("" is 8.0: A100, A30). The wrong one refuses to
+start. `cuda-` contains several and asks nvidia-smi. There is none below 7.5. Nothing listens until the model is warm;
+then /health is 200. API_KEY is the key; /metrics stays public. The longest text's length comes from the model. It
+ignores the `model` of a request, and the `model` of an answer is the served name (router/src/http: OpenAICompatRequest,
+openai_embed).
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ class Tei(Engine):
         gpus="one, or CPU; ≥ 7.5",
         key="exported at the start",
         sets="name, address, key, image by compute capability",
-        limits="no `context`; vram is a promise",
-        state="carried out, tried with a stand-in",
+        limits="no `context`; does not enforce vram",
+        state="stand-in",
     )
     dialect = Dialect(
         images="text-embeddings-inference",
@@ -68,7 +69,7 @@ class Tei(Engine):
     }  # fmt: skip
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's, two numbers are enough ("1.9")."""
+        """Return the image. `version` is upstream's; two numbers are enough ("1.9")."""
         name = "ghcr.io/huggingface/text-embeddings-inference"
         if accelerator.vendor == "cpu":
             return f"{name}:cpu-{version}"
@@ -84,12 +85,12 @@ class Tei(Engine):
         return f"{name}:{PREFIXES[accelerator.compute]}{version}"
 
     def variants(self, version: str) -> list[str]:
-        """All of them: the GPUs decide."""
+        """Return all references, because the GPUs decide."""
         cards = [Accelerator("nvidia", compute) for compute in (*PREFIXES, None)]
         return sorted(self.image(version, accelerator) for accelerator in (Accelerator("cpu"), *cards))
 
     def container(self, model: Model, run: Run) -> Container:
-        """The router on port 80, from the local folder."""
+        """Return the router on port 80, which loads the local folder."""
         argv = ["--model-id", str(run.weights), "--served-model-name", run.served_name, "--port", str(self.port)]
         argv += flags(model.args)
         if not run.api_key_file:
@@ -100,7 +101,7 @@ class Tei(Engine):
         return Container(command, entrypoint)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Embeddings, or its own requests for rerank and classification."""
+        """Return requests for an embedding, a reranking and a classification."""
         return [
             ("/v1/embeddings", {"input": "Hello", "model": names[0]}),
             ("/rerank", {"query": "Hello", "texts": ["Hello"]}),
@@ -108,7 +109,7 @@ class Tei(Engine):
         ]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: one GPU."""
+        """Also check that it has at most one GPU."""
         problems = super().check(model)
         if model.gpus == "all" or len(model.gpus) > 1:
             problems.append(Problem.of("one-gpu-only", path="gpus", engine="TEI"))

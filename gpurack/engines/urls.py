@@ -8,9 +8,10 @@ from gpurack.spec.model import Model
 
 
 def endpoint(host_name: str, spec: Host, model: Model) -> str:
-    """The base URL of a model's API for clients, e.g. `http://gpu1.lab:8000/v1`; `localhost` if bound to loopback.
+    """Return the base URL of a model's API for clients: `http://gpu1.lab:8000/v1`.
 
-    host_name: the host's name in the inventory. For pyinfra's `@local` it is this machine's name, for `@ssh/gpu1` gpu1.
+    The host is `localhost` if the model is bound to loopback. host_name: the host's name in the inventory. For
+    pyinfra's `@local` the URL has this machine's name, for `@ssh/gpu1` it has gpu1.
     """
     name = host_name.removeprefix("@").partition("/")[2]
     public = spec.address or (name or platform.node() if host_name.startswith("@") else host_name)
@@ -22,12 +23,12 @@ def endpoint(host_name: str, spec: Host, model: Model) -> str:
 
 
 def others_reach(model: Model) -> bool:
-    """True if other machines can reach the model. With `network_mode: host` its server ignores `bind`."""
+    """Can other machines reach the model? With `network_mode: host` its server ignores `bind`."""
     return not on_loopback(model.bind) or model.compose.get("network_mode") == "host"
 
 
 def on_loopback(bind: str) -> bool:
-    """True if only the host itself can reach a model with this `bind`.
+    """Can only the host itself reach a model with this `bind`?
 
     >>> on_loopback("loopback"), on_loopback("127.0.0.1"), on_loopback("0.0.0.0"), on_loopback("lan")
     (True, True, False, False)

@@ -1,17 +1,17 @@
 """vLLM: chat, embedding and rerank models on NVIDIA GPUs, by its own OpenAI server.
 
-Sources (vLLM 0.33.0): `vllm serve PATH` is named as the entry point, because older images have the module
-vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0); CUDA 13.0 wants driver
-R580 and compute capability 7.5 to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92;
-VLLM_API_KEY guards /v1 only; a tensor parallel server needs more shared memory than Docker gives, by `--shm-size` or
-`--ipc=host` (docs.vllm.ai, "Using Docker"); HF_HUB_OFFLINE keeps local weights from phoning home; a load of more than
-VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a slow disk takes.
+Sources (vLLM 0.33.0): `vllm serve PATH` is set as the entry point, because older images have the module
+vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0). CUDA 13.0 needs driver
+R580 and compute capability 7.5 to 12.0. `--gpu-memory-utilization` is a share of the *total* memory, default 0.92.
+VLLM_API_KEY protects /v1 only. A tensor parallel server needs more shared memory than Docker's default, by `--shm-size`
+or `--ipc=host` (docs.vllm.ai, "Using Docker"). HF_HUB_OFFLINE prevents requests to the hub for local weights. A load of
+more than VLLM_ENGINE_READY_TIMEOUT_S (600 s) is aborted; a large model on a slow disk takes longer.
 """
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gpurack.engines.args import flags, given, normal, numbers, parallel
+from gpurack.engines.args import explicit_args, flags, numbers, parallel, with_dashes
 from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
@@ -24,7 +24,7 @@ SPECULATIVE = "use --speculative-config '{…}'."
 ROCM_SINCE = (0, 14)
 """The first version with images for AMD's GPUs (vllm/vllm-openai-rocm)."""
 ON_AMD = {"cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"]}
-"""As vLLM's guide starts it there: processes of a tensor parallel server map each other's memory."""
+"""As vLLM's guide starts it on AMD: processes of a tensor parallel server map each other's memory."""
 UTILIZATION = 0.92
 """The share of a GPU without `vram`: vLLM's own default of --gpu-memory-utilization."""
 FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
@@ -35,7 +35,7 @@ UNFORESEEN = (
     "kv-offloading-size", "kv-cache-memory-bytes", "data-parallel-size", "dp", "enable-expert-parallel", "config",
     "decode-context-parallel-size", "dcp", "num-gpu-blocks-override",
 )  # fmt: skip
-"""Flags that put something else onto the GPUs, or part of it elsewhere."""
+"""Flags that put something else on the GPUs, or part of it elsewhere, so that nothing can be estimated."""
 
 REMOVED = {
     "task": 'use runner: "pooling", with convert: "embed" for embeddings or "classify" for rerank and scores; chat '
@@ -75,7 +75,10 @@ REMOVED = {
     ),
 }  # fmt: skip
 REMOVED_SINCE = (0, 18)
-"""Removed one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
+"""They were removed one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17).
+
+--swap-space was the last.
+"""
 QUIET_SINCE = (0, 10, 1)
 """The first version that logs requests only on demand (vllm-project/vllm#21739)."""
 _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
@@ -87,7 +90,7 @@ _CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
 TASKS: Mapping[str, Mapping[str, ArgValue]] = {
     "generate": {}, "auto": {}, "embedding": _EMBED, "embed": _EMBED, "classify": _CLASSIFY, "score": _CLASSIFY,
 }  # fmt: skip
-"""Values of the removed --task → what replaces them."""
+"""Values of the removed --task → the flags that replace them."""
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
     known_by=("model", "served-model-name", "tensor-parallel-size"),
@@ -111,7 +114,7 @@ DIALECT = Dialect(
         "override-pooler-config": "pooler-config",
         "max-seq-len-to-capture": "max-cudagraph-capture-size",
     },
-    retold={"task": TASKS},
+    replacements={"task": TASKS},
 )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ class Vllm(Engine):
         key="exported at the start",
         sets="name, address, key, parallelism, memory fraction, context, offline, shared memory",
         limits="no CPU image; driver ≥ 580 from 0.33",
-        state="**carried out**, run here (CPU): chat, embeddings, rerank; on GPUs with a stand-in",
+        state="**real program** (CPU): chat, embeddings, rerank; on GPUs a stand-in",
     )
     dialect = DIALECT
     hints = (
@@ -139,7 +142,7 @@ class Vllm(Engine):
         ),
         Hint(r"larger than the number of available GPUs", TOO_FEW_GPUS),
         Hint(r"must be divisible by tensor parallel size", HEADS),
-        Hint(r"greater than the derived max_model_len", "Its weights allow a shorter context only: lower context."),
+        Hint(r"greater than the derived max_model_len", "Its weights support only a shorter context. Lower `context`."),
         Hint(r"Invalid repository ID or local directory", WEIGHTS),
     )
     api = "vllm"
@@ -160,7 +163,7 @@ class Vllm(Engine):
     removed_since = REMOVED_SINCE
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.33.0")."""
+        """Return the image. `version` is upstream's number ("0.33.0")."""
         if accelerator.vendor == "amd":
             if numbers(version) < ROCM_SINCE:
                 raise LookupError(
@@ -172,24 +175,24 @@ class Vllm(Engine):
         return f"vllm/vllm-openai:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """Tensor parallel over all GPUs, unless args say otherwise."""
+        """Return tensor parallel over all GPUs, unless args set the sizes."""
         pipeline = parallel(model, "pipeline-parallel-size", "pp") or 1
         tensor = parallel(model, "tensor-parallel-size", "tp")
         return tensor or max(gpus // (pipeline * self._replicas(model)), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas, each with its own GPUs."""
+        """Return the data parallel replicas, each with its own GPUs."""
         return parallel(model, "data-parallel-size", "dp") or 1
 
     def min_driver(self, version: str) -> int | None:
-        """CUDA 13.0 requires R580; the CUDA of older versions is unknown here."""
+        """Return 580 from 0.33 on, because CUDA 13.0 requires it. The CUDA of older versions is unknown here."""
         return 580 if numbers(version) >= (0, 33) else None
 
     def container(self, model: Model, run: Run) -> Container:
-        """`vllm serve PATH …`, offline: the weights are on the host."""
+        """Return `vllm serve PATH …`, offline, because the weights are on the host."""
         argv = [str(run.weights), "--served-model-name", run.served_name]
         argv += ["--host", "0.0.0.0", "--port", str(self.port)]
-        named = {normal(flag) for flag in model.args}
+        named = {with_dashes(flag) for flag in model.args}
         tensor, _ = self.parallelism(model, run.gpus)
         if tensor > 1 and not named & {"tensor-parallel-size", "tp"}:
             argv += ["--tensor-parallel-size", str(tensor)]
@@ -208,15 +211,15 @@ class Vllm(Engine):
         return Container(command, entrypoint, environment, volumes, compose=compose)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """A KV cache for at least one request of the longest context; vLLM fills the rest of its share."""
-        args = {flag: str(value) for flag, value in given(model).items()}
-        # weights that are quantized already are not changed by saying so
+        """Return a KV cache for one request of the longest context. vLLM fills the rest of its share."""
+        args = {flag: str(value) for flag, value in explicit_args(model).items()}
+        # The flag changes nothing for weights that are quantized already.
         changes = [flag for flag in ("quantization", "q") if flag in args and not facts.quantized]
         if unforeseen := [*changes, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
+            raise NotEstimated(f"args.{unforeseen[0]} changes what is on the GPUs")
         longest = model.context or facts.context
         if longest is None:
-            raise NotEstimated("the weights do not say their context; write context")
+            raise NotEstimated("the weights do not state their context: set `context`")
         dtype, kv_type = args.get("dtype", "auto"), args.get("kv-cache-dtype", "auto")
         kv_bytes = FLOATS.get(dtype) if kv_type == "auto" else KV_TYPES.get(kv_type)
         if kv_bytes is None or dtype not in FLOATS:
@@ -224,24 +227,33 @@ class Vllm(Engine):
         return Needs(longest, (kv_bytes, kv_bytes), (1.0, 1.5), FLOATS[dtype])
 
     def budget(self, model: Model, card: float) -> float:
-        """Its share of the GPU's total memory, given by args, by vram, or vLLM's default."""
+        """Return its share of the GPU's total memory: from args, from vram, or vLLM's default."""
         try:
-            return float(str(given(model)["gpu-memory-utilization"])) * card
+            return float(str(explicit_args(model)["gpu-memory-utilization"])) * card
         except (KeyError, ValueError):
             return model.vram.of(card) if model.vram else UTILIZATION * card
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """--enable-log-requests writes prompts (from 0.11.1 on at DEBUG alone, with which it goes together),
-        --enable-log-outputs answers, as VLLM_DEBUG_LOG_API_SERVER_RESPONSE does (entrypoints/openai/api_server.py);
-        before them every request was logged, but with --disable-log-requests."""
-        found = [f"args.{flag}" for flag in ("enable-log-requests", "enable-log-outputs") if flag in given(model)]
-        if model.version and numbers(model.version) < QUIET_SINCE and "disable-log-requests" not in given(model):
+        """Return flags and variables that log prompts or answers.
+
+        --enable-log-requests logs prompts (from 0.11.1 on only at level DEBUG), --enable-log-outputs logs answers, and
+        so does VLLM_DEBUG_LOG_API_SERVER_RESPONSE (entrypoints/openai/api_server.py). Before 0.10.1 every request was
+        logged, unless --disable-log-requests was set.
+        """
+        found = [
+            f"args.{flag}" for flag in ("enable-log-requests", "enable-log-outputs") if flag in explicit_args(model)
+        ]
+        if (
+            model.version
+            and numbers(model.version) < QUIET_SINCE
+            and "disable-log-requests" not in explicit_args(model)
+        ):
             found.append("args without disable-log-requests")
         answers = model.env.get("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "").lower() in ("1", "true")
         return [*found, *(["env.VLLM_DEBUG_LOG_API_SERVER_RESPONSE"] if answers else [])]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: as many GPUs as its parallelism needs."""
+        """Also check that the GPUs match its parallelism."""
         problems = super().check(model)
         if isinstance(model.gpus, list) and model.gpus:
             tensor, pipeline = self.parallelism(model, len(model.gpus))

@@ -1,8 +1,9 @@
 """AMD GPUs in the snapshot's output. Pure.
 
-Sources: the kernel's amdkfd (kfd_topology.c: a node's properties, kfd_process.c: proc/PID/vram_GPUID in bytes) and
-"Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id); ROCm's UUID is "GPU-" with the unique id in
-16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory anyway.
+Sources: the kernel's amdkfd driver (kfd_topology.c for the properties of a node, kfd_process.c for proc/PID/vram_GPUID
+in bytes) and the kernel page "Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id). ROCm's UUID
+of a GPU is "GPU-" and its unique id in 16 hex digits. KFD does not list processes of OpenGL or Vulkan, but `used`
+includes their memory.
 """
 
 import re
@@ -13,8 +14,11 @@ from gpurack.facts.model import Gpu, GpuProcess
 MIB = 1 << 20
 
 
-def cards(lines: Sequence[str]) -> list[Gpu]:
-    """`card gpu_id 42700|gid 993|total 68702699520|…`, by PCI address, which is how amd-smi numbers them."""
+def gpus(lines: Sequence[str]) -> list[Gpu]:
+    """Parse the lines `card gpu_id 42700|gid 993|total 68702699520|…`.
+
+    The index of a GPU is its position by PCI address, as amd-smi numbers GPUs.
+    """
     found = sorted(_described(lines), key=lambda said: (_pci(said), number(said["drm_render_minor"])))
     return [
         Gpu(
@@ -36,7 +40,7 @@ def cards(lines: Sequence[str]) -> list[Gpu]:
 
 
 def processes(lines: Sequence[str]) -> list[GpuProcess]:
-    """`process gpu_id,pid,bytes,user,container,name`; a name may hold anything."""
+    """Parse the lines `process gpu_id,pid,bytes,user,container,name`. The name may contain any character."""
     uuids = {said.get("gpu_id", ""): _uuid(said) for said in _described(lines)}
     found = []
     for line in lines:
@@ -50,30 +54,36 @@ def processes(lines: Sequence[str]) -> list[GpuProcess]:
 
 
 def _described(lines: Sequence[str]) -> list[dict[str, str]]:
-    """Each GPU's properties; GPUs without a render node are left out."""
-    cards = [
+    """Return the properties of each GPU that has a render node."""
+    found = [
         dict(item.partition(" ")[::2] for item in line.removeprefix("card ").split("|"))
         for line in lines
         if line.startswith("card ")
     ]
-    return [said for said in cards if number(said.get("drm_render_minor", ""))]
+    return [said for said in found if number(said.get("drm_render_minor", ""))]
 
 
 def _uuid(said: dict[str, str]) -> str:
+    """Return the UUID as ROCm writes it, or the PCI address of a GPU without a unique id."""
     unique = number(said.get("unique_id", ""))
     return f"GPU-{unique:016x}" if unique else _pci(said)
 
 
 def _pci(said: dict[str, str]) -> str:
-    """location_id is bus (8 bits), device (5) and function (3)."""
+    """Return the PCI address. `location_id` holds bus (8 bits), device (5 bits) and function (3 bits).
+
+    >>> _pci({"domain": "0", "location_id": "768"})
+    '0000:03:00.0'
+    """
     place = number(said.get("location_id", ""))
     return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
 
 
 def _mib(size: str) -> int:
+    """Convert bytes to MiB."""
     return number(size) // MIB
 
 
 def number(text: str) -> int:
-    """A number of the kernel's; 0 for anything else."""
+    """Parse a number that the kernel printed; 0 for anything else."""
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0

@@ -23,7 +23,10 @@ class Os:
 
 @dataclass(frozen=True)
 class Manager:
-    """The package manager for rpm. program: "dnf" or "yum". generation: "dnf4", "dnf5" or "yum3"."""
+    """The package manager of a host with rpm.
+
+    program: "dnf" or "yum". generation: "dnf4", "dnf5" or "yum3".
+    """
 
     program: str = "dnf"
     generation: str = "dnf4"
@@ -31,8 +34,10 @@ class Manager:
 
 @dataclass(frozen=True)
 class Package:
-    """A package of dpkg or rpm. version: the full version. held: by `apt-mark hold` or versionlock. whole: completely
-    installed."""
+    """A package of dpkg or rpm.
+
+    version: the full version. held: by `apt-mark hold` or versionlock. whole: is it completely installed?
+    """
 
     version: str
     held: bool
@@ -45,12 +50,12 @@ SOURCES = (
     "/etc/apt/sources.list.d/*.sources",
     "/etc/yum.repos.d/*.repo",
 )
-"""The files that apt and dnf read; they ignore copies with other names."""
+"""Files that apt and dnf read. They ignore files with other suffixes, such as backups."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the host. mode is octal text ("644")."""
+    """A file on the host. mode: octal text ("644")."""
 
     content: bytes
     mode: str
@@ -59,7 +64,7 @@ class File:
 
     @property
     def text(self) -> str:
-        """Its content as text; bytes that are not UTF-8 are replaced."""
+        """The content as text. Bytes that are not UTF-8 are replaced."""
         return self.content.decode(errors="replace")
 
 
@@ -74,11 +79,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that answers. memory in MiB; utilization in percent, None where unknown.
+    """A GPU that answers. Memory in MiB; utilization in percent, None if unknown.
 
-    uuid: NVIDIA's UUID; for AMD the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or the PCI address of a GPU
-    without one. compute: NVIDIA only. node: the render node of an AMD GPU, "" for others; gid: the group that may open
-    it.
+    uuid: NVIDIA's UUID. For AMD it is the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or the PCI address of a
+    GPU without one. compute: NVIDIA's compute capability. node: the render node of an AMD GPU, "" for NVIDIA. gid: the
+    group that may open the node.
     """
 
     index: int
@@ -97,9 +102,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that uses GPU memory (MiB). container: the id of its container, or "".
+    """A process that uses GPU memory (in MiB).
 
-    whose: the uid of the cgroup slice that contains it, where that user chooses names; None for root's or none."""
+    container: the id of its container, or "". whose: the uid whose cgroup slice contains the process. That user can
+    choose the names of cgroups, so `container` counts only for that user's containers. None if the process is in no
+    user's slice.
+    """
 
     uuid: str
     pid: int
@@ -110,7 +118,7 @@ class GpuProcess:
     whose: int | None = None
 
     def ours(self, facts: "HostFacts") -> bool:
-        """Does it run in one of our models' containers?"""
+        """Does it run in a container of one of our models?"""
         return any(
             container.id == self.container and facts.uid_of(container.user) == self.whose
             for container in facts.ours.values()
@@ -118,7 +126,7 @@ class GpuProcess:
 
 
 MISMATCH = 18
-"""nvidia-smi's exit code when the kernel module and the libraries are of different versions."""
+"""Exit code of nvidia-smi when the kernel module and the libraries have different versions."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,12 @@ class Xid:
 
 @dataclass(frozen=True)
 class Driver:
-    """The NVIDIA driver. kernel: the loaded module's version, "" when there is none. exit_code, message: nvidia-smi's
-    error (9 no driver, 15 a GPU is lost, 18 driver and library differ). pci: all GPUs known to the kernel, PCI address
-    → UUID. xids: the kernel's errors of lost GPUs, the oldest first."""
+    """The NVIDIA driver.
+
+    kernel: the version of the loaded module, "" if none is loaded. exit_code, message: the error of nvidia-smi (9: no
+    driver, 15: a GPU is lost, 18: driver and library differ). pci: every GPU that the kernel knows, PCI address → UUID.
+    xids: the kernel's GPU errors, oldest first.
+    """
 
     kernel: str = ""
     exit_code: int = 0
@@ -145,8 +156,11 @@ class Driver:
 
 @dataclass(frozen=True)
 class Container:
-    """A container. ports: its published (host ip, host port). image: the image's id. user: whose rootless Docker it is
-    in, "" for the host's own."""
+    """A container.
+
+    image: the image's id. ports: published (host address, host port) pairs. user: the user whose rootless Docker runs
+    it, "" for the host's own Docker.
+    """
 
     id: str
     name: str
@@ -163,12 +177,12 @@ class Container:
 
     @property
     def kind(self) -> Kind | None:
-        """Its kind by its labels, which anyone may set (see HostFacts.ours)."""
+        """Its kind according to its labels. Anyone can set those: see HostFacts.ours."""
         return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
 
     @property
     def job(self) -> str:
-        """The hash of the job's definition that it runs, or ""."""
+        """The hash of the job definition that it runs, or ""."""
         return self.labels.get("gpurack.job", "")
 
     @property
@@ -181,7 +195,7 @@ USER_DAEMON_JSON = ".config/docker/daemon.json"
 USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
 USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
 USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
-"""In the home of a user with a rootless Docker."""
+"""Paths relative to the home of a user with a rootless Docker."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +203,12 @@ class User:
     """A user whose rootless Docker the inventory uses, or who still has files of gpurack.
 
     linger: do the user's units start at boot? manager: does the user's systemd answer? unit: the user's docker.service.
-    folder: (mode, uid) of the folder of the user's Compose project, or None. acl: of the folder of the user's weights,
-    or "". sees: folders of CDI specs that are visible to the daemon. unreadable: existing weights that the user cannot
-    read. docker: `docker info`, empty when no daemon answered. images, digests: as in HostFacts.
+    folder: (mode, uid) of the folder of the user's Compose project, or None. acl: the ACL of the folder for the user's
+    weights, or "". sees: folders of CDI specs that the daemon can see. unreadable: weights that exist but that the user
+    cannot read. docker: `docker info`, empty if no daemon answered. images, digests: as in HostFacts.
 
-    Root observed uid to linger, folder and acl. All else comes from the user's own programs and counts for that user's
-    models only.
+    Root observed uid, gid, home, linger, folder and acl. The rest comes from the user's own programs and counts only
+    for that user's models.
     """
 
     uid: int
@@ -224,11 +238,11 @@ class User:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Facts of a host for rootless Docker.
+    """Kernel settings and account ids that rootless Docker depends on.
 
     sysctls: of user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does an AppArmor profile
-    allow them for rootlesskit? subuids, subgids: the lines of /etc/subuid and /etc/subgid. uids: account ids from 65536
-    on. folders: existing folders of CDI specs.
+    allow user namespaces for rootlesskit? subuids, subgids: lines of /etc/subuid and /etc/subgid. uids: account ids
+    from 65536 up. folders: folders of CDI specs that exist.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -241,7 +255,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", "" when unknown."""
+    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", "" if unknown."""
 
     address: str
     port: int
@@ -250,7 +264,10 @@ class Listener:
 
 @dataclass(frozen=True)
 class Probe:
-    """A model's answer to the readiness request. status 0: no answer within 5 seconds; body is then the reason."""
+    """A model's answer to the readiness request.
+
+    status: HTTP status; 0 if there was no answer within 5 seconds, and body is then the reason.
+    """
 
     status: int
     body: str
@@ -260,9 +277,9 @@ class Probe:
 class Header:
     """The header of weights, as files/weights_header.py read it.
 
-    stamp: changes when the weights do. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the facts of
-    their shape, by the format's own names. problem: the reason why it is unreadable; nothing else is set then. seen:
-    the day (2026-11-19) when the weights were last found with this stamp.
+    stamp: changes whenever the weights change. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the
+    metadata about their shape, with the keys of the file format. problem: why the header is unreadable; then only stamp
+    and seen are set. seen: the day (2026-11-19) on which the weights were last found with this stamp.
     """
 
     stamp: str
@@ -279,21 +296,21 @@ class HostFacts:
 
     trouble: str = ""
     raised: bool = False
-    """The login user is not root; the snapshot used sudo."""
+    """Did the snapshot use sudo, because the login user is not root?"""
     os: Os = Os()
     busy: str = ""
     """The other gpurack run that holds the host's lock, or ""."""
     now: datetime | None = None
-    """The host's own clock."""
+    """The time by the host's own clock."""
     arch: str = ""
     init: str = ""
     address: str = ""
-    """The address of the default route, IPv4 or else IPv6; "" without one."""
+    """The address of the default route, IPv4 if there is one, else IPv6; "" without a default route."""
     addresses: tuple[str, ...] = ()
-    """All global addresses, without those of Docker's networks."""
+    """All global addresses, except those of Docker's networks."""
     tools: frozenset[str] = frozenset()
     manager: Manager = Manager()
-    """The package manager, on a host with rpm."""
+    """The package manager of a host with rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
     audit: int = 0
     files: Mapping[str, File] = field(default_factory=dict)
@@ -301,23 +318,29 @@ class HostFacts:
     docker_flags: str = ""
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
-    """Requested paths → size in bytes; None: missing, or neither file nor folder."""
+    """Requested paths → size in bytes; None if missing, or neither a file nor a folder."""
     irregular: Mapping[str, str] = field(default_factory=dict)
-    """Requested paths of another type → the type ("fifo"; "hidden" from the inspecting user)."""
+    """Requested paths that are neither a file nor a folder → their type ("fifo").
+
+    "hidden" means that the inspecting user cannot see the path.
+    """
     owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Requested paths that other users can change or redirect → those users ("ada", "the group lab", "everybody")."""
+    """Requested paths that other users can change or redirect → those users.
+
+    For example "ada", "the group lab", "everybody".
+    """
     exposed: frozenset[str] = frozenset()
     """Private files of gpurack that other users can read."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Existing requested paths → SELinux type ("user_home_t"), where SELinux is enforced."""
+    """Requested paths that exist → SELinux type ("user_home_t"), where SELinux is enforced."""
     stamps: Mapping[str, str] = field(default_factory=dict)
-    """Existing requested paths → a stamp that changes with the weights."""
+    """Requested paths that exist → a stamp that changes whenever the weights change."""
     headers: Mapping[str, Header] = field(default_factory=dict)
-    """Requested paths → their headers, read now or remembered; absent: unknown (no python3 yet)."""
+    """Requested paths → their headers, read now or remembered; absent if unknown (no python3 yet)."""
     commits: Mapping[str, str] = field(default_factory=dict)
-    """Requested paths that were fetched from a hub → their commit."""
+    """Requested paths that were fetched from a hub → the commit."""
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """Files of weights → their sha256, where it was computed and size and time are unchanged since."""
+    """Files of weights → sha256, if it was computed and size and time have not changed since."""
     listeners: tuple[Listener, ...] = ()
     driver: Driver = Driver()
     gpus: tuple[Gpu, ...] = ()
@@ -326,33 +349,36 @@ class HostFacts:
     """The group that may open /dev/kfd, which ROCm uses."""
     cdi: frozenset[str] = frozenset()
     docker: Mapping[str, Any] = field(default_factory=dict)
-    """`docker info`; empty when no daemon answered."""
+    """`docker info`; empty if no daemon answered."""
     compose: str = ""
     containers: tuple[Container, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
-    """Requested references → image id; absent: not on the host."""
+    """Requested references → image id; absent if the image is not on the host."""
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of the images of containers → `repository@sha256:…` at their registries."""
+    """Image ids of containers → `repository@sha256:…` at their registries."""
     users: Mapping[str, User] = field(default_factory=dict)
-    """By name; users without an account are absent."""
+    """Users with a rootless Docker, by name. Users without an account are absent."""
     kernel: Kernel = Kernel()
-    """Set only where there are such users."""
+    """Set only if `users` is not empty."""
     probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
-    """(user, name) of a model → its answer."""
+    """(user, model) → its answer."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Requested names of other hosts → their IPv4 address, as this host resolves it."""
     accounts: frozenset[tuple[str, str]] = frozenset()
-    """(user, volume) of each Open WebUI's volume whose database has an account; "" for the host's own Docker."""
+    """(user, volume) of each Open WebUI volume whose database has an account.
+
+    The user is "" for the host's own Docker.
+    """
     upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
-    """(user, service, number of a connection to another host) → why it fails, "" when it answers."""
+    """(user, service, number of a connection to another host) → why it fails; "" if it answers."""
     counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(user, name) of a model → its engine's counter (Engine.counter), summed over its labels; only where requested."""
+    """(user, model) → its engine's counter (Engine.counter), summed over all labels; only if requested."""
     record: Record | None = None
-    """The host's record of gpurack's containers; None where it is missing."""
+    """The host's record of gpurack's containers; None if missing."""
     late: Mapping[str, str] = field(default_factory=dict)
     """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
     unread: tuple[str, ...] = ()
-    """Messages about output of the host that could not be parsed."""
+    """Warnings about output of the host that could not be parsed."""
 
     @cached_property
     def proven(self) -> dict[tuple[str, str], Container]:
@@ -370,23 +396,26 @@ class HostFacts:
 
     @cached_property
     def ours(self) -> dict[tuple[str, str], Container]:
-        """Our models' containers by (user, name)."""
+        """The containers of our models, by (user, name)."""
         return {key: container for key, container in self.proven.items() if container.kind == "model"}
 
     def is_ours(self, container: Container) -> bool:
-        """Is it one of our models'?"""
+        """Is it the container of one of our models?"""
         return self.ours.get((container.user, container.name)) == container
 
     def container(self, name: str, user: str) -> Container | None:
-        """The container of an entry for a user's Docker ("" for the host's own). After the entry's user changed: the
-        one in the other Docker."""
+        """Return the container of an entry, or None.
+
+        user: the user whose Docker should run it, "" for the host's own. If it has none there, the entry's user may
+        have changed: then it is the container of that name in another Docker.
+        """
         if (user, name) in self.ours:
             return self.ours[user, name]
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     @property
     def foreign(self) -> list[str]:
-        """A message for each container with our labels that is not proven to be ours. It is ignored."""
+        """A warning for each container that has our labels but is not proven to be ours. It is ignored."""
         known = {
             entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
         }
@@ -406,7 +435,10 @@ class HostFacts:
 
     @property
     def blind(self) -> str:
-        """Why nothing can be changed: the snapshot failed, or Docker or the GPUs did not answer in time; else ""."""
+        """Why nothing may be changed on the host; "" if changes are possible.
+
+        Either the snapshot failed, or Docker or the GPUs did not answer in time.
+        """
         if self.trouble:
             return self.trouble
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
@@ -414,27 +446,27 @@ class HostFacts:
 
     @property
     def sources(self) -> dict[str, File]:
-        """The files with repositories of apt and dnf."""
+        """The files that configure repositories of apt and dnf."""
         return {path: file for path, file in self.files.items() if any(fnmatch(path, one) for one in SOURCES)}
 
     def uid_of(self, user: str) -> int | None:
-        """The uid of a user with a rootless Docker; None for "" and for a missing account."""
+        """Return the uid of a user with a rootless Docker; None for "" and for a missing account."""
         return self.users[user].uid if user in self.users else None
 
     def docker_of(self, user: str) -> Mapping[str, Any]:
-        """`docker info` of a user's daemon, "" for the host's own; empty when it did not answer."""
+        """Return `docker info` of a user's daemon ("": the host's own); empty if it did not answer."""
         if not user:
             return self.docker
         return self.users[user].docker if user in self.users else {}
 
     def digests_of(self, user: str) -> Mapping[str, tuple[str, ...]]:
-        """Ids of images → their digests at registries, in a user's daemon; "" for the host's own."""
+        """Return image id → digests at registries, in a user's daemon ("": the host's own)."""
         if not user:
             return self.digests
         return self.users[user].digests if user in self.users else {}
 
     def images_of(self, user: str) -> Mapping[str, str]:
-        """Requested references → image id, in a user's daemon; "" for the host's own."""
+        """Return requested reference → image id, in a user's daemon ("": the host's own)."""
         if not user:
             return self.images
         return self.users[user].images if user in self.users else {}

@@ -1,4 +1,7 @@
-"""The snapshot's text → HostFacts. Pure; every section is read by one function of its name."""
+"""Parse the text of the snapshot into HostFacts. Pure.
+
+Each section is parsed by the function with its name. What a line looks like is in the function's docstring.
+"""
 
 import base64
 import re
@@ -35,11 +38,11 @@ from gpurack.host_data import json_from_host
 from gpurack.spec.weights import belongs
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Exceptions of parsing invalid output."""
+"""Exceptions that invalid output can cause in a parser."""
 MARK = "@@ mark "
 """The beginning of the first line of snapshot.sh."""
 PATH = r"/[A-Za-z0-9._/@+:-]+"
-"""A path found by a pattern of snapshot.sh; gpurack uses no other characters."""
+"""A path that a pattern of snapshot.sh found. gpurack itself uses no other characters."""
 ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
 MODEL = "gpurack.model"
@@ -61,7 +64,7 @@ Sections = dict[str, Section]
 
 
 def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
-    """Apply `read` to each line. Invalid lines are skipped and counted."""
+    """Apply `read` to each line. Lines for which it raises one of WRONG are skipped and counted."""
     found = []
     for line in lines:
         try:
@@ -73,7 +76,7 @@ def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
 
 
 def fields(pattern: str, line: str) -> tuple[str, ...]:
-    """The groups of a line that is of this form. Raises ValueError for another."""
+    """Return the groups of a line that matches the pattern as a whole. Raises ValueError if it does not."""
     match = re.fullmatch(pattern, line, re.DOTALL)
     if match is None:
         raise ValueError(line)
@@ -81,13 +84,16 @@ def fields(pattern: str, line: str) -> tuple[str, ...]:
 
 
 def pair(pattern: str, line: str) -> tuple[str, str]:
-    """The two groups of a line that is of this form. Raises ValueError for another."""
+    """Return the two groups of a line that matches the pattern as a whole. Raises ValueError if it does not."""
     one, other = fields(pattern, line)
     return one, other
 
 
 def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
-    """The script's output → HostFacts. Never raises; an incomplete snapshot has `trouble` set."""
+    """Parse the script's output. Never raises; an incomplete snapshot has `trouble` set.
+
+    raised: was sudo used?
+    """
     mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
     sections = split(lines, mark) if mark else {}
     if "end" not in sections:
@@ -122,7 +128,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         raised=raised,
         os=os_release(get("os")),
         busy=word(machine, "busy"),
-        now=aware(moment(word(machine, "now"))),
+        now=with_zone(parse_time(word(machine, "now"))),
         arch=word(machine, "arch"),
         init=word(machine, "init"),
         address=next(iter(addresses(word(machine, "address"))), ""),
@@ -146,14 +152,14 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         hashes=hashes(get("hashes"), found.unchanged),
         listeners=tuple(listeners(get("ports"), get("owners"))),
         driver=nvidia,
-        gpus=tuple(gpus(get("gpus")) or amd.cards(amd_lines)),
+        gpus=tuple(gpus(get("gpus")) or amd.gpus(amd_lines)),
         gpu_processes=tuple(gpu_processes(get("processes")) or amd.processes(amd_lines)),
         kfd_gid=amd.number(word(amd_lines, "kfd")),
         cdi=frozenset(each(get("cdi"), lambda line: fields(r"([A-Za-z0-9._/=:-]+)", line)[0])),
         docker=docker(get("docker")),
         compose=version_of(get("compose")),
         containers=tuple(
-            vouched(found, record, services(seen.get(paths.compose_file(user)))) if user else found
+            with_trusted_label(found, record, services(seen.get(paths.compose_file(user)))) if user else found
             for user, said in daemons.items()
             for found in containers(said, user)
         ),
@@ -162,10 +168,14 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         users=accounts,
         kernel=kernel(get("rootless")),
         counters={
-            (user, name): counter(lines) for user, said in daemons.items() for name, lines in of(said, "counter")
+            (user, name): counter(lines)
+            for user, said in daemons.items()
+            for name, lines in sections_of(said, "counter")
         },
-        probes={(user, name): probe(lines) for user, said in daemons.items() for name, lines in of(said, "probe")},
-        names={name: found for found, name in each(get("names"), looked_up) if found},
+        probes={
+            (user, name): probe(lines) for user, said in daemons.items() for name, lines in sections_of(said, "probe")
+        },
+        names={name: found for found, name in each(get("names"), name_and_address) if found},
         upstreams={
             (user, *key): why
             for user, said in daemons.items()
@@ -184,30 +194,36 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
 
 
 def not_understood(user: str, sections: Sections) -> str:
-    """`ignored 2 lines from the host that could not be parsed (ports 1, files 1).`; "" for none."""
+    """Return `ignored 2 lines from the host that could not be parsed (ports 1, files 1).`; "" if all could."""
     wrong = {name: lines.wrong for name, lines in sections.items() if lines.wrong}
     if not wrong:
         return ""
     source = f"the programs of {user}" if user else "the host"
     where = ", ".join(f"{name} {count}" for name, count in wrong.items())
-    return f"ignored {counted(sum(wrong.values()))} from {source} that could not be parsed ({where})."
+    return f"ignored {count_lines(sum(wrong.values()))} from {source} that could not be parsed ({where})."
 
 
-def counted(lines: int) -> str:
-    """`1 line`, `2 lines`"""
+def count_lines(lines: int) -> str:
+    """Return `1 line` or `2 lines`.
+
+    >>> count_lines(1), count_lines(2)
+    ('1 line', '2 lines')
+    """
     return f"{lines} line{'' if lines == 1 else 's'}"
 
 
-def of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
-    """(model, lines) of the sections `KIND MODEL`, where there is anything in them."""
+def sections_of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
+    """Return (model, lines) of the sections `KIND MODEL` that are not empty."""
     named = [(name.partition(" "), lines) for name, lines in sections.items()]
     return [(rest, lines) for (head, _, rest), lines in named if head == kind and re.fullmatch(NAME, rest) and lines]
 
 
 def own_sections(lines: Sequence[str]) -> Sections:
-    """The sections that a user's own programs printed (snapshot_own in files/snapshot_docker.sh); {} where none came.
+    """Return the sections that a user's own programs printed; {} if they printed nothing valid.
 
-    They come as one line of base64, so that nothing in them can open a section of root's."""
+    They arrive as one line of base64 (snapshot_own in files/snapshot_docker.sh), so that no text in them can open a
+    section of root's.
+    """
     try:
         return split(decoded("".join(lines)).decode(errors="replace").split("\n"))
     except WRONG:
@@ -215,13 +231,13 @@ def own_sections(lines: Sequence[str]) -> Sections:
 
 
 def files_of(user: User, said: Sections) -> list[tuple[str, File]]:
-    """A user's files that gpurack requests, in the home and in the folder of the user's sockets."""
+    """Return those of a user's files that gpurack requests, in the home and in the folder of the user's sockets."""
     known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{paths.USER_RESTART_MARKER}"}
     return [(path, file) for path, file in files(said.get("files", Section()), r"/.*").items() if path in known]
 
 
 def with_own(user: User, said: Sections, sizes: Mapping[str, int | None]) -> User:
-    """A user with the facts that the user's own programs printed."""
+    """Add the facts that the user's own programs printed. sizes: path of weights → bytes, None if missing."""
     lines = said.get("own", Section())
     rest = {head: {rest for other, rest in pairs(lines) if other == head} for head in ("sees", "unreadable")}
     unit = word(lines, "unit")
@@ -238,25 +254,37 @@ def with_own(user: User, said: Sections, sizes: Mapping[str, int | None]) -> Use
 
 
 def secret(line: str) -> tuple[str, tuple[str, int]]:
-    """`path mode uid`"""
+    """Parse `path mode uid`."""
     path, mode, uid = fields(rf"({PATH}) ([0-7]{{3,4}}) (\d{{1,10}})", line)
     return path, (mode, int(uid))
 
 
 def commit(line: str) -> tuple[str, str]:
-    """`commit|path`"""
+    """Parse `commit|path`.
+
+    >>> commit("27dcfa74d334|/data/w")
+    ('/data/w', '27dcfa74d334')
+    """
     found, path = fields(r"([0-9a-f]{7,64})\|(/.*)", line)
     return path, found
 
 
-def looked_up(line: str) -> tuple[str, str]:
-    """`address|name`; no address where the name is not known."""
+def name_and_address(line: str) -> tuple[str, str]:
+    """Parse `address|name`. The result is (address, name), with address "" if the name is unknown.
+
+    >>> name_and_address("10.0.0.7|gpu2.lab"), name_and_address("|gpu3.lab")
+    (('10.0.0.7', 'gpu2.lab'), ('', 'gpu3.lab'))
+    """
     found, name = fields(r"([0-9.]*)\|([A-Za-z0-9._-]+)", line)
     return address(found), name
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """The IP addresses among words, without link-local, loopback and unspecified ones."""
+    """Return the IP addresses in a text, without link-local, loopback and unspecified ones.
+
+    >>> addresses("10.0.0.7 fe80::1 127.0.0.1")
+    ('10.0.0.7',)
+    """
     found = []
     for one in text.split():
         try:
@@ -268,7 +296,11 @@ def addresses(text: str) -> tuple[str, ...]:
 
 
 def address(text: str) -> str:
-    """An IP address; "" for anything else."""
+    """Return a text that is an IP address, normalized; "" for anything else.
+
+    >>> address("2001:DB8::1"), address("gpu1")
+    ('2001:db8::1', '')
+    """
     try:
         return str(ip_address(text))
     except ValueError:
@@ -276,27 +308,36 @@ def address(text: str) -> str:
 
 
 def version_of(lines: Sequence[str]) -> str:
-    """`v2.40.3`"""
+    """Parse `v2.40.3` in the first line; "" for anything else.
+
+    >>> version_of(["v2.40.3"]), version_of(["unknown command"])
+    ('2.40.3', '')
+    """
     found = each(lines[:1], lambda line: fields(r"v?([0-9][A-Za-z0-9.+~-]*)", line)[0])
     return found[0] if found else ""
 
 
 def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
-    """`service|number|HTTP status|what curl says`"""
+    """Parse `service|number|HTTP status|error of curl` into (service, number) → why it fails, "" if it answers.
+
+    >>> upstreams(["gateway|0|200|", "gateway|1|000|curl: (7) Failed to connect: Connection refused"])
+    {('gateway', 0): '', ('gateway', 1): 'Connection refused'}
+    """
     found = {}
     for service, number, status, words in each(
         lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)
     ):
-        said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the first part only repeats the address
+        said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the part before it repeats the address
         why = {"000": said or "no answer", "401": "refuses the key", "503": "is loading"}.get(status, f"HTTP {status}")
         found[service, int(number)] = "" if status == "200" else why
     return found
 
 
 def split(lines: Sequence[str], mark: str = "") -> Sections:
-    """Split lines by their headings, "@@MARK name"; empty lines are dropped.
+    """Split lines by their headings, "@@MARK name". Empty lines are dropped.
 
-    mark: random for each snapshot, so that no quoted text can begin a section."""
+    mark: random for each snapshot, so that no quoted text can begin a section.
+    """
     sections: Sections = {}
     current = Section()
     for line in lines:
@@ -308,22 +349,22 @@ def split(lines: Sequence[str], mark: str = "") -> Sections:
 
 
 def word(lines: list[str], key: str) -> str:
-    """The rest of the line that begins with `key`; "" when there is none."""
+    """Return the rest of the line that begins with `key`; "" if there is none."""
     return next((line[len(key) + 1 :].strip() for line in lines if line.startswith(f"{key} ")), "")
 
 
 def pairs(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """(first word, rest) of each line."""
+    """Return (first word, rest) of each line."""
     return [(head, rest) for head, _, rest in (line.partition(" ") for line in lines)]
 
 
 def decoded(text: str) -> bytes:
-    """base64 → bytes; nothing for an empty file."""
+    """Decode base64; b"" for an empty text."""
     return base64.b64decode(text.strip() or "")
 
 
 def os_release(lines: list[str]) -> Os:
-    """os-release(5)."""
+    """Parse os-release(5)."""
     values = {key: value.strip().strip("\"'") for key, _, value in (line.partition("=") for line in lines)}
     return Os(
         id=values.get("ID", ""),
@@ -334,17 +375,20 @@ def os_release(lines: list[str]) -> Os:
 
 
 def packages(lines: Sequence[str]) -> dict[str, Package]:
-    """`ii |name|version` of dpkg-query: the first letter is what is wanted (h: held), the second the status."""
+    """Parse `ii |name|version` of dpkg-query.
+
+    The first letter is the desired state (h: hold), the second the current one.
+    """
     found = {}
     form = rf"([a-zA-Z]{{2}}.?)\|([a-z0-9][a-z0-9+.:-]*)\|({VERSION})"
     for status, name, version in each(lines, lambda line: fields(form, line)):
-        if status[1] not in "nc":  # neither installed nor half way: not there, or only its configuration
+        if status[1] not in "nc":  # n: not installed; c: only its configuration is left
             found[name] = Package(version, held=status[0] == "h", whole=status[1:3].strip() == "i")
     return found
 
 
 def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
-    """`path mode uid gid base64`. path: the form of the paths."""
+    """Parse `path mode uid gid base64`. path: the pattern that paths must match."""
     form = rf"({path}) ([0-7]{{3,4}}) (\d{{1,10}}) (\d{{1,10}}) ?([A-Za-z0-9+/]*=*)"
 
     def read(line: str) -> tuple[str, File]:
@@ -355,7 +399,7 @@ def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
 
 
 def units(lines: Sequence[str]) -> dict[str, Unit]:
-    """`name LoadState=… ActiveState=… UnitFileState=…`, in whatever order systemctl printed them."""
+    """Parse `name LoadState=… ActiveState=… UnitFileState=…`; systemctl prints the properties in any order."""
     found = {}
     for name, rest in pairs(lines):
         values = dict(item.partition("=")[::2] for item in rest.split())
@@ -365,7 +409,10 @@ def units(lines: Sequence[str]) -> dict[str, Unit]:
 
 
 def weights(lines: Sequence[str]) -> dict[str, tuple[int | None, str]]:
-    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights, and has no size."""
+    """Parse `size type|path` and `- missing|path` into path → (bytes, type).
+
+    The size of anything but a file or folder (FIFO, device) is None.
+    """
 
     def read(line: str) -> tuple[str, tuple[int | None, str]]:
         size, kind, path = fields(r"(-|\d{1,18}) ([a-z ]*)\|(/.*)", line)
@@ -377,8 +424,11 @@ def weights(lines: Sequence[str]) -> dict[str, tuple[int | None, str]]:
 
 @dataclass
 class Weights:
-    """What was seen of weights, by path. unchanged: `size time path` of files whose sha256 is remembered, as they are
-    now. broken: paths that a user inspected, not to the end."""
+    """What the snapshot says about weights, by path.
+
+    unchanged: `size time path` of files whose sha256 is remembered, with their size and time now. broken: paths of
+    which the inspection as a user was cut off.
+    """
 
     kinds: dict[str, tuple[int | None, str]]
     owned: dict[str, frozenset[str]]
@@ -390,8 +440,10 @@ class Weights:
 
 
 def seen_weights(sections: Sections) -> Weights:
-    """Weights that root inspected, and those that users inspected (`inspected PATH`); a user's answer counts for its
-    path only."""
+    """Combine the weights that root inspected with those that users inspected (`inspected PATH`).
+
+    A user's answer counts only for the path that it was asked about.
+    """
     found = weights_in(sections)
     for section, lines in sections.items():
         kind, _, path = section.partition(" ")
@@ -399,17 +451,17 @@ def seen_weights(sections: Sections) -> Weights:
             own = own_sections(lines)
             said = weights_in(own)
             found.broken += [] if "end" in own else [path]
-            found.kinds |= only(path, said.kinds)
+            found.kinds |= entry_of(path, said.kinds)
             found.owned[path] = found.owned.get(path, frozenset()) | said.owned.get(path, frozenset())
-            found.labels |= only(path, said.labels)
-            found.stamps |= only(path, said.stamps)
-            found.headers |= only(path, said.headers)
+            found.labels |= entry_of(path, said.labels)
+            found.stamps |= entry_of(path, said.stamps)
+            found.headers |= entry_of(path, said.headers)
             found.unchanged |= {line for line in said.unchanged if belongs(line.split(" ", 2)[-1], path)}
     return found
 
 
 def weights_in(sections: Sections) -> Weights:
-    """The sections of weights_of in snapshot_docker.sh."""
+    """Parse the sections that weights_of in snapshot_docker.sh printed."""
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
     stamped = stamps(get("stamps"))
     return Weights(
@@ -422,13 +474,17 @@ def weights_in(sections: Sections) -> Weights:
     )
 
 
-def only(key: str, found: dict[str, T]) -> dict[str, T]:
-    """The entry of this key, if any."""
+def entry_of(key: str, found: dict[str, T]) -> dict[str, T]:
+    """Return the entry with this key alone; {} if there is none."""
     return {key: found[key]} if key in found else {}
 
 
 def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
-    """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
+    """Parse `type mode owner|group|path`, one line for each file, folder or link on the way that others can change.
+
+    >>> owned(["d 775 root|lab|/data/w", "f 644 ada|ada|/data/w"])["/data/w"] == {"the group lab", "ada"}
+    True
+    """
     found: dict[str, set[str]] = {}
     for form, mode, owner, group, path in each(
         lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
@@ -441,18 +497,18 @@ def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
 
 
 def stamps(lines: Sequence[str]) -> dict[str, str]:
-    """`stamp|path`"""
+    """Parse `stamp|path`."""
     return {path: stamp for stamp, path in each(lines, lambda line: pair(r"([0-9-]+)\|(/.*)", line))}
 
 
 def labels(lines: Sequence[str]) -> dict[str, str]:
-    """`user:role:type:level|path`"""
+    """Parse `user:role:type:level|path` into path → type."""
     entries = [(path, label.split(":")) for label, _, path in (line.partition("|") for line in lines)]
     return {path: parts[2] for path, parts in entries if len(parts) > 2}
 
 
 def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
-    """A line of JSON for each path whose header was read; what cannot be understood counts as not read."""
+    """Parse one JSON line for each path whose header was read. Invalid lines count as not read."""
     found = {}
     for line in lines:
         try:
@@ -464,13 +520,22 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
 
 
 def hashes(remembered: Sequence[str], now: Collection[str]) -> dict[str, str]:
-    """`size time sha256 path` as files/hashes.py remembers, and `size time path` as it is now: what still holds."""
+    """Return path → sha256 of files that have not changed since they were hashed.
+
+    remembered: lines `size time sha256 path`, as files/hashes.py writes them. now: lines `size time path`.
+
+    >>> hashes([f"7 1.5 {'0' * 64} /w/a"], {"7 1.5 /w/a"}) == {"/w/a": "0" * 64}
+    True
+    """
     found = each(remembered, lambda line: fields(rf"(\d+) ([0-9.]+) ({ID}) (/.*)", line))
     return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
 
 
 def header(said: Mapping[str, Any], stamp: str) -> Header:
-    """One answer of files/weights_header.py; Raises TypeError, ValueError or AttributeError when it is none."""
+    """Build a Header from an answer of files/weights_header.py.
+
+    Raises TypeError, ValueError or AttributeError if it has another form.
+    """
     return Header(
         stamp=stamp,
         kind=str(said.get("kind", "")),
@@ -482,7 +547,7 @@ def header(said: Mapping[str, Any], stamp: str) -> Header:
 
 
 def bounded(size: Any) -> int:
-    """A size in bytes. Raises ValueError or TypeError where none could be that large."""
+    """Return a size in bytes. Raises ValueError or TypeError if it is not one that a file can have."""
     found = int(size)
     if not 0 <= found < 1 << 63:
         raise ValueError(size)
@@ -490,8 +555,10 @@ def bounded(size: Any) -> int:
 
 
 def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener]:
-    """`ss -Hltne`: state, queues, local address, peer, then in any order also `ino:4711`. owners: `4711 PID USER NAME`,
-    the number of a socket and who has it."""
+    """Parse `ss -Hltne`. owners: lines `4711 PID USER NAME`, with the number of a socket.
+
+    Fields of ss: state, queues, local address, peer, then options in any order, among them `ino:4711`.
+    """
     form = r"LISTEN +\d+ +\d+ +(\S+):(\d{1,5}) +\S+(.*)"
     who: dict[str, str] = {}
     for number, pid, user, name in each(owners, lambda line: fields(r"(\d+) (\d+) (\S*) (.*)", line)):
@@ -506,9 +573,12 @@ def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener
     return each(lines, read)
 
 
-def moment(text: str) -> datetime | None:
-    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time. It
-    can be compared with others and shown in any time zone."""
+def parse_time(text: str) -> datetime | None:
+    """Parse a time in RFC 3339 or in dmesg's `--time-format iso`; None if it is invalid.
+
+    dmesg writes a comma before the fraction. Years from 9000 on count as invalid, because they cannot be converted to
+    every time zone.
+    """
     try:
         found = datetime.fromisoformat(text.replace(",", "."))
     except ValueError:
@@ -516,13 +586,13 @@ def moment(text: str) -> datetime | None:
     return found if found.year < 9000 else None
 
 
-def aware(time: datetime | None) -> datetime | None:
-    """A time that says its zone; UTC where it did not."""
+def with_zone(time: datetime | None) -> datetime | None:
+    """Return a time with a zone; UTC if it has none."""
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
 def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
-    """/proc/driver/nvidia, the error of nvidia-smi, and the kernel's errors of GPUs."""
+    """Build a Driver from /proc/driver/nvidia, the error of nvidia-smi, and the GPU errors in the kernel's log."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
     failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
     card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
@@ -536,13 +606,16 @@ def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kern
 
 
 def xids(lines: Sequence[str]) -> list[Xid]:
-    """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
+    """Parse `2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
     form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6})\b.*")
-    return [Xid(m[2].lower(), int(m[3]), moment(m[1])) for m in map(form.match, lines) if m]
+    return [Xid(m[2].lower(), int(m[3]), parse_time(m[1])) for m in map(form.match, lines) if m]
 
 
 def gpus(lines: Sequence[str]) -> list[Gpu]:
-    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu`."""
+    """Parse nvidia-smi's CSV, sorted by index.
+
+    Columns: index, uuid, name, memory.total, memory.used, driver_version, compute_cap, pci.bus_id, utilization.gpu.
+    """
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
@@ -552,19 +625,25 @@ def gpus(lines: Sequence[str]) -> list[Gpu]:
             and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
         ):
             index, uuid, name, total, used, version, compute, pci, busy = columns
-            percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
+            percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on GPUs in MIG mode
             found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
     return sorted(found, key=lambda gpu: gpu.index)
 
 
 def mib(text: str) -> int:
-    """A number of MiB; 0 for "[N/A]"."""
+    """Parse a number of MiB; 0 for "[N/A]".
+
+    >>> mib("81920"), mib("[N/A]")
+    (81920, 0)
+    """
     return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
 
 
 def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
-    """`uuid,pid,used_memory`, the user and the container of its cgroup (`uid:id` below a user's slice), and its name,
-    which may hold anything."""
+    """Parse `uuid,pid,used_memory,user,container,name`.
+
+    container: the id in the process's cgroup, `uid:id` below the slice of a user. The name may contain any character.
+    """
 
     def read(line: str) -> GpuProcess:
         uuid, pid, used, user, whose, container, name = fields(
@@ -582,25 +661,25 @@ INFO: Mapping[str, Callable[[Any], bool]] = {
     "MemTotal": lambda value: type(value) is int and 0 < value < 1 << 60,
     "LiveRestoreEnabled": lambda value: isinstance(value, bool),
     "Runtimes": lambda value: isinstance(value, dict),
-    "SecurityOptions": lambda value: texts(value),
-    "CDISpecDirs": lambda value: texts(value),
+    "SecurityOptions": lambda value: is_text_list(value),
+    "CDISpecDirs": lambda value: is_text_list(value),
     "DockerRootDir": lambda value: isinstance(value, str) and value.startswith("/"),
 }
-"""The keys of `docker info` that gpurack reads, and checks of their values."""
+"""The keys of `docker info` that gpurack reads, with a check of the value."""
 
 
-def texts(value: Any) -> bool:
-    """Is it a list of texts?"""
+def is_text_list(value: Any) -> bool:
+    """Is it a list of strings?"""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def info(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The valid values of `docker info` that gpurack reads."""
+    """Return the valid values of `docker info` that gpurack reads."""
     return {key: said[key] for key, right in INFO.items() if key in said and right(said[key])}
 
 
 def docker(lines: Sequence[str]) -> Mapping[str, Any]:
-    """`docker info`, as far as it is read; {} when only the client answered."""
+    """Parse `docker info`; {} if only the client answered."""
 
     found = each([line for line in lines[:1] if line.startswith("{")], lambda line: info(json_from_host(line)))
     if not found and lines and isinstance(lines, Section):
@@ -609,13 +688,13 @@ def docker(lines: Sequence[str]) -> Mapping[str, Any]:
 
 
 def images(lines: Sequence[str]) -> dict[str, str]:
-    """`id|reference`; `-|reference` for an image that is not there."""
+    """Parse `id|reference`, and `-|reference` for a missing image, into reference → id."""
     found = each(lines, lambda line: fields(rf"({IMAGE}|-)\|(\S+)", line))
     return {name: id_ for id_, name in found if id_ != "-"}
 
 
 def digests(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """`id|["repository@sha256:…"]`"""
+    """Parse `id|["repository@sha256:…"]`."""
 
     def read(line: str) -> tuple[str, tuple[str, ...]]:
         id_, said = fields(rf"({IMAGE})\|(.*)", line)
@@ -625,7 +704,7 @@ def digests(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def users(sections: Sections, sizes: Mapping[str, int | None] | None = None) -> dict[str, User]:
-    """The sections `user NAME`: root's facts of each. A missing account has no account line."""
+    """Parse root's facts about each user from the sections `user NAME`. Users without an account are absent."""
     found = {}
     for section, lines in sections.items():
         kind, _, name = section.partition(" ")
@@ -648,7 +727,7 @@ def users(sections: Sections, sizes: Mapping[str, int | None] | None = None) -> 
 
 
 def kernel(lines: Sequence[str]) -> Kernel:
-    """The section `rootless`, a fact a line."""
+    """Parse the section `rootless`, one fact in each line."""
     said = pairs(lines)
     return Kernel(
         sysctls={name: value for name, _, value in (rest.partition(" ") for head, rest in said if head == "sysctl")},
@@ -661,15 +740,15 @@ def kernel(lines: Sequence[str]) -> Kernel:
 
 
 def containers(sections: Sections, user: str) -> list[Container]:
-    """Those of a user's daemon, or of the host's own ("")."""
+    """Parse the containers of a user's daemon, or of the host's own ("")."""
     return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
 
 
-def vouched(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
-    """A user's container with its definition, or "" where root does not know that definition: a user's daemon could
-    claim any GPU and port, and the host's models would yield to it.
+def with_trusted_label(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
+    """Return a user's container, with an empty definition if root does not know the one in its label.
 
-    services: those of root's compose.yaml for that user, which count where the record has no definition.
+    Otherwise a user's daemon could claim any GPU and port, and models of the host would yield to it. services: those of
+    root's compose.yaml for that user. They decide if the record has no definition of this container.
     """
     label = container.labels.get(MODEL)
     if label is None:
@@ -685,27 +764,36 @@ def vouched(container: Container, record: Record | None, services: Mapping[str, 
 
 
 def container(data: Any, user: str = "") -> Container:
-    """One line of the snapshot's own `docker inspect --format`. Raises one of WRONG where it is not of that form."""
+    """Parse one line of the snapshot's `docker inspect --format`. Raises one of WRONG if it has another form."""
     state = data["state"]
     return Container(
         id=fields(f"({ID})", data["id"])[0],
         name=fields(f"/?({NAME})", data["name"])[0],
         image=fields(f"({IMAGE})", data["image"])[0],
         status=fields("([a-z]+)", state["Status"])[0],
-        exit_code=whole(state["ExitCode"]),
-        error=text(state.get("Error")),
-        started=text(state.get("StartedAt")),
-        restarts=whole(data["restarts"]),
-        labels={text(key): text(value) for key, value in (data["labels"] or {}).items() if isinstance(value, str)},
+        exit_code=checked_int(state["ExitCode"]),
+        error=checked_text(state.get("Error")),
+        started=checked_text(state.get("StartedAt")),
+        restarts=checked_int(data["restarts"]),
+        labels={
+            checked_text(key): checked_text(value)
+            for key, value in (data["labels"] or {}).items()
+            if isinstance(value, str)
+        },
         ports=tuple(published(data["ports"])),
         user=user,
-        finished=text(state.get("FinishedAt")),
+        finished=checked_text(state.get("FinishedAt")),
     )
 
 
 def published(bindings: Any) -> Iterator[tuple[str, int]]:
-    """(address, port) of a container's port bindings, the address as gpurack spells it, "" for all; a range, or what is
-    neither address nor number, is none."""
+    """Yield (address, port) of a container's port bindings, with "" for all addresses.
+
+    Port ranges and anything that is not an address and a number are left out.
+
+    >>> list(published({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}, {"HostPort": "1-9"}]}))
+    [('127.0.0.1', 8000)]
+    """
     for every in (bindings or {}).values():
         for binding in every or []:
             ip, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
@@ -713,8 +801,8 @@ def published(bindings: Any) -> Iterator[tuple[str, int]]:
                 yield address(ip), int(port)
 
 
-def whole(value: Any) -> int:
-    """A number of Docker's. Raises TypeError or ValueError for anything else."""
+def checked_int(value: Any) -> int:
+    """Return an integer of Docker's. Raises TypeError or ValueError for anything else."""
     if type(value) is not int:
         raise TypeError(value)
     if abs(value) >= 1 << 63:
@@ -722,23 +810,27 @@ def whole(value: Any) -> int:
     return value
 
 
-def text(value: Any) -> str:
-    """A text of Docker's; "" for none. Raises TypeError for anything else."""
+def checked_text(value: Any) -> str:
+    """Return a text of Docker's, "" for null. Raises TypeError for anything else."""
     if value is not None and not isinstance(value, str):
         raise TypeError(value)
     return (
         (value or "").encode(errors="replace").decode()
-    )  # JSON can spell halves of characters, which nothing can print
+    )  # JSON can contain single surrogates, which cannot be printed
 
 
 def counter(lines: Sequence[str]) -> float:
-    """Prometheus' text format: `name{labels} value`, summed."""
+    """Sum a counter in Prometheus' text format (`name{labels} value`).
+
+    >>> counter(['done{model="a"} 3', 'done{model="b"} 4.5', "done NaN"])
+    7.5
+    """
     values = (line.rpartition(" ")[2] for line in lines)
     return sum(float(value) for value in values if re.fullmatch(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,2})?", value))
 
 
 def probe(lines: Sequence[str]) -> Probe:
-    """curl's body and, in the last line, the status code ("000": no answer)."""
+    """Parse the answer in base64: the body, and in the last line the status code ("000": no answer)."""
     try:
         body, _, status = decoded("".join(lines)).decode(errors="replace").rstrip().rpartition("\n")
     except ValueError:

@@ -1,20 +1,20 @@
-"""What the look at a host asks for its inventory (plan/questions.py decides it). Pure."""
+"""What a snapshot asks a host in addition to what it always reads. plan/questions.py decides it. Pure."""
 
 from dataclasses import dataclass
 
 Row = tuple[str | int, ...]
-"""What makes one question; none of it holds a `|`."""
+"""The fields of one question. None of them contains a `|`."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What the inventory has the look ask beside what it always does.
+    """The questions that follow from an inventory.
 
-    users: those with a rootless Docker. users_weights: the folder below which each has its fetched weights. images:
-    (user, reference). weights: paths. needed: (user, path) of weights that a user's Docker is to read. readers: (user,
-    path) of those that are read as that user. probes: (user, model, port inside, path, address, port). counters: (user,
-    model, path, counter). volumes: (user, volume) of databases asked for their first account. names: to look up.
-    upstreams: (user, service, number, file of the key, url).
+    users: those with a rootless Docker. users_weights: the folder that contains a folder of fetched weights for each of
+    them. images: (user, reference). weights: paths. needed: (user, path) of weights that a user's Docker must be able
+    to read. readers: (user, path) of weights to inspect as that user. probes: (user, model, port inside, path, address,
+    port). counters: (user, model, path, counter). volumes: (user, volume) of databases to check for a first account.
+    names: to resolve. upstreams: (user, service, number, file with the key, url).
     """
 
     users: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
-"""The host's record of gpurack's containers (/var/lib/gpurack/record.json), and the proof that one is ours. Pure.
+"""The host's record of gpurack's containers (/var/lib/gpurack/record.json). Pure.
 
-Labels alone prove nothing: `docker commit` and `docker run` inherit them, and a user's daemon may answer anything. The
-runner (files/record.py) writes the record before a container is created and after it is removed.
+It proves that a container is ours. Labels alone prove nothing: `docker commit` and `docker run` inherit them, and a
+user's daemon may answer anything. The runner (files/record.py) writes the record before a container is created and
+after it is removed.
 """
 
 import re
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 Kind = Literal["model", "job"]
 PROJECTS: Mapping[Kind, str] = {"model": paths.PROJECT, "job": paths.JOBS_PROJECT}
-"""Compose's project label of our models and jobs."""
+"""The Compose projects of our models and jobs."""
 COMPOSE = "com.docker.compose."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A container of ours. id: None between the decision to create it and its creation. definition: the sha256 of a
-    model's label gpurack.model as root gave it, or a job's own; "" where it is not known."""
+    """A container in the record.
+
+    id: None between the decision to create it and its creation. definition: the sha256 of a model's label gpurack.model
+    as root wrote it, or of a job's definition; "" if unknown.
+    """
 
     id: str | None
     kind: Kind
@@ -33,8 +37,10 @@ class Entry:
 
 
 Record = Mapping[str, Mapping[str, Entry]]
-"""user → name → entry; the user "" is the host's own Docker. A user who is not in it has no record yet: the daemon did
-not answer when the record was made."""
+"""user → name → entry. The user "" is the host's own Docker.
+
+A user is absent if the daemon did not answer when the record was made.
+"""
 
 
 class TooNew(ValueError):
@@ -42,7 +48,7 @@ class TooNew(ValueError):
 
 
 def read(text: str) -> Record | None:
-    """The record; None where it cannot be read, which counts as none. Raises TooNew."""
+    """Parse the record; None if it is invalid, which counts as missing. Raises TooNew."""
     try:
         said = json_from_host(text)
         if isinstance(said["format"], int) and said["format"] > FORMAT:
@@ -63,35 +69,36 @@ def read(text: str) -> Record | None:
 
 
 def checked_id(value: object) -> str | None:
-    """A container's id. Raises ValueError for anything else."""
+    """Return a container's id, or None. Raises ValueError for anything else."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
         return value
     raise ValueError(value)
 
 
 def checked_kind(value: object) -> Kind:
-    """Raises ValueError."""
+    """Return a container's kind. Raises ValueError for anything else."""
     if value == "model" or value == "job":
         return value
     raise ValueError(value)
 
 
 def has(record: Record | None, user: str) -> bool:
-    """Is there a record of a user's daemon, or of the host's own ("")?"""
+    """Does the record cover a user's daemon, or the host's own ("")?"""
     return record is not None and user in record
 
 
 def is_ours(
     container: "Container", record: Record | None, services: Mapping[str, Any], present: Collection[str] = ()
 ) -> bool:
-    """Did gpurack make this container? By its labels, Compose's, and the record, which has its id.
+    """Did gpurack create this container? Its labels, Compose's labels and the record decide.
 
-    services: what root's own compose.yaml of that daemon (for a job: its own file) names. Without a record of that
-    daemon, as after an upgrade, it vouches together with Compose's labels.
-    present: the ids of all containers there. Where the recorded one is gone from the host's own Docker, one that
-    Compose itself made in its place is ours as well: an admin may `docker compose up` root's compose.yaml. Compose
-    notes in a label of which image it makes a container; a copy (`docker commit`, `docker run`) inherits it, and is of
-    another image.
+    services: the services in root's own compose.yaml of that daemon (for a job: in its own file). They decide, together
+    with Compose's labels, if the record does not cover that daemon, as after an upgrade.
+
+    present: the ids of all containers that exist. If the recorded one is gone from the host's own Docker, a container
+    that Compose created in its place is ours as well, because an admin may run `docker compose up` with root's
+    compose.yaml. Compose writes the id of the image into a label. A copy (`docker commit`, `docker run`) inherits that
+    label but has another image.
     """
     kind = container.kind
     if kind is None:
@@ -110,7 +117,7 @@ def is_ours(
 
 
 def services(file: "File | None") -> dict[str, Any]:
-    """The services of a compose.yaml of the host; {} when it is invalid."""
+    """Return the services of a compose.yaml of the host; {} if it is invalid."""
     try:
         content = yaml_from_host(file.text) if file else {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

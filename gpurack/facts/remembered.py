@@ -1,7 +1,8 @@
-"""A cache of weights' headers on the admin's machine: `gpurack plan` needs no connection, a snapshot reads none twice.
+"""A cache of weights' headers on the admin's machine. Nothing depends on it.
 
-One JSON file for each host below `$XDG_STATE_HOME/gpurack/weights` (by default ~/.local/state): sizes, shapes and the
-day they were seen; no secrets. The cache is optional: a file that cannot be read or written is ignored.
+With it, `gpurack plan` needs no connection and a snapshot reads no header twice. There is one JSON file for each host
+below `$XDG_STATE_HOME/gpurack/weights` (default: ~/.local/state), with sizes, shapes and the day they were seen, and no
+secrets. A file that cannot be read or written is ignored.
 """
 
 import hashlib
@@ -19,12 +20,12 @@ from gpurack.resources import program
 
 
 def reader() -> str:
-    """The program that reads headers on the host, with what it imports."""
+    """Return the program that reads headers on the host, with the modules that it imports."""
     return program("weights_header", "safe_paths")
 
 
 def recall(host: str) -> dict[str, Header]:
-    """The remembered headers of a host's weights, by path; {} without any, or when the reader has changed."""
+    """Return the remembered headers of a host's weights, by path; {} if the reader has changed."""
     try:
         content = json.loads(place(host).read_text(encoding="utf-8"))
         if content["host"] != host or content["reader"] != _digest():
@@ -34,14 +35,17 @@ def recall(host: str) -> dict[str, Header]:
         return {}
 
 
-def together(facts: HostFacts, known: Mapping[str, Header], today: str) -> dict[str, Header]:
-    """The headers of a snapshot's weights: those it read, and remembered ones whose stamp is unchanged."""
+def merged_headers(facts: HostFacts, known: Mapping[str, Header], today: str) -> dict[str, Header]:
+    """Return the headers that a snapshot read, and remembered ones whose stamp is unchanged.
+
+    today: the date that they get as `seen`.
+    """
     found = {path: known[path] for path, stamp in facts.stamps.items() if path in known and known[path].stamp == stamp}
     return {path: replace(header, seen=today) for path, header in {**found, **facts.headers}.items()}
 
 
 def remember(host: str, known: Mapping[str, Header], facts: HostFacts) -> None:
-    """Save the headers of a snapshot; forget missing weights, keep those outside the inventory."""
+    """Save the headers of a snapshot. Headers of paths that the snapshot did not ask about are kept."""
     kept = {path: header for path, header in known.items() if path not in facts.weights}
     now = {**kept, **facts.headers}
     if now == dict(known):
@@ -58,7 +62,11 @@ def remember(host: str, known: Mapping[str, Header], facts: HostFacts) -> None:
 
 
 def place(host: str) -> Path:
-    """The file of a host. Its name is made safe, and the name inside tells hosts apart that are made alike."""
+    """Return the cache file of a host.
+
+    Characters that are unsafe in a file name are replaced. The file also contains the host's name, so that two hosts
+    with the same file name are told apart.
+    """
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "gpurack" / "weights" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.json"
 

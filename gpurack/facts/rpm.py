@@ -9,15 +9,16 @@ from gpurack import paths
 from gpurack.facts.model import File, Manager, Package
 
 LISTS = ("/etc/dnf/plugins/versionlock.list", "/etc/yum/pluginconf.d/versionlock.list")
-"""Those of dnf 4 (`docker-ce-3:28.5.2-1.el9.*`) and of yum 3 (`3:docker-ce-28.5.2-1.el7.*`), one rule a line."""
+"""The rules of dnf 4 (`docker-ce-3:28.5.2-1.el9.*`) and of yum 3 (`3:docker-ce-28.5.2-1.el7.*`), one in each line."""
 TOML = "/etc/dnf/versionlock.toml"
-"""That of dnf 5."""
+"""The rules of dnf 5."""
 
 
 def packages(lines: Sequence[str], files: Mapping[str, File]) -> dict[str, Package]:
-    """`name|epoch|version-release|arch|time of installation` of each package that rpm's database has.
+    """Parse `name|epoch|version-release|arch|time of installation` of each package in rpm's database.
 
-    Not whole is what is there twice (an upgrade was cut short), and what an unfinished transaction of ours brought.
+    Not whole are packages that are installed twice (an upgrade was cut short), and those that an unfinished transaction
+    of ours installed.
     """
     form = re.compile(r"([A-Za-z0-9._+-]+)\|(\(none\)|\d{1,9})\|([A-Za-z0-9._+~^-]+)\|([A-Za-z0-9_()]+)\|(\d{1,18})")
     entries = sorted((match.groups() for match in map(form.fullmatch, lines) if match), key=lambda entry: int(entry[4]))
@@ -32,14 +33,14 @@ def packages(lines: Sequence[str], files: Mapping[str, File]) -> dict[str, Packa
 
 
 def unfinished(files: Mapping[str, File]) -> tuple[int, list[str]]:
-    """(when it began, its packages) of a transaction of ours that never ended; (0, []) when there is none."""
+    """Return (time of its start, its packages) of a transaction of ours that never ended; (0, []) if there is none."""
     note = files.get(paths.RPM_TRANSACTION)
     begun, *names = note.text.split() if note and note.text.split() else ["0"]
     return (int(begun), names) if re.fullmatch(r"[0-9]{1,18}", begun) else (0, names)
 
 
 def is_held(name: str, epoch: str, version: str, arch: str, files: Mapping[str, File]) -> bool:
-    """Does versionlock keep this package at this version? A rule that fits every version holds nothing."""
+    """Does versionlock hold this package at this version? A rule that matches every version holds nothing."""
     number = "0" if epoch == "(none)" else epoch
     rules = [line.strip() for path in LISTS if path in files for line in files[path].text.splitlines()]
     spellings = (f"{name}-{number}:{version}.{arch}", f"{number}:{name}-{version}.{arch}", f"{name}-{version}.{arch}")
@@ -53,7 +54,7 @@ def is_held(name: str, epoch: str, version: str, arch: str, files: Mapping[str, 
 
 
 def toml_rules(files: Mapping[str, File]) -> set[tuple[str, str]]:
-    """(name, epoch:version-release) of every rule of dnf 5 that names one version."""
+    """Return (name, epoch:version-release) of every rule of dnf 5 that names one version."""
     try:
         said = tomllib.loads(files[TOML].text) if TOML in files else {}
         rules = set()
@@ -68,6 +69,10 @@ def toml_rules(files: Mapping[str, File]) -> set[tuple[str, str]]:
 
 
 def manager(words: str) -> Manager:
-    """`dnf dnf4`, `dnf dnf5`, `yum dnf4`, `yum yum3`; "" where there is none."""
+    """Parse `dnf dnf4`, `dnf dnf5`, `yum dnf4` or `yum yum3`. Both fields are "" without a package manager for rpm.
+
+    >>> manager("yum dnf4")
+    Manager(program='yum', generation='dnf4')
+    """
     program, _, generation = words.partition(" ")
     return Manager(program, generation)

@@ -1,4 +1,4 @@
-"""Runs files/snapshot.sh on a host and parses its output. operations/run_state.py keeps the result."""
+"""Run files/snapshot.sh on a host and parse its output. operations/run_state.py keeps the result."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from gpurack.shell import Sh, of_file, sh
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
-# sudo is tried without a password first, so that a missing right is an error and not an invisible prompt.
+# Without a password first: a missing right is then an error instead of an invisible prompt.
 AS_ROOT = sh(
     'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
     "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
@@ -30,7 +30,7 @@ AS_ROOT = sh(
 )
 
 LIMIT = 30
-"""Seconds for each part of the snapshot. After a timeout only the facts of that part are unknown."""
+"""Seconds for each part of the snapshot. After a timeout, only the facts of that part are unknown."""
 
 NEEDS_ROOT = HostFacts(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostFacts(
@@ -47,7 +47,7 @@ NOT_TAKEN = (
 
 
 class Snapshot(FactBase[HostFacts]):
-    """The snapshot as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
+    """The snapshot as a fact of pyinfra. Its script comes by standard input (`_stdin=script(…)`)."""
 
     @override
     def command(self) -> Command:
@@ -60,13 +60,13 @@ class Snapshot(FactBase[HostFacts]):
 
     @override
     def process(self, output: list[str]) -> HostFacts:
-        # only lines before the script's first line: later ones may come from users
+        # Only lines before the script's first line count: later ones may come from users.
         before = list(takewhile(lambda line: not line.startswith(MARK), output))
         if NO_SUDO in before:
             return NEEDS_ROOT
         if SUDO_PASSWORD in before:
             return NEEDS_PASSWORD
-        # An exception here, whichever, would abort every host, not only this one (pyinfra 3.10.0).
+        # Any exception here would abort all hosts (pyinfra 3.10.0).
         try:
             return parse(output, raised=RAISED in before)
         except Exception as error:
@@ -83,7 +83,7 @@ def take_snapshot(host: Host, questions: Questions) -> HostFacts:
         return HostFacts(trouble=str(error))
     if state.trouble:
         return state
-    state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
+    state = replace(state, headers=remembered.merged_headers(state, known, date.today().isoformat()))
     remembered.remember(host.name, known, state)
     return state
 
@@ -92,15 +92,15 @@ def _ask(host: Host, stdin: "Script") -> HostFacts:
     """Run the script as root. Raises TooMuchOutput."""
     facts: HostFacts = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if facts is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
-        # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
+        # pyinfra prompts for the password or takes it from the inventory. This costs three more remote commands.
         facts = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
-        # sudo's own message is on the screen only
+        # sudo's own message goes to the terminal only, so the error names possible causes.
         facts = replace(facts, raised=True, trouble=NOT_TAKEN if facts == Snapshot.default() else facts.trouble)
     return facts
 
 
 def has_password(host: Host) -> bool:
-    """Was a sudo password given beforehand (`_sudo_password` in the inventory, or asked for by pyinfra)?"""
+    """Is a sudo password known, from `_sudo_password` in the inventory or from pyinfra's prompt?"""
     return bool(
         host.data.get("_sudo_password")
         or host.state.config.SUDO_PASSWORD
@@ -109,7 +109,7 @@ def has_password(host: Host) -> bool:
 
 
 class Script(Iterable[str]):
-    """Standard input of a command. pyinfra prints arguments with -v; this one prints as its name, not as 600 lines."""
+    """Standard input of a command. pyinfra prints it with -v as a file name, not as 600 lines."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -123,12 +123,15 @@ class Script(Iterable[str]):
         return iter([self.text])
 
     def readlines(self) -> list[str]:
-        """pyinfra's way to ask for the text."""
+        """Return the text the way pyinfra asks for it."""
         return list(self)
 
 
 def script(questions: Questions, known: Mapping[str, Header] | None = None) -> Sh:
-    """files/snapshot.sh with its variables. known: the headers of weights that need not be read again."""
+    """Return files/snapshot.sh with its variables set.
+
+    known: headers of weights that need not be read again.
+    """
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gpurack.engines.args import normal
+from gpurack.engines.args import with_dashes
 from gpurack.engines.dialect import CONNECTS_TO, CONTEXT
 from gpurack.importing import flags as flags_of
 from gpurack.importing.translation import Translation
@@ -21,7 +21,7 @@ def environment_to_flags(t: Translation) -> None:
         elif " " in meaning:
             t.note("changed", f"{name} is left out: {meaning}.")
         else:
-            key = normal(meaning)
+            key = with_dashes(meaning)
             t.flags.given.setdefault(key, [flags_of.typed(value)])
             t.flags.spelled.setdefault(key, meaning)
 
@@ -83,10 +83,10 @@ def convert_args(t: Translation) -> None:
     old = version is not None and not engine.is_without_removed(str(version))  # an old version still has old flags
     for flag, values in t.flags.given.items():
         removed = None if old else engine.removed_args.get(flag)
-        renamed, retold = dialect.renamed.get(flag), dialect.retold.get(flag, {}).get(str(values[-1]))
-        if removed and retold is not None:
-            args |= retold
-            now = ", ".join(f"{name}: {value}" for name, value in retold.items())
+        renamed, replacement = dialect.renamed.get(flag), dialect.replacements.get(flag, {}).get(str(values[-1]))
+        if removed and replacement is not None:
+            args |= replacement
+            now = ", ".join(f"{name}: {value}" for name, value in replacement.items())
             t.note("changed", f"{t.engine.name} removed --{flag}; {f'replaced by {now}' if now else 'not needed'}.")
         elif removed and renamed:
             args[renamed] = values[-1]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gpurack.engines.args import normal
+from gpurack.engines.args import with_dashes
 from gpurack.engines.dialect import SWITCHES, Dialect
 
 Value = str | int | float | bool
@@ -42,14 +42,14 @@ def parse(words: Sequence[str], dialect: Dialect) -> Flags:
             continue
         name, equals, value = word.lstrip("-").partition("=")
         single = not word.startswith("--")
-        long = dialect.short.get(name, dialect.short.get(normal(name), name))
+        long = dialect.short.get(name, dialect.short.get(with_dashes(name), name))
         if single and long == name and len(name) > 1 and name not in dialect.one_dash:
             found.strange.append(word)
             if position < len(words) and not is_flag(words[position]):
                 found.strange.append(words[position])
                 position += 1
             continue
-        key = normal(long)
+        key = with_dashes(long)
         switch = key in SWITCHES or key in dialect.switches
         if not equals and position < len(words) and not is_flag(words[position]) and not switch:
             value = words[position]

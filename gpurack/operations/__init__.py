@@ -1,5 +1,5 @@
-"""pyinfra operations, one for each stage: they carry out plans and decide nothing.
+"""pyinfra operations, one for each stage. They carry out plans and decide nothing.
 
-Open carry_out.py first. run_state.py has `HostRun`, everything that a run remembers of a host; report.py prints the
+Open carry_out.py first. run_state.py has `HostRun`, everything that a run remembers about a host. report.py prints the
 table at the end.
 """

@@ -24,8 +24,10 @@ Commands = Generator[PyinfraCommand, None, None]
 
 
 def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Callable[P, Commands]]:
-    """For an operation of that name: an error in gpurack itself fails this host with a sentence. pyinfra (3.10.0) would
-    end the run for all hosts, wherever they are."""
+    """Decorate an operation so that an error in gpurack itself fails only this host.
+
+    pyinfra (3.10.0) would abort the run on all hosts. operation: its name.
+    """
 
     def decorate(commands: Callable[P, Commands]) -> Callable[P, Commands]:
         @wraps(commands)
@@ -45,14 +47,17 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
 
 
 def refused_before(operation: str) -> bool:
-    """Did an earlier operation refuse the host? Without -y pyinfra still plans the rest, and a plan for a host that
-    could not be inspected, or is not supported, would be fiction. (At Execute such a host has left the run.)"""
+    """Did an earlier operation refuse the host?
+
+    Without -y, pyinfra still plans the other operations. A plan for a host that is not supported or could not be
+    inspected would be wrong. At Execute such a host has already left the run.
+    """
     preparing = host.state.current_stage < StateStage.Execute
     return preparing and host_run(host).refused_by not in ("", operation)
 
 
 def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
-    """The commands of a plan of steps and errors. Reasons are printed before the first."""
+    """Yield the commands of a plan with steps and errors. Its reasons are printed before the first one."""
     if refused_before(operation):
         host.noop(f"{operation}: not planned, see the error above")
         return
@@ -75,7 +80,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
 
 
 def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
-    """Return the host's facts once no other run works on it."""
+    """Return the host's facts as soon as no other run works on it."""
     if not facts.busy:
         return facts
     announce(waiting(facts))
@@ -85,7 +90,7 @@ def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[Pyinf
 
 
 def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
-    """The commands of steps. Returns the users of whose steps one failed → why."""
+    """Yield the commands of steps. Return user → why one of that user's steps failed."""
     failed: dict[str, str] = {}
     for step in steps:
         if step.user in failed:
@@ -103,9 +108,8 @@ def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, di
 def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
     """Print what will happen and why, once: at Prepare, and at Execute only what is new.
 
-    failures: the errors among the findings, by what they are about.
-
-    The names of operations are shared by all hosts, so they cannot carry reasons.
+    failures: the errors among the findings, with the entry or part that each is about. The names of operations are
+    shared by all hosts, so they cannot contain reasons.
     """
     run = host_run(host)
     run.foreseen += failures
@@ -120,5 +124,5 @@ def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> N
 
 
 def unattended(target: Host) -> bool:
-    """`-y`: nobody confirms what Prepare announced."""
+    """Does the run proceed without confirmation (`-y`)?"""
     return not target.state.should_check_for_changes()

@@ -1,4 +1,4 @@
-"""How steps become pyinfra commands. These classes act; what to do was decided in gpurack/plan."""
+"""How steps become pyinfra commands. These classes act; gpurack/plan decided what to do."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ from gpurack.resources import program as whole_program
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
 
 USER_PROGRAM = 300
-"""Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
+"""Seconds that a program may run as a user. It waits for that user's daemon, which may never answer."""
 PYTHON = sh("python3 -")
 SIGN_OF_LIFE = 5
-"""Seconds between two lines of a slow command."""
+"""Seconds between two lines of output of a slow command."""
 
 
 class Changing(Command):
-    """A command that changes the host, so that what was seen there before is forgotten, also when it fails."""
+    """A command that changes the host. The snapshot is outdated afterwards, also if it fails."""
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
@@ -39,10 +39,12 @@ class Changing(Command):
 
 
 class Streamed(Command):
-    """A changing command whose output appears line by line while it runs, also without -vvv. A line "error NAME: …"
-    is remembered for the table at the end, and so is what `explain` makes of the output when it fails.
+    """A changing command whose output appears line by line while it runs, also without -vvv.
 
-    of_user: it is for one user's rootless Docker, and does not fail: `problem` says why not, and others are served."""
+    A line "error NAME: …" is remembered for the table at the end, and so is the sentence that `explain` returns for a
+    failure. of_user: it is for one user's rootless Docker and never fails; `problem` then says what went wrong, so that
+    other users are served.
+    """
 
     explain: Callable[[Sequence[str]], str | None] = staticmethod(lambda lines: None)
     of_user = False
@@ -62,13 +64,15 @@ class Streamed(Command):
                 self.problem = " ".join(reasons_of(lines)) or "a command failed without output."
             else:
                 host_run(host).failed(lines)
-        # pyinfra prints a failed command's output once more unless there is none
+        # pyinfra would print the output of a failed command again.
         return ok or self.of_user, CommandOutput([])
 
 
 class Refusal(Command):
-    """Fails the host with sentences, without touching it: a problem of one host is never an exception, which would
-    abort all (pyinfra 3.10.0)."""
+    """Fails the host with sentences, without connecting to it.
+
+    A problem of one host is never an exception, because that would abort all hosts (pyinfra 3.10.0).
+    """
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(sh("false"))
@@ -78,7 +82,7 @@ class Refusal(Command):
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         run = host_run(host)
         for line in lines_of(self.failures):
-            # printed at Prepare, that is long ago: minutes may lie between, at the prompt
+            # Errors printed at Prepare are printed again: minutes may have passed at the prompt.
             if line not in run.refused_now:
                 host.log_styled(f"error {line}", fg="red")
         run.failures += self.failures
@@ -86,7 +90,7 @@ class Refusal(Command):
 
 
 def carry_out(step: Step) -> Iterator[PyinfraCommand]:
-    """The commands of one step of a plan."""
+    """Yield the commands of one step of a plan."""
     if isinstance(step, WriteFile):
         yield write_file(step.path, step.content, step.mode)
     elif isinstance(step, WriteFiles):
@@ -107,7 +111,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         command.explain = step.explain
         yield command
     elif isinstance(step, Folder):
-        yield Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders())
+        yield Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders_program())
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, SetUp):
@@ -116,19 +120,22 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         raise TypeError(f"no commands for {step!r}")
 
 
-def folders() -> str:
-    """files/folders.py with what it imports."""
+def folders_program() -> str:
+    """Return files/folders.py with the modules that it imports."""
     return whole_program("folders", "paths", "common", "safe_paths", "record", "dockerd")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
-    """Beside its place, then renamed: killed at any point there is the old file or the new one. (pyinfra's files.put
-    stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
+    """Write a file beside its place, then rename it: if killed, the old file or the new one is there.
+
+    pyinfra's files.put stages in /tmp, copies, then changes the mode. The content comes by standard input, so that it
+    is in no argv.
+    """
     return write_files([WriteFile("", path, content, mode)])
 
 
 def write_files(files: Sequence[WriteFile]) -> Changing:
-    """Each as `write_file` writes one, by one command."""
+    """Write several files by one command, each as `write_file` does."""
     each = [
         sh(
             "mkdir -p -m 755 {folder} && head -c {size} > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
@@ -140,30 +147,36 @@ def write_files(files: Sequence[WriteFile]) -> Changing:
         )
         for file in files
     ]
-    # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
+    # Two runs on a fresh host may write the same file. The models' lock would block for minutes, so there is another.
     alone = sh("umask 077 && install -d -m 700 {run} && exec 9>{run}/files && flock 9", run=paths.RUN)
     text = "".join(file.content for file in files)
     return Changing(script(all_of([alone, *each])), _stdin=text)
 
 
 def apply_daemon_json(step: Apply) -> Streamed:
-    """files/daemon_json.py with what it has to do."""
+    """Return the command that runs files/daemon_json.py for a step."""
     keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
     job = {**{key: getattr(step, key) for key in keys}, "of_user": bool(step.become)}
     return program("daemon_json", job, step.user, step.become)
 
 
 def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str | None = None) -> str:
-    """What `python3 -` reads to run a command while it holds the locks of these users' Dockers ("" is the host's own),
-    so that no run changes their containers meanwhile. what: what others who wait are told."""
+    """Return input for `python3 -` that runs a command while it holds the locks of these users' Dockers.
+
+    No other run changes their containers meanwhile. users: "" is the host's own Docker. what: the text for other runs
+    that wait.
+    """
     job = {"folder": paths.RUN, "what": what, "users": list(users), "argv": ["sh", "-c", command], "stdin": stdin}
     return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock', 'paths', 'common')}"
 
 
 def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:
-    """files/NAME.py with its job in front, under the lock of that Docker, which is not the program's. become: the
-    words that make a command a user's own. A user's program has a limit, and what it leaves behind can hold a file
-    open, but not the connection."""
+    """Return the command that runs files/NAME.py with a job, under the lock of the user's Docker.
+
+    The program does not inherit the lock. become: the words in front of a command that run it as this user. A user's
+    program has a time limit, and its output goes to a file, so that processes that it leaves behind cannot keep the
+    connection open.
+    """
     text = f"JOB = {json.dumps(job)!r}\n{whole_program(name, 'paths')}"
     if not become:
         return Streamed(PYTHON, _stdin=under_lock(PYTHON, name, [user], text))
@@ -179,7 +192,7 @@ def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTH
 
 
 def slow(command: Sh, _stdin: str | None = None) -> Streamed:
-    """A long command: its last line every few seconds, and its last 15 lines when it fails."""
+    """Return a long command: it prints its last line every few seconds, and its last 15 lines if it fails."""
     text = sh(
         "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); exec 3<{stdin}; "
         '( {command} ) >"$log" 2>&1 <&3 & work=$!; '
@@ -195,5 +208,5 @@ def slow(command: Sh, _stdin: str | None = None) -> Streamed:
 
 
 def script(text: Sh) -> Sh:
-    """Shell text as one command, which sudo can run."""
+    """Return shell text as one command, so that sudo can run it."""
     return sh("sh -c {}", word(text))

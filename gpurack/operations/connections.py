@@ -1,4 +1,4 @@
-"""The operation that looks whether services reach the models they connect to on other hosts."""
+"""The operation that checks whether services reach the models they connect to on other hosts."""
 
 from collections.abc import Generator
 
@@ -16,28 +16,28 @@ from gpurack.spec.host import Host
 @fail_only_this_host("Connections")
 def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
-    Says which models on other hosts the host's services do not reach. It is nobody's failure here: they are used as
-    soon as they answer.
+    Print which models on other hosts the host's services do not reach. This is no failure: they are used as soon as
+    they answer.
 
     + wanted: the host's spec
 
-    It comes when the models of all hosts are done, so that none is missed only because its host is slower.
+    It runs when the models of all hosts are done, so that a slower host is not reported.
     """
     if refused_before("Connections"):
         host.noop("Connections: not checked, see the error above")
         return
-    missing = missed(wanted)
+    missing = unreached_models(wanted)
     if missing and host.state.is_executing:
         outdate(host)
-        missing = missed(wanted)
+        missing = unreached_models(wanted)
     if missing and host.state.is_executing:
         announce([("change", sentence) for sentence in missing])
     host.noop("Connections: nothing to do")
     yield from ()
 
 
-def missed(wanted: Host) -> list[str]:
-    """A line for each model that is not reached."""
+def unreached_models(wanted: Host) -> list[str]:
+    """Return a line for each model that is not reached."""
     facts = snapshot(host, wanted)
     return [
         f"{service} cannot reach {model}. It connects as soon as the model answers."

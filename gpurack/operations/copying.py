@@ -1,7 +1,7 @@
-"""Weights and images of the admin's machine onto a host, through the connection that pyinfra has.
+"""Copies weights and images from the admin's machine to a host, through pyinfra's connection.
 
-Each file goes to NAME.part, resumed where an earlier run stopped, is compared with its sha256 there, and gets its name;
-the whole gets its place when all are there. pyinfra's own files.put keeps a file in memory and shows no progress.
+Each file goes to NAME.part, continued where an earlier run stopped. It gets its name once its sha256 matches there. The
+folder gets its name once all files are there. pyinfra's own files.put keeps a file in memory and shows no progress.
 """
 
 import time
@@ -13,7 +13,7 @@ from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
-from gpurack.operations.commands import SIGN_OF_LIFE, folders, script
+from gpurack.operations.commands import SIGN_OF_LIFE, folders_program, script
 from gpurack.operations.run_state import outdate
 from gpurack.plan.models.plan import Upload
 from gpurack.remote import Command, run
@@ -22,18 +22,18 @@ from gpurack.spec.local_files import files_of, sha256
 
 BLOCK = 1 << 20
 THERE = "there"
-"""An earlier run copied it, but did not get to use it. (Nobody else could: the folder is root's.)"""
+"""Printed if an earlier run copied it, but did not use it. Nobody else can write to this folder."""
 
 
 def find(part: str, path: str) -> Sh:
-    """Says `THERE`, or how many bytes are free, and then size and name of what has arrived of an upload."""
+    """Return a script that prints `THERE`, or the free bytes and the size and name of each file that has arrived."""
     return sh(
         """\
 folders() { python3 -c {program} "$@"; }
 folders make {above} || exit 1
 [ -e {path} ] && echo {there} && exit
 folders clean {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'""",
-        program=folders(),
+        program=folders_program(),
         above=path.rpartition("/")[0],
         path=path,
         there=THERE,
@@ -42,7 +42,7 @@ folders clean {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} &&
 
 
 def receive(part: str, name: str, size: int, sha256: str) -> Sh:
-    """Takes the rest of one file from standard input."""
+    """Return a script that appends standard input to a partial file, and checks size and sha256."""
     return sh(
         """\
 umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
@@ -59,7 +59,7 @@ mv -f {file}.part {file}""",
 
 
 class Copy(Command):
-    """Copies an upload. It never fails by itself: `problem` says why not, and the runner keeps that model as it is."""
+    """Copies an upload. It never fails: `problem` says what went wrong, and the runner leaves that model unchanged."""
 
     def __init__(self, upload: Upload) -> None:
         super().__init__(sh("true"))
@@ -70,7 +70,7 @@ class Copy(Command):
         outdate(host)
         try:
             self._copy(host, connector_arguments)
-        except (OSError, ValueError) as error:  # ValueError: the host named no sizes
+        except (OSError, ValueError) as error:  # ValueError: the host printed no sizes
             self.problem = f"{self.upload.source} could not be copied to the host: {error}; the next run resumes."
         return True, CommandOutput([])
 
@@ -87,7 +87,7 @@ class Copy(Command):
             raise OSError(f"it needs {need / 1e9:.1f} GB more, but {path.rpartition('/')[0]} has {int(free) / 1e9:.1f}")
         progress = Progress(host, self.upload.model, sum(sizes.values()))
         for name, file in files.items():
-            if have.get(name) == sizes[name]:  # it got its name after it was compared
+            if have.get(name) == sizes[name]:  # a file gets its name only after its sha256 matched
                 progress.done += sizes[name]
                 continue
             begin = have.get(f"{name}.part", 0)
@@ -102,7 +102,7 @@ class Copy(Command):
 
     @staticmethod
     def _run(host: Host, arguments: ConnectorArguments, text: Sh, content: "Content | None" = None) -> list[str]:
-        """A script's output. Raises OSError with its last line when it fails."""
+        """Return a script's output. Raises OSError with its last line if it fails."""
         given = {**arguments, "_stdin": content} if content is not None else dict(arguments)
         ok, output = run(host, Command(script(text)), print_output=False, print_input=False, **given)
         if not ok:
@@ -111,14 +111,14 @@ class Copy(Command):
 
 
 class Progress:
-    """Says how far a model's copy is, every few seconds."""
+    """Prints the progress of a model's copy every few seconds."""
 
     def __init__(self, host: Host, model: str, total: int) -> None:
         self.host, self.model, self.total = host, model, total
         self.done, self.last = 0, time.monotonic()
 
-    def tell(self, more: int) -> None:
-        """After some more bytes."""
+    def add(self, more: int) -> None:
+        """Count more bytes, and print the progress if it is time."""
         self.done += more
         if time.monotonic() - self.last >= SIGN_OF_LIFE:
             self.last = time.monotonic()
@@ -126,25 +126,25 @@ class Progress:
 
 
 class Block:
-    """Bytes that pyinfra takes for a line of text (pyinfra 3.10.0, `write_stdin`)."""
+    """Bytes that pyinfra treats as a line of text (pyinfra 3.10.0, `write_stdin`)."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
 
     def endswith(self, end: str) -> bool:
-        """No end of line is to be added."""
+        """True, so that no newline is added."""
         return True
 
     def encode(self) -> bytes:
-        """As they are."""
+        """Return the bytes unchanged."""
         return self.content
 
 
 class Content(list[str]):
-    """A file from some place on, block by block, for a command's standard input."""
+    """The rest of a file, in blocks, for a command's standard input. begin: offset in bytes."""
 
     def __init__(self, file: Path, begin: int, progress: Progress) -> None:
-        super().__init__(["content"])  # not empty: pyinfra asks
+        super().__init__(["content"])  # not empty, because pyinfra skips an empty list
         self.file, self.begin, self.progress = file, begin, progress
 
     @override
@@ -153,4 +153,4 @@ class Content(list[str]):
             file.seek(self.begin)
             while block := file.read(BLOCK):
                 yield Block(block)  # type: ignore[misc]
-                self.progress.tell(len(block))
+                self.progress.add(len(block))

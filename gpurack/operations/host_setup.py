@@ -1,4 +1,4 @@
-"""The operations up to a Docker that can give cards to containers. Each is one row of pyinfra's results."""
+"""The operations up to a Docker that can give GPUs to containers. Each is one row of pyinfra's results."""
 
 from collections.abc import Generator, Iterator
 
@@ -18,7 +18,7 @@ from gpurack.spec.host import Host
 @fail_only_this_host(DOCKER.name)
 def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
-    Docker as the inventory has it: repository, packages, version, hold, running and enabled.
+    Install Docker as the inventory says (repository, packages, version, hold), start and enable it.
 
     + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
@@ -35,10 +35,12 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 @fail_only_this_host(TOOLKIT.name)
 def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
-    The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
+    Install the NVIDIA Container Toolkit's four packages at one version, and create CDI specs.
+
+    Nothing is done on a host without GPUs.
 
     + wanted: the host's spec
-    + models_follow: the models come next and say themselves when there is no driver for them
+    + models_follow: the models come next and report a missing driver themselves
     """
     yield from set_up(TOOLKIT, wanted, Run(unattended(host), models=models_follow))
 
@@ -47,10 +49,12 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
 @fail_only_this_host(DAEMON_JSON.name)
 def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
-    The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
+    Merge the inventory's keys into daemon.json, and reload or restart dockerd if it must read them.
+
+    Every other key stays.
 
     + wanted: the host's spec
-    + toolkit: does the same run bring the NVIDIA Container Toolkit to hosts with cards?
+    + toolkit: does the same run install the NVIDIA Container Toolkit on hosts with GPUs?
     """
     yield from set_up(DAEMON_JSON, wanted, Run(unattended(host), toolkit))
 
@@ -59,17 +63,18 @@ def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand,
 @fail_only_this_host(ROOTLESS.name)
 def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
-    A rootless Docker for each user of the inventory, beside the host's own: what it needs of the host, its unit, its
-    daemon.json, and its restart last.
+    Set up a rootless Docker for each user of the inventory, beside the host's own.
+
+    First what it needs on the host, then its unit and daemon.json, and last its restart.
 
     + wanted: the host's spec
-    + models_follow: the models come next and say themselves whose Docker is not right
+    + models_follow: the models come next and report users without a working Docker themselves
     """
     yield from set_up(ROOTLESS, wanted, Run(unattended(host), models=models_follow))
 
 
 def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
-    """The commands of a stage."""
+    """Yield the commands of a stage."""
     facts = snapshot(host, wanted)
     if facts.blind or (stage.needs_docker and host.state.is_executing and not is_installed(facts)):
         yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or MISSING,)))

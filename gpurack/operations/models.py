@@ -1,4 +1,4 @@
-"""The operation that brings a host's models to what the inventory says."""
+"""The operations that make a host's models and jobs match the inventory."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -35,9 +35,9 @@ from gpurack.shell import sh
 from gpurack.spec.host import Host
 
 PRUNED = "ollama"
-"""What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
+"""The value of `--data prune=` that removes models which an ollama has in addition to those listed."""
 RENEWED = "yes"
-"""What `--data renew=` may say."""
+"""The value that `--data renew=` supports."""
 
 
 @operation()
@@ -46,12 +46,14 @@ def models(
     wanted: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
 ) -> Generator[PyinfraCommand, None, None]:
     """
-    The models of the inventory, each in its container, ready and answering; those no longer in it removed.
+    Run each model of the inventory in its container, ready and answering.
+
+    Models that the inventory no longer has are removed.
 
     + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
-    + prune: "ollama": what an ollama has pulled beside the models that are listed goes
-    + after_jobs: the jobs have run, so that models which serve their results are no longer left out
-    + renew: "yes": containers that run with settings of an older gpurack get those of this one
+    + prune: "ollama": remove models that an ollama has pulled in addition to those listed
+    + after_jobs: the jobs have run, so models that serve their results are no longer left out
+    + renew: "yes": recreate containers that run with settings of an older gpurack
 
     **Example:**
 
@@ -73,7 +75,7 @@ def models(
 
 
 def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
-    """What plans of models and jobs depend on. Raises SecretError."""
+    """Return what plans of models and jobs depend on. Raises SecretError."""
     return Run(
         unattended(host),
         executing=host.state.is_executing,
@@ -89,7 +91,7 @@ def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
 @fail_only_this_host("Jobs")
 def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
-    What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.
+    Run the inventory's jobs that are not done, one after the other. Their results are kept.
 
     + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
@@ -106,7 +108,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
-    """What the host is like, once no other run works on it; None where its trouble has been said."""
+    """Return the host's facts once no other run works on it; None if an error was printed instead."""
     facts = snapshot(host, wanted)
     if facts.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(facts.blind,)))
@@ -119,7 +121,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
 
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
-    """Files first, then one streamed command for all models (or jobs) of the host."""
+    """Write files first, then run one streamed command for all models (or jobs) of the host."""
     errors = [Failure(sentence, about=name) for name, sentence in plan.errors.items()]
     run = host_run(host)
     announce(plan.findings, errors)
@@ -146,7 +148,10 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
 
 
 class RunnerCall(Streamed):
-    """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
+    """A call of the runner on the host.
+
+    Errors that were known before make it fail at the end, when the other models are done.
+    """
 
     def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Failure], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
@@ -162,5 +167,5 @@ class RunnerCall(Streamed):
             if change.action != Action.KEEP and not run.failure(change.model):
                 run.done[change.model] = change.action
         run.failures += self.errors
-        snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then
+        snapshot(host, self.wanted)  # for the table at the end, when ssh is closed
         return ok and not self.errors, output

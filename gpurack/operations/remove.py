@@ -1,4 +1,4 @@
-"""The operation that takes away what the others brought."""
+"""The operation that removes what the others installed."""
 
 from collections.abc import Generator
 
@@ -17,10 +17,10 @@ from gpurack.spec.host import Host
 @fail_only_this_host("Remove")
 def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
     """
-    Models, project and boot unit removed from the host; weights, images and other data stay.
+    Remove models, project and boot unit from the host. Weights, images and other data stay.
 
     + wanted: the host's spec
-    + what: "models", or "all" to remove Docker's and the toolkit's packages too
+    + what: "models", or "all" to remove also the packages of Docker and the toolkit
     """
     facts = snapshot(host, wanted)
     if facts.blind:

@@ -1,7 +1,7 @@
-"""What became of each model: the table at the end of a run, printed when pyinfra disconnects.
+"""The table at the end of a run: what happened to each model. Printed when pyinfra disconnects.
 
-It is not an operation: pyinfra prints no results at all when its last host failed, and this table must name that host.
-SSH is closed by then, so everything shown was seen before (facts of pyinfra 3.10.0).
+It is not an operation, because pyinfra prints no results at all if its last host failed, and the table must name that
+host. SSH is closed by then, so everything in it was seen before (pyinfra 3.10.0).
 """
 
 import time
@@ -29,7 +29,10 @@ STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"
 
 @dataclass
 class Report(BaseStateCallback):
-    """Prints once, when the last host is disconnected, what every `HostRun` holds. removing: the run removes models."""
+    """Prints the content of every `HostRun` once, when the last host is disconnected.
+
+    removing: the run removes models.
+    """
 
     fleet: Fleet
     removing: bool = False
@@ -37,13 +40,13 @@ class Report(BaseStateCallback):
     printed: bool = False
 
     def host_disconnect(self, state: State, host: PyinfraHost) -> None:  # type: ignore[override]
-        """The end of the run, called for every host."""
+        """Called by pyinfra for every host at the end of the run."""
         if not self.printed:
             self.printed = True
             self.show(state)
 
     def show(self, state: State) -> None:
-        """The table and the closing line, on standard error like all that pyinfra prints."""
+        """Print the table and the closing line to standard error, like all that pyinfra prints."""
         runs = {name: host_run(state.inventory.get_host(name)) for name in self.fleet}
         if state.current_stage < StateStage.Execute:
             for run in runs.values():
@@ -67,7 +70,7 @@ class Report(BaseStateCallback):
         console.print(self.summary(state))
 
     def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
-        """The lines of one host; a host that failed before its models were looked at has one line."""
+        """Return the rows of one host. A host that failed before its models were inspected has one row."""
         if self.left_out(state, name):
             return []
         host, spec = state.inventory.get_host(name), self.fleet[name]
@@ -84,22 +87,22 @@ class Report(BaseStateCallback):
         return models + [job_row(name, job, spec, run, dry) for job in spec.jobs]
 
     def left_out(self, state: State, name: str) -> bool:
-        """Is the host not part of this run (`--limit`, `--exclude`)?"""
+        """Is the host excluded from this run (`--limit`, `--exclude`)?"""
         return state.limit_hosts is not None and state.inventory.get_host(name) not in state.limit_hosts
 
     def row(self, host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
-        """One model or service. dry: nothing is carried out."""
+        """Return the row of a model or service. dry: nothing is changed."""
         entry = spec.entries[name]
         text = self.state_of(name, spec, run)
         if name in run.planned and dry and not text.startswith("FAILED"):
-            # GPU and endpoint are the inventory's, not (yet) those of what runs there
+            # GPU and endpoint are the inventory's. The running container may still have others.
             text += f", to be {run.planned[name].outcome}"
         url = endpoint(host, spec, entry) if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
         return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
 
     def state_of(self, name: str, spec: Host, run: HostRun) -> str:
-        """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
+        """Return `ready, recreated` · `disabled` · `FAILED: why` · `not running`."""
         try:
             return self._state_of(name, spec, run)
         except Exception as error:
@@ -117,7 +120,7 @@ class Report(BaseStateCallback):
         if now == Health.READY:
             without = (f"without {other}" for other in unreached(name, spec, seen))
             return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
-        # What stopped the whole host is why this model does not run either.
+        # An error of the whole host also explains why this model does not run.
         if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
             return failed(stopped)
         container = seen.container(name, spec.entries[name].dockerd)
@@ -126,7 +129,7 @@ class Report(BaseStateCallback):
         return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
 
     def summary(self, state: State) -> str:
-        """`13 of 13 models answered, 1 changed, 12.3 s.`"""
+        """Return `13 of 13 models answered, 1 changed, 12.3 s.`"""
         enabled = answered = everything = 0
         runs: dict[str, HostRun] = {}
         for name, spec in self.fleet.items():
@@ -157,7 +160,7 @@ class Report(BaseStateCallback):
         return f"{answered} of {enabled} {self.noun()} answered, {changed}. {total} operations, {seconds:.1f} s."
 
     def noun(self) -> str:
-        """What is counted."""
+        """Return the plural noun for what is counted."""
         return "models and services" if any(host.services for host in self.fleet.values()) else "models"
 
     def touched(self, state: State) -> bool:
@@ -170,7 +173,7 @@ class Report(BaseStateCallback):
 
 
 def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
-    """One job; in the place of an endpoint stands where its result is. dry: nothing is carried out."""
+    """Return the row of a job. Its endpoint column shows the path of its result. dry: nothing is changed."""
     job = spec.jobs[name]
     gpus = ledger.gpus_text(job).strip("[]") or "CPU"
     result = weights.result_path(spec, name) or paths.job_log(name)
@@ -186,5 +189,5 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
 
 
 def failed(failure: Failure) -> str:
-    """A failure's first line, as the table has it."""
+    """Return a failure's first line for the table."""
     return f"FAILED: {failure.sentence}".split("\n")[0]

@@ -1,7 +1,7 @@
-"""Everything that a run remembers of a host: `HostRun`, kept with pyinfra's host, which lives as long as the run.
+"""`HostRun`: everything that a run remembers about a host. It is kept with pyinfra's host object.
 
-pyinfra (3.10.0) does not cache facts and runs every operation twice without `-y`; so the snapshot is remembered until
-something changed (`outdated`). An unchanged run is one remote command per host.
+pyinfra (3.10.0) does not cache facts, and without `-y` it runs every operation twice. So the snapshot is kept until
+something changes (`outdated`). An unchanged run is one remote command for each host.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,12 +18,14 @@ from gpurack.plan.steps import Finding, by_sentence
 from gpurack.spec.host import Host
 
 _KEY = "gpurack"
-"""In `connector_data`. (`pyinfra.host` is a proxy, which no dictionary takes as a key.)"""
+"""The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something failed. about: an entry of the host (`alpha`) or a part of it (`driver`); "" for the host itself.
+    """Why something failed.
+
+    about: an entry of the host (`alpha`) or a part of it (`driver`); "" for the host itself.
 
     >>> print(Failure("it ended (exit code 1)", about="alpha"))
     alpha: it ended (exit code 1)
@@ -40,10 +42,11 @@ class Failure:
 class HostRun:
     """One host in one run.
 
-    snapshot: the last one, taken in pyinfra's stage `taken_in`. outdated: a command has changed the host since.
-    connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: user → why
-    that user's rootless Docker is not ready. announced: what was printed. refused_now: errors printed at Execute.
-    foreseen: errors known before anything is changed. planned, done: entry → what will be, and what was, done to it.
+    snapshot: the last one, taken in pyinfra's stage `taken_in`. outdated: has a command changed the host since?
+    connect_error: why ssh failed. refused_by: the operation that refused the host, "" if none did. users_down: user →
+    why that user's rootless Docker is not ready. announced: findings that were printed. refused_now: errors printed at
+    Execute. foreseen: errors known before anything is changed. planned, done: entry → what will be done to it, and what
+    was done.
     """
 
     spec: Host | None = None
@@ -61,26 +64,26 @@ class HostRun:
     done: dict[str, Action] = field(default_factory=dict)
 
     def failed(self, lines: Iterable[str]) -> None:
-        """Record why a command failed, from what it printed."""
+        """Record why a command failed, from its output."""
         names = self.spec.everything if self.spec else ()
         self.failures += [failure_in(text, names) for text in reasons_of(lines)]
 
     def failure(self, entry: str) -> Failure | None:
-        """The first failure of an entry."""
+        """Return the first failure of an entry, or None."""
         return next((failure for failure in self.failures if failure.about == entry), None)
 
 
 def host_run(host: PyinfraHost) -> HostRun:
-    """Return what this run remembers of a host."""
+    """Return what this run remembers about a host."""
     run: HostRun = host.connector_data.setdefault(_KEY, HostRun())
     return run
 
 
 def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
-    """Return the host's facts: those of an earlier snapshot, or of a new one (one remote command).
+    """Return the host's facts, from an earlier snapshot or from a new one (one remote command).
 
-    metrics: also read the models' own counters. Execute takes a new snapshot where Prepare found changes, because
-    minutes may pass at the prompt in between.
+    metrics: also read the models' own counters. If Prepare found changes, Execute takes a new snapshot, because minutes
+    may pass at the prompt.
     """
     run, stage = host_run(host), host.state.current_stage
     run.spec = spec
@@ -93,13 +96,13 @@ def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
 
 
 def outdate(host: PyinfraHost) -> None:
-    """Make the next `snapshot` a new one, because a command is about to change the host."""
+    """Make the next `snapshot` take a new one, because a command is about to change the host."""
     run = host_run(host)
     run.outdated = run.snapshot is not None
 
 
 def lines_of(failures: Iterable[Failure]) -> list[str]:
-    """Failures as they are printed, one line for each sentence.
+    """Return failures as they are printed, one line for each sentence.
 
     >>> lines_of([Failure("no driver.", "alpha"), Failure("no image.", "beta"), Failure("no driver.", "gamma")])
     ['alpha, gamma: no driver.', 'beta: no image.']
@@ -108,7 +111,7 @@ def lines_of(failures: Iterable[Failure]) -> list[str]:
 
 
 def failure_in(text: str, entries: Collection[str]) -> Failure:
-    """What a host's program said of an entry (`alpha: why`), or of the host.
+    """Return the failure in a line of a host's program (`alpha: why`), about an entry or the host.
 
     >>> failure_in("alpha: oh", {"alpha"}), failure_in("E: no package", {"alpha"})
     (Failure(sentence='oh', about='alpha'), Failure(sentence='E: no package', about=''))
@@ -118,8 +121,10 @@ def failure_in(text: str, entries: Collection[str]) -> Failure:
 
 
 def reasons_of(lines: Iterable[str]) -> list[str]:
-    """Why a command failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else the last line
-    there is."""
+    """Return why a command failed, from its output.
+
+    Lines "error …" with the quoted lines below them; else apt's own first "E: …"; else the last line.
+    """
     found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # package_errors.py
     sentences: list[str] = []
     for line in found:

@@ -1,6 +1,6 @@
 """Pure functions: (spec, facts) → changes, each with its reason. Nothing here acts.
 
-Open host.py first: `STAGES`, the one table of stages that deploys, `--dry`, `plan --live` and the docs read.
-packages/ is apt and rpm, system/ is Docker and what surrounds it, models/ is what serves; runner.py says what the
-runner on the host is told.
+Open host.py first: `STAGES`, the one table of stages that deploys, `--dry`, `plan --live` and the docs read. packages/
+is apt and rpm, system/ is Docker and its surroundings, models/ is what serves. runner.py builds the payload for the
+runner on the host.
 """

@@ -18,12 +18,13 @@ from gpurack.spec.secret import NO_VALUES, Values
 
 @dataclass(frozen=True)
 class Run:
-    """What a plan depends on beside inventory and host.
+    """What a plan depends on, in addition to inventory and facts.
 
-    unattended: nobody confirms (`-y`). toolkit, models: do these stages belong to the run? Models say themselves what
-    stands in their way, so that other models are served all the same. executing: the changes are made, no longer
-    announced only. down: users whose rootless Docker an earlier stage could not make right → why.
-    values: of the host's secrets. salt: fresh random hex, for fingerprints. prune, renew: as for plan_models.
+    unattended: does nobody confirm (`-y`)? toolkit, models: do these stages belong to the run? If models do, they
+    report blockers themselves, so that the other models are served. executing: are changes made, not only announced?
+    down: user → why an earlier stage could not set up that user's rootless Docker.
+
+    values: of the host's secrets. salt: fresh random hex, for fingerprints. prune, renew: as in plan_models.
     """
 
     unattended: bool = False
@@ -39,8 +40,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of a run's results. name: as it is shown. plan: what it does on a host. applies: does the host's
-    inventory ask for anything of it?"""
+    """One row of a run's results.
+
+    name: as shown. plan: what it does on a host. applies: does the host's inventory need it?
+    """
 
     name: str
     plan: Callable[[Host, HostFacts, Run], Plan | ModelsPlan]
@@ -49,8 +52,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class SetUp(Stage):
-    """A stage up to a Docker that can give GPUs to containers; where it has errors, none of the later ones is planned.
-    needs_docker: it waits for Docker to be installed."""
+    """A stage up to a Docker that can give GPUs to containers.
+
+    If it has errors, no later stage is planned. needs_docker: does it need an installed Docker?
+    """
 
     plan: Callable[[Host, HostFacts, Run], Plan]
     needs_docker: bool = False
@@ -58,29 +63,29 @@ class SetUp(Stage):
 
 @dataclass(frozen=True)
 class Serving(Stage):
-    """A stage of models or jobs, each of which has errors of its own."""
+    """A stage of models or jobs. Each of them has errors of its own."""
 
     plan: Callable[[Host, HostFacts, Run], ModelsPlan]
 
 
 def plan_serving(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
-    """The models, but for those that wait for a job."""
+    """Plan the models, except those that wait for a job."""
     return _models(spec, facts, run, awaiting(spec, facts))
 
 
 def plan_after_jobs(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
-    """The models once the jobs have run. Before, nothing is known of those that wait for one."""
+    """Plan the models once the jobs have run. Before, nothing is known about those that wait for one."""
     later = awaiting(spec, facts)
     return ModelsPlan(later=later) if later and not run.executing else _models(spec, facts, run, ())
 
 
 def plan_jobs_of(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
-    """The jobs that are due."""
-    return remarked(plan_jobs(spec, facts, run.values.hf_token, run.values.logins), facts)
+    """Plan the jobs that are due."""
+    return with_remarks(plan_jobs(spec, facts, run.values.hf_token, run.values.logins), facts)
 
 
 def _models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str]) -> ModelsPlan:
-    # what the rootless Dockers still lack, the stage before this one brings
+    # Before the run, only what an earlier stage cannot fix is an error; during it, whatever is not ready.
     in_the_way = not_ready if run.executing else unusable
     users = {entry.user for entry in spec.entries.values() if entry.enabled and entry.user}
     down = {user: why for user in sorted(users) if (why := in_the_way(user, facts))}
@@ -97,21 +102,21 @@ def _models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str]) -
         left_out,
         run.renew,
     )
-    return remarked(plan, facts)
+    return with_remarks(plan, facts)
 
 
-def remarked(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
-    """A plan with what is to be said of its host."""
+def with_remarks(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
+    """Add the warnings about the snapshot to a plan."""
     return replace(plan, warnings=(*facts.remarks, *plan.warnings))
 
 
 def waiting(facts: HostFacts) -> list[Finding]:
-    """What is said where another run works on the host: models and jobs come after it."""
+    """Return the finding for a host that another run works on. Models and jobs wait for it."""
     return [("change", f"wait for another gpurack run on this host ({facts.busy})")] if facts.busy else []
 
 
 def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
-    """Everything that a run would say of a host before it changes anything, each line once."""
+    """Return everything that a run would print about a host before it changes anything, each line once."""
     if facts.blind:
         return [("error", facts.blind)]
     found: dict[Finding, None] = {}
@@ -146,11 +151,13 @@ MODELS = Serving("Models", plan=plan_serving)
 JOBS = Serving("Jobs", applies=lambda spec: bool(spec.jobs), plan=plan_jobs_of)
 MODELS_OF_JOBS = Serving("Models of jobs", applies=serve_results, plan=plan_after_jobs)
 CONNECTIONS = Stage("Connections", applies=lambda spec: any(far(spec)), plan=lambda spec, state, run: Plan())
-"""Whether services reach what is on other hosts is known when those are done, so nothing of it is planned."""
+"""Nothing is planned: whether services reach other hosts is known only when those are done."""
 
 SET_UP = (DOCKER, TOOLKIT, DAEMON_JSON, ROOTLESS)
-"""What makes a host ready for models."""
+"""The stages that prepare a host for models."""
 SERVING = (MODELS, JOBS, MODELS_OF_JOBS, CONNECTIONS)
-"""Models first, because clients wait for them; then jobs, and the models that serve their results; then what services
-reach on other hosts."""
+"""Models first, because clients wait for them; then jobs, and the models that serve their results.
+
+Last the check of what services reach on other hosts.
+"""
 STAGES = (*SET_UP, *SERVING)

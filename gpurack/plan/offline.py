@@ -1,4 +1,4 @@
-"""What can be said of a host without a connection: its Compose project, and whether its models fit. Pure."""
+"""What is known about a host without a connection: its Compose project, and whether its models fit. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ NOTE = """\
 
 
 def imagined_ledger(spec: Host) -> Ledger:
-    """Which entry gets which GPU on a fresh host, as the inventory describes it."""
+    """Return which entry gets which GPU on a fresh host that the inventory describes."""
     return assign(spec, imagined(spec))
 
 
 def compose_text(spec: Host) -> str:
-    """compose.yaml as a run on a fresh host would write it."""
+    """Return compose.yaml as a run on a fresh host would write it."""
     state = imagined(spec)
     given = assign(spec, state).uuids
     desired = [desire(name, spec, state, uuids) for name, uuids in given.items()]
@@ -36,11 +36,11 @@ def compose_text(spec: Host) -> str:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is known of the memory that the enabled models of a fleet need.
+    """What is known about the memory that a fleet's enabled models need.
 
-    estimates: (host, model) → what it needs of each card. reasons: (host, model) → why there is no estimate. seen: the
-    oldest day on which weights that count here were seen, "" for none. problems: what cannot fit; warnings: what is
-    tight.
+    estimates: (host, model) → what it needs of each GPU. reasons: (host, model) → why there is no estimate. seen: the
+    oldest day on which weights that are counted here were seen, "" if there are none. problems: what cannot fit.
+    warnings: what may not fit.
     """
 
     estimates: Mapping[tuple[str, str], Estimate]
@@ -51,7 +51,7 @@ class Sizes:
 
 
 def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Header]]) -> Sizes:
-    """remembered: host → path of weights → its header, as it was last seen there."""
+    """Estimate the memory of all enabled models. remembered: host → path of weights → header, as last seen there."""
     estimates, reasons, days = {}, {}, []
     problems, warnings = [], []
     for name, host in fleet.items():

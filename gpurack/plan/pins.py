@@ -1,4 +1,4 @@
-"""What the inventory's lock asks of a host, and where inventory and lock contradict each other. Pure."""
+"""What the inventory's lock demands of a host, and where inventory and lock contradict each other. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,20 +18,20 @@ from gpurack.spec.problems import Problem
 from gpurack.spec.weights import HfWeights, ModelScopeWeights, belongs
 
 ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
-"""Docker's own package → the docker.source that brings it."""
+"""Docker's main package → the docker.source that installs it."""
 TOOLKIT = "nvidia-container-toolkit"
 
 
 def packages(spec: Host, names: Iterable[str]) -> dict[str, Pin]:
-    """Those of `names` that the lock has at an exact version."""
+    """Return those of `names` that the lock pins to an exact version."""
     pinned = spec.lock.packages if spec.lock else {}
     return {name: Pin(pinned[name], exact=True) for name in names if name in pinned}
 
 
 def moved_image(locked: ModelLock, image: str, digests: Iterable[str]) -> str | None:
-    """How the image that a container runs from differs from the lock's; None where it does not, or the lock is silent.
+    """Return how the image of a container differs from the lock's; None if it does not.
 
-    digests: by which the registries know it, `repository@sha256:…`.
+    digests: of the image at registries, `repository@sha256:…`.
     """
     wanted = locked.digest
     found = sorted({split_digest(digest)[1] for digest in digests})
@@ -41,13 +41,15 @@ def moved_image(locked: ModelLock, image: str, digests: Iterable[str]) -> str | 
 
 
 def commits(locked: ModelLock, main: str) -> dict[str, str]:
-    """A model's weights that come from a hub: path on the host → the commit that a lock has for them. main: the path of
-    its `weights`, "" for none."""
+    """Return path on the host → locked commit, for a model's weights from a hub.
+
+    main: the path of its `weights`, "" without any.
+    """
     return {**locked.commits, **({main: locked.commit} if main and locked.commit else {})}
 
 
 def moved_commits(desired: DesiredService, facts: HostFacts) -> dict[str, str]:
-    """A model's weights that are of another commit of their hub than the lock's: path → the sentence."""
+    """Return path → sentence, for weights whose commit is not the locked one."""
     wanted = commits(desired.locked, desired.weights_path)
     return {
         path: f"weights: commit {short(found)} → {short(commit)}, which is the lock's"
@@ -57,20 +59,24 @@ def moved_commits(desired: DesiredService, facts: HostFacts) -> dict[str, str]:
 
 
 def changed_weights(desired: DesiredService, facts: HostFacts) -> str | None:
-    """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
+    """Return the error for weights that are known to differ from the lock; None if there are none."""
     moved = moved_commits(desired, facts)  # they are fetched anew
     for file, wanted in desired.locked.weights.items():
         found = facts.hashes.get(file, wanted)
         if found != wanted and not any(belongs(file, path) for path in moved):
-            return (  # as in files/fetch.py, which finds it where nobody had read the file yet
+            return (  # the same words as in files/fetch.py, which checks files that nobody has read yet
                 f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
-                f"{again(desired.entry)}; to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
+                f"{restore_hint(desired.entry)}; "
+                f"to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
             )
     return None
 
 
 def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
-    """The same for the models that an ollama has; its library gives only what it has now."""
+    """Return the error for models of ollama that differ from the lock.
+
+    ollama's library serves only current versions, so gpurack cannot restore the locked one.
+    """
     there = pulls.answered(facts.probes.get((desired.user, desired.name))) or {}
     for pulled, wanted in desired.locked.ollama.items():
         found = there.get(pulled, wanted)
@@ -82,45 +88,52 @@ def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
     return None
 
 
-def of_hub(desired: DesiredService, path: str) -> dict[str, Any]:
-    """What the runner is told of weights that a hub has: commit ("": where the branch is now) and sha256 of files."""
+def hub_pins(desired: DesiredService, path: str) -> dict[str, Any]:
+    """Return what the lock adds to the runner's request for weights from a hub.
+
+    commit: "" means the head of the branch. sha256: of the files.
+    """
     locked = desired.locked
     files = {file: sha256 for file, sha256 in locked.weights.items() if belongs(file, path)}
     return {"commit": commits(locked, desired.weights_path).get(path, ""), "sha256": files}
 
 
-def again(model: Model) -> str:
-    """How to have the weights back that the lock has."""
+def restore_hint(model: Model) -> str:
+    """Return how to restore the locked weights."""
     return "put it back" if isinstance(model.weights, str) else "remove it there and run again"
 
 
 def unchecked(desired: DesiredService, facts: HostFacts) -> bool:
-    """Are there weights whose sha256 the lock has and nobody has read since they changed?"""
+    """Are there weights with a locked sha256 that have not been read since they changed?"""
     if any(facts.weights.get(path) is None for _, path in desired.weights):
         return False  # they are fetched, and checked then
     return any(file not in facts.hashes for file in desired.locked.weights)
 
 
 def short(text: str) -> str:
-    """A digest or commit as people know it again: `sha256:0123456789ab`, `27dcfa74d334`."""
+    """Shorten a digest or commit: `sha256:0123456789ab`, `27dcfa74d334`.
+
+    >>> short("sha256:0123456789abcdef"), short("27dcfa74d334bc871f3234de431e71c6eeba5dd6")
+    ('sha256:0123456789ab', '27dcfa74d334')
+    """
     kind, colon, digits = text.rpartition(":")
     return f"{kind}{colon}{digits[:12]}"
 
 
 def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Problem]:
-    """Where the inventory asks for something else than its lock, with the command that moves the pin."""
+    """Return an error for each contradiction of inventory and lock, with the command that moves the pin."""
     found = []
     for name, host in fleet.items():
         if inventory and host.lock:
-            for path, what, pin in of_host(host, host.lock):
+            for path, what, pin in host_contradictions(host, host.lock):
                 command = f"gpurack lock {inventory} {pin} --upgrade"
                 parts = {"lock": lock.place(inventory), "what": what, "command": command}
                 found.append(Problem.of("lock-contradiction", name, path, **parts))
     return found
 
 
-def of_host(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
-    """(path in the inventory, what the lock has instead, what to upgrade)."""
+def host_contradictions(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
+    """Yield (path in the inventory, what the lock has instead, what to upgrade)."""
     for package, source in ENGINES.items():
         if package not in locked.packages:
             continue
@@ -134,12 +147,12 @@ def of_host(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
     for name, model in spec.entries.items():
         if model.enabled and name in locked.models:
             kind = "models" if name in spec.models else "services"
-            for field, what in of_entry(spec, model, locked.models[name]):
+            for field, what in entry_contradictions(spec, model, locked.models[name]):
                 yield f"{kind}.{name}.{field}", what, name
 
 
-def of_entry(spec: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
-    """(field, what the lock has instead)."""
+def entry_contradictions(spec: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
+    """Yield (field, what the lock has instead)."""
     wanted = [split_digest(image) for image in images.references(model)]
     if locked.image and wanted:
         if locked.reference not in [reference for reference, _ in wanted]:
@@ -158,7 +171,7 @@ def of_entry(spec: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
 
 
 def agrees(revision: str | None, commit: str) -> bool:
-    """Can a revision mean this commit? A branch or a tag can mean any.
+    """Can a revision mean this commit? A branch or tag can mean any.
 
     >>> agrees("main", "27dcfa74"), agrees("27dcfa7", "27dcfa74"), agrees("27dcfa8", "27dcfa74")
     (True, True, False)
@@ -168,7 +181,7 @@ def agrees(revision: str | None, commit: str) -> bool:
 
 
 def unlocked(fleet: Mapping[str, Host]) -> list[Problem]:
-    """What runs by the inventory alone although there is a lock: warnings."""
+    """Return a warning for each host and entry that is missing from the lock, if there is a lock."""
     if not any(host.lock for host in fleet.values()):
         return []
     found = []

@@ -1,4 +1,4 @@
-"""What the snapshot of a host asks beside what it always looks at: it follows from the inventory. Pure."""
+"""What a snapshot asks a host in addition to what it always reads. It follows from the inventory. Pure."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,10 @@ from gpurack.spec.image import BuildImage, TarImage
 
 
 def questions(spec: Host, metrics: bool = False) -> Questions:
-    """What a host is asked for its inventory. metrics: also the counters of what its models served, which only status
-    shows."""
+    """Return the questions for a host.
+
+    metrics: also ask for counters of what its models served, which only status shows.
+    """
     return Questions(
         users=tuple(spec.users),
         users_weights=weights.of_users(spec),
@@ -32,8 +34,10 @@ def questions(spec: Host, metrics: bool = False) -> Questions:
 
 
 def images_by_user(spec: Host) -> Iterator[tuple[str, str]]:
-    """(user in whose Docker it is to be, reference) of all that enabled entries may run from; which of an engine's
-    variants depends on the cards."""
+    """Yield (user in whose Docker it belongs, reference) of all images that enabled entries may run from.
+
+    The GPUs decide which variant of an engine's image is used.
+    """
     for entry in spec.everything.values():
         if entry.enabled and isinstance(entry.image, TarImage | BuildImage):
             yield entry.dockerd, entry.image.reference
@@ -42,8 +46,10 @@ def images_by_user(spec: Host) -> Iterator[tuple[str, str]]:
 
 
 def probes(spec: Host) -> Iterator[tuple[str | int, ...]]:
-    """(user, model, port inside, path, address, port) of every enabled model: where it listens inside, the path at
-    which it says that it is ready, and where it is to be on the host ("lan": the default route's address)."""
+    """Yield (user, model, port inside, path, address, port) of every enabled model.
+
+    path: where it reports that it is ready. address: on the host; "lan" is the address of the default route.
+    """
     for name, model in spec.entries.items():
         if model.enabled:
             engine = ENGINES[model.engine]
@@ -52,14 +58,14 @@ def probes(spec: Host) -> Iterator[tuple[str | int, ...]]:
 
 
 def counters(spec: Host) -> Iterator[tuple[str, ...]]:
-    """(user, model, path, counter) of every enabled model whose engine counts what it served."""
+    """Yield (user, model, path, counter) of every enabled model whose engine has a counter."""
     for name, model in spec.entries.items():
         if model.enabled and (counter := ENGINES[model.engine].counter):
             yield model.dockerd, name, counter.path, counter.name
 
 
 def volumes(spec: Host) -> Iterator[tuple[str, str]]:
-    """(user, volume) of the databases that are asked for their first account."""
+    """Yield (user, volume) of the databases to check for a first account."""
     for name, service in spec.services.items():
         if service.enabled and (volume := unclaimed_volume(name, service)):
             yield volume

@@ -1,4 +1,4 @@
-"""Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
+"""Remove what gpurack installed: models and project always, Docker and toolkit on request, data never. Pure."""
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts, User
@@ -17,8 +17,10 @@ PATIENCE = 120
 
 
 def plan_remove(facts: HostFacts, what: str) -> Plan:
-    """what: "models", or "all" for Docker and the toolkit too, and the set-up of users' rootless Dockers. Weights,
-    images, volumes, daemon.json, linger and subordinate ids stay."""
+    """Plan the removal. what: "models", or "all" for Docker, the toolkit and users' rootless Dockers too.
+
+    Weights, images, volumes, daemon.json, linger and subordinate ids stay.
+    """
     if what not in ASKABLE:
         return Plan(errors=(f'remove="{what}" is not supported. Use --data remove=models or --data remove=all.',))
     users = sorted(facts.users)
@@ -31,7 +33,7 @@ def plan_remove(facts: HostFacts, what: str) -> Plan:
         )
     steps: list[Step] = []
     for user in ("", *users):
-        docker = sh("{} docker", for_a_while(user, facts.users[user])) if user else sh("docker")
+        docker = sh("{} docker", with_time_limit(user, facts.users[user])) if user else sh("docker")
         mine = {name: container.id for (whose, name), container in sorted(facts.proven.items()) if whose == user}
         names = list(mine)
         if names:
@@ -47,14 +49,14 @@ def plan_remove(facts: HostFacts, what: str) -> Plan:
         command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
     if what == "all":
-        # not by what lies in paths.USERS, which an earlier remove=models has taken away
+        # Not decided by paths.USERS, because an earlier remove=models has removed it.
         steps += [uninstall(name, facts.users[name]) for name in users if is_set_up(facts.users[name], facts)]
     ours = (paths.CONFIG, paths.LIB, paths.USERS)
     folders = any(user.folder for user in facts.users.values())
     if folders or any(path.startswith(ours) for path in (*facts.files, *facts.secrets)):
         command = sh("rm -rf {}", ours)
         steps.append(Shell("remove compose.yaml, secrets and the runner", command, locks=("", *users)))
-    # a daemon that is silent now is asked the next time; that of a user who no longer exists is gone
+    # A daemon that does not answer now is asked next time. A user without an account has no daemon.
     asked = [user for user in facts.record or () if not user or user in facts.users]
     if paths.RECORD in facts.files and all(facts.docker_of(user) for user in asked):
         command = sh("rm -f {}", paths.RECORD)
@@ -64,32 +66,38 @@ def plan_remove(facts: HostFacts, what: str) -> Plan:
     return Plan(tuple(steps))
 
 
-def for_a_while(name: str, user: User) -> Sh:
-    """The words that make a command this user's own, and end it: a user's Docker may never answer."""
+def with_time_limit(name: str, user: User) -> Sh:
+    """Return the words in front of a command that run it as this user, with a time limit.
+
+    A user's Docker may never answer.
+    """
     return sh("timeout -k 5 {} {}", PATIENCE, as_user(name, user))
 
 
 def is_set_up(user: User, facts: HostFacts) -> bool:
-    """Is there a docker.service of the user, or what a broken attempt to remove it left?"""
+    """Does the user have a docker.service, or what a failed removal left of it?"""
     return user.unit.loaded == "loaded" or f"{user.home}/{DROP_IN}" in facts.files
 
 
 def uninstall(name: str, user: User) -> Step:
-    """A user's docker.service taken away by the tool that made it, and our part of it. Debian's tool fails when it has
-    done that: it misses the docker command beside itself, for the client's context."""
+    """Return the step that removes a user's docker.service with the tool that created it, and our drop-in.
+
+    Debian's tool fails after it has done so, because it expects the docker command in its own folder for the client's
+    context.
+    """
     command = sh(
         "cd {home} && { {become} dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; "
         "[ ! -e {home}/.config/systemd/user/docker.service ]; } && {become} rm -f {home}/{drop_in} && "
         "{ {become} docker context rm --force rootless || :; }",
         home=user.home,
-        become=for_a_while(name, user),
+        become=with_time_limit(name, user),
         drop_in=DROP_IN,
     )
     return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True, user=name)
 
 
 def packages(facts: HostFacts) -> list[Step]:
-    """The packages, and our files beside them."""
+    """Return the steps that remove the packages and our files."""
     steps: list[Step] = []
     platform = platform_of(facts.os)
     if platform:
@@ -100,7 +108,7 @@ def packages(facts: HostFacts) -> list[Step]:
         known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
         there = [name for name in known if name in facts.packages]
         steps += [platform.packages.remove(there, facts)] if there else []
-    # a home may be called so, too
+    # The path of a home may contain "/gpurack-" as well.
     files = sorted(path for path in facts.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
     if files:
         steps.append(Shell("remove gpurack's repository files and keys", sh("rm -f {}", files)))

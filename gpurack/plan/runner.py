@@ -1,4 +1,4 @@
-"""What the runner on the host (files/models.py) is told to do. Pure."""
+"""The payload for the runner on the host (files/models.py). Pure."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, images, neighbours, pulls, weights
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, holdings, of_change, replaced
+from gpurack.plan.models.diff import Action, Change, container_of_change, holdings, replaced
 from gpurack.spec.host import Host
 
 
@@ -20,8 +20,8 @@ from gpurack.spec.host import Host
 class Project:
     """The Compose project in one daemon: a user's, or the host's own ("").
 
-    services: as they shall be. before: those of the compose.yaml that lies there, for models that fail. files: what is
-    mounted into those that could be planned: container → file → text, None where it stays as it is.
+    services: as they should be. before: those of the current compose.yaml, for models that fail. files: container →
+    file → text of what is mounted, for the containers that could be planned. None if the file stays unchanged.
     """
 
     user: str
@@ -30,12 +30,15 @@ class Project:
     files: Mapping[str, Mapping[str, str | None]]
 
     def differs(self, facts: HostFacts) -> bool:
-        """Is compose.yaml another on the host, or a container's file missing, either readable by others, or left over?
-        Files of containers that could not be planned stay as they are."""
+        """Does compose.yaml differ on the host, or any file of its containers?
+
+        A file differs if it is missing, left over, or readable by others. Files of containers that could not be planned
+        stay.
+        """
         file = facts.files.get(paths.compose_file(self.user))
         if (self.services or file) and (file is None or file.text != compose.document(self.services, self.user)):
             return True
-        # a user's client reads the user's by an ACL, whose mask is shown as the group's rights (files/common.py: write)
+        # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/common.py: write).
         if file and (int(file.mode, 8), file.uid, file.gid) != (0o640 if self.user else 0o600, 0, 0):
             return True
         mine = f"{paths.project(self.user)}/"
@@ -58,13 +61,16 @@ def make_job(
     spec: Host,
     facts: HostFacts,
 ) -> dict[str, Any]:
-    """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
-    start one after the other; different groups go side by side."""
+    """Return the payload.
+
+    groups: models that need each other's GPUs, ports or names stop together, then start one after the other. Different
+    groups run in parallel.
+    """
     services = {name: data for project in projects for name, data in project.services.items()}
     entries = {change: entry(change, desired, services, spec, facts) for change in acting}
     busy = {data.get("user", data["from"]) for data in entries.values()} | {data["from"] for data in entries.values()}
     return {
-        "ours": ours(facts),
+        "ours": proven_ids(facts),
         "projects": {
             project.user: {
                 "head": compose.head(project.user),
@@ -82,9 +88,11 @@ def make_job(
     }
 
 
-def ours(facts: HostFacts) -> dict[str, dict[str, str]]:
-    """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the
-    runner touches, and what it makes the record of where there is none."""
+def proven_ids(facts: HostFacts) -> dict[str, dict[str, str]]:
+    """Return user → name → id of every container that gpurack created, models and jobs.
+
+    The runner touches no others. If there is no record, the runner creates it from these.
+    """
     found: dict[str, dict[str, str]] = {}
     for (user, name), container in sorted(facts.proven.items()):
         found.setdefault(user, {})[name] = container.id
@@ -98,8 +106,8 @@ def entry(
     spec: Host,
     facts: HostFacts,
 ) -> dict[str, Any]:
-    """One model in the job."""
-    name, container = change.model, of_change(change, desired, facts)
+    """Return one model in the payload."""
+    name, container = change.model, container_of_change(change, desired, facts)
     if change.action == Action.REMOVE:
         return {"name": name, "action": Action.REMOVE, "from": change.user}
     one, model = desired[name], desired[name].entry
@@ -115,7 +123,7 @@ def entry(
         "url": one.url,
         "served_name": one.answers_as,
         "timeout": READY_TIMEOUT,
-        "hints": [hint.told for hint in hints_of(model.engine)],
+        "hints": [hint.payload for hint in hints_of(model.engine)],
         "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
@@ -131,11 +139,11 @@ def entry(
     fetch = []
     for wanted, path in one.weights:
         if told := weights.fetched(spec, wanted, one.user):
-            fetch.append(told | pins.of_hub(one, path) if "hub" in told else told)
+            fetch.append(told | pins.hub_pins(one, path) if "hub" in told else told)
     if fetch:
         data["fetch"] = fetch
     if locked.weights:
-        data |= {"sha256": locked.weights, "again": pins.again(model)}
+        data |= {"sha256": locked.weights, "again": pins.restore_hint(model)}
     if locked.ollama:
         data["ollama"] = locked.ollama
     if locked.digest:
@@ -144,8 +152,11 @@ def entry(
 
 
 def gateway(name: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
-    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs.
-    What is in the gateway's own Docker comes first: one answer is enough, and no other user can make it wait."""
+    """Return how to test a gateway (files/asking.py), and the models behind it.
+
+    The gateway is asked with its own host key, each model with its own key. Models in the gateway's own Docker come
+    first. One answer is enough, so other users cannot delay it.
+    """
     behind = [
         {
             "serves": list(other.serves),
@@ -162,7 +173,7 @@ def gateway(name: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
 
 
 def depth(name: str, spec: Host) -> int:
-    """How late something starts: models (0), what connects to models (1), what connects to services (2)."""
+    """Return the start order: models 0, what connects to models 1, what connects to services 2."""
     if name not in spec.services:
         return 0
     return 2 if any(other.name in spec.services for other in spec.connections(name) if other.near) else 1
@@ -171,11 +182,11 @@ def depth(name: str, spec: Host) -> int:
 def groups(
     acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
 ) -> list[list[Change]]:
-    """The changes in groups that share something they hold now or will hold: a card or a port. Removals come first."""
+    """Return the changes in groups that share a GPU or port, now or afterwards. Removals come first."""
     merged: list[tuple[set[str], list[Change]]] = []
     for change in acting:
         after = None if change.action == Action.REMOVE else desired[change.model]
-        held = {f"name {change.model}"} | holdings(of_change(change, desired, facts), after)
+        held = {f"name {change.model}"} | holdings(container_of_change(change, desired, facts), after)
         together = [group for group in merged if group[0] & held]
         merged = [group for group in merged if not group[0] & held]
         merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))

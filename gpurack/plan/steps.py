@@ -11,9 +11,12 @@ from gpurack.shell import Sh, sh
 
 @dataclass(frozen=True)
 class Step:
-    """reason: one short phrase an admin understands, printed before anything happens ("install docker-ce 28.5.2").
-    user: whose rootless Docker it is for: where it fails, that user's later steps are left out and the others' done;
-    "" for the host, where nothing comes after a step that failed."""
+    """A step of a plan.
+
+    reason: a short phrase for the admin, printed before anything happens ("install docker-ce 28.5.2"). user: the user
+    whose rootless Docker it is for. If the step fails, that user's later steps are skipped and those of others are
+    done. "" for the host: nothing comes after a step of the host that failed.
+    """
 
     reason: str
     user: str = field(default="", kw_only=True)
@@ -21,7 +24,7 @@ class Step:
 
 @dataclass(frozen=True)
 class WriteFile(Step):
-    """The whole file, written beside its place and renamed there."""
+    """Write a whole file beside its place, then rename it."""
 
     path: str
     content: str
@@ -30,35 +33,37 @@ class WriteFile(Step):
 
 @dataclass(frozen=True)
 class WriteFiles(Step):
-    """Several files as one step, in this order."""
+    """Write several files in this order, as one step."""
 
     files: tuple[WriteFile, ...]
 
 
 def written(reason: str, path: str, content: str, facts: HostFacts, mode: str = "644") -> list[Step]:
-    """What makes a file of root's what it should be: nothing where the host has it, with this text and mode."""
+    """Return the step that writes a file of root's; none if the host has it with this text and mode."""
     file = WriteFile(reason, path, content, mode)
     return [] if is_written(file, facts) else [file]
 
 
 def is_written(file: WriteFile, facts: HostFacts) -> bool:
-    """Does the host have a file of root's, with this text and mode?"""
+    """Does the host have this file, owned by root, with this text and mode?"""
     there = facts.files.get(file.path)
     return there is not None and (there.text, int(there.mode, 8), there.uid) == (file.content, int(file.mode, 8), 0)
 
 
 @dataclass(frozen=True)
 class SetAside(Step):
-    """A file of somebody else's, moved to gpurack's backups: gone from its place, not lost."""
+    """Move a file that gpurack did not write to gpurack's backups."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Shell(Step):
-    """A shell command as root; `slow` ones show every few seconds that they live. locks: the users whose Dockers no run
-    may change meanwhile, "" for the host's own. explain: from what it printed when it
-    failed to a sentence with the remedy, where that is known."""
+    """Run a shell command as root.
+
+    slow: does it print its progress every few seconds? locks: users whose Dockers no other run may change meanwhile, ""
+    for the host's own. explain: output of a failed command → sentence with a hint, or None.
+    """
 
     command: Sh
     slow: bool = False
@@ -68,8 +73,10 @@ class Shell(Step):
 
 @dataclass(frozen=True)
 class Folder(Step):
-    """A folder for a user's Docker that root makes where nobody can lead it elsewhere (files/folders.py). kind:
-    "weights", root's and closed to all others, or "data", the user's own."""
+    """Create a folder for a user's Docker in a way that no user can redirect (files/folders.py).
+
+    kind: "weights" is root's and closed to all others; "data" is the user's own.
+    """
 
     kind: Literal["weights", "data"]
     path: str
@@ -77,22 +84,22 @@ class Folder(Step):
 
 
 def owe_restart(why: str) -> Step:
-    """Docker must restart before this run or the next one ends."""
+    """Return the step that notes that Docker must restart before this run or the next one ends."""
     command = sh("install -d -m 700 {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
     return Shell(f"note that Docker must restart: {why}", command)
 
 
 Kind = Literal["warning", "change", "error"]
 Finding = tuple[Kind, str]
-"""One line that people are told of a plan."""
+"""One line that is printed about a plan."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together.
+    """Steps in order, and errors that make the host fail. There may be both.
 
-    down: users whose rootless Docker cannot be made right → why. The models, which come next, say it, so that the
-    others are served; None where nothing comes next, and all there is to say is an error.
+    down: user → why that user's rootless Docker cannot be set up. The models stage reports it, so that other users are
+    served. None if the run has no models stage: then it is an error.
     """
 
     steps: tuple[Step, ...] = ()
@@ -101,18 +108,18 @@ class Plan:
 
     @property
     def nothing(self) -> bool:
-        """No change, no error."""
+        """Is there neither a change nor an error?"""
         return not (self.steps or self.errors)
 
     @property
     def findings(self) -> list[Finding]:
-        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
         changes: list[Finding] = [("change", step.reason) for step in self.steps]
         return [*changes, *(("error", error) for error in self.errors)]
 
 
 def by_sentence(errors: Iterable[tuple[str, str]]) -> list[str]:
-    """Errors, each (what it is about, sentence), as lines: one for each sentence.
+    """Return errors, each (what it is about, sentence), as lines: one for each sentence.
 
     >>> by_sentence([("alpha", "no driver."), ("beta", "no image."), ("gamma", "no driver."), ("", "no Docker.")])
     ['alpha, gamma: no driver.', 'beta: no image.', 'no Docker.']

@@ -1,5 +1,5 @@
-"""Proof that hosts are what the inventory says: testinfra checks that `pytest --pyargs gpurack.verify` runs on any lab.
+"""Checks that hosts match the inventory: `pytest --pyargs gpurack.verify --inventory FILE`.
 
-Expectations come from the spec and the plan's definitions; evidence from the host by other means than the deploys'
-(files/evidence.py), read only. docs/verify.md.
+Expectations come from the spec and from the plan's definitions. Evidence comes from the host by other means than those
+of a run (files/evidence.py), read only. See docs/verify.md.
 """

@@ -1,4 +1,4 @@
-"""What a check yields, and how pytest is told: a few lines with expected, found and the command that fixes it."""
+"""What a check yields, and what pytest prints: expected, found, and the command that fixes it."""
 
 import functools
 import inspect
@@ -14,7 +14,10 @@ from gpurack.verify.plugin import HOST, MODEL
 
 @dataclass(frozen=True)
 class Drift:
-    """One difference between the inventory and the host. fix: the command; default: the inventory's own run."""
+    """A difference between the inventory and the host.
+
+    fix: the command that fixes it; None: a run of the inventory.
+    """
 
     what: str
     expected: str
@@ -23,9 +26,9 @@ class Drift:
 
 
 class Unread(Exception):
-    """A part of the evidence that could not be gathered: why, and what fixes that.
+    """A part of the evidence could not be gathered. The text says why; `fix` is what to do.
 
-    reported: a check has failed with it; of a host without any evidence all have the same.
+    reported: a check has already failed with it. All checks of a host without evidence share one.
     """
 
     def __init__(self, why: str, fix: str) -> None:
@@ -35,7 +38,10 @@ class Unread(Exception):
 
 
 class Checked(Protocol):
-    """What a check is about: a host, or a model on it. fix: the command that usually fixes it."""
+    """What a check is about: a host, or a model on it.
+
+    title: for messages. fix: the command that usually fixes it.
+    """
 
     @property
     def title(self) -> str: ...
@@ -49,15 +55,16 @@ Where = Callable[[Any], bool]
 
 
 def on_hosts(where: Where = lambda server: True) -> Callable[[Check], Callable[..., None]]:
-    """Makes a test of a function that yields the drifts of a `Server`: it fails with all of them, without a traceback.
+    """Turn a function that yields the drifts of a `Server` into a test.
 
-    where: the hosts it applies to; it is not even collected for others.
+    The test fails with all of them, without traceback. where: the hosts that it applies to. It is not collected for
+    others.
     """
     return lambda function: _test(function, HOST, where)
 
 
 def on_models(where: Where = lambda entry: True) -> Callable[[Check], Callable[..., None]]:
-    """The same for the drifts of an `Entry`."""
+    """Turn a function that yields the drifts of an `Entry` into a test, as `on_hosts` does."""
     return lambda function: _test(function, MODEL, where)
 
 
@@ -76,14 +83,14 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 
-    told: Any = test
-    told.__signature__ = inspect.Signature([inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY)])
-    told.where = where
+    checked_test: Any = test
+    checked_test.__signature__ = inspect.Signature([inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY)])
+    checked_test.where = where
     return test
 
 
 def garbled(checked: Any, error: Exception) -> Unread:
-    """The one sentence about a host whose evidence has not the shape that files/evidence.py gives it."""
+    """Return the one error for a host whose evidence has another form than files/evidence.py gives it."""
     server = getattr(checked, "server", checked)
     if server.garbled is None:
         server.garbled = Unread(not_understood(error), f"ssh {server.name} python3 --version")
@@ -92,7 +99,7 @@ def garbled(checked: Any, error: Exception) -> Unread:
 
 
 def drift_lines(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
-    """The lines of all drifts; a command that fixes several of them is said once, below the last."""
+    """Return the lines of all drifts. A command that fixes several of them is printed once, after the last."""
     found = [(drift, drift.fix or checked.fix) for drift in drifts]
     lines = []
     for index, (drift, fix) in enumerate(found):

@@ -1,4 +1,4 @@
-"""What is asked of a host, and its answer. Pure."""
+"""The questions for a host, and its evidence. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -45,18 +45,18 @@ FILES = (
     rootless.TMPFILES,
 )
 HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
-"""In the home of each user with a rootless Docker."""
+"""Files in the home of each user with a rootless Docker."""
 NO_DAEMON: Mapping[str, Any] = {"info": {}, "containers": {}, "images": []}
 LIMIT = 600
-"""Seconds for a host's evidence; hashing weights may take a day more."""
+"""Seconds for a host's evidence. Hashing weights may take a day more."""
 UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
 def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep: bool) -> str:
-    """files/evidence.py with its questions in front; it travels by standard input only.
+    """Return files/evidence.py with its questions in front. It travels by standard input only.
 
-    secrets: their values, as spec.secrets.read_secrets gives them. salt: of the sums that tell of files which only root
-    may read. deep: hash the weights, too.
+    secrets: their values, as inventory.secrets.read_secrets returns them. salt: for the digests of files that only root
+    may read. deep: also hash the weights.
     """
     users = sorted({"", *spec.docker.rootless, *(model.dockerd for model in enabled(spec).values())})
     asked = {
@@ -71,23 +71,25 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
         "secrets": {f"{name} {which}": value for name, mine in secrets.items() for which, value in mine.items()},
         "public": [paths.CONFIG, paths.USERS, paths.LIB, paths.RUN],
         "deep": deep,
-        "models": {name: asked_of(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()},
+        "models": {
+            name: model_questions(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()
+        },
     }
     return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
 
 
 def limit(deep: bool) -> int:
-    """Seconds in which a host's evidence is here. Its program ends a little earlier."""
+    """Return the seconds within which a host's evidence must arrive. Its program ends a little earlier."""
     return LIMIT + 86400 * deep
 
 
 def enabled(spec: Host) -> dict[str, Model]:
-    """The models and services that should serve."""
+    """Return the models and services that should serve."""
     return {name: model for name, model in spec.entries.items() if model.enabled}
 
 
-def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """The questions about one model. Its own key asks them, or a person's."""
+def model_questions(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """Return the questions about one model. It is asked with its own key, or with one of its clients' keys."""
     engine = ENGINES[model.engine]
     own = [value for which, value in secrets.items() if which == KEY or which.startswith(PERSON)]
     return {
@@ -104,59 +106,63 @@ def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) ->
 
 
 def names_of(name: str, spec: Host, model: Model) -> list[str]:
-    """The names that an entry answers to, a service by those of what it connects to."""
+    """Return the names that an entry answers to; for a service, those of the models it connects to."""
     behind = [served for connection in spec.connections(name) for served in connection.serves]
     return ENGINES[model.engine].serves(model, model.served_name or name) or behind
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The evidence of one host, by part as files/evidence.py prints it. trouble: why there is none."""
+    """The evidence of one host, in the parts that files/evidence.py prints. failure: why there is none."""
 
     parts: Mapping[str, Any]
-    trouble: Unread | None = None
+    failure: Unread | None = None
 
     def __getitem__(self, part: str) -> Any:
-        """Raises Unread when the part could not be read."""
-        if self.trouble:
-            raise self.trouble
+        """Return a part. Raises Unread if it could not be read."""
+        if self.failure:
+            raise self.failure
         return whole(self.parts[part], part)
 
-    def of_model(self, name: str) -> Mapping[str, Any]:
-        """What concerns one model. Raises Unread."""
+    def model(self, name: str) -> Mapping[str, Any]:
+        """Return the part about one model. Raises Unread."""
         found: Mapping[str, Any] = whole(self["models"][name], f"models.{name}")
         return found
 
     def daemon(self, user: str = "") -> Mapping[str, Any]:
-        """A user's Docker daemon: info, containers, images; all empty when none answers. Raises Unread."""
+        """Return a user's Docker daemon: info, containers, images; all empty if it does not answer. Raises Unread."""
         found: Mapping[str, Any] = whole(self["daemons"].get(user), f"docker {user}".strip()) or NO_DAEMON
         try:
             _ = found["images"], [container_of(said, user) for said in found["containers"].values()]
-            # what a user's daemon says is that user's word: what is not of the right form is nothing
+            # A user's daemon is not trusted: values with a wrong type are dropped.
             return {**found, "info": info(found["info"])} if user else found
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Unread(not_understood(error), f"docker ps, of the Docker of {user or 'root'}") from None
 
-    def daemon_of(self, user: str) -> Mapping[str, Any]:
-        """The same for what concerns the whole host: nothing, where a user's Docker says what cannot be understood. It
-        is that user's models alone that fail by it."""
+    def daemon_or_nothing(self, user: str) -> Mapping[str, Any]:
+        """Return a user's Docker daemon, empty if its answer is invalid. Raises Unread for the host's own.
+
+        For checks of the whole host: an invalid answer of a user's Docker fails only that user's models.
+        """
         try:
             return self.daemon(user)
         except Unread:
-            if user and not self.trouble:
+            if user and not self.failure:
                 return NO_DAEMON
             raise
 
     @property
     def containers(self) -> dict[tuple[str, str], Any]:
-        """Every daemon's containers by (user, name), as inspected. Raises Unread."""
+        """The containers of every daemon by (user, name), as inspected. Raises Unread."""
         return {
-            (user, name): said for user in self["daemons"] for name, said in self.daemon_of(user)["containers"].items()
+            (user, name): said
+            for user in self["daemons"]
+            for name, said in self.daemon_or_nothing(user)["containers"].items()
         }
 
     @property
     def state(self) -> HostFacts:
-        """The evidence in the plan's words, for its pure functions. Raises Unread."""
+        """The evidence as HostFacts, for the plan's pure functions. Raises Unread."""
         system, daemon, cards = self["system"], self.daemon(), self["cards"]
         accounts = {name: said for name, said in self["users"].items() if said and not unfinished(said)}
         files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
@@ -175,7 +181,7 @@ class Seen:
                 each(list(self.containers.items()), lambda entry: container_of(entry[1], user=entry[0][0]))
             ),
             images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
-            users={name: user_of(said, self.daemon_of(name)["info"]) for name, said in accounts.items()},
+            users={name: user_of(said, self.daemon_or_nothing(name)["info"]) for name, said in accounts.items()},
             kfd_gid=self["amd"]["kfd_gid"],
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
             record=record(files[paths.RECORD].text) if paths.RECORD in files else None,
@@ -184,21 +190,23 @@ class Seen:
 
 
 def whole(part: Any, name: str) -> Any:
-    """A part of the evidence. Raises Unread when its reader failed, or did not end in time."""
+    """Return a part of the evidence. Raises Unread if its reader failed, or did not end in time."""
     if isinstance(part, Mapping) and "broken" in part:
-        raise Unread(f"{name} could not be read on the host: {part['broken']}", "please report this")
+        raise Unread(
+            f"{name} could not be read on the host: {part['broken']}", "this is a bug in gpurack, please report it"
+        )
     if isinstance(part, Mapping) and "late" in part:
-        raise Unread(f"{name} could not be read on the host: {part['late']}", "see what hangs there: dmesg | tail; df")
+        raise Unread(f"{name} could not be read on the host: {part['late']}", "check what hangs: dmesg | tail; df")
     return part
 
 
 def unfinished(part: Any) -> bool:
-    """Is it a part that `whole` refuses?"""
+    """Is it a part for which `whole` raises?"""
     return isinstance(part, Mapping) and bool({"broken", "late"} & part.keys())
 
 
 def os_of(said: Mapping[str, str]) -> Os:
-    """os-release in the plan's words."""
+    """Convert os-release to Os."""
     return Os(
         id=said.get("ID", ""),
         version=said.get("VERSION_ID", ""),
@@ -208,17 +216,17 @@ def os_of(said: Mapping[str, str]) -> Os:
 
 
 def file_of(said: Mapping[str, Any]) -> File:
-    """A file in the plan's words."""
+    """Convert a file to File."""
     return File(said["text"].encode(), said["mode"], said["uid"], 0)
 
 
 def user_of(said: Mapping[str, Any], info: Mapping[str, Any]) -> User:
-    """A user with a rootless Docker in the plan's words."""
+    """Convert a user with a rootless Docker to User. info: of that user's daemon."""
     return User(said["uid"], said["gid"], said["home"], linger=said["linger"], docker=info)
 
 
 def writable(mode: str) -> bool:
-    """May others than the owner write?
+    """May users other than the owner write?
 
     >>> writable("755"), writable("775"), writable("1777")
     (False, True, True)
@@ -227,7 +235,7 @@ def writable(mode: str) -> bool:
 
 
 def record(text: str) -> Record | None:
-    """The host's record. Raises Unread for one of a newer gpurack."""
+    """Parse the host's record. Raises Unread if a newer gpurack wrote it."""
     try:
         return read(text)
     except TooNew as error:
@@ -235,7 +243,7 @@ def record(text: str) -> Record | None:
 
 
 def container_of(said: Mapping[str, Any], user: str) -> Container:
-    """An inspected container of a user's in the plan's words. Raises what `container` does."""
+    """Convert an inspected container of a user's Docker to Container. Raises what facts.parse.container raises."""
     words = {
         "id": said["Id"],
         "name": said["Name"],
@@ -250,14 +258,14 @@ def container_of(said: Mapping[str, Any], user: str) -> Container:
 
 
 def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:
-    """(address, port) on the host of everything a container publishes."""
+    """Return (address, port) of everything that a container publishes on the host."""
     bindings = [one for ports in (said["HostConfig"]["PortBindings"] or {}).values() for one in ports or []]
     bindings += [one for ports in (said["NetworkSettings"]["Ports"] or {}).values() for one in ports or []]
     return {(one["HostIp"] or "0.0.0.0", int(one["HostPort"])) for one in bindings if one["HostPort"]}
 
 
 def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
-    """NVIDIA's cards that answer, in the order of their index."""
+    """Convert NVIDIA's GPUs that answer to Gpu, in the order of their index."""
     found = [
         Gpu(int(index), uuid, name, int(memory) if memory.isdigit() else 0, 0, driver, compute, "")
         for index, uuid, name, memory, driver, compute in cards["answering"]
@@ -266,7 +274,7 @@ def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
 
 
 def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
-    """AMD's cards; their index is their place in the order of their PCI addresses, as amd-smi has it."""
+    """Convert AMD's GPUs to Gpu. The index is the position by PCI address, as amd-smi counts."""
     return tuple(
         Gpu(
             index=index,
@@ -286,5 +294,5 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
 
 
 def driver_of(cards: Mapping[str, Any]) -> Driver:
-    """The driver in the plan's words."""
+    """Convert NVIDIA's driver to Driver."""
     return Driver(kernel=cards["kernel"], exit_code=cards["exit_code"], message=cards["message"], pci=cards["known"])

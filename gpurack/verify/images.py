@@ -1,4 +1,4 @@
-"""Which image a reference means, by what a Docker daemon says of its images. Pure."""
+"""Which image a reference names, according to a Docker daemon. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from gpurack.spec.image_ref import ImageRef
 
 
 def alike(found: str, reference: str) -> bool:
-    """Is what a host says of an image another spelling of this reference?
+    """Does an image name of the host mean the same as this reference, spelled differently?
 
     >>> alike("docker.io/library/redis", "redis:latest"), alike("sha256:0f", "redis")
     (True, False)
@@ -19,6 +19,10 @@ def alike(found: str, reference: str) -> bool:
 
 
 def meant(reference: str, images: Iterable[Mapping[str, Any]]) -> str | None:
-    """The id of the image that a reference means on the host now; None for none."""
+    """Return the id of the image that a reference names on the host now; None if there is none.
+
+    >>> meant("redis", [{"id": "sha256:0f", "tags": ["redis:latest"], "digests": []}])
+    'sha256:0f'
+    """
     name = ImageRef.parse(reference).familiar
     return next((image["id"] for image in images if name in (*image["tags"], *image["digests"])), None)

@@ -1,4 +1,4 @@
-"""The lab under test: its inventory, read once, and the evidence of its hosts, gathered side by side."""
+"""The lab under test: its inventory, read once, and the evidence of its hosts, gathered in parallel."""
 
 import hmac
 import threading
@@ -39,45 +39,45 @@ from gpurack.verify.reach import run_as_root, testinfra_host
 
 @dataclass
 class Server:
-    """A host of the inventory. wanted: its spec. look: gives its evidence."""
+    """A host of the inventory. gather: returns its evidence."""
 
     name: str
-    wanted: Host
+    spec: Host
     pyinfra: PyinfraHost
     fix: str
     salt: str
-    look: Callable[[str], Seen] = field(repr=False)
+    gather: Callable[[str], Seen] = field(repr=False)
     garbled: Unread | None = None
-    """Why a check could not understand its evidence; the first that could not has said it."""
+    """The error for evidence with another form; all checks of the host share it."""
 
     @property
     def title(self) -> str:
-        """For messages and test ids."""
+        """The host's name, for messages and test ids."""
         return self.name
 
     @property
     def seen(self) -> Seen:
-        """What was found on it; the first who asks has all hosts looked at."""
-        return self.look(self.name)
+        """Its evidence. The first check that needs it gathers the evidence of all hosts."""
+        return self.gather(self.name)
 
     @cached_property
     def state(self) -> HostFacts:
-        """The same in the plan's words. Raises Unread."""
+        """The same as HostFacts. Raises Unread."""
         return self.seen.state
 
     @cached_property
     def secrets(self) -> Mapping[str, Mapping[str, str]]:
         """The values of its containers' secrets. Raises SecretError."""
-        return read_secrets(self.wanted)
+        return read_secrets(self.spec)
 
     @cached_property
-    def cards(self) -> ledger.Ledger:
-        """Which cards each model should have, or why it can have none. Raises Unread."""
-        return ledger.assign(self.wanted, self.state)
+    def gpu_ledger(self) -> ledger.Ledger:
+        """Which GPUs each model should have, or why it gets none. Raises Unread."""
+        return ledger.assign(self.spec, self.state)
 
     @cached_property
     def host(self) -> testinfra.host.Host:
-        """For checks of one's own: testinfra's host, as the login user."""
+        """testinfra's host, as the login user, for users' own checks."""
         return testinfra_host(self.pyinfra)
 
 
@@ -91,56 +91,58 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """Host and model, for messages."""
         return f"{self.server.name} {self.name}"
 
     @property
     def fix(self) -> str:
-        """The host's."""
+        """The command that usually fixes it: the host's."""
         return self.server.fix
 
     @property
     def container(self) -> Any:
-        """Its container, as inspected; None for none, and for one of its name that is not gpurack's. Raises Unread."""
+        """Its container, as inspected; None if there is none or gpurack did not create it. Raises Unread."""
         said, ours = self.named, self.server.state.ours.get((self.model.dockerd, self.name))
         return said if said and ours and said["Id"] == ours.id else None
 
     @property
     def named(self) -> Any:
-        """The container that has its name, whoever made it. Raises Unread."""
+        """The container with its name, whoever created it. Raises Unread."""
         return self.server.seen.daemon(self.model.dockerd)["containers"].get(self.name)
 
     @property
     def answers(self) -> Mapping[str, Any]:
-        """What it said, and its weights. Raises Unread."""
-        return self.server.seen.of_model(self.name)
+        """Its answers, and what is known of its weights. Raises Unread."""
+        return self.server.seen.model(self.name)
 
     def weights(self, path: str) -> Any:
-        """What is known of its weights at a path; None for nothing there. Raises Unread."""
+        """Return what is known of its weights at a path; None if nothing is there. Raises Unread."""
         return whole(self.answers["weights"][path], f"{self.name}'s weights")
 
     @property
     def mounted(self) -> Mapping[str, bool]:
-        """File on the host → has its container that very file? Raises Unread."""
+        """File on the host → does its container have this very file? Raises Unread."""
         found: Mapping[str, bool] = whole(self.answers.get("mounted", {}), f"what {self.name} has mounted")
         return found
 
     @property
     def uuids(self) -> tuple[str, ...]:
-        """The cards it should have; where it can have none now, those that it had. Raises Unread."""
-        had = ledger.kept_cards(self.name, self.model, self.server.state) or ()
-        return self.server.cards.uuids.get(self.name, had)
+        """The GPUs that it should have; if it can have none now, those that it had. Raises Unread."""
+        had = ledger.kept_gpus(self.name, self.model, self.server.state) or ()
+        return self.server.gpu_ledger.uuids.get(self.name, had)
 
     @cached_property
     def desired(self) -> DesiredService:
-        """What it should be, as a run would have it. Raises Unread."""
+        """The service as a run would define it. Raises Unread."""
         secrets = self.server.secrets.get(self.name, {})
-        return desire(self.name, self.server.wanted, self.server.state, self.uuids, secrets, self.server.salt)
+        return desire(self.name, self.server.spec, self.server.state, self.uuids, secrets, self.server.salt)
 
     @property
     def files(self) -> Mapping[str, str | None]:
-        """The sums of the files that it should be given: path on the host → sum, None for one that this gpurack leaves
-        as an older one made it. Raises Unread."""
+        """The digests of the files that it should get, by path on the host. Raises Unread.
+
+        None for a file of an older gpurack that this one leaves unchanged.
+        """
         state = replace(self.server.state, secrets=dict.fromkeys(self.server.seen["secrets"]["files"], ("", 0)))
         return {
             paths.container_file(self.model.dockerd, self.name, file): text and salted(text, self.server.salt)
@@ -149,7 +151,7 @@ class Entry:
 
     @property
     def service(self) -> Mapping[str, Any]:
-        """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
+        """Its Compose service, or the older one that this gpurack leaves unchanged. Raises Unread."""
         return self.change.lines or self.desired.service
 
     @property
@@ -159,10 +161,10 @@ class Entry:
 
 
 class Lab:
-    """An inventory's hosts, and one look at each."""
+    """An inventory's hosts. The evidence of each is gathered once."""
 
     def __init__(self, path: Path, limit: Collection[str] = ()) -> None:
-        """limit: names or groups of hosts, patterns allowed. Raises InventoryError."""
+        """Read the inventory. limit: names or groups of hosts, patterns allowed. Raises InventoryError."""
         read_any_bytes()
         inventory = read_inventory(path)
         fleet = with_lock(read_fleet(inventory), path)
@@ -174,7 +176,7 @@ class Lab:
         apply = APPLY.format(inventory=python if python.exists() else path)
         self.salt = token_hex(16)
         self.servers = {
-            host.name: Server(host.name, fleet[host.name], host, f"{apply} --limit {host.name}", self.salt, self.look)
+            host.name: Server(host.name, fleet[host.name], host, f"{apply} --limit {host.name}", self.salt, self.gather)
             for host in chosen
         }
         self.deep = False
@@ -184,13 +186,13 @@ class Lab:
         self._state = State(inventory, Config())
 
     def entries(self) -> Iterator[Entry]:
-        """Every model that should serve."""
+        """Yield every model that should serve."""
         for server in self.servers.values():
-            for name, model in enabled(server.wanted).items():
+            for name, model in enabled(server.spec).items():
                 yield Entry(server, name, model)
 
-    def look(self, name: str) -> Seen:
-        """The evidence of one host; all that are needed are asked at once."""
+    def gather(self, name: str) -> Seen:
+        """Return the evidence of one host. All hosts that are needed are asked at once."""
         with self._lock:
             if name not in self._seen:
                 ctx_state.set(self._state)
@@ -202,7 +204,7 @@ class Lab:
     def _ask(self, name: str) -> Seen:
         server = self.servers[name]
         try:
-            questions = script(server.wanted, server.secrets, self.salt, self.deep)
+            questions = script(server.spec, server.secrets, self.salt, self.deep)
             answer = run_as_root(server.pyinfra, sh("python3 -"), questions, limit(self.deep))
             evidence = json_from_host(answer)
             if not isinstance(evidence, Mapping):
@@ -211,23 +213,23 @@ class Lab:
         except Unread as error:
             return Seen({}, error)
         except ValueError:
-            why = "its answer broke off: the connection was lost, or its memory is full"
+            why = "its answer is incomplete. Possible causes: the connection broke, or the host ran out of memory"
             return Seen({}, Unread(why, by_ssh(name, sh("free -h; dmesg | tail"))))
         except Exception as error:
             return Seen({}, Unread(not_understood(error), by_ssh(name, sh("python3 --version"))))
 
     def disconnect(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         for server in self.servers.values():
             if server.pyinfra.connected:
                 server.pyinfra.disconnect()
 
 
 def salted(text: str, salt: str) -> str:
-    """A sum that tells nothing of a text but to who has it; files/evidence.py makes the same."""
+    """Return a digest that reveals nothing about a text to anyone without the text. files/evidence.py has the same."""
     return hmac.new(salt.encode(), text.encode(), "sha256").hexdigest()
 
 
 def fits(host: PyinfraHost, pattern: str) -> bool:
-    """Does a pattern mean this host, by its name or a group's? As pyinfra's --limit."""
+    """Does a pattern match this host, by its name or a group's? As pyinfra's --limit."""
     return any(fnmatchcase(name, pattern) for name in (host.name, *host.groups))

@@ -1,7 +1,7 @@
-"""The pytest plugin: `--inventory`, `--limit`, and tests that ask for `gpurack_host` or `gpurack_model` run for each.
+"""The pytest plugin: `--inventory`, `--limit`, and tests for each `gpurack_host` or `gpurack_model`.
 
 pytest loads it wherever gpurack is installed (entry point pytest11), so it imports nothing until an inventory is named.
-Hosts are looked at side by side by threads, once; pytest's own workers (xdist) would each look at all hosts again.
+Threads gather the evidence of all hosts once, in parallel. pytest's own workers (xdist) would each gather it again.
 """
 
 from collections.abc import Generator
@@ -19,7 +19,7 @@ _LAB: "pytest.StashKey[Lab]" = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options."""
+    """Add the two options."""
     group = parser.getgroup("gpurack", "gpurack: are hosts what the inventory says?")
     group.addoption("--inventory", type=Path, metavar="FILE", help="the inventory to check its hosts against")
     group.addoption(
@@ -28,12 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker."""
+    """Register the marker."""
     config.addinivalue_line("markers", f"{DEEP}: reads all weights, which takes minutes; only run with -m {DEEP}")
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Reads the inventory, if one is named. Raises UsageError with all that is wrong with it."""
+    """Read the inventory, if one is named. Raises UsageError with all its errors."""
     path: Path | None = session.config.getoption("inventory")
     if path is None:
         return
@@ -47,7 +47,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One item for each host or model that a test's `where` applies to."""
+    """Create one item for each host or model that a test's `where` applies to."""
     for argument in ARGUMENTS:
         if argument in metafunc.fixturenames:
             lab = metafunc.config.stash.get(_LAB, None)
@@ -58,9 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without -m deep, no deep item; and none that applies to no host or model."""
+    """Deselect deep items without -m deep, and items without a host or model."""
     if _LAB not in config.stash:
-        if any({*ARGUMENTS} & {*given(item)} for item in items):
+        if any({*ARGUMENTS} & {*parameters(item)} for item in items):
             raise pytest.UsageError("name the lab to check: --inventory inventories/lab.py")
         return
     wants_deep = DEEP in config.getoption("markexpr")
@@ -70,24 +70,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Only the hosts of what was selected are looked at, and weights are only read when that was asked for."""
+    """Ask only the hosts of the selected items, and hash weights only if a deep item is selected."""
     lab = session.config.stash.get(_LAB, None)
     if lab:
-        said = [given(item) for item in session.items]
+        said = [parameters(item) for item in session.items]
         hosts = {params[HOST].name for params in said if HOST in params}
         lab.needed = hosts | {params[MODEL].server.name for params in said if MODEL in params}
         lab.deep = any(item.get_closest_marker(DEEP) for item in session.items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The end."""
+    """Disconnect from the hosts."""
     if lab := config.stash.get(_LAB, None):
         lab.disconnect()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What hosts said is shown, and written as XML, harmlessly; also by checks of one's own."""
+    """Print hosts' output without control characters, also in XML and in users' own checks."""
     report = yield
     if _LAB in item.config.stash:
         from gpurack.screen import printable
@@ -101,11 +101,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def given(item: pytest.Item) -> dict[str, Any]:
-    """What a test was parametrized with."""
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    """Return what a test was parametrized with."""
     return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def applies(item: pytest.Item) -> bool:
-    """Has it a host or model, if it asks for one? (An empty list of them leaves a placeholder.)"""
-    return all(hasattr(given(item)[argument], "title") for argument in ARGUMENTS if argument in given(item))
+    """If it asks for a host or model, does it have one? pytest leaves a placeholder for an empty list."""
+    return all(hasattr(parameters(item)[argument], "title") for argument in ARGUMENTS if argument in parameters(item))

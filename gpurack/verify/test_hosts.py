@@ -1,4 +1,4 @@
-"""Is each host what the inventory says: packages, repositories, Docker, cards, units, secrets?"""
+"""Does each host match the inventory: packages, repositories, Docker, GPUs, units, secrets?"""
 
 import json
 import warnings
@@ -26,30 +26,30 @@ IN_INFO = {
     "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",
     "live-restore": "LiveRestoreEnabled", "default-runtime": "DefaultRuntime",
 }  # fmt: skip
-"""Keys of daemon.json → where `docker info` says what dockerd made of them."""
+"""Keys of daemon.json → the key of `docker info` with the value that dockerd uses."""
 
 
 def has_docker(server: Server) -> bool:
-    """Is Docker gpurack's to install there?"""
-    return server.wanted.docker.source != "keep"
+    """Does gpurack install Docker there?"""
+    return server.spec.docker.source != "keep"
 
 
 def has_models(server: Server) -> bool:
     """Should any model serve there?"""
-    return bool(enabled(server.wanted))
+    return bool(enabled(server.spec))
 
 
 def platform_there(server: Server) -> Platform:
-    """The table's row for the host. Raises Unread when there is none."""
+    """Return the platform of the host. Raises Unread if it is not supported."""
     found = platform_of(server.state.os)
     if found is None:
-        raise Unread(unsupported(server.state.os), "another system, or another inventory entry")
+        raise Unread(unsupported(server.state.os), "install a supported system, or correct the inventory")
     return found
 
 
 def packages(server: Server) -> dict[str, Pin | None]:
-    """The packages that the host should have, with their versions where the inventory says one."""
-    wanted, platform = server.wanted, platform_there(server)
+    """Return the packages that the host should have, with their versions if the inventory pins them."""
+    wanted, platform = server.spec, platform_there(server)
     missing = platform.packages.prerequisites(server.state)
     found: dict[str, Pin | None] = dict.fromkeys(missing)
     if has_docker(server):
@@ -61,7 +61,7 @@ def packages(server: Server) -> dict[str, Pin | None]:
 
 @on_hosts()
 def test_packages(server: Server) -> Iterator[Drift]:
-    """Docker's, the toolkit's and what models need: whole, and at the inventory's version."""
+    """Docker's, the toolkit's and required packages are fully installed, at the inventory's version."""
     there = server.state.packages
     for name, pin in packages(server).items():
         package, expected = there.get(name), pin.version if pin else "installed"
@@ -75,8 +75,8 @@ def test_packages(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_holds(server: Server) -> Iterator[Drift]:
-    """What has a version in the inventory is held together with its kin; what has none is not."""
-    wanted, there, platform = server.wanted, server.state.packages, platform_there(server)
+    """Pinned packages are held together with the packages that belong to them; others are not held."""
+    wanted, there, platform = server.spec, server.state.packages, platform_there(server)
     expected: dict[str, bool] = {}
     if has_docker(server):
         expected |= dict.fromkeys(docker.packages_of(wanted, platform), bool(docker.pins(wanted, platform)))
@@ -93,19 +93,19 @@ def test_holds(server: Server) -> Iterator[Drift]:
 
 
 def repositories(server: Server) -> list[Repository]:
-    """Those that packages come from."""
+    """Return the repositories that packages come from."""
     platform = platform_there(server)
     found = []
-    if has_docker(server) and docker.is_ce(server.wanted):
-        found.append(docker.ce_repository(server.wanted, server.state, platform))
+    if has_docker(server) and docker.is_ce(server.spec):
+        found.append(docker.ce_repository(server.spec, server.state, platform))
     if server.state.has_nvidia:
-        found.append(nvidia_toolkit.repository(server.wanted, platform))
+        found.append(nvidia_toolkit.repository(server.spec, platform))
     return found
 
 
 @on_hosts()
 def test_repositories(server: Server) -> Iterator[Drift]:
-    """Each is in the one file that gpurack wrote, as it wrote it, and in no other."""
+    """Each repository is in the one file that gpurack wrote, unchanged, and in no other."""
     manager = platform_there(server).packages
     for repository in repositories(server):
         for step in manager.repository(repository, server.state):
@@ -115,7 +115,7 @@ def test_repositories(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_keys(server: Server) -> Iterator[Drift]:
-    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own."""
+    """The keys that verify packages are those shipped with gpurack, or the mirror's own."""
     manager = platform_there(server).packages
     for repository in repositories(server):
         path, said = manager.key_path(repository), server.state.files.get(manager.key_path(repository))
@@ -127,12 +127,12 @@ def test_keys(server: Server) -> Iterator[Drift]:
 
 
 def step_path(step: Step) -> str:
-    """The file that a step of the plan would change."""
+    """Return the file that a step of the plan would change."""
     return step.path if isinstance(step, WriteFile | SetAside) else ""
 
 
 def as_drift(step: Step, server: Server) -> Iterator[Drift]:
-    """What is wrong with the file that a step would change."""
+    """Yield what is wrong with the file that a step would change."""
     if isinstance(step, WriteFile):
         said = server.seen["files"].get(step.path, {}).get("text")
         if said != step.content:
@@ -143,20 +143,20 @@ def as_drift(step: Step, server: Server) -> Iterator[Drift]:
         for file in step.files:
             yield from as_drift(file, server)
     elif isinstance(step, SetAside):
-        yield Drift(step.path, "no second file of the repository", "one")
+        yield Drift(step.path, "no second file of the repository", "a file")
 
 
 def other_access(path: str, mode: str, server: Server) -> Iterator[Drift]:
-    """Who may read, change and run a file that is there; root alone changes what root runs or trusts."""
+    """Yield a wrong owner or mode of an existing file. Only root may change what root runs or trusts."""
     file = server.seen["files"][path]
     if file["uid"] != 0:
-        yield Drift(path, "root's", f"the user {file['uid']}'s")
+        yield Drift(path, "owner root", f"owner {file['uid']}")
     if int(file["mode"], 8) != int(mode, 8):
         yield Drift(path, f"mode {mode}", file["mode"])
 
 
 def difference(expected: str, found: str | None) -> str:
-    """The first line that differs."""
+    """Describe the first line that differs."""
     if found is None:
         return "no file"
     lines = [line for line in found.splitlines() if line not in expected.splitlines()]
@@ -166,7 +166,7 @@ def difference(expected: str, found: str | None) -> str:
 
 @on_hosts()
 def test_docker_runs(server: Server) -> Iterator[Drift]:
-    """Active now and enabled at boot, answering, and of the version that is installed."""
+    """Docker is active, enabled at boot, answers, and runs the installed version."""
     unit, info = server.seen["units"].get("docker.service", {}), server.seen.daemon()["info"]
     if unit.get("active") != "active":
         yield Drift("docker.service", "active", unit.get("active") or "no such unit")
@@ -180,15 +180,15 @@ def test_docker_runs(server: Server) -> Iterator[Drift]:
 
 
 def engine_version(server: Server) -> str | None:
-    """Upstream's version of the package that brought dockerd, whoever installed it; None for none that is known."""
+    """Return upstream's version of the package with dockerd, whoever installed it; None if unknown."""
     names = ("docker-ce", *platform_there(server).distro_packages[:1])
     return next(map(upstream, installed(names, server.state).values()), None)
 
 
-@on_hosts(lambda server: bool(server.wanted.users))
+@on_hosts(lambda server: bool(server.spec.users))
 def test_rootless_docker(server: Server) -> Iterator[Drift]:
-    """Each user's own Docker: its unit active and enabled, from boot on (linger), and answering as a rootless one."""
-    for name in server.wanted.users:
+    """Each user's Docker unit is active and enabled from boot on (linger), and answers as rootless."""
+    for name in server.spec.users:
         user, info = whole(server.seen["users"].get(name), name), server.seen.daemon(name)["info"]
         if user is None:
             fix = by_ssh(server.name, sh("sudo useradd --create-home {}", name))
@@ -207,12 +207,15 @@ def test_rootless_docker(server: Server) -> Iterator[Drift]:
             yield Drift(f"the Docker of {name}", f"{new}, as the host's own", info["ServerVersion"])
 
 
-@on_hosts(lambda server: bool(server.wanted.users))
+@on_hosts(lambda server: bool(server.spec.users))
 def test_rootless_files(server: Server) -> Iterator[Drift]:
-    """What gpurack puts into each user's home: keys of daemon.json (others are the user's), lines of the unit, and the
-    configuration of NVIDIA's hook; and what all of them need of the host."""
-    wanted, state = server.wanted, server.state
-    for name in server.wanted.users:
+    """Files in each user's home and on the host that rootless Docker needs are gpurack's.
+
+    In a home: keys of daemon.json (other keys are the user's), lines of the unit, and the configuration of NVIDIA's
+    hook.
+    """
+    wanted, state = server.spec, server.state
+    for name in server.spec.users:
         user = state.users.get(name)
         if user is None:
             continue  # test_rootless_docker says so
@@ -236,43 +239,46 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
 
 
 def move_away(path: str, server: Server) -> Sh:
-    """A file that cannot be read makes room for a new one."""
+    """Return the command that moves an invalid file away, so that a new one can be written."""
     return by_ssh(server.name, sh("sudo mv {} {}", path, f"{path}.old"))
 
 
 def restart(server: Server) -> Sh:
-    """By this Docker takes up what it has not."""
+    """Return the command that makes Docker read its configuration again."""
     return by_ssh(server.name, sh("sudo systemctl restart docker"))
 
 
 def reboot(server: Server) -> Sh:
-    """What only a boot fixes."""
+    """Return the command that reboots the host."""
     return by_ssh(server.name, sh("sudo reboot"))
 
 
 def close(path: str, mode: str, server: Server) -> Sh:
-    """Makes root a folder's owner, and sets its mode."""
+    """Return the command that makes root the owner of a folder and sets its mode."""
     return by_ssh(server.name, sh("sudo chown root {path} && sudo chmod {mode} {path}", path=path, mode=mode))
 
 
 def desired(server: Server) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """daemon.json as it is and as it should be. Raises Unread when it cannot be read."""
+    """Return daemon.json as it is and as it should be. Raises Unread if it is invalid."""
     current, error = daemon_json.read(server.state)
     if error:
         fix = f"{move_away(paths.DAEMON_JSON, server)}; {server.fix}"
         raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", fix)
-    changes = daemon_json.wanted(server.wanted, server.state, current, toolkit=server.state.has_nvidia)
+    changes = daemon_json.wanted(server.spec, server.state, current, toolkit=server.state.has_nvidia)
     return current, patch(current, changes)
 
 
 def shown(value: object) -> str:
-    """A value of daemon.json."""
+    """Return a value of daemon.json for messages."""
     return "nothing" if value is None else json.dumps(value)
 
 
 @on_hosts()
 def test_daemon_json(server: Server) -> Iterator[Drift]:
-    """The inventory's keys, live-restore, logs that rotate, NVIDIA's runtime; every other key is the admin's."""
+    """daemon.json has the inventory's keys, live-restore, log rotation and NVIDIA's runtime.
+
+    Every other key is the admin's.
+    """
     current, target = desired(server)
     for key in sorted({*current, *target}):
         if current.get(key) != target.get(key):
@@ -281,7 +287,7 @@ def test_daemon_json(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_docker_took_it_up(server: Server) -> Iterator[Drift]:
-    """What `docker info` says is what daemon.json says: nothing waits for a restart."""
+    """`docker info` agrees with daemon.json, so that nothing waits for a restart."""
     _, target = desired(server)
     info = server.seen.daemon()["info"]
     for key, where in IN_INFO.items() if info else ():
@@ -294,32 +300,32 @@ def test_docker_took_it_up(server: Server) -> Iterator[Drift]:
 
 
 def has_nvidia(server: Server) -> bool:
-    """Do the host's models want NVIDIA's cards, or does `hardware` name cards that are not AMD's?"""
-    return bool(server.wanted.hardware or server.wanted.wants_gpu)
+    """Do the host's models want GPUs, or does `hardware` name GPUs?"""
+    return bool(server.spec.hardware or server.spec.wants_gpu)
 
 
 def only_amd(server: Server) -> bool:
-    """Are all cards that were found AMD's?"""
+    """Are all GPUs that were found AMD's?"""
     return bool(server.state.gpus) and not server.state.has_nvidia
 
 
 @on_hosts(has_nvidia)
 def test_runtime(server: Server) -> Iterator[Drift]:
-    """dockerd knows NVIDIA's runtime, and CDI where it can."""
+    """dockerd has NVIDIA's runtime, and CDI if its version supports it."""
     info = server.seen.daemon()["info"]
     if not info or only_amd(server):
         return
     if "nvidia" not in info["Runtimes"]:
         yield Drift("dockerd's runtimes", "nvidia among them", ", ".join(sorted(info["Runtimes"])))
-    if access(server.wanted, server.state) == "cdi" and not info.get("CDISpecDirs"):
+    if access(server.spec, server.state) == "cdi" and not info.get("CDISpecDirs"):
         yield Drift("dockerd's CDI", "on", "off", restart(server))
 
 
 @on_hosts(has_nvidia)
 def test_cdi_devices(server: Server) -> Iterator[Drift]:
-    """A CDI spec names each card that answers, and the device nodes and the driver's files that it gives are there."""
+    """A CDI spec names each GPU that answers. Its device nodes and driver files exist."""
     cards = server.seen["cards"]
-    if cards is None or access(server.wanted, server.state) != "cdi":
+    if cards is None or access(server.spec, server.state) != "cdi":
         return
     answering = [gpu.uuid for gpu in server.state.gpus if gpu.vendor == "nvidia"]
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
@@ -335,7 +341,7 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
 
 @on_hosts(has_nvidia)
 def test_driver(server: Server) -> Iterator[Drift]:
-    """nvidia-smi answers; kernel module and libraries are one version, and the inventory's."""
+    """nvidia-smi answers. Kernel module and libraries have one version, the inventory's."""
     cards = server.seen["cards"]
     if cards is None:
         if not only_amd(server):
@@ -345,14 +351,14 @@ def test_driver(server: Server) -> Iterator[Drift]:
         yield Drift("nvidia-smi", "an answer", f"{cards['message']} (exit {cards['exit_code']})", reboot(server))
     for library in sorted({gpu.driver for gpu in server.state.gpus if gpu.driver} - {cards["kernel"]}):
         yield Drift("the driver's libraries", f"{cards['kernel']}, as the kernel module", library, reboot(server))
-    version = server.wanted.nvidia.driver or (server.wanted.lock and server.wanted.lock.driver)
+    version = server.spec.nvidia.driver or (server.spec.lock and server.spec.lock.driver)
     if version and not nvidia_driver.is_a(cards["kernel"], version):
         yield Drift("the driver", version, cards["kernel"] or "none", f"install {version}, then {reboot(server)}")
 
 
 @on_hosts(has_nvidia)
 def test_toolkit(server: Server) -> Iterator[Drift]:
-    """The toolkit's four packages are one version, and its program is that of the packages."""
+    """The toolkit's four packages have one version, and its program has the same."""
     there = server.state.packages
     versions = {name: there[name].version for name in TOOLKIT_PACKAGES if name in there}
     if len(set(versions.values())) > 1:
@@ -366,14 +372,15 @@ def test_toolkit(server: Server) -> Iterator[Drift]:
 
 @on_hosts(has_nvidia)
 def test_cards(server: Server) -> Iterator[Drift]:
-    """The cards of the inventory's hardware, and none that the kernel knows is lost."""
-    names, gpus = hardware(server.wanted), server.state.gpus
+    """The GPUs are those of `hardware`, and none that the kernel knows is lost."""
+    names, gpus = hardware(server.spec), server.state.gpus
     known = server.state.driver.pci or {gpu.pci: gpu.uuid for gpu in gpus}
     if names and len(known) != len(names):
-        yield Drift("cards", str(len(names)), str(len(known)), "correct hardware, or see why the kernel has not: dmesg")
+        fix = "correct `hardware`, or check why the kernel does not find them: dmesg"
+        yield Drift("GPUs", str(len(names)), str(len(known)), fix)
     for gpu in gpus:
-        if expected := other_than_expected(gpu, server.wanted):
-            yield Drift(f"GPU {gpu.index}", expected, gpu.name, "correct hardware in the inventory")
+        if expected := other_than_expected(gpu, server.spec):
+            yield Drift(f"GPU {gpu.index}", expected, gpu.name, "correct `hardware` in the inventory")
     for place, uuid in known.items():
         if uuid not in {gpu.uuid for gpu in gpus} and server.state.driver.exit_code != MISMATCH:
             yield Drift(f"GPU {uuid} at {place}", "an answer from nvidia-smi", "none", reboot(server))
@@ -382,11 +389,11 @@ def test_cards(server: Server) -> Iterator[Drift]:
 @on_hosts(has_models)
 def test_boot(server: Server) -> Iterator[Drift]:
     """The unit that starts the models at boot, and what it runs, are this gpurack's."""
-    folder = server.seen["files"].get(paths.LIB, {"uid": 0, "mode": "0"})  # without one its files are missing, too
+    folder = server.seen["files"].get(paths.LIB, {"uid": 0, "mode": "0"})  # a missing folder is reported by its files
     if folder["uid"] != 0 or writable(folder["mode"]):
-        found = f"mode {folder['mode']}, the user {folder['uid']}'s"
-        yield Drift(paths.LIB, "what root alone may change", found, close(paths.LIB, "go-w", server))
-    for step in host_files(HostFacts()):  # a host of which nothing is known gets them all
+        found = f"mode {folder['mode']}, owner {folder['uid']}"
+        yield Drift(paths.LIB, "writable by root only", found, close(paths.LIB, "go-w", server))
+    for step in host_files(HostFacts()):  # for a host without facts the plan returns all files
         yield from as_drift(step, server)
     unit = server.seen["units"].get("gpurack.service", {})
     if unit.get("enabled") != "enabled":
@@ -395,8 +402,8 @@ def test_boot(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_only_our_models(server: Server) -> Iterator[Drift]:
-    """No container of gpurack's that the inventory does not have, or has disabled."""
-    wanted = enabled(server.wanted)
+    """No container of gpurack's is missing from the inventory or disabled there."""
+    wanted = enabled(server.spec)
     for (user, name), container in server.state.ours.items():
         if name not in wanted or wanted[name].dockerd != user:
             yield Drift(name, "no such model in the inventory", f"a container, {container.status}")
@@ -406,32 +413,34 @@ def test_only_our_models(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_secrets(server: Server) -> Iterator[Drift]:
-    """Folders of keys are root's alone, hold no others, and no secret is anywhere else: compose.yaml, `docker inspect`,
-    arguments."""
-    found, wanted = server.seen["secrets"], enabled(server.wanted)
+    """Only root can change folders of keys, and they hold no other keys. No secret is anywhere else.
+
+    Checked are compose.yaml, `docker inspect`, and the arguments of processes.
+    """
+    found, wanted = server.seen["secrets"], enabled(server.spec)
     theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
     for path, file in found["files"].items():
         folder = PurePosixPath(path).parent
         if file["sum"] is None:
             yield from open_folder(path, file, server)
         elif folder.name not in wanted:
-            yield Drift(path, "no file of a missing model", "one")
+            yield Drift(path, "no files of a model that is not in the inventory", "a file")
         elif path not in theirs:
-            yield Drift(path, f"no file that {folder.name} is not given", "one")
+            yield Drift(path, f"no file that {folder.name} does not use", "a file")
     for user, why in found["unread"].items():
         warnings.warn(f"{server.title}: the arguments of {user}'s processes were not read: {why}.", stacklevel=1)
     for name, place in found["leaks"]:
-        fix = "change the key where the inventory says it is, and run again"
+        fix = "replace the key at its source in the inventory, then run again"
         yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", fix)
 
 
 def open_folder(path: str, folder: Mapping[str, Any], server: Server) -> Iterator[Drift]:
-    """How a folder of keys is open to others: the one of all models, or a model's own."""
-    found = f"mode {folder['mode']}, {folder['owner']}'s"
+    """Yield how a folder of keys is open to others: the folder of all models, or a model's own."""
+    found = f"mode {folder['mode']}, owner {folder['owner']}"
     if path in {f"{paths.project(user)}/secrets" for user in server.seen["daemons"]}:
-        # a user's dockerd passes through to the files that are the user's own
+        # a user's dockerd must reach the files that belong to the user
         mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
         if (folder["mode"], folder["owner"]) != (mode, "root"):
-            yield Drift(path, f"mode {mode}, root's", found, close(path, mode, server))
+            yield Drift(path, f"mode {mode}, owner root", found, close(path, mode, server))
     elif folder["owner"] != "root" or writable(folder["mode"]):
-        yield Drift(path, "root's, who alone may write", found, close(path, "go-w", server))
+        yield Drift(path, "owner root, writable by root only", found, close(path, "go-w", server))

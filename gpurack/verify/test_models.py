@@ -1,4 +1,4 @@
-"""Does each model serve as the inventory says: image, cards, address, weights, answers?"""
+"""Does each model serve as the inventory says: image, GPUs, address, weights, answers?"""
 
 import json
 import re
@@ -24,76 +24,78 @@ from gpurack.verify.drift import Drift, on_models
 from gpurack.verify.evidence import names_of, published
 from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
-from gpurack.verify.weights import known, sums
+from gpurack.verify.weights import expected_hashes, known
 
 REFUSED = (401, 403)
 CDI_DEVICE = "nvidia.com/gpu="
 CLOCK = 1e-3
-"""Seconds by which two readings of one file's time may differ."""
+"""Seconds by which two readings of a file's time may differ."""
 
 
 def keyed(entry: Entry) -> bool:
-    """Does it want a key, of those who ask for more than whether it is ready?"""
+    """Do its clients need a key, and can it be asked a real request?"""
     return bool(entry.model.api_key or entry.model.keys) and takes_requests(entry)
 
 
 def has_weights(entry: Entry) -> bool:
-    """Are weights of its own named?"""
+    """Does the entry name weights?"""
     return bool(weights_of(entry.model))
 
 
 def takes_requests(entry: Entry) -> bool:
-    """Is it something that programs ask?"""
+    """Is there a test request for it?"""
     return bool(ENGINES[entry.model.engine].requests(entry.model, [entry.name]))
 
 
 def ssh(entry: Entry, command: Sh) -> Sh:
-    """A command for the host's root."""
+    """Return a command that root runs on the host."""
     return by_ssh(entry.server.name, sh("sudo {}", command))
 
 
 def docker(entry: Entry, words: Sh) -> Sh:
-    """A command for the Docker that it runs in: the host's own, or its user's."""
+    """Return a command for the Docker that it runs in: the host's own, or its user's."""
     user = entry.model.dockerd
     if user:
-        return by_ssh(entry.server.name, sh("{} {}", compose.by_hand(user), words))
+        return by_ssh(entry.server.name, sh("{} {}", compose.docker_command(user), words))
     return ssh(entry, sh("docker {}", words))
 
 
-def afresh(entry: Entry) -> str:
-    """The command that makes its container anew."""
+def recreate(entry: Entry) -> str:
+    """Return the command that recreates its container."""
     return f"{docker(entry, sh('rm -f {}', entry.name))}; {entry.fix}"
 
 
 def refetch(entry: Entry, wanted: Weights) -> str:
-    """The command that brings weights anew, where the inventory says from where. All that was brought goes: what is
-    there in part counts as there."""
+    """Return the command that fetches weights again, if the inventory names their source.
+
+    Everything that was fetched is deleted, because an incomplete download would count as present.
+    """
     if isinstance(wanted, str):
-        return f"bring the right ones to {wanted}; {docker(entry, sh('restart {}', entry.name))}"
-    whole = weights.whole(entry.server.wanted, wanted, entry.model.dockerd)
-    return f"{ssh(entry, sh('rm -rf {}', whole))}; {afresh(entry)}"
+        return f"copy the right weights to {wanted}; {docker(entry, sh('restart {}', entry.name))}"
+    whole = weights.whole(entry.server.spec, wanted, entry.model.dockerd)
+    return f"{ssh(entry, sh('rm -rf {}', whole))}; {recreate(entry)}"
 
 
 def restart(entry: Entry) -> str | None:
-    """What may help a container that runs; the inventory's run helps one that does not."""
+    """Return the command that restarts a running container; None for others, which a run starts."""
     return docker(entry, sh("restart {}", entry.name)) if status(entry) == "running" else None
 
 
 def status(entry: Entry) -> str:
-    """Docker's word for its container: "running", "exited", "paused", …; "gone" for none."""
+    """Return Docker's word for its container ("running", "exited", "paused", …); "gone" if there is none."""
     container = entry.container
     return str(container["State"]["Status"]) if container else "gone"
 
 
 @on_models()
 def test_runs(entry: Entry) -> Iterator[Drift]:
-    """Its container is there, is gpurack's, runs, and comes back after a boot."""
+    """Its container exists, is gpurack's, runs, and starts again after a boot."""
     container = entry.container
     if container is None:
         if entry.named:
-            yield Drift("container", "gpurack's", "one made by hand", afresh(entry))
+            yield Drift("container", "gpurack's", "one made by hand", recreate(entry))
         else:
-            yield Drift("container", "running", "none of this name")
+            yield Drift("container", "running", "no container with this name")
         return
     if status(entry) == "paused":
         yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))
@@ -101,20 +103,20 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
         yield Drift("container", "running", status(entry))
     policy, expected = container["HostConfig"]["RestartPolicy"]["Name"], str(entry.service.get("restart", "no"))
     if policy != expected.partition(":")[0]:
-        yield Drift("restart policy", expected, policy, afresh(entry))
+        yield Drift("restart policy", expected, policy, recreate(entry))
 
 
 @on_models()
 def test_image(entry: Entry) -> Iterator[Drift]:
-    """It runs from the inventory's image, as that came from its registry, and the name means the same image now."""
+    """It runs from the inventory's image, pulled from its registry, and the name still means that image."""
     container = entry.container
     if container is None:
         return
     reference = str(entry.service["image"])
     if not alike(container["Config"]["Image"], reference):
-        yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
-    # by a lock the run gives the name back to its image; what the registry has under it may be another by now
-    locked = model_lock(entry.server.wanted, entry.name).digest
+        yield Drift("image", reference, container["Config"]["Image"], recreate(entry))
+    # With a lock, the fix is a run: it tags the locked image again. The registry may have another image by now.
+    locked = model_lock(entry.server.spec, entry.name).digest
     images = entry.server.seen.daemon(entry.model.dockerd)["images"]
     mine = next((image for image in images if image["id"] == container["Image"]), None)
     named = meant(reference, images)
@@ -125,36 +127,38 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         given_back = sh("tag {} {}", container["Image"][7:19], reference)
         again = sh("pull {}", reference) if from_registry else given_back
         yield Drift("image", expected, found, None if locked else docker(entry, again))
-    if mine and locked and pins.moved_image(model_lock(entry.server.wanted, entry.name), reference, mine["digests"]):
+    if mine and locked and pins.moved_image(model_lock(entry.server.spec, entry.name), reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = ImageRef.parse(reference).familiar_name
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
-        fix = f"{docker(entry, sh('rmi -f {}', reference))}; {afresh(entry)}"
+        fix = f"{docker(entry, sh('rmi -f {}', reference))}; {recreate(entry)}"
         yield Drift("image", f"a digest of {name}", "none: built or loaded by hand", fix)
 
 
 @on_models()
 def test_definition(entry: Entry) -> Iterator[Drift]:
-    """Command, environment and mounts of its container, and its lines in compose.yaml, are the inventory's. Nobody
-    knows those of a container that an older gpurack made, where the lines that it was made of are lost."""
+    """Command, environment, mounts and lines in compose.yaml match the inventory.
+
+    Not checked for a container of an older gpurack, if the lines that it was created from are lost.
+    """
     container, service = entry.container, entry.service
     if container is None:
         return
     said, made = container["Config"], {} if entry.change.lost else service
     for word, where in {"command": "Cmd", "entrypoint": "Entrypoint"}.items():
         if isinstance(made.get(word), list) and list(map(str, made[word])) != said[where]:
-            yield Drift(word, *where_they_part(made[word], said[where] or []), afresh(entry))
+            yield Drift(word, *where_they_part(made[word], said[where] or []), recreate(entry))
     environment, expected = variables(container), made.get("environment")
     for name, value in expected.items() if isinstance(expected, Mapping) else ():
         if environment.get(name) != str(value):
-            yield Drift(f"environment {name}", str(value), environment.get(name, "nothing"), afresh(entry))
+            yield Drift(f"environment {name}", str(value), environment.get(name, "nothing"), recreate(entry))
     mounts = {mount["Destination"]: mount for mount in container["Mounts"]}
     for mount in made.get("volumes", []):
         if isinstance(mount, Mapping) and mount.get("type") == "bind":
             there = mounts.get(mount["target"], {})
             if (there.get("Source"), there.get("RW")) != (mount["source"], not mount.get("read_only")):
                 found = there.get("Source", "nothing") + (", writable" if there.get("RW") else "")
-                yield Drift(f"mounted at {mount['target']}", mount["source"], found, afresh(entry))
+                yield Drift(f"mounted at {mount['target']}", mount["source"], found, recreate(entry))
     written = compose.old_services(entry.server.state, entry.model.dockerd).get(entry.name, {})
     words = sorted(word for word in {*written, *service} - {"labels"} if written.get(word) != service.get(word))
     if words:
@@ -163,12 +167,12 @@ def test_definition(entry: Entry) -> Iterator[Drift]:
 
 
 def variables(container: Mapping[str, Any]) -> dict[str, str]:
-    """A container's environment."""
+    """Return a container's environment."""
     return {name: value for name, _, value in (line.partition("=") for line in container["Config"]["Env"] or [])}
 
 
 def where_they_part(expected: list[Any], found: list[str]) -> tuple[str, str]:
-    """Two commands from the first word on that differs, a few words each.
+    """Return two commands from the first word that differs, a few words each.
 
     >>> where_they_part(["-m", "/w/a", "-c", 1], ["-m", "/w/b", "-c", "1"])
     ('… /w/a -c 1', '… /w/b -c 1')
@@ -180,8 +184,11 @@ def where_they_part(expected: list[Any], found: list[str]) -> tuple[str, str]:
     return (f"… {first}", f"… {second}") if same else (first, second)
 
 
-def given(container: Mapping[str, Any]) -> set[str]:
-    """The cards that Docker gives a container: NVIDIA's by UUID ("all" where it gives all), AMD's by render node."""
+def given_gpus(container: Mapping[str, Any]) -> set[str]:
+    """Return the GPUs that Docker gives a container.
+
+    NVIDIA's by UUID ("all" if it gives all), AMD's by render node.
+    """
     found = {device["PathOnHost"] for device in container["HostConfig"]["Devices"] or []}
     found = {path for path in found if path.startswith("/dev/dri/render")}
     for request in container["HostConfig"]["DeviceRequests"] or []:
@@ -192,45 +199,45 @@ def given(container: Mapping[str, Any]) -> set[str]:
 
 
 def listed(uuids: set[str]) -> str:
-    """Cards in a message."""
+    """Return GPUs for messages."""
     return ", ".join(sorted(uuids)) or "none"
 
 
 @on_models()
 def test_cards(entry: Entry) -> Iterator[Drift]:
-    """The cards that Docker gives it, that it sees inside, and that its processes compute on, are the inventory's."""
+    """The GPUs that Docker gives it, that it sees inside, and that its processes use are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
-    if problem := entry.server.cards.errors.get(entry.name):
-        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
+    if problem := entry.server.gpu_ledger.errors.get(entry.name):
+        yield Drift("GPUs", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
     if container is None:
         return
     expected = set(entry.desired.devices.nodes) or uuids
-    if given(container) != expected:
-        yield Drift("GPUs given by Docker", listed(expected), listed(given(container)), afresh(entry))
+    if given_gpus(container) != expected:
+        yield Drift("GPUs given by Docker", listed(expected), listed(given_gpus(container)), recreate(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
-        return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
+        return  # nvidia-smi fails everywhere then; test_driver reports it
     inside = set(entry.answers.get("cards inside", ()))
     if inside != expected:
-        yield Drift("GPUs seen inside", listed(expected), listed(inside), afresh(entry))
+        yield Drift("GPUs seen inside", listed(expected), listed(inside), recreate(entry))
     whose = entry.server.state.uid_of(entry.model.dockerd)
     used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
-    # Only real cards are on the PCI bus; simulated ones have no processes of models.
+    # Only real GPUs are on the PCI bus. Simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
-    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
-        yield Drift("GPUs its processes use", listed(uuids), listed(used), afresh(entry))
+    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].uses_graphics_driver(entry.model)):
+        yield Drift("GPUs its processes use", listed(uuids), listed(used), recreate(entry))
 
 
 @on_models()
 def test_bound(entry: Entry) -> Iterator[Drift]:
-    """It is published where `bind` and `port` say, and nobody listens on that port anywhere else."""
+    """It is published where `bind` and `port` say, and nothing else listens on that port."""
     container, server = entry.container, entry.server
-    expected = addresses.address_of(entry.name, server.wanted, server.state), entry.model.port
+    expected = addresses.address_of(entry.name, server.spec, server.state), entry.model.port
     bindings = published(container) if container else {expected}
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
-        yield Drift("published", place(*expected), found, afresh(entry))
-    every = server.wanted.entries.items()
-    of_all = {(addresses.address_of(name, server.wanted, server.state), one.port) for name, one in every}
+        yield Drift("published", place(*expected), found, recreate(entry))
+    every = server.spec.entries.items()
+    of_all = {(addresses.address_of(name, server.spec, server.state), one.port) for name, one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"
@@ -239,23 +246,25 @@ def test_bound(entry: Entry) -> Iterator[Drift]:
 
 
 def place(address: str, port: int) -> str:
-    """127.0.0.1:8000"""
+    """Return `127.0.0.1:8000`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @on_models(has_weights)
 def test_weights(entry: Entry) -> Iterator[Drift]:
-    """There, of the size they should have, and unchanged since they were fetched or loaded; and the container has what
-    lies there now."""
+    """The weights exist, with the right size, unchanged since they were fetched or loaded.
+
+    The container has the files that are on the host now.
+    """
     for wanted in weights_of(entry.model):
-        path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
+        path = weights.place(entry.server.spec, wanted, entry.model.dockerd)
         found = entry.weights(path)
         fix = refetch(entry, wanted)
         if found is None:
             yield Drift(path, "weights", "nothing", fix)
             continue
         files = found["files"]
-        locked = model_lock(entry.server.wanted, entry.name)
+        locked = model_lock(entry.server.spec, entry.name)
         for name, file in known(path, wanted, found["hub"], locked.weights).items():
             size, then = files.get(name, {}).get("size"), files.get(name, {}).get("then")
             if size is None or size != (file.size or size):
@@ -266,18 +275,20 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
                     f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", fix
                 )
         commit = (found["hub"] or {}).get("commit")
-        pinned = pins.commits(locked, weights.host_path(entry.server.wanted, entry.model)).get(path)
+        pinned = pins.commits(locked, weights.host_path(entry.server.spec, entry.model)).get(path)
         if pinned and commit and commit != pinned:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
             yield from changed(f"{path}, {name}", file, entry, fix)
         if entry.mounted.get(path) is False:
-            yield Drift(path, "what its container has", "a different one, put there since", afresh(entry))
+            yield Drift(path, "the file that its container has", "a different file, put there later", recreate(entry))
 
 
 def changed(what: str, file: Mapping[str, Any], entry: Entry, fix: str) -> Iterator[Drift]:
-    """Is a file as it was when it was hashed (its size and time, /var/lib/gpurack/sha256)? Where it never was, is it
-    older than the model that runs?"""
+    """Yield how a file differs from the time when it was hashed (size and time, /var/lib/gpurack/sha256).
+
+    A file that was never hashed must be older than the start of the model.
+    """
     if file["then"]:
         size, time, _ = file["then"]
         if file["size"] != int(size):
@@ -285,29 +296,29 @@ def changed(what: str, file: Mapping[str, Any], entry: Entry, fix: str) -> Itera
         elif abs(file["mtime"] - float(time)) > CLOCK:
             yield Drift(what, f"unchanged since {clock(float(time))}", f"changed {clock(file['mtime'])}", fix)
     elif entry.container and file["mtime"] > seconds(entry.container["State"]["StartedAt"]):
-        yield Drift(what, "what its model loaded at its start", f"changed {clock(file['mtime'])}, later", fix)
+        yield Drift(what, "no change since its model started", f"changed {clock(file['mtime'])}", fix)
 
 
 def clock(time: float) -> str:
-    """A time for people, as the admin's machine has it."""
+    """Return a time in the time zone of the admin's machine."""
     return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def seconds(time: str) -> float:
-    """Docker's time since 1970; it has nine digits after the point."""
+    """Convert Docker's time, which has nine decimals, to seconds since 1970."""
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", time).replace("Z", "+00:00")).timestamp()
 
 
 @pytest.mark.deep
 @on_models(has_weights)
 def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
-    """Every byte of the weights, where their sha256 is known."""
+    """Every byte of the weights is right, as far as their sha256 is known."""
     drifts, unknown = [], []
     for wanted in weights_of(entry.model):
-        path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
+        path = weights.place(entry.server.spec, wanted, entry.model.dockerd)
         found = entry.weights(path) or {"files": {}, "hub": None}
-        locked = model_lock(entry.server.wanted, entry.name).weights
-        expected = sums(known(path, wanted, found["hub"], locked), found["files"])
+        locked = model_lock(entry.server.spec, entry.name).weights
+        expected = expected_hashes(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]
         for name, (sha256, who) in expected.items():
             now = found["files"].get(name, {}).get("sha256", "no such file")
@@ -317,14 +328,14 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     yield from drifts
     if unknown and not drifts:
         pytest.skip(
-            f"{entry.title}: no known sha256 for {', '.join(unknown)} should have, so nothing was compared; "
-            "gpurack lock INVENTORY writes it down."
+            f"{entry.title}: the sha256 of {', '.join(unknown)} is not known, so nothing was compared. "
+            "Record it with: gpurack lock INVENTORY"
         )
 
 
 @on_models()
 def test_ready(entry: Entry) -> Iterator[Drift]:
-    """Its API answers, with its name where the engine says names; a gateway with the names of all behind it alone."""
+    """Its API answers, with its name if the engine names models. A gateway lists the models behind it only."""
     engine, model = ENGINES[entry.model.engine], entry.model
     code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
     what = f"GET {engine.ready_at(model)}"
@@ -333,21 +344,21 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
         case Health.READY:
             pass
         case Health.RENAMED:
-            yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+            yield Drift(what, f'the name "{served}"', body[:100], recreate(entry))
         case _:
             yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
     for name in model.pull if code == 200 else ():
         if json.dumps(full_name(name)) not in body:
             yield Drift("pulled models", name, "not among them")
     if "listed" in entry.answers:
-        (code, body), behind = entry.answers["listed"], set(names_of(entry.name, entry.server.wanted, model))
+        (code, body), behind = entry.answers["listed"], set(names_of(entry.name, entry.server.spec, model))
         if code != 200 or set(re.findall(r'"id"\s*:\s*"([^"]*)"', body)) != behind:
-            yield Drift("GET /v1/models", ", ".join(sorted(behind)), f"HTTP {code} {body[:300]}", afresh(entry))
+            yield Drift("GET /v1/models", ", ".join(sorted(behind)), f"HTTP {code} {body[:300]}", recreate(entry))
 
 
 @on_models(takes_requests)
 def test_answers(entry: Entry) -> Iterator[Drift]:
-    """One real request, such as people make, under its served name."""
+    """It answers one real request under its served name."""
     model = entry.model
     code, body = entry.answers.get("answer", (0, "not asked, because it is not ready"))
     path = entry.answers.get("path", "")
@@ -355,27 +366,27 @@ def test_answers(entry: Entry) -> Iterator[Drift]:
     if code != 200:
         yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
         return
-    requests = dict(ENGINES[model.engine].requests(model, names_of(entry.name, entry.server.wanted, model)))
+    requests = dict(ENGINES[model.engine].requests(model, names_of(entry.name, entry.server.spec, model)))
     served = requests[path].get("model")
     named = re.search(r'"model"\s*:\s*("[^"]*")', body)
     if served is not None and named and named[1] != json.dumps(served):
-        yield Drift(what, f'an answer of "{served}"', f"one of {named[1]}", afresh(entry))
+        yield Drift(what, f'an answer of "{served}"', f"one of {named[1]}", recreate(entry))
 
 
 @on_models(keyed)
 def test_refuses_a_wrong_key(entry: Entry) -> Iterator[Drift]:
-    """Neither a wrong key nor none gets an answer."""
+    """It answers neither a wrong key nor none."""
     for what in ("wrong key", "no key"):
         code = entry.answers.get(what)
         if code is None:
             yield Drift(f"a request with {what}", "refused", "not asked, because it is not ready", restart(entry))
         elif code not in REFUSED:
-            yield Drift(f"a request with {what}", "HTTP 401", f"HTTP {code}" if code else "no answer", afresh(entry))
+            yield Drift(f"a request with {what}", "HTTP 401", f"HTTP {code}" if code else "no answer", recreate(entry))
 
 
 @on_models()
 def test_files(entry: Entry) -> Iterator[Drift]:
-    """Its keys and its engine's configuration are on the host as the inventory has them, for its user's eyes alone."""
+    """Keys and engine configuration on the host match the inventory, and only its user can read them."""
     there = entry.server.seen["secrets"]["files"]
     for path, expected in entry.files.items():
         file = there.get(path)
@@ -385,7 +396,7 @@ def test_files(entry: Entry) -> Iterator[Drift]:
         if file["mode"] != "400":
             yield Drift(path, "mode 400", f"mode {file['mode']}")
         if file["owner"] != (entry.model.dockerd or "root"):
-            yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s")
+            yield Drift(path, f"owner {entry.model.dockerd or 'root'}", f"owner {file['owner']}")
         if expected is not None and file["sum"] != expected:
-            fix = f"{ssh(entry, sh('rm {}', path))}; {afresh(entry)}"
+            fix = f"{ssh(entry, sh('rm {}', path))}; {recreate(entry)}"
             yield Drift(path, "what the inventory has", "something else", fix)

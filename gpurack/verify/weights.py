@@ -1,4 +1,7 @@
-"""What is known beforehand of weights on a host: sizes and hashes of their files. Pure but for a copy's source."""
+"""What is known in advance about weights: size and sha256 of their files.
+
+Pure, except for reading the sources of `copy`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +13,17 @@ from gpurack.spec.weights import CopyWeights, UrlWeights, Weights, belongs
 
 @dataclass(frozen=True)
 class Known:
-    """A file. size in bytes, sha256: None where it is not known."""
+    """A file. size: in bytes. Both are None if unknown."""
 
     size: int | None = None
     sha256: str | None = None
 
 
 def known(path: str, wanted: Weights, hub: Mapping[str, Any] | None, locked: Mapping[str, str]) -> dict[str, Known]:
-    """File (of a folder; else its own name on the host) → what it should be. A path, whose source nobody named, is
-    known by the lock alone.
+    """Return file → what it should be. Weights given by a path are known by the lock only.
 
-    path: where they lie. hub: what was written down of a repository when it was fetched (files/fetch.py), None for
-    nothing. locked: file on the host → sha256.
+    The file is relative to a folder, or the file's own name on the host. path: of the weights on the host. hub: what
+    files/fetch.py recorded about the repository, None if nothing. locked: file on the host → sha256.
     """
     files = described(wanted, hub)
     for file, sha256 in locked.items():
@@ -32,7 +34,7 @@ def known(path: str, wanted: Weights, hub: Mapping[str, Any] | None, locked: Map
 
 
 def described(wanted: Weights, hub: Mapping[str, Any] | None) -> dict[str, Known]:
-    """The same, by the inventory and the hub."""
+    """Return the same according to the inventory and the hub only."""
     if isinstance(wanted, str):
         return {}
     if isinstance(wanted, UrlWeights):
@@ -45,16 +47,18 @@ def described(wanted: Weights, hub: Mapping[str, Any] | None) -> dict[str, Known
     return {name.rpartition("/")[2]: file for name, file in files.items()} if wanted.file else files
 
 
-def sums(expected: Mapping[str, Known], files: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """File → (the sha256 that it should have, who says so): the lock, the inventory or the hub; else what it was found
-    to have when it was read before.
+def expected_hashes(
+    expected: Mapping[str, Known], files: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[str, str]]:
+    """Return file → (the sha256 that it should have, a note about its source).
 
-    expected: as of `known`. files: what the host has.
+    From the lock, the inventory or the hub; else the one that an earlier reading found. expected: from `known`. files:
+    on the host.
     """
     before = {name: (file["then"][2], ", as when it was checked") for name, file in files.items() if file["then"]}
     return before | {name: (file.sha256, "") for name, file in expected.items() if file.sha256}
 
 
 def own_name(wanted: UrlWeights | CopyWeights) -> str:
-    """The name on the host of weights that are one file."""
+    """Return the name on the host of weights that consist of one file."""
     return wanted.place.rpartition("/")[2]

@@ -14,8 +14,7 @@ import pytest
 
 from gpurack.facts.model import User
 from gpurack.facts.parse import parse
-from gpurack.operations.commands import Streamed, carry_out
-from gpurack.operations.commands import folders as folders_program
+from gpurack.operations.commands import Streamed, carry_out, folders_program
 from gpurack.operations.copying import Copy
 from gpurack.plan.models.plan import Upload, plan_models
 from gpurack.plan.steps import Folder, Shell

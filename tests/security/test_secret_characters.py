@@ -75,7 +75,7 @@ def test_container_exports_key_unchanged(tmp_path: Path, key: str) -> None:
 def test_keys_of_clients_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpurack.engines.container import Container
 
-    text = files.contents(Container(), {"keys.admin@uni.example": ODD}, sums=False)["keys"]
+    text = files.contents(Container(), {"keys.admin@uni.example": ODD}, hash_keys=False)["keys"]
     assert json.loads(text) == {"admin@uni.example": ODD}
 
 

@@ -269,7 +269,7 @@ def test_waits_for_device_that_model_of_lost_gpu_uses() -> None:
         ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "TEI publishes no image for AMD's GPUs"),
         (
             {"engine": "sglang", "version": "0.5.23", "weights": "/w/q"},
-            "SGLang's images for AMD differ from GPU to GPU",
+            "SGLang has a different image for each AMD GPU",
         ),
         (
             {"engine": "vllm", "version": "0.13.0", "weights": "/w/q"},

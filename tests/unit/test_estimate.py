@@ -271,9 +271,9 @@ def test_does_not_estimate_unknown_gguf(header: Header, reason: str) -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers decides what lies on a GPU"),
-        (llama(args={"ngl": -1}), "args.ngl decides what lies on a GPU"),
-        (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a GPU"),
+        (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers changes what is on the GPUs"),
+        (llama(args={"ngl": -1}), "args.ngl changes what is on the GPUs"),
+        (llama(args={"mmproj": "/x"}), "args.mmproj changes what is on the GPUs"),
         (llama(args={"ub": "many"}), "ubatch-size many is not a number"),
         (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
     ],
@@ -287,10 +287,10 @@ def test_does_not_estimate_llama_cpp_with_offload_flags(model: Model, reason: st
 @pytest.mark.parametrize(
     ("fields", "header", "reason"),
     [
-        ({"args": {"quantization": "fp8"}}, hf(), "args.quantization decides what lies on a GPU"),
+        ({"args": {"quantization": "fp8"}}, hf(), "args.quantization changes what is on the GPUs"),
         ({"args": {"dtype": "int3"}}, hf(), "gpurack does not know the data type int3"),
         ({"args": {"kv-cache-dtype": "nvfp4"}}, hf(), "gpurack does not know the data type nvfp4"),
-        ({}, hf(rope="yarn"), "the weights do not say their context; write context"),
+        ({}, hf(rope="yarn"), "the weights do not state their context: set `context`"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

@@ -104,7 +104,7 @@ def test_first_run_creates() -> None:
     label = yaml.safe_load("".join(found.job["projects"][""]["services"]["alpha"]["services"].values()))
     text = compose.unescaped(label["alpha"]["labels"]["gpurack.model"])
     assert first.pop("definition") == hashlib.sha256(text.encode()).hexdigest()
-    assert first.pop("hints") == [hint.told for hint in hints_of("llama.cpp")]
+    assert first.pop("hints") == [hint.payload for hint in hints_of("llama.cpp")]
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",

@@ -20,14 +20,14 @@ def printed() -> set[str]:
 
 
 def parsed(source: str) -> Iterator[str]:
-    """The kinds of sections that the parser reads: `get("os")`, `said.get("own", Section())`, `of(said, "probe")`,
-    `"end" in said`, `kind == "user"`."""
+    """The kinds of sections that the parser reads: `get("os")`, `said.get("own", Section())`,
+    `sections_of(said, "probe")`, `"end" in said`, `kind == "user"`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             words = [ast.unparse(each) for each in node.args]
             if ast.unparse(node.func) == "get" or words[1:] == ["Section()"]:
                 yield from constants(node.args[0])
-            elif ast.unparse(node.func) == "of":
+            elif ast.unparse(node.func) == "sections_of":
                 yield from constants(node.args[1])
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
             if ast.unparse(node.comparators[0]) in ("sections", "said", "own"):

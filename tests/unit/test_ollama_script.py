@@ -97,7 +97,7 @@ def ollama() -> Any:
 
 def entry(server: Any, *names: str, **sources: str) -> dict[str, Any]:
     pull = [{"name": name, "from": sources.get("source", name), "insecure": False} for name in names]
-    hints = [hint.told for hint in hints_of("ollama")]
+    hints = [hint.payload for hint in hints_of("ollama")]
     return {"name": "ollama", "url": server.url, "pull": pull, "hints": hints}
 
 
@@ -145,7 +145,7 @@ def test_removes_others_only_on_request(ollama: Any, server: Any, capsys: Any) -
         (
             ["large:70b"],
             "large:70b does not answer: model requires more system memory (8.2 GiB) than is available (3.0 GiB). The "
-            "host has too little memory for it: choose a smaller one.",
+            "host has too little memory for it. Choose a smaller model.",
         ),
     ],
 )

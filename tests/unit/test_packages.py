@@ -247,7 +247,7 @@ def test_installs_packages_with_reason(spec: Host, facts: HostFacts, reason: str
 def test_finishes_interrupted_installation_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
-    assert apt.patiently(sh("dpkg --configure -a")) in command(plan, "finish")
+    assert apt.retry_while_locked(sh("dpkg --configure -a")) in command(plan, "finish")
     # apt and dpkg ignore it if nothing depends on it
     assert "install --reinstall --allow-downgrades --allow-change-held-packages $torn" in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
@@ -593,12 +593,12 @@ def test_every_command_parses_in_all_shells(plan: Plan) -> None:
         # dpkg 1.22 (Debian 13) and 1.21 (Debian 12, Ubuntu 22.04)
         (
             "dpkg",
-            apt.patiently(sh("dpkg --configure -a")),
+            apt.retry_while_locked(sh("dpkg --configure -a")),
             "dpkg: error: dpkg frontend lock was locked by apt-get process",
         ),
         (
             "apt-mark",
-            apt.patiently(sh("apt-mark hold x")),
+            apt.retry_while_locked(sh("apt-mark hold x")),
             "dpkg: error: dpkg frontend lock was locked by another process",
         ),
     ],

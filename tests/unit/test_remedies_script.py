@@ -13,56 +13,56 @@ from tests.unit.host_programs import load
             "vllm",
             1,
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 40.00 GiB.",
-            "It does not fit its GPUs",
+            "It does not fit on its GPUs",
         ),
-        ("vllm", 1, "ValueError: No available memory for the cache blocks.", "It does not fit its GPUs"),
+        ("vllm", 1, "ValueError: No available memory for the cache blocks.", "It does not fit on its GPUs"),
         (
             "vllm",
             1,
             "ValueError: Free memory on device cuda:0 (2.00/23.49 GiB) on startup is less than desired GPU memory "
             "utilization (0.92, 21.61 GiB).",
-            "a smaller context",
+            "reduce its `context`",
         ),
-        ("llama.cpp", 1, "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "another one"),
+        ("llama.cpp", 1, "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "larger GPUs"),
         (
             "vllm",
             1,
             "ValueError: World size (4) is larger than the number of available GPUs (2) in this node.",
-            "correct `gpus`",
+            "Correct `gpus`",
         ),
         (
             "vllm",
             1,
             "ValueError: Total number of attention heads (28) must be divisible by tensor parallel size (3).",
-            "another number of gpus",
+            "Use another number of GPUs",
         ),
-        ("tei", 1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let `version` choose"),
+        ("tei", 1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "Let `version` choose"),
         (
             "vllm",
             1,
             "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len (512)",
-            "lower context",
+            "Lower `context`",
         ),
-        ("vllm", 2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
-        ("litellm", 2, "Error: No such option: --no-such-flag", "correct args"),
+        ("vllm", 2, "vllm serve: error: unrecognized arguments: --no-such-flag", "Correct `args`"),
+        ("litellm", 2, "Error: No such option: --no-such-flag", "Correct `args`"),
         (
             "tei",
             2,
             "error: invalid value 'many' for '--max-batch-tokens <MAX_BATCH_TOKENS>': invalid digit",
-            "correct args",
+            "Correct `args`",
         ),
         (
             "sglang",
             2,
             "sglang serve: error: argument --max-running-requests: invalid int value: 'many'",
-            "correct args",
+            "Correct `args`",
         ),
-        ("litellm", 2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
+        ("litellm", 2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "Correct `args`"),
         (
             "vllm",
             1,
             "ValueError: Invalid repository ID or local directory specified: '/weights/x'.",
-            "whether weights names",
+            "Check that `weights` names",
         ),
         ("vllm", 1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
         (
@@ -82,7 +82,7 @@ from tests.unit.host_programs import load
             "litellm",
             1,
             "LiteLLM Proxy: DATABASE_URL uses unsupported scheme '<missing scheme>'. LiteLLM's database features …",
-            "correct DATABASE_URL",
+            "Correct DATABASE_URL",
         ),
         (
             "open-webui",
@@ -95,7 +95,7 @@ from tests.unit.host_programs import load
             1,
             "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open database file\n"
             "(Background on this error at: https://sqlalche.me/e/20/e3q8)",
-            "correct DATABASE_URL",
+            "Correct DATABASE_URL",
         ),
         (
             "open-webui",
@@ -115,11 +115,11 @@ from tests.unit.host_programs import load
             "llama-gpt",
             1,
             "Error: Error: getaddrinfo ENOTFOUND saiga\n    at GetAddrInfoReqWrap.onlookup [as oncomplete] {",
-            "env names another address",
+            "`env` names another address",
         ),
-        ("llama-gpt", 1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "see why"),
-        ("sglang", 137, "Loading weights: 40 %", "killed, as the kernel does"),
-        ("sglang", 137, "CUDA out of memory", "It does not fit its GPUs"),
+        ("llama-gpt", 1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "Check that model"),
+        ("sglang", 137, "Loading weights: 40 %", "The kernel does this when memory runs out"),
+        ("sglang", 137, "CUDA out of memory", "It does not fit on its GPUs"),
         ("vllm", 1, "Traceback (most recent call last):\n  Segmentation fault", ""),
     ],
 )
@@ -140,11 +140,11 @@ def test_finds_hint(engine: str, code: int, said: str, helps: str) -> None:
             "host has too little memory",
         ),
         ("sglang", "DefaultCPUAllocator: not enough memory: Cannot allocate memory", "host has too little memory"),
-        ("llama.cpp", "llama_model_load: failed to load model", "whether weights names"),
+        ("llama.cpp", "llama_model_load: failed to load model", "Check that `weights` names"),
         (
             "llama-cpp-python",
             "ValueError: Failed to load model from file: /weights/noise.gguf",
-            "whether weights names",
+            "Check that `weights` names",
         ),
     ],
 )
@@ -162,5 +162,5 @@ def test_engine_has_own_hints_and_custom_image_has_all() -> None:
 
 def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
     """The hint of the runner, with the hints in its payload."""
-    found: str = load("remedies").error_hint(code, said, [hint.told for hint in hints_of(engine)], cards)
+    found: str = load("remedies").error_hint(code, said, [hint.payload for hint in hints_of(engine)], cards)
     return found

@@ -349,7 +349,7 @@ def test_keeps_gateway_with_old_label_and_same_files(monkeypatch: pytest.MonkeyP
 def test_verify_accepts_older_settings() -> None:
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = evidence.Seen(parts).state
-        wanted = entry().server.wanted
+        wanted = entry().server.spec
         data = without_options(desire("alpha", wanted, state, (CARD,)).service)
         words = {**desire("alpha", wanted, state, (CARD,), {}, SALT).definition, "service": digest(data)}
         label = json.dumps(words, sort_keys=True)
@@ -391,7 +391,7 @@ def test_verify_skips_container_whose_service_is_lost() -> None:
 
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = evidence.Seen(parts).state
-        made = desire("alpha", entry().server.wanted, state, (CARD,), {}, SALT)
+        made = desire("alpha", entry().server.spec, state, (CARD,), {}, SALT)
         words = made.definition
         labels = {**said["Config"]["Labels"], "gpurack.model": json.dumps({**words, "service": "0" * 12})}
         said["Config"] |= {"Labels": labels, "Cmd": ["older"]}

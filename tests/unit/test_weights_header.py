@@ -187,10 +187,10 @@ def test_snapshot_reads_headers_once(tmp_path: Path) -> None:
     assert len(lines) == 1
     assert list(first.headers) == list(first.stamps) == [str(path)]
     assert first.headers[str(path)].config["llama.context_length"] == 4096
-    headers = remembered.together(first, {}, "2026-11-19")
+    headers = remembered.merged_headers(first, {}, "2026-11-19")
     again, lines = take_snapshot([str(path)], headers)
     assert (lines, again.headers) == ([], {})
-    assert remembered.together(again, headers, "2026-11-20")[str(path)].seen == "2026-11-20"
+    assert remembered.merged_headers(again, headers, "2026-11-20")[str(path)].seen == "2026-11-20"
     os.utime(path, (1, 1))
     changed, lines = take_snapshot([str(path)], headers)
     assert len(lines) == 1

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from gpurack.plan.models.compatibility import accelerator, incompatibility
 from gpurack.plan.models.imagined import imagined
-from gpurack.plan.models.ledger import assign, for_job, missing, resolve
+from gpurack.plan.models.ledger import assign, for_job, missing_gpu, resolve
 from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
@@ -20,7 +20,7 @@ def gpu_problems(spec: Host) -> list[Problem]:
     ledger = assign(spec, state)
     known = {slot.index for slot in ledger.slots}
     problems = [
-        Problem.of("gpu-not-found", path="reserved_gpus", what=missing(gpu, state, ledger.slots))
+        Problem.of("gpu-not-found", path="reserved_gpus", what=missing_gpu(gpu, state, ledger.slots))
         for gpu in spec.reserved_gpus
         if isinstance(gpu, int) and gpu not in known
     ]

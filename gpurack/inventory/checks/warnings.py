@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.args import normal
+from gpurack.engines.args import with_dashes
 from gpurack.engines.known_flags import unknown_flag_warnings
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.engines.urls import others_reach
@@ -108,7 +108,7 @@ def removed_flags(model: Model) -> list[Problem]:
         Problem.of(
             "flag-perhaps-removed",
             flag=flag,
-            normal=normal(flag),
+            normal=with_dashes(flag),
             hint=f"{engine.instead_of(flag)} {version} may have it.",
             **parts,
         )

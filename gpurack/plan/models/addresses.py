@@ -6,20 +6,29 @@ from gpurack.spec.host import Host
 
 
 def address(bind: str, facts: HostFacts) -> str:
-    """The host's address that a bind means. `lan` is the one that the default route uses, "" where there is none."""
+    """Return the host's address that `bind` means.
+
+    `lan` is the address of the default route, "" if there is none.
+
+    >>> address("lan", HostFacts(address="10.0.0.7")), address("loopback", HostFacts())
+    ('10.0.0.7', '127.0.0.1')
+    """
     return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": facts.address}.get(bind, bind)
 
 
 def address_of(name: str, spec: Host, facts: HostFacts) -> str:
-    """The host's address of an entry. While `lan` means none, that of its container; "" without one (refusals.py
-    keeps such an entry from being made)."""
+    """Return the host's address of an entry.
+
+    Without a default route, `lan` is the address of its container, "" without one. refusals.py refuses to create such
+    an entry.
+    """
     container = facts.container(name, spec.entries[name].dockerd)
     now = next((ip for ip, _ in container.ports), "") if container else ""
     return address(spec.entries[name].bind, facts) or now
 
 
 def probe_url(name: str, spec: Host, facts: HostFacts) -> str:
-    """Where a model is asked whether it is ready, from the host itself."""
+    """Return the URL at which the host asks a model whether it is ready."""
     model = spec.entries[name]
     ip = address_of(name, spec, facts)
     ip = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)

@@ -1,5 +1,7 @@
-"""What an entry computes on, and whether it can: may it open these GPUs, and do its engine's images run on them with
-this driver? Pure."""
+"""What an entry computes on, and whether it can. Pure.
+
+May it open these GPUs, and do its engine's images run on them with this driver?
+"""
 
 from collections.abc import Iterable
 
@@ -15,7 +17,10 @@ AMD_OF_USER = (
 
 
 def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
-    """What an entry computes on: the CPU, AMD's GPUs, or NVIDIA's of the lowest compute capability among these."""
+    """Return what an entry computes on: the CPU, AMD's GPUs, or NVIDIA's.
+
+    For NVIDIA it has the lowest compute capability of these GPUs.
+    """
     if not entry.gpus:
         return CPU
     slots = tuple(slots)
@@ -28,9 +33,12 @@ def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
 def incompatibility(
     model: Model, hardware: Accelerator, driver: str | None, running: bool = False
 ) -> tuple[str, str] | None:
-    """Why a model could not compute there, with the field that says so. driver: NVIDIA's, None where it is not known.
-    running: a model that runs has shown that its image does, but may be about to move where it cannot."""
+    """Return (field, reason) if a model cannot compute there; None if it can.
+
+    driver: NVIDIA's version, None if unknown. running: then its image is known to work there, and only the user is
+    checked.
+    """
     if model.user and hardware.vendor == "amd":
         return "user", AMD_OF_USER.format(model.user)
-    why_not = None if running else ENGINES[model.engine].unfit(model, hardware, driver)
+    why_not = None if running else ENGINES[model.engine].incompatibility(model, hardware, driver)
     return ("gpus", why_not) if why_not else None

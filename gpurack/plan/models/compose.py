@@ -1,7 +1,7 @@
-"""The text of compose.yaml: one service per model, in a file an admin may read and use by hand. Pure.
+"""The text of compose.yaml, which an admin can read and use by hand: one service for each model. Pure.
 
-Compose facts (2.26, 2.40): PyYAML writes 1e6 unquoted and Compose refuses it, so every string is quoted; `$` is
-interpolated, so it is doubled; a short-form bind mount creates a missing folder, so mounts are long form.
+Facts about Compose (2.26, 2.40): PyYAML writes 1e6 unquoted and Compose refuses it, so every string is quoted. `$` is
+interpolated, so it is doubled. A bind mount in short form creates a missing folder, so mounts are in long form.
 """
 
 import re
@@ -24,8 +24,10 @@ HEADER = """\
 
 
 def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
-    """The text of a user's compose.yaml. Services of models that could not be planned now may be old ones, kept as they
-    were."""
+    """Return the text of a user's compose.yaml.
+
+    Services of models that could not be planned may be old ones, unchanged.
+    """
     models = blocks(services, user)
     text = head(user)
     for section in SECTIONS:
@@ -40,18 +42,21 @@ def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
 
 
 def head(user: str = "") -> str:
-    """What stands above the services."""
-    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
+    """Return the text above the services."""
+    return HEADER.format(docker=docker_command(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
 
 
-def by_hand(user: str) -> Sh:
-    """How root calls the docker of a user, "" for the host's own."""
+def docker_command(user: str) -> Sh:
+    """Return the command by which root calls a user's docker, "" for the host's own."""
     return sh("sudo -iu {} docker", user) if user else sh("docker")
 
 
 def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[str, dict[str, dict[str, str]]]:
-    """Model → section of the file → item → its lines. The runner on the host, which has no YAML, puts the file together
-    of these as `document` does, because a model that fails there keeps its old lines."""
+    """Return model → section of the file → item → its lines.
+
+    The runner on the host, which has no YAML, assembles the file from these as `document` does, because a model that
+    fails there keeps its old lines.
+    """
     found = {}
     for name, data in services.items():
         items: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
@@ -71,29 +76,33 @@ def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[st
 
 
 def _maps(values: Any) -> list[Mapping[str, Any]]:
-    """The maps of a list; an admin's `compose` may have put anything there, and Compose will say so."""
+    """Return the maps of a list. An admin's `compose` may contain anything, which Compose then refuses."""
     return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
-    """Data as Compose is to read it: `$` doubled, every text quoted."""
+    """Return data as YAML for Compose: `$` doubled, every string quoted."""
     text: str = yaml.dump(escaped(data), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
     return text
 
 
 def old_services(facts: HostFacts, user: str = "") -> dict[str, Any]:
-    """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
+    """Return the services of a user's compose.yaml on the host, unescaped; {} if it is invalid."""
     found = record.services(facts.files.get(paths.compose_file(user)))
     return {name: unescaped(data) for name, data in found.items() if isinstance(data, dict)}
 
 
 def escaped(value: Any) -> Any:
-    """`$` doubled in every value: Compose interpolates variables in values, but not in keys."""
+    """Double `$` in every value. Compose interpolates variables in values, but not in keys.
+
+    >>> escaped({"$A": ["$B"]})
+    {'$A': ['$$B']}
+    """
     return _in_strings(value, "$", "$$")
 
 
 def unescaped(value: Any) -> Any:
-    """The opposite of `escaped`."""
+    """Undo `escaped`."""
     return _in_strings(value, "$$", "$")
 
 
@@ -108,7 +117,7 @@ def _in_strings(value: Any, old: str, new: str) -> Any:
 
 
 class _Quoted(yaml.SafeDumper):
-    """Writes every string in double quotes, but for keys that no YAML reader can take for anything else; no aliases."""
+    """Writes strings in double quotes, except keys that no YAML reader can misinterpret. Writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

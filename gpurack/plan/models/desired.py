@@ -1,6 +1,6 @@
-"""An enabled model or service as it should run on its host: decided once, read by everything that plans. Pure.
+"""An enabled model or service as it should run on its host. Pure.
 
-Differences, obstacles, the runner's payload, the label and verification all read the same `DesiredService`.
+It is decided once: diff, preflight, the runner's payload, the label and verification read the same `DesiredService`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from gpurack.engines.container import Container, Run, Upstream
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
 from gpurack.plan.models.devices import Devices, devices
-from gpurack.plan.models.service import hardened, together
+from gpurack.plan.models.service import hardened, merge_mounts
 from gpurack.spec.connection import Connection
 from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
@@ -26,18 +26,18 @@ from gpurack.spec.secret import UPSTREAM
 from gpurack.spec.weights import Weights
 
 SALTED = ("api_key", "config", "keys", "upstream_keys")
-"""Words of a definition that hold fingerprints of what nobody should read there."""
+"""Words of a definition that contain salted fingerprints, because their content is secret."""
 
 
 @dataclass(frozen=True)
 class DesiredService:
-    """Everything that is decided about a model or service before it is compared with what runs.
+    """Everything that is decided about a model or service before it is compared with its container.
 
-    name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's, where
-    it listens. url: where the host asks whether it is ready. connections: what it connects to; hosts: name → address of
-    those on other hosts. weights: all of them, each with its path on the host, its own first. locked: what the
-    inventory's lock says of it. container: what its engine decides. files: what is mounted into it, file → text.
-    fingerprints: the words of its definition that tell whether a file or secret changed.
+    name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's address
+    on which it listens. url: where the host asks whether it is ready. connections: what it connects to. hosts: name →
+    address of other hosts that it connects to. weights: all of them, each with its path on the host, its own first.
+    locked: what the inventory's lock says about it. container: what its engine decides. files: file → text of what is
+    mounted into it. fingerprints: words of its definition that change if a file or secret does.
     """
 
     name: str
@@ -61,27 +61,27 @@ class DesiredService:
 
     @property
     def uuids(self) -> tuple[str, ...]:
-        """Its GPUs."""
+        """The UUIDs of its GPUs."""
         return self.devices.uuids
 
     @property
     def reference(self) -> str:
-        """The image that its Compose service names."""
+        """The image reference in its Compose service."""
         return str(self.service["image"])
 
     @property
     def served_name(self) -> str:
-        """What clients call it."""
+        """The name that clients use."""
         return self.entry.served_name or self.name
 
     @property
     def answers_as(self) -> str | None:
-        """The name that its answer must hold; None where the answer names no model."""
+        """The name that its answer must contain; None if the answer names no model."""
         return ENGINES[self.entry.engine].answers_as(self.entry, self.served_name)
 
     @property
     def weights_path(self) -> str:
-        """Where its own weights are on the host, "" without any."""
+        """The path of its own weights on the host, "" without any."""
         return self.weights[0][1] if self.entry.weights is not None else ""
 
     @cached_property
@@ -91,7 +91,7 @@ class DesiredService:
 
     @cached_property
     def definition(self) -> Mapping[str, Any]:
-        """What it is, in the inventory's words and without secrets: the content of its label."""
+        """The content of its label: what it is, in the inventory's words and without secrets."""
         model, access = self.entry, self.devices.nvidia_access
         words = {
             **definition_words(model),
@@ -117,11 +117,11 @@ class DesiredService:
 
     @property
     def labelled(self) -> dict[str, Any]:
-        """The whole service, with the labels by which gpurack and the snapshot know it."""
+        """Its Compose service, with the labels by which gpurack and the snapshot recognize it."""
         return self.labelled_as(self.definition)
 
     def labelled_as(self, definition: Mapping[str, Any]) -> dict[str, Any]:
-        """The same with another definition in its label."""
+        """Return its Compose service with another definition in the label."""
         own = self.service.get("labels") or {}
         if isinstance(own, list):  # Compose takes both forms
             own = dict(str(label).partition("=")[::2] for label in own)
@@ -139,9 +139,9 @@ def desire(
 ) -> DesiredService:
     """Decide what an entry should be on its host.
 
-    uuids: the GPUs that the ledger gives it. secrets: its own, by spec.secrets' names; its label has them only as
-    salted fingerprints, and so the content of its files. salt: 32 hex digits, used where its container has none yet.
-    Raises LookupError with a sentence when the engine has no image for these GPUs.
+    uuids: the GPUs that the ledger assigned. secrets: of this entry, by the names of spec/secret.py. Its label contains
+    them, and the content of its files, only as salted fingerprints. salt: 32 hex digits, used if its container has no
+    salt yet. Raises LookupError with a sentence if the engine has no image for these GPUs.
     """
     entry = spec.entries[name]
     found = facts.container(name, entry.dockerd)
@@ -163,13 +163,13 @@ def desire(
         weights=placed,
         locked=model_lock(spec, name),
         container=container,
-        files=files.contents(container, values, ENGINES[entry.engine].sums),
+        files=files.contents(container, values, ENGINES[entry.engine].hash_client_keys),
         fingerprints=files.fingerprints(entry, connections, container, values, salt_of(label) or salt),
     )
 
 
 def salt_of(definition: Mapping[str, Any]) -> str | None:
-    """The salt of the fingerprints in a container's label; None where it has none."""
+    """Return the salt of the fingerprints in a container's label; None if it has none."""
     for word in (*SALTED, "files"):
         value: Any = definition.get(word)
         if isinstance(value, Mapping):
@@ -180,7 +180,7 @@ def salt_of(definition: Mapping[str, Any]) -> str | None:
 
 
 def digest(data: Any) -> str:
-    """Changes whenever the way gpurack runs a model does."""
+    """Return a short digest that changes whenever gpurack runs a model differently."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -192,7 +192,7 @@ def _run(
     connections: Sequence[Connection],
     facts: HostFacts,
 ) -> Run:
-    """What the entry's engine is told."""
+    """Return what the entry's engine is told."""
     own = placed[0][1] if entry.weights is not None else None
     return Run(
         served_name=entry.served_name or name,
@@ -220,8 +220,10 @@ def _run(
 
 
 def _more_mounts(entry: Model, placed: Sequence[tuple[Weights, str]]) -> list[tuple[str, str]]:
-    """(path on the host, path inside) of the weights that an entry names beside `weights`; two of the same name do not
-    meet."""
+    """Return (path on the host, path inside) of the weights that an entry names outside of `weights`.
+
+    Each has a folder of its own inside, because two may have the same name.
+    """
     more = placed[1:] if entry.weights is not None else placed
     return [
         (path, f"/weights/{index}/{(one if isinstance(one, str) else one.place).rstrip('/').rpartition('/')[2]}")
@@ -256,16 +258,16 @@ def _service(desired: DesiredService) -> dict[str, Any]:
         data["secrets"] = [{"source": f"{name}_{file}", "target": target} for file, target in targets.items()]
     if desired.hosts:
         data["extra_hosts"] = [f"{other}:{ip}" for other, ip in desired.hosts.items()]
-    given = desired.devices.words(engine.draws(model))
+    given = desired.devices.words(engine.uses_graphics_driver(model))
     if "environment" in given:
         given["environment"] = {**data.get("environment", {}), **given["environment"]}
     data |= given
     patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
     if isinstance(model.compose.get("volumes"), list):
-        patched["volumes"] = together(data.get("volumes", []), model.compose["volumes"])
+        patched["volumes"] = merge_mounts(data.get("volumes", []), model.compose["volumes"])
     for key in ("devices", "group_add"):
         if key in data and isinstance(model.compose.get(key), list):
             patched[key] = [*data[key], *model.compose[key]]
     if model.compose.get("ipc") not in (None, "private", "shareable") and "shm_size" not in model.compose:
-        patched.pop("shm_size", None)  # the namespace of another has its own size
+        patched.pop("shm_size", None)  # another IPC namespace has its own size
     return hardened(patched, model.compose)

@@ -1,4 +1,4 @@
-"""Which GPUs a container gets, what they are, and how Compose gives them. Pure."""
+"""Which GPUs a container gets, what they are, and how Compose assigns them. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 
 KFD = "/dev/kfd"
-"""AMD's compute driver, one for all cards."""
+"""AMD's compute driver. All its GPUs share the device."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The GPUs that an entry gets.
+    """The GPUs of an entry.
 
-    accelerator: what it computes on. nodes: AMD's device nodes → the group that may open each; kfd_gid: the group of
-    /dev/kfd. access: how containers get NVIDIA's on this host. smallest: GiB of the smallest of them whose memory is
-    known, 0 where that is none of them; None without GPUs.
+    accelerator: what it computes on. nodes: AMD's device nodes → the group that may open each. kfd_gid: the group of
+    /dev/kfd. access: how containers get NVIDIA's GPUs on this host. smallest: GiB of the smallest GPU whose memory is
+    known, 0 if none is known, None without GPUs.
     """
 
     uuids: tuple[str, ...]
@@ -35,14 +35,16 @@ class Devices:
 
     @property
     def nvidia_access(self) -> Access | None:
-        """How the container gets NVIDIA's GPUs; None where it gets none."""
+        """How the container gets NVIDIA's GPUs; None if it gets none."""
         return self.access if self.uuids and not self.nodes else None
 
     def words(self, drawing: bool) -> dict[str, Any]:
-        """What gives them to a Compose service; with what the driver has for drawing, which CDI and AMD's nodes always
-        give."""
+        """Return the keys of a Compose service that assign the GPUs.
+
+        drawing: also give the driver's graphics libraries. CDI and AMD's nodes always include them.
+        """
         if self.nodes:
-            # by number: the image need not know the host's groups, and root inside needs none
+            # by number, because the image may not know the host's groups
             groups = [str(gid) for gid in sorted({self.kfd_gid, *self.nodes.values()})]
             return {"devices": [KFD, *self.nodes], "group_add": groups}
         if not self.uuids:
@@ -58,7 +60,7 @@ class Devices:
         return {**given, "environment": environment} if environment else given
 
     def memory_fraction(self, entry: Model) -> float | None:
-        """A model's share of its (smallest) GPU's memory; None for the whole GPU, or when nobody knows."""
+        """Return a model's share of its smallest GPU; None for the whole GPU, or if its memory is unknown."""
         if entry.vram is None or self.smallest is None:
             return None
         if not self.smallest:  # offline, where the inventory has no `hardware`
@@ -67,7 +69,7 @@ class Devices:
 
 
 def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, facts: HostFacts) -> Devices:
-    """The GPUs with these UUIDs, as an entry gets them on this host."""
+    """Return the GPUs with these UUIDs, as an entry gets them on this host."""
     slots = slots_of(uuids, facts)
     return Devices(
         uuids,
@@ -80,5 +82,5 @@ def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, facts: HostF
 
 
 def render_nodes(uuids: Sequence[str], facts: HostFacts) -> dict[str, int]:
-    """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
+    """Return the device nodes of AMD's GPUs → the group that may open each; {} for NVIDIA's."""
     return {gpu.node: gpu.gid for gpu in facts.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}

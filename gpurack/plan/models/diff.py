@@ -14,15 +14,15 @@ from gpurack.plan.models.desired import SALTED, DesiredService, digest
 from gpurack.plan.models.health import Health, health
 
 OWN = ("service", "files")
-"""Words that gpurack makes of all the others: where they alone differ, it is gpurack that changed."""
+"""Words that gpurack derives from the others. If only they differ, gpurack changed, not the inventory."""
 LATER = ("config", "upstreams")
-"""Words that a label of an older gpurack lacks: what files and variables are made of beside the others."""
+"""Words that labels of an older gpurack lack. Files and variables are derived from them."""
 ABSENT = object()
-"""In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
+"""Stands for a missing key. A null in `compose` is different: it removes a key."""
 
 
 class Action(StrEnum):
-    """What a run does to an entry; the runner on the host gets the value. outcome: the table's word once it is done."""
+    """What a run does to an entry. The runner on the host gets the value. outcome: the word in the table afterwards."""
 
     KEEP = "keep", "unchanged"
     CREATE = "create", "created"
@@ -46,8 +46,8 @@ class Action(StrEnum):
 class Change:
     """What happens to one model, and why. `keep` has no reason.
 
-    outdated: does its container keep settings of an older gpurack? lines: those of compose.yaml that a container which
-    stays was made of; None: it gets this gpurack's, or its own are lost.
+    outdated: does its container keep settings of an older gpurack? lines: the lines of compose.yaml from which a
+    container that stays was created. None: it gets those of this gpurack, or its own are lost.
     """
 
     model: str
@@ -56,11 +56,11 @@ class Change:
     outdated: bool = field(default=False, compare=False)
     lines: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     user: str = ""
-    """Of a removal: in whose Docker the container is."""
+    """Of a removal: the user in whose Docker the container is."""
 
     @property
     def lost(self) -> bool:
-        """Does its container keep settings of an older gpurack of which nothing is left but itself?"""
+        """Does its container keep settings of an older gpurack, of which no lines of compose.yaml are left?"""
         return self.outdated and self.lines is None
 
     def __str__(self) -> str:
@@ -68,8 +68,11 @@ class Change:
 
 
 def compare(desired: DesiredService, facts: HostFacts, prune: bool = False, renew: bool = False) -> Change:
-    """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
-    is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
+    """Compare a model with its container: definition, image, state, and its answer.
+
+    prune: remove models that an ollama has but that are not listed? renew: recreate if only gpurack's own settings
+    changed?
+    """
     name, words, service = desired.name, desired.definition, desired.service
     container = facts.container(name, desired.user)
     if container is None:
@@ -93,20 +96,22 @@ def compare(desired: DesiredService, facts: HostFacts, prune: bool = False, rene
             ]
     if reasons:
         return Change(name, Action.RECREATE, tuple(reasons))
-    change = of_same_definition(desired, facts, prune, lines or written or service, container)
+    change = change_of_unchanged(desired, facts, prune, lines or written or service, container)
     return replace(change, outdated=outdated, lines=lines)
 
 
-def of_same_definition(
+def change_of_unchanged(
     desired: DesiredService, facts: HostFacts, prune: bool, service: Mapping[str, Any], container: Container
 ) -> Change:
-    """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
-    made of."""
+    """Return what happens to a model whose container was created as it should be.
+
+    service: the lines of compose.yaml from which it was created.
+    """
     name = desired.name
     if not container.running:
         return Change(name, Action.START, (describe_state(container),))
     if changed_by_hand(desired, facts, service):
-        # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
+        # Compose recreates the container only if it was not created from the changed lines.
         return Change(name, Action.START, ("its service in compose.yaml was edited by hand",))
     if health(name, desired.entry, facts) == Health.LOADING:
         return Change(name, Action.WAIT, ("still loading",))
@@ -122,15 +127,21 @@ def of_same_definition(
 
 
 def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | None, container: Container) -> bool:
-    """Has gpurack only another name for the image of the same version? named: what its name means on the host."""
+    """Does only the image's name differ, for the same version?
+
+    named: the image that the new name means on the host.
+    """
     return "version" in new and old.get("version") == new["version"] and named == container.image
 
 
 def lines_of(
     desired: DesiredService, container: Container, written: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """The lines of compose.yaml that a model's container was made of, by the digest in its label: those that this
-    gpurack would write, with the container's own label, or those in the file (written). None where they are lost."""
+    """Return the lines of compose.yaml from which a container was created, by the digest in its label.
+
+    Either those that this gpurack would write, with the container's own label, or those in the file (written). None if
+    they are lost.
+    """
     definition = ledger.label(container.labels)
     if definition.get("service") == digest(desired.service):
         return desired.labelled_as(definition)
@@ -138,18 +149,21 @@ def lines_of(
 
 
 def digest_of(lines: Mapping[str, Any], service: Mapping[str, Any]) -> str:
-    """The digest of lines of compose.yaml. service: those that this gpurack would write, whose own labels it counts."""
+    """Return the digest of lines of compose.yaml.
+
+    service: the lines that this gpurack would write; the entry's own labels are taken from it.
+    """
     bare = {word: value for word, value in lines.items() if word != "labels"}
     return digest(bare | ({"labels": service["labels"]} if "labels" in service else {}))
 
 
 def edited(lines: Mapping[str, Any] | None, service: Mapping[str, Any]) -> bool:
-    """Were lines of compose.yaml changed by hand since some gpurack wrote them? By the digest in their own label."""
+    """Were lines of compose.yaml changed by hand since a gpurack wrote them? Compares the digest in their own label."""
     return lines is not None and ledger.label(mapping(lines.get("labels"))).get("service") != digest_of(lines, service)
 
 
 def unknown(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    """The words that a definition lacks because an older gpurack wrote it."""
+    """Return the words that a definition lacks because an older gpurack wrote it."""
     return {word for word in LATER if word in new and word not in old}
 
 
@@ -160,12 +174,15 @@ def why_renewed(
     service: Mapping[str, Any],
     renew: bool,
 ) -> list[str]:
-    """Why a container is recreated of whose definition (old) only what gpurack makes of it differs from the inventory's
-    (new); nothing for one that stays. lines: those that it was made of, None where they are lost."""
+    """Return why a container is recreated if only what gpurack derives differs; [] if it stays.
+
+    old, new: the definitions of its label and of the inventory. lines: those from which it was created, None if they
+    are lost.
+    """
     files = changed_secrets("files", old.get("files"), new.get("files"))
     both = {*(lines or {}), *service} - {"labels"} if lines else set()
     words = {word for word in both if lines and lines.get(word) != service.get(word)}
-    if unknown(old, new):  # the label tells of config and connections by these alone
+    if unknown(old, new):  # then changed config or connections show only in files and lines
         if files:
             return files
         if not old.get("files") and (lines is None or words & {"command", "entrypoint", "environment"}):
@@ -175,12 +192,15 @@ def why_renewed(
 
 
 def tagged(container: Container, reference: str, facts: HostFacts) -> str | None:
-    """The image that a container's reference means on the host now; None for none."""
+    """Return the image that a container's reference names on the host now; None if there is none."""
     return facts.images_of(container.user).get(reference)
 
 
 def moved(desired: DesiredService, facts: HostFacts, container: Container) -> list[str]:
-    """Whether a container's image or weights are others than the lock's, or its tag is a different image now."""
+    """Return how a container's image and weights differ from the lock.
+
+    Without a locked image: whether its tag names another image now.
+    """
     reference = desired.reference
     image = pins.moved_image(desired.locked, reference, facts.digests_of(container.user).get(container.image, ()))
     commits = dict.fromkeys(pins.moved_commits(desired, facts).values())
@@ -191,8 +211,11 @@ def moved(desired: DesiredService, facts: HostFacts, container: Container) -> li
 
 
 def published_elsewhere(service: Mapping[str, Any], container: Container, follows: bool = False) -> list[str]:
-    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody. follows: it
-    binds to the host's address, whatever that is."""
+    """Return the difference between the ports that a container publishes and those that it should.
+
+    Whoever changed it, it may be reachable by everyone. follows: it binds to the host's address, which may have
+    changed.
+    """
     expected = {(port["host_ip"], int(port["published"])) for port in service.get("ports", [])}
     if "network_mode" in service or set(container.ports) == expected:
         return []
@@ -201,16 +224,23 @@ def published_elsewhere(service: Mapping[str, Any], container: Container, follow
 
 
 def changed_by_hand(desired: DesiredService, facts: HostFacts, service: Mapping[str, Any]) -> bool:
-    """Are its lines in the compose.yaml on the host others than it was made of (service)? The label, which is as it
-    should be, says that it was not gpurack that changed them."""
+    """Do its lines in compose.yaml on the host differ from those that it was created from (service)?
+
+    Its label is right, so gpurack did not change them.
+    """
     written = compose.old_services(facts, desired.user).get(desired.name)
     words = {*(written or {}), *service} - {"labels"}
     return written is not None and any(written.get(word) != service.get(word) for word in words)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two definitions, in the inventory's words: `gpus [0] → [3]`. What gpurack makes of them is
-    left out, and what the old one cannot tell."""
+    """Return what changed between two definitions, in the inventory's words: `gpus [0] → [3]`.
+
+    Words that gpurack derives are left out, and those that the old definition does not have.
+
+    >>> differences({"gpus": "[0]", "args": {"c": 1}}, {"gpus": "[3]", "args": {"c": 2}})
+    ['args.c 1 → 2', 'gpus [0] → [3]']
+    """
     reasons = []
     skipped = unknown(old, new)
     for word in sorted({*old, *new} - {"uuids", "render_nodes", *OWN, *SALTED} - skipped):
@@ -227,8 +257,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def changed_words(word: str, old: Any, new: Any) -> list[str]:
-    """One field; maps (args, env) item by item."""
-    if word == "access":  # cards came by CDI before there was a word for it
+    """Return the change of one word; of maps (args, env), the change of each item."""
+    if word == "access":  # without this word, GPUs came by CDI
         return [f"nvidia.access {old or 'cdi'} → {new or 'cdi'}"]
     if isinstance(old, Mapping) or isinstance(new, Mapping):
         before, after = mapping(old), mapping(new)
@@ -238,12 +268,16 @@ def changed_words(word: str, old: Any, new: Any) -> list[str]:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The map that a label holds; what is none there is nothing, for others may have written the label."""
+    """Return a map of a label; {} for anything else, because others may have written the label."""
     return value if isinstance(value, Mapping) else {}
 
 
 def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
-    """Of fingerprints only that they differ can be said; several stand in a map, by name."""
+    """Return `added`, `removed` or `changed`: nothing else is known from fingerprints.
+
+    >>> changed_secrets("keys", {"ada": "5a:1"}, {"ada": "5a:2", "bob": "5a:3"})
+    ['keys.ada changed', 'keys.bob added']
+    """
     if isinstance(old or new, Mapping):
         before, after = mapping(old), mapping(new)
         names = sorted({*before, *after})
@@ -254,21 +288,21 @@ def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value in a reason; nothing is a dash."""
+    """Return a value for a reason; a dash if it is missing."""
     if value is ABSENT:
         return "–"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def describe_state(container: Container) -> str:
-    """Why a container that should run does not: `exited with code 137`."""
+    """Return why a container that should run does not: `it exited with code 137`."""
     if container.status == "exited":
         return f"it exited with code {container.exit_code}"
     return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
 
 
 def replaced(desired: DesiredService, facts: HostFacts) -> Container | None:
-    """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
+    """Return the container made by hand that a model replaces, also if an earlier run has set it aside."""
     old, user = desired.entry.replaces, desired.user
     found = {
         (container.name, container.user): container
@@ -279,22 +313,22 @@ def replaced(desired: DesiredService, facts: HostFacts) -> Container | None:
     return next((found[key] for key in names if key in found), None) if old else None
 
 
-def of_change(change: Change, desired: Mapping[str, DesiredService], facts: HostFacts) -> Container | None:
-    """The container that a change is about, if it is there."""
+def container_of_change(change: Change, desired: Mapping[str, DesiredService], facts: HostFacts) -> Container | None:
+    """Return the container that a change is about, or None."""
     if change.action == Action.REMOVE:
         return facts.ours.get((change.user, change.model))
     return facts.container(change.model, desired[change.model].user)
 
 
 def holdings(container: Container | None, desired: DesiredService | None = None) -> set[str]:
-    """The cards and ports that a container has, and those that a desired one will have."""
+    """Return the GPUs and ports that a container holds, and those that a desired service will hold."""
     held: set[str] = set()
     if container:
         definition = ledger.label(container.labels)
         for word in ("uuids", "render_nodes"):
             cards = definition.get(word, [])
             held |= {f"gpu {card}" for card in (cards if isinstance(cards, list) else [])}
-        # a user's daemon may claim any port; its model has the one that root gave it
+        # A user's daemon may claim any port, so the port in the label counts, which root wrote.
         ports = [definition.get("port")] if container.user else [port for _, port in container.ports]
         held |= {f"port {port}" for port in ports if port is not None}
     if desired:

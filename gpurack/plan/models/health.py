@@ -1,4 +1,4 @@
-"""Is a model ready? The one rule by which report, status, preflight and verification judge. Pure."""
+"""Is a model ready? The one rule for report, status, preflight and verification. Pure."""
 
 import json
 from enum import Enum
@@ -9,10 +9,13 @@ from gpurack.spec.model import Model
 
 
 class Health(Enum):
-    """How a model is. READY: it answers, by its own name where its engine tells names. LOADING: it answers 503, or
-    refuses connections as a server does that has not opened its port. SILENT: it accepts connections and says nothing.
-    FAILING: it answers another status. RENAMED: something else answers at its address. NOT_ASKED: it runs, and nobody
-    could ask it (a host without curl)."""
+    """The state of a model.
+
+    READY: it answers, with its own name if its engine names models. LOADING: it answers 503, or refuses connections as
+    a server does before it opens its port. SILENT: it accepts connections but does not answer. FAILING: it answers with
+    another status. RENAMED: something else answers at its address. NOT_ASKED: it runs, but the host could not ask it
+    (no curl).
+    """
 
     READY = "ready"
     LOADING = "loading"
@@ -25,7 +28,7 @@ class Health(Enum):
 
 
 def health(name: str, entry: Model, facts: HostFacts) -> Health:
-    """How an entry is, by its container and its answer."""
+    """Return the state of an entry, from its container and its answer."""
     user = entry.dockerd
     container, probe = facts.container(name, user), facts.probes.get((user, name))
     if container is None:
@@ -37,8 +40,10 @@ def health(name: str, entry: Model, facts: HostFacts) -> Health:
 
 
 def judge(status: int, body: str, served: str | None) -> Health:
-    """What an answer means. status: HTTP's, 0 where none came (body then says why). served: the name that has to be in
-    the answer; None where the engine tells no name.
+    """Return what an answer means.
+
+    status: of HTTP, 0 without an answer (body is then the reason). served: the name that must be in the answer; None if
+    the engine names no models.
 
     >>> judge(200, '{"id": "alpha"}', "alpha"), judge(200, '{"id": "beta"}', "alpha")
     (<Health.READY: 'ready'>, <Health.RENAMED: 'renamed'>)

@@ -1,5 +1,7 @@
-"""Which image an entry runs from, and how it comes onto the host: from a registry or its mirror, from a tar file of the
-admin's machine, or by a build there. Pure."""
+"""Which image an entry runs from, and where it comes from. Pure.
+
+From a registry or its mirror, from a tar file on the admin's machine, or from a build on the host.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +17,19 @@ from gpurack.spec.model import Job, Model
 
 
 def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
-    """The image reference a model runs from, through the host's mirrors. Raises LookupError with a sentence when the
-    engine has no image for this accelerator."""
+    """Return the image reference of a model, through the host's mirrors.
+
+    Raises LookupError with a sentence if the engine has no image for this accelerator.
+    """
     if isinstance(model.image, TarImage | BuildImage):
         return model.image.reference
     return mirrored(spec, model.image or ENGINES[model.engine].image(str(model.version), accelerator))
 
 
 def mirrored(spec: Host, reference: str) -> str:
-    """A reference with its registry replaced by the mirror, if there is one.
+    """Return a reference with its registry replaced by the mirror, if there is one.
 
-    `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`; `a/b:1` is docker.io's.
+    `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`. `a/b:1` belongs to docker.io.
     """
     image = ImageRef.parse(reference)
     mirror = spec.mirrors.get(image.registry)
@@ -33,7 +37,7 @@ def mirrored(spec: Host, reference: str) -> str:
 
 
 def references(model: Model | Job) -> list[str]:
-    """All references of registries, without mirrors, that a model or job may run from."""
+    """Return all references at registries, without mirrors, from which a model or job may run."""
     if isinstance(model.image, str):
         return [model.image]
     if isinstance(model, Job):
@@ -43,7 +47,7 @@ def references(model: Model | Job) -> list[str]:
 
 
 def obtained(spec: Host, model: Model | Job) -> dict[str, Any]:
-    """What the runner (files/images.py) is told beside an image's name; {} for what is pulled."""
+    """Return how the runner (files/images.py) gets an image that is not pulled; {} for one that is."""
     if isinstance(model.image, TarImage):
         names = image_tar.read(model.image.source).names
         return {"load": {"tar": model.image.tar, "path": place(spec, model.image, model.dockerd), "names": list(names)}}
@@ -53,13 +57,15 @@ def obtained(spec: Host, model: Model | Job) -> dict[str, Any]:
 
 
 def place(spec: Host, image: TarImage, user: str) -> str:
-    """Where a tar file lies on the host between copying and loading it into a user's Docker, or the host's own ("")."""
+    """Return where a tar file is stored on the host between copying and loading. user: "" for the host's own Docker."""
     return f"{spec.weights_dir}/images/{image_tar.read(image.source).id[:16]}{f'-{user}' if user else ''}.tar"
 
 
 def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
-    """The logins that a job may need: those of registries that it pulls from, and all for a build, whose base images
-    are not known."""
+    """Return the logins that a job may need: of the registries that it pulls from.
+
+    A build gets all, because its base images are not known.
+    """
     entries = [entry for group in job["groups"] for entry in group if "image" in entry]
     missing = [entry for entry in entries if "digest" in entry or entry["image"] not in facts.images_of(entry["user"])]
     if any("build" in entry for entry in missing):

@@ -1,7 +1,7 @@
-"""What a host does once and ends: which jobs have to run, on which cards, and how. Pure.
+"""Jobs: which have to run, on which GPUs, and how. Pure.
 
-A job is done when its record (JOBS/NAME.json, written on the host) has the hash of its definition, and its result is
-there. It never runs again then.
+A job is done if its record (JOBS/NAME.json on the host) has the hash of its definition, and its result exists. Then it
+does not run again.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from gpurack.host_data import json_from_host
 from gpurack.plan.models import compose, images, ledger, weights
 from gpurack.plan.models.devices import Devices, devices
 from gpurack.plan.models.diff import Action, Change
-from gpurack.plan.models.plan import ModelsPlan, host_files, outward, uploads
-from gpurack.plan.models.service import hardened, together
-from gpurack.plan.runner import ours
+from gpurack.plan.models.plan import ModelsPlan, host_files, network_and_credentials, uploads
+from gpurack.plan.models.service import hardened, merge_mounts
+from gpurack.plan.runner import proven_ids
 from gpurack.plan.steps import Step, WriteFile
 from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
@@ -32,16 +32,15 @@ HEADER = """\
 # By hand: docker compose -f {path} run --rm {name}
 """
 FOLDER = "/models"
-"""Where a job finds its folder inside: the place that people have always given it."""
+"""The path of a job's folder inside its container, as in upstream's documentation."""
 
 
 @dataclass(frozen=True)
 class DesiredJob:
-    """A job of the inventory, and what is decided about it before anything is known of its host.
+    """A job of the inventory, and what is decided about it without facts of its host.
 
-    folder: what it reads and writes. result: the file that it makes, None where what it prints is its result.
-    weights_path: "" without weights. definition: the hash of what it does; on which cards, and through which mirror, is
-    no part of it.
+    folder: what it reads and writes. result: the file that it writes, None if its output is the result. weights_path:
+    "" without weights. definition: the hash of what it does. GPUs and mirrors are not part of it.
     """
 
     name: str
@@ -53,10 +52,10 @@ class DesiredJob:
 
 
 def desire_job(name: str, spec: Host) -> DesiredJob:
-    """A job by its name."""
+    """Return a job by its name."""
     job, path = spec.jobs[name], weights.host_path(spec, spec.jobs[name])
     words = {
-        **job.model_dump(include={"version", "folder", "result", "env", "compose"}),  # at their default, too
+        **job.model_dump(include={"version", "folder", "result", "env", "compose"}),  # also at their defaults
         **definition_words(job),
         "image": job.image.reference if isinstance(job.image, TarImage | BuildImage) else job.image,
         "weights": path,
@@ -71,7 +70,7 @@ def plan_jobs(
     hf_token: str | None = None,
     logins: Mapping[str, Mapping[str, str]] | None = None,
 ) -> ModelsPlan:
-    """The jobs that have to run, one after the other. hf_token, logins: as for plan_models."""
+    """Plan the jobs that have to run, one after the other. hf_token, logins: as in plan_models."""
     cards = ledger.assign(spec, facts).uuids
     changes: list[Change] = []
     errors: dict[str, str] = {}
@@ -98,14 +97,14 @@ def plan_jobs(
         entries.append(payload(job, data, spec))
     if not entries:
         return ModelsPlan(errors=errors)
-    told: dict[str, Any] = {"ours": ours(facts), "groups": [[each] for each in entries]}
-    told |= outward(told, spec, facts, hf_token, logins or {})
+    told: dict[str, Any] = {"ours": proven_ids(facts), "groups": [[each] for each in entries]}
+    told |= network_and_credentials(told, spec, facts, hf_token, logins or {})
     steps = [*host_files(facts), *steps]
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, changes), job=told)
 
 
 def due(job: DesiredJob, facts: HostFacts) -> str | None:
-    """Why a job has to run; None when it is done."""
+    """Return why a job has to run; None if it is done."""
     file = facts.files.get(paths.job_record(job.name))
     if running(job, facts):
         return "still running"
@@ -121,13 +120,13 @@ def due(job: DesiredJob, facts: HostFacts) -> str | None:
 
 
 def running(job: DesiredJob, facts: HostFacts) -> bool:
-    """Does it run already, because an earlier run of gpurack was killed meanwhile?"""
+    """Is it already running, because an earlier run of gpurack was killed?"""
     found = facts.proven.get(("", job.name))
     return bool(found and found.job == job.definition and found.running)
 
 
 def obstacle(job: DesiredJob, facts: HostFacts) -> str | None:
-    """Why a job cannot run now."""
+    """Return why a job cannot run now; None if it can."""
     stranger = next((c for c in facts.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
     if stranger and stranger not in facts.proven.values():
         return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
@@ -146,7 +145,7 @@ def obstacle(job: DesiredJob, facts: HostFacts) -> str | None:
 
 
 def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any]:
-    """A job's Compose service."""
+    """Return a job's Compose service."""
     job, engine = desired.entry, ENGINES[desired.entry.engine]
     if isinstance(job.image, TarImage | BuildImage):
         image = job.image.reference
@@ -167,12 +166,12 @@ def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any
         "command": [word.replace(WEIGHTS_INSIDE, inside) if inside else word for word in job.command],
         "volumes": [{"type": "bind", **mount, "bind": {"create_host_path": False}} for mount in mounts],
     }
-    given = hardware.words(engine.draws(job))
+    given = hardware.words(engine.uses_graphics_driver(job))
     if environment := {**job.env, **given.pop("environment", {})}:
         data["environment"] = environment
     patched: dict[str, Any] = patch({**data, **given}, job.compose)
     if isinstance(job.compose.get("volumes"), list):
-        patched["volumes"] = together(data["volumes"], job.compose["volumes"])
+        patched["volumes"] = merge_mounts(data["volumes"], job.compose["volumes"])
     patched = hardened(patched, job.compose)
     labels = patched.get("labels") if isinstance(patched.get("labels"), Mapping) else {}
     patched["labels"] = {**(labels or {}), "gpurack.job": desired.definition}
@@ -180,13 +179,13 @@ def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any
 
 
 def document(name: str, data: Mapping[str, Any]) -> str:
-    """The text of a job's own Compose file."""
+    """Return the text of a job's own Compose file."""
     head = HEADER.format(path=paths.job_file(name), name=name)
     return head + compose.as_yaml({"name": paths.JOBS_PROJECT, "services": {name: data}})
 
 
 def payload(job: DesiredJob, data: Mapping[str, Any], spec: Host) -> dict[str, Any]:
-    """One job, as the runner (files/jobs.py) is told of it. data: its Compose service."""
+    """Return a job in the runner's payload (files/jobs.py). data: its Compose service."""
     user, wanted = job.entry.dockerd, job.entry.weights
     told = weights.fetched(spec, wanted, user) if wanted is not None else None
     return {
@@ -203,7 +202,7 @@ def payload(job: DesiredJob, data: Mapping[str, Any], spec: Host) -> dict[str, A
 
 
 def awaiting(spec: Host, facts: HostFacts) -> dict[str, str]:
-    """Enabled models that serve the result of a job that is not done → that job."""
+    """Return enabled models that serve the result of a job that is not done → that job."""
     makers = {
         weights.result_path(spec, name): name
         for name, job in spec.jobs.items()
@@ -217,6 +216,6 @@ def awaiting(spec: Host, facts: HostFacts) -> dict[str, str]:
 
 
 def serve_results(spec: Host) -> bool:
-    """Does any model serve what a job makes?"""
+    """Does any model serve the result of a job?"""
     results = {weights.result_path(spec, name) for name, job in spec.jobs.items() if job.enabled and job.result}
     return any(model.enabled and weights.host_path(spec, model) in results for model in spec.entries.values())

@@ -1,7 +1,7 @@
-"""Which entry gets which GPU. The inventory says indices; containers get UUIDs, which stay with the GPU. Pure.
+"""Which entry gets which GPU. Pure.
 
-Whether entries can share a GPU is decided here and nowhere else: live on what the snapshot saw, offline on the host
-that the inventory imagines (imagined.py), with the same sentences.
+The inventory has indices; containers get UUIDs, which stay with the GPU. Only this module decides whether entries can
+share a GPU: live with the facts of the snapshot, offline with the host that the inventory describes (imagined.py).
 """
 
 import re
@@ -21,13 +21,15 @@ NO_DRIVER = (
     "or set gpus: [] for the model."
 )
 ROUNDING = 0.005
-"""GiB by which shares may exceed a GPU: 50 % and 45 % are a little more than 95 % in floating point."""
+"""GiB by which shares may exceed a GPU: in floating point, 50 % and 45 % are slightly more than 95 %."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why entries (names) get no GPU. field: the one of theirs to change. what: a sentence, and what to do. code: of
-    spec/error_codes.py."""
+    """Why entries (names) get no GPU.
+
+    field: the field of theirs to change. what: a sentence, and what to do. code: of spec/error_codes.py.
+    """
 
     names: tuple[str, ...]
     field: Literal["gpus", "vram"]
@@ -37,7 +39,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ledger:
-    """uuids: the GPUs of each entry that could be given them. faults: why the others could not. slots: the host's."""
+    """The GPUs of a host's entries.
+
+    uuids: of each entry that got GPUs. faults: why the others got none. slots: the host's GPUs.
+    """
 
     uuids: Mapping[str, tuple[str, ...]]
     faults: tuple[Fault, ...]
@@ -53,17 +58,20 @@ class Ledger:
         return found
 
     def slots_of(self, name: str) -> tuple[GpuSlot, ...]:
-        """The GPUs that an entry was given."""
+        """Return the GPUs of an entry."""
         return with_uuids(self.uuids.get(name, ()), self.slots)
 
     def entries_on(self, slot: GpuSlot) -> list[str]:
-        """The entries that were given a GPU."""
+        """Return the entries on a GPU."""
         return holders(slot, self.uuids)
 
 
 def assign(spec: Host, facts: HostFacts) -> Ledger:
-    """GPUs for every enabled entry. The same inventory text and living UUIDs keep their GPUs, so that a renumbered GPU
-    moves no model; a GPU that would hold more than it has is refused to the newcomer."""
+    """Assign GPUs to every enabled entry.
+
+    An entry with unchanged text in the inventory and GPUs that still answer keeps them, so that a renumbered GPU moves
+    no model. If a GPU has no room for a new entry, the new entry is refused.
+    """
     slots = host_slots(spec, facts)
     uuids: dict[str, tuple[str, ...]] = {}
     lost: dict[tuple[str, ...], list[str]] = {}
@@ -72,8 +80,8 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
     for name, entry in sorted(spec.entries.items()):
         if not entry.enabled:
             continue
-        kept = kept_cards(name, entry, facts)
-        dead = tuple(uuid for uuid in kept or () if not alive(uuid, facts))
+        kept = kept_gpus(name, entry, facts)
+        dead = tuple(uuid for uuid in kept or () if not answers(uuid, facts))
         if kept is None:
             new.append(name)
         elif dead and facts.driver.exit_code != MISMATCH:
@@ -104,7 +112,7 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
 
 
 def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The GPUs of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
+    """Return the GPUs of a job beside the models, which keep theirs (uuids). Raises LookupError with a sentence."""
     slots = host_slots(spec, facts)
     wanted = resolve(spec.jobs[name], spec, facts, slots)
     refuse_unmeasured(spec.jobs[name], wanted)
@@ -120,12 +128,12 @@ def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[s
 
 
 def host_slots(spec: Host, facts: HostFacts) -> tuple[GpuSlot, ...]:
-    """Every GPU of a host."""
-    return tuple(slot_of(gpu, any(meant(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in facts.gpus)
+    """Return every GPU of a host."""
+    return tuple(slot_of(gpu, any(matches(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in facts.gpus)
 
 
 def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
-    """A GPU that the snapshot saw, or that was imagined."""
+    """Convert a GPU, seen or imagined."""
     return GpuSlot(
         index=gpu.index if gpu.index >= 0 else None,
         uuid=gpu.uuid,
@@ -139,18 +147,18 @@ def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
 
 
 def slots_of(uuids: Iterable[str], facts: HostFacts) -> tuple[GpuSlot, ...]:
-    """The GPUs of a host with these UUIDs that answer, in this order."""
+    """Return the GPUs of a host with these UUIDs that answer, in this order."""
     return with_uuids(uuids, [slot_of(gpu) for gpu in facts.gpus])
 
 
 def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """The GPUs with these UUIDs, in this order."""
+    """Return the GPUs with these UUIDs, in this order."""
     known = {slot.uuid: slot for slot in slots}
     return tuple(known[uuid] for uuid in uuids if uuid in known)
 
 
 def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """The GPUs that the inventory's words mean on this host now. Raises LookupError with a sentence."""
+    """Return the GPUs that the inventory's text means on this host now. Raises LookupError with a sentence."""
     if not entry.gpus:
         return ()
     if not slots:
@@ -163,7 +171,7 @@ def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[Gp
         if not found:
             raise LookupError("wants all GPUs, but all are reserved (reserved_gpus).")
     else:
-        found = [find(wanted, facts, slots) for wanted in entry.gpus]
+        found = [find_gpu(wanted, facts, slots) for wanted in entry.gpus]
     for slot in found:
         if slot.reserved:
             raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
@@ -178,25 +186,27 @@ def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[Gp
 
 
 def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
-    """Raises LookupError where a share in GiB cannot be kept, because a GPU that was seen does not say how much it has
-    (nvidia-smi's memory.total is "[N/A]" where GPU and CPU share memory)."""
+    """Raise LookupError for a share in GiB of a real GPU that does not report its memory.
+
+    nvidia-smi's memory.total is "[N/A]" if GPU and CPU share memory.
+    """
     for slot in slots:
         if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
             raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
 
 
-def find(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
-    """The GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
-    found = [slot for slot in slots if meant(wanted, slot)]
+def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
+    """Return the GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
+    found = [slot for slot in slots if matches(wanted, slot)]
     if len(found) == 1:
         return found[0]
     if found:
         raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
-    raise LookupError(missing(wanted, facts, slots))
+    raise LookupError(missing_gpu(wanted, facts, slots))
 
 
-def missing(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> str:
-    """The sentence for a GPU that the host does not have."""
+def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> str:
+    """Return the error for a GPU that the host does not have."""
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
         has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
@@ -206,13 +216,13 @@ def missing(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> st
     return f"{name} does not exist; {has}.{broken}"
 
 
-def meant(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
+def matches(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
     """Does an index, a UUID prefix or a PCI address mean this GPU?"""
     return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted) or gpu.pci.endswith(wanted)
 
 
 def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:
-    """The GPU that `hardware` has in this place, when nvidia-smi's name says that it is another one.
+    """Return the GPU that `hardware` has at this index, if nvidia-smi's name differs from it.
 
     Names are compared word by word: "A100 80GB" is "NVIDIA A100-SXM4-80GB", "L4" is not "NVIDIA L40S".
     """
@@ -223,7 +233,7 @@ def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:
     return None if expected <= seen else names[gpu.index]
 
 
-def alive(uuid: str, facts: HostFacts) -> bool:
+def answers(uuid: str, facts: HostFacts) -> bool:
     """Does the GPU answer?"""
     return any(gpu.uuid == uuid for gpu in facts.gpus)
 
@@ -232,12 +242,12 @@ def alive(uuid: str, facts: HostFacts) -> bool:
 
 
 def holders(slot: GpuSlot, uuids: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """The entries that were given this GPU, by name."""
+    """Return the entries with this GPU, by name."""
     return sorted(name for name, theirs in uuids.items() if slot.uuid in theirs)
 
 
 def overfull(slot: GpuSlot, names: Sequence[str], spec: Host) -> bool:
-    """Would a GPU hold more than it has with these entries on it? One without vram wants it whole."""
+    """Would a GPU have to hold more than it can with these entries? One without vram needs the whole GPU."""
     shares = [spec.everything[name].vram for name in names]
     if None in shares:
         return len(names) > 1
@@ -246,7 +256,7 @@ def overfull(slot: GpuSlot, names: Sequence[str], spec: Host) -> bool:
 
 
 def shares_on(slot: GpuSlot, names: Iterable[str], spec: Host) -> dict[str, float]:
-    """GiB of a GPU that each entry asks for; those without vram are left out."""
+    """Return GiB of a GPU that each entry needs. Entries without vram are left out."""
     memory = slot.memory or 0
     return {name: share.of(memory) for name in names if (share := spec.everything[name].vram)}
 
@@ -258,8 +268,10 @@ def sharing_faults(
     facts: HostFacts,
     slots: Sequence[GpuSlot],
 ) -> list[Fault]:
-    """One for each set of entries that want GPUs together and cannot. refused: entry → the GPUs that it may not have
-    beside those who were given them (uuids)."""
+    """Return a fault for each set of entries that need the same GPUs and cannot share them.
+
+    refused: entry → GPUs that have no room for it beside the entries that have them (uuids).
+    """
     groups: dict[tuple[tuple[str, ...], tuple[str, ...], float | None], list[GpuSlot]] = {}
     for slot in slots:
         if names := tuple(name for name, contested in refused.items() if slot in contested):
@@ -280,7 +292,7 @@ def sharing_fault(
     facts: HostFacts,
     others: str,
 ) -> Fault:
-    """slots: GPUs of one size that the same entries want. others: ` (free: 2, 3)`."""
+    """Return the fault of entries on GPUs (slots) of one size. others: ` (free: 2, 3)`."""
     names = sorted({*refused, *held_by})
     alone = len(slots) == 1
     gpus = slots[0].identified if alone else f"GPUs {', '.join(slot.label for slot in slots)}"
@@ -299,7 +311,10 @@ def sharing_fault(
 
 
 def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> str | None:
-    """Is the memory that this entry needs held by processes that are not ours? others: ` (free: 2, 3)`."""
+    """Return the error if processes that are not ours hold memory that this entry needs.
+
+    others: ` (free: 2, 3)`.
+    """
     for slot in slots:
         replaced = spec.entries[name].replaces if name in spec.entries else None
         making_room = {
@@ -334,7 +349,7 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostF
 def not_answering(
     uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
 ) -> str:
-    """The sentence for GPUs that an entry had and that no longer answer."""
+    """Return the error for GPUs of an entry that no longer answer."""
     reason = f" nvidia-smi says: {facts.driver.message}." if facts.driver.message else ""
     return (
         f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
@@ -343,7 +358,7 @@ def not_answering(
 
 
 def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
-    """` (free: 2, 3)`: the GPUs that nobody uses; nothing where there are none."""
+    """Return ` (free: 2, 3)`, the GPUs that nobody uses; "" if there are none."""
     taken = {uuid for theirs in uuids.values() for uuid in theirs}
     taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
     for container in facts.ours.values():
@@ -355,8 +370,8 @@ def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def kept_cards(name: str, entry: Model, facts: HostFacts) -> tuple[str, ...] | None:
-    """The GPUs that an entry's container has, when the inventory's text is what it was; None otherwise."""
+def kept_gpus(name: str, entry: Model, facts: HostFacts) -> tuple[str, ...] | None:
+    """Return the GPUs of an entry's container, if `gpus` has not changed in the inventory; else None."""
     container = facts.container(name, entry.dockerd)
     definition = label(container.labels) if container else {}
     if not container or definition.get("gpus") != gpus_text(entry):
@@ -365,26 +380,26 @@ def kept_cards(name: str, entry: Model, facts: HostFacts) -> tuple[str, ...] | N
 
 
 def kept_share(name: str, entry: Model, facts: HostFacts) -> bool:
-    """Does an entry want the same share of its GPUs as its container has?"""
+    """Is the share that an entry wants the one that its container has?"""
     container = facts.container(name, entry.dockerd)
     kept = label(container.labels).get("vram") if container else None
     return kept == (str(entry.vram) if entry.vram else None)
 
 
 def runs_on(name: str, slot: GpuSlot, spec: Host, facts: HostFacts) -> bool:
-    """Has an entry's container this GPU already?"""
+    """Does an entry's container have this GPU already?"""
     container = facts.container(name, spec.entries[name].dockerd)
     return bool(container and slot.uuid in uuids_in(label(container.labels)))
 
 
 def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:
-    """The GPUs that a label names."""
+    """Return the GPUs that a label names."""
     uuids = definition.get("uuids")
     return tuple(map(str, uuids)) if isinstance(uuids, list) else ()
 
 
 def label(labels: Mapping[str, str]) -> dict[str, object]:
-    """The definition in a container's label; {} when it is not readable."""
+    """Return the definition in a container's label; {} if it is invalid."""
     try:
         definition = json_from_host(labels.get("gpurack.model", ""))
     except ValueError:
@@ -393,5 +408,5 @@ def label(labels: Mapping[str, str]) -> dict[str, object]:
 
 
 def gpus_text(entry: Model | Job) -> str:
-    """The inventory's own words: `[0, 1]`, `all`, `[]`."""
+    """Return the inventory's own text: `[0, 1]`, `all`, `[]`."""
     return entry.gpus if isinstance(entry.gpus, str) else "[" + ", ".join(map(str, entry.gpus)) + "]"

@@ -1,7 +1,8 @@
-"""How much of its cards a model needs, computed from the header of its weights. Pure.
+"""How much memory of its GPUs a model needs, computed from the header of its weights. Pure.
 
-Per card: `weights / (TP · PP) + layers / PP · ceil(kv_heads / TP) · (key + value) · bytes · tokens + overhead`. Exact
-but for the overhead, which is a range; where an architecture or a flag makes the formula wrong, there is no estimate.
+For each GPU: `weights / (TP · PP) + layers / PP · ceil(kv_heads / TP) · (key + value) · bytes · tokens + overhead`. It
+is exact, except for the overhead, which is a range. If an architecture or a flag makes the formula wrong, there is no
+estimate.
 """
 
 import math
@@ -22,8 +23,10 @@ UNSEEN = "its weights have not been inspected yet"
 
 @dataclass(frozen=True)
 class Estimate:
-    """GiB of each of a model's cards (or of the host's memory, without cards). kv: for `tokens` tokens.
-    least, overhead: the smallest and the usual share of everything else."""
+    """GiB of each of a model's GPUs (without GPUs: of the host's memory).
+
+    kv: for `tokens` tokens. least, overhead: the smallest and the usual amount of everything else.
+    """
 
     weights: float
     kv: float
@@ -33,12 +36,12 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """What it usually takes."""
+        """What it usually needs."""
         return self.weights + self.kv + self.overhead
 
     @property
     def minimum(self) -> float:
-        """Below this it cannot work."""
+        """What it needs at least."""
         return self.weights + self.kv + self.least
 
     def __str__(self) -> str:
@@ -46,8 +49,8 @@ class Estimate:
         return f"weights {self.weights:.1f}{kept}, overhead {self.least:.1f} or more"
 
 
-def estimate(model: Model, header: Header | None, cards: int) -> Estimate:
-    """Of each of that many cards. Raises NotEstimated with the reason."""
+def estimate(model: Model, header: Header | None, gpus: int) -> Estimate:
+    """Return the estimate for each of a number of GPUs. Raises NotEstimated with the reason."""
     if header is None:
         raise NotEstimated(UNSEEN if model.weights else f"gpurack has no formula for {model.engine}")
     shape = shape_of(header)
@@ -55,7 +58,7 @@ def estimate(model: Model, header: Header | None, cards: int) -> Estimate:
     needs = ENGINES[model.engine].needs(model, facts)
     if shape.window and needs.tokens > shape.window:
         raise NotEstimated(f"its attention slides over {shape.window} tokens, so it keeps less than the formula says")
-    tensor, stages = split_over(model, cards)
+    tensor, stages = split_over(model, gpus)
     return Estimate(
         weights=loaded(header, needs) / GIB / (tensor * stages),
         kv=needs.tokens * per_token(shape, needs, tensor, stages) / GIB,
@@ -65,20 +68,20 @@ def estimate(model: Model, header: Header | None, cards: int) -> Estimate:
     )
 
 
-def split_over(model: Model, cards: int) -> tuple[int, int]:
-    """(tensor parallel, stages of layers). An engine that splits by itself gives every card some of the layers."""
-    tensor, stages = ENGINES[model.engine].parallelism(model, cards)
-    return (tensor, stages) if tensor * stages > 1 else (1, max(cards, 1))
+def split_over(model: Model, gpus: int) -> tuple[int, int]:
+    """Return (tensor parallel, stages of layers). An engine that splits by itself gives each GPU some layers."""
+    tensor, stages = ENGINES[model.engine].parallelism(model, gpus)
+    return (tensor, stages) if tensor * stages > 1 else (1, max(gpus, 1))
 
 
 def per_token(shape: Shape, needs: Needs, tensor: int, stages: int) -> float:
-    """Bytes of KV cache that a token takes of each card."""
+    """Return the bytes of KV cache that a token takes on each GPU."""
     layers, heads = math.ceil(shape.layers / stages), math.ceil(shape.kv_heads / tensor)
     return layers * heads * (shape.key * needs.kv_bytes[0] + shape.value * needs.kv_bytes[1])
 
 
 def loaded(header: Header, needs: Needs) -> float:
-    """Bytes of the weights in memory: plain ones as the engine's own number type, quantized ones as they are stored."""
+    """Return the bytes of the weights in memory: quantized ones as stored, others in the engine's number type."""
     if needs.float_bytes is None or "quantization" in header.config:
         return sum(header.tensors.values())
     stored = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -88,7 +91,7 @@ def loaded(header: Header, needs: Needs) -> float:
 
 
 def refusal(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str | None:
-    """Why a model cannot work on these GPUs; None when it can, or when that is not known."""
+    """Return why a model cannot run on these GPUs; None if it can, or if that is unknown."""
     if header is None or not slots:
         return None
     tensor, stages = split_over(model, len(slots))
@@ -114,17 +117,19 @@ def refusal(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> st
     )
 
 
-def in_stages(model: Model, heads: int, cards: int) -> str:
-    """How it may use all of so many cards whose number does not divide its heads: with layers in stages, of as many
-    cards each as do."""
-    tensor = next(number for number in range(cards, 0, -1) if cards % number == 0 and heads % number == 0)
-    flags = dict(zip(ENGINES[model.engine].parallel_flags, (tensor, cards // tensor), strict=False))
+def in_stages(model: Model, heads: int, gpus: int) -> str:
+    """Return how it can use all GPUs although their number does not divide its heads.
+
+    With layers in stages: each stage has as many GPUs as divide the heads.
+    """
+    tensor = next(number for number in range(gpus, 0, -1) if gpus % number == 0 and heads % number == 0)
+    flags = dict(zip(ENGINES[model.engine].parallel_flags, (tensor, gpus // tensor), strict=False))
     words = ", ".join(f'"{flag}": {number}' for flag, number in flags.items())
-    return f"Or layers in stages, over all {cards} GPUs: args: {{{words}}}."
+    return f"Or layers in stages, over all {gpus} GPUs: args: {{{words}}}."
 
 
 def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str | None:
-    """Fits only if the overhead is smaller than usual: worth a warning."""
+    """Return a warning if it fits only with less overhead than usual; None if not."""
     known = [slot.memory for slot in slots if slot.memory]
     try:
         need = estimate(model, header, len(slots))
@@ -135,26 +140,26 @@ def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str 
     return f"is tight: it usually takes {need.total:.1f} GiB of a GPU and has {budget:.1f}."
 
 
-def remedy(model: Model, header: Header, need: Estimate, budget: float, cards: int) -> str:
-    """What to write instead: the longest context that fits, the number of cards that would do."""
-    ways = [f"set context: {tokens}"] if (tokens := longest_context(model, header, budget, cards, need)) else []
+def remedy(model: Model, header: Header, need: Estimate, budget: float, gpus: int) -> str:
+    """Return what to change: the longest context that fits, the number of GPUs that suffices."""
+    ways = [f"set context: {tokens}"] if (tokens := longest_context(model, header, budget, gpus, need)) else []
     if model.vram:
         ways.append(f"raise vram to {math.ceil(need.minimum)}GiB")
-    if more := enough_cards(model, header, budget, cards):
+    if more := enough_gpus(model, header, budget, gpus):
         ways.append(f"give it {more} GPUs")
     ways.append("choose smaller weights")
     text = ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + ways[-1]
     return f"{text[0].upper()}{text[1:]}."
 
 
-def longest_context(model: Model, header: Header, budget: float, cards: int, need: Estimate) -> int:
-    """The longest context that fits, in steps of 256; 0 where no context would help."""
+def longest_context(model: Model, header: Header, budget: float, gpus: int, need: Estimate) -> int:
+    """Return the longest context that fits, in steps of 256; 0 if no context would."""
 
     def fits(steps: int) -> bool:
         shorter = model.model_copy(update={"context": 256 * steps})
         try:
-            return estimate(shorter, header, cards).minimum <= budget
-        except NotEstimated:  # beyond the window of its attention
+            return estimate(shorter, header, gpus).minimum <= budget
+        except NotEstimated:  # longer than its attention window
             return False
 
     if not need.kv or not fits(1):
@@ -162,10 +167,13 @@ def longest_context(model: Model, header: Header, budget: float, cards: int, nee
     return 256 * (bisect_left(range(1, need.tokens // 256 + 2), True, key=lambda steps: not fits(steps)))
 
 
-def enough_cards(model: Model, header: Header, budget: float, cards: int) -> int | None:
-    """The smallest number of such cards that would do; None for none up to 16, or where args fix the number."""
+def enough_gpus(model: Model, header: Header, budget: float, gpus: int) -> int | None:
+    """Return the smallest number of such GPUs that suffices, up to 16.
+
+    None if there is none, or if args fix the number.
+    """
     heads = heads_of(header) or 1
-    for count in range(cards + 1, 17):
+    for count in range(gpus + 1, 17):
         tensor, stages = split_over(model, count)
         if tensor * stages != count:
             return None

@@ -1,4 +1,4 @@
-"""How a host sees what its services connect to on other hosts: their names, and whether they answer. Pure."""
+"""What a host knows about other hosts that its services connect to: names, and whether they answer. Pure."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from gpurack.spec.host import Host
 from gpurack.spec.secret import UPSTREAM
 
 WHY = {200: "", 0: "no answer", 401: "refuses the key", 503: "is loading"}
-"""HTTP status, 0 for no answer, of a model on the service's own host → why it does not answer."""
+"""HTTP status (0: no answer) of a model on the service's own host → why it does not answer."""
 
 
 def far(spec: Host) -> Iterator[tuple[str, int, Connection]]:
-    """(service, number, connection) of all that lies beyond a service's own network."""
+    """Yield (service, number, connection) of all connections that leave the service's own network."""
     for service in spec.services:
         for index, connection in enumerate(spec.connections(service)):
             if not connection.near:
@@ -24,13 +24,15 @@ def far(spec: Host) -> Iterator[tuple[str, int, Connection]]:
 
 
 def names(spec: Host) -> list[str]:
-    """What the host is asked to look up."""
+    """Return the names that the host has to resolve."""
     return [name for _, _, connection in far(spec) if not is_address(name := host_of(connection))]
 
 
 def questions(spec: Host) -> Iterator[tuple[str | int, ...]]:
-    """(user, service, number, file of the key, url) for the look: is it ready, and does it take the key? Models on the
-    service's own host are left out: the look asks each as the user whose Docker it is in, and only while it runs."""
+    """Yield (user, service, number, file of the key, url): is it ready, and does it accept the key?
+
+    Models on the service's own host are left out. The snapshot asks each as the user whose Docker it is in, if it runs.
+    """
     for service, index, connection in far(spec):
         if connection.here:
             continue
@@ -39,22 +41,24 @@ def questions(spec: Host) -> Iterator[tuple[str | int, ...]]:
 
 
 def ready_url(connection: Connection) -> str:
-    """Where what lies beyond a service's own network says that it is ready."""
+    """Return the URL at which a model outside of the service's network reports that it is ready."""
     url = urlsplit(connection.url)
     return f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
 
 
 def key_file(spec: Host, service: str, index: int) -> str:
-    """The file on the host with the key of what a service connects to."""
+    """Return the file on the host with the key of a connection."""
     return paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
 
 
 def extra_hosts(
     connections: Sequence[Connection], definition: Mapping[str, object], facts: HostFacts
 ) -> dict[str, str]:
-    """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
-    A name that cannot be looked up just now keeps the address that the service's container has (definition: its
-    label's)."""
+    """Return name → address, as the host resolves it, for a service's container.
+
+    A container asks name servers only and does not read /etc/hosts. A name that cannot be resolved now keeps the
+    address in the label of the service's container (definition).
+    """
     before = definition.get("hosts")
     known = {**(before if isinstance(before, dict) else {}), **facts.names}
     names = (host_of(connection) for connection in connections if not connection.near)
@@ -62,7 +66,7 @@ def extra_hosts(
 
 
 def unreached(service: str, spec: Host, facts: HostFacts) -> list[str]:
-    """`gamma on cpu1 (connection refused)` for each model that a running service does not reach now."""
+    """Return `gamma on cpu1 (connection refused)` for each model that a running service cannot reach now."""
     user = spec.entries[service].dockerd
     container = facts.container(service, user)
     if not (container and container.running):
@@ -75,7 +79,7 @@ def unreached(service: str, spec: Host, facts: HostFacts) -> list[str]:
 
 
 def unanswered(user: str, service: str, index: int, connection: Connection, facts: HostFacts) -> str:
-    """Why a connection of a user's service does not answer; "" for one that does, and where it is not known."""
+    """Return why a connection of a user's service does not answer; "" if it does, or if it is unknown."""
     if not connection.here:
         return facts.upstreams.get((user, service, index), "")
     whose = connection.model.dockerd
@@ -86,12 +90,12 @@ def unanswered(user: str, service: str, index: int, connection: Connection, fact
 
 
 def host_of(connection: Connection) -> str:
-    """The other host, as the service is told to reach it."""
+    """Return the other host, as in the URL that the service gets."""
     return urlsplit(connection.url).hostname or ""
 
 
 def is_address(name: str) -> bool:
-    """Is it an address already?"""
+    """Is it an IP address?"""
     try:
         return bool(ipaddress.ip_address(name))
     except ValueError:

@@ -1,7 +1,7 @@
-"""The models of a host: what is, what should be, and what has to happen to each, with its reason. Pure.
+"""What happens to each model of a host, with its reason. Pure.
 
-The differences are found by drift.py, what stands in the way by obstacles.py; job.py makes of the rest what
-the runner on the host carries out.
+diff.py finds the differences, preflight.py what blocks a change. plan/runner.py turns the rest into the payload for the
+runner on the host.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from gpurack.spec.weights import CopyWeights
 
 @dataclass(frozen=True)
 class Upload:
-    """What a model needs and only the admin's machine has: weights, or an image's tar file."""
+    """What a model needs that only the admin's machine has: weights, or an image's tar file."""
 
     model: str
     source: Path
@@ -40,13 +40,13 @@ class Upload:
 
 @dataclass(frozen=True)
 class ModelsPlan:
-    """changes: one for every model of the inventory that could be planned and every container to remove.
+    """The plan of a host's models or jobs.
 
-    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
-    before it, too.
-    job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
-    warnings: sentences about the host's models; they neither change nor block anything.
-    later: models that wait for a job, which is to run first, and are planned then.
+    changes: one for every model that could be planned, and one for every container to remove. errors: model → sentence;
+    nothing of such a model is touched. steps: files to write before the job. uploads: to copy before the job. job:
+    standard input of the runner on the host (files/models.py); None if there is nothing to do. warnings: sentences
+    about the host's models, which change and block nothing. later: model → the job that it waits for; it is planned
+    after that job.
     """
 
     changes: tuple[Change, ...] = ()
@@ -59,12 +59,12 @@ class ModelsPlan:
 
     @property
     def nothing(self) -> bool:
-        """No change, no error."""
+        """Is there neither a change nor an error?"""
         return not (self.steps or self.job or self.errors)
 
     @property
     def reasons(self) -> list[str]:
-        """For people, before anything happens."""
+        """What will happen, as printed before anything happens."""
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
         return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != Action.KEEP]
 
@@ -75,7 +75,7 @@ class ModelsPlan:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
         found: list[Finding] = [("warning", warning) for warning in self.warnings]
         found += [("change", reason) for reason in self.reasons]
         found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
@@ -84,8 +84,11 @@ class ModelsPlan:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one model. error: why nothing does. refusal: why it must not be made like this, which is an error
-    only where it would be made."""
+    """What happens to one model.
+
+    error: why nothing does. refusal: why it must not be created like this. That is an error only if it would be
+    created.
+    """
 
     desired: DesiredService
     change: Change
@@ -110,14 +113,13 @@ def plan_models(
     left_out: Collection[str] = (),
     renew: bool = False,
 ) -> ModelsPlan:
-    """What becomes of every model of a host, and what the runner there is told.
+    """Plan what happens to every model of a host, and the payload for the runner there.
 
-    secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
-    no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
-    prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
-    it is said of their models, or of the user who has none.
-    left_out: models that stay as they are until a job has made what they serve. renew: do containers with settings of
-    an older gpurack get those of this one?
+    secrets: their values, as inventory.secrets.read_secrets returns them. salt: fresh random hex, for models without a
+    fingerprint. hf_token: the value of the Hugging Face token. logins: of registries, with their passwords. prune:
+    remove models of an ollama that are not listed? down: user → why nothing can run in that user's Docker now; the
+    error names the user's models, or the user if there are none. left_out: models that stay unchanged until a job has
+    created what they serve. renew: recreate containers with settings of an older gpurack?
     """
     down = down or {}
     cards = ledger.assign(spec, facts)
@@ -147,16 +149,15 @@ def plan_models(
     needs_job = bool(acting) or unrecorded or any(project.differs(facts) for project in everything)
     job = make_job(acting, desired, everything, spec, facts) if needs_job else None
     if job:
-        job |= {**outward(job, spec, facts, hf_token, logins or {}), "prune": prune}
-    steps = [*(host_files(facts) if job or planned or facts.ours else []), *closed_to_others(facts)]
+        job |= {**network_and_credentials(job, spec, facts, hf_token, logins or {}), "prune": prune}
+    steps = [*(host_files(facts) if job or planned or facts.ours else []), *close_to_others(facts)]
     kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
     warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, acting), job, warnings)
 
 
 def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with the host's driver, and with users none of whose models could say so. down: as for
-    plan_models."""
+    """Return errors of the host's driver, and of users without enabled models. down: as in plan_models."""
     errors: dict[str, str] = {}
     if facts.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(facts)
@@ -167,7 +168,7 @@ def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> dict[s
 
 
 def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, str]) -> str | None:
-    """Why nothing is known of what a model needs: its Docker, or its weights."""
+    """Return why nothing is known about what a model needs: its Docker, or its weights."""
     return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, facts)
 
 
@@ -182,12 +183,15 @@ def decide(
     prune: bool,
     renew: bool,
 ) -> Decision | str | None:
-    """What becomes of a model that has its GPUs (uuids): a sentence where it could not run on them, None where it stays
-    as it is because nothing can be compared. secrets: its own. The rest is as for plan_models."""
+    """Decide what happens to a model that has its GPUs (uuids).
+
+    A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared. secrets: of this
+    model. The other parameters are those of plan_models.
+    """
     entry = spec.entries[name]
     container = facts.container(name, entry.dockerd)
     if entry.gpus and facts.driver.exit_code == MISMATCH:
-        # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
+        # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
         runs = container and container.running
         return None if runs else "not started: the NVIDIA driver and its library have different versions."
     if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
@@ -206,7 +210,7 @@ def decide(
 
 
 def removals(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> Iterator[Change]:
-    """The containers of ours that no enabled entry has any more."""
+    """Yield the removal of each container of ours without an enabled entry."""
     enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
     wanted = {id(facts.container(name, entry.dockerd)) for name, entry in enabled.items()}
     for (user, name), container in sorted(facts.ours.items()):
@@ -216,15 +220,14 @@ def removals(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> Iterator[
             yield Change(name, Action.REMOVE, (why,), user=user)
 
 
-def outward(
+def network_and_credentials(
     job: Mapping[str, Any],
     spec: Host,
     facts: HostFacts,
     hf_token: str | None,
     logins: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """What the runner is told beside a job of how the host reaches others: its proxy, and the Hugging Face token and
-    the logins that the job needs."""
+    """Return what the runner needs to reach others: the proxy, and the token and logins for a job."""
     needs_token = hf_token and any(told.get("hub") == "hf" for told in awaited(job))
     return {
         **({"proxy": spec.proxy.env} if spec.proxy else {}),
@@ -234,7 +237,7 @@ def outward(
 
 
 def outdated(changes: Sequence[Change]) -> Iterator[str]:
-    """What gpurack alone would make differently now, and leaves as it is: counted."""
+    """Yield a sentence that counts the containers with settings of an older gpurack."""
     if count := sum(change.outdated for change in changes):
         models = "1 model runs" if count == 1 else f"{count} models run"
         them = "it" if count == 1 else "them"
@@ -242,8 +245,10 @@ def outdated(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
-    """The Compose project of each daemon that has models, or had some. planned: what could be; the others keep what
-    compose.yaml says of them, and their files."""
+    """Return the Compose project of each daemon that has models, or had some.
+
+    planned: the models that could be planned. The others keep their lines in compose.yaml, and their files.
+    """
     users = {container.user for container in facts.ours.values()}
     users |= {model.dockerd for model in spec.entries.values() if model.enabled}
     found = []
@@ -266,8 +271,10 @@ def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> t
 
 
 def mounted(desired: DesiredService, outdated: bool, facts: HostFacts) -> dict[str, str | None]:
-    """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
-    what an older gpurack gave it?"""
+    """Return a container's files on the host → their text; None for one that stays unchanged.
+
+    outdated: does the container keep what an older gpurack gave it?
+    """
     container = facts.container(desired.name, desired.user)
     if not (outdated and container):
         return dict(desired.files)
@@ -277,7 +284,7 @@ def mounted(desired: DesiredService, outdated: bool, facts: HostFacts) -> dict[s
 
 
 def uploads(spec: Host, facts: HostFacts, acting: Sequence[Change]) -> tuple[Upload, ...]:
-    """The weights and images to copy for these changes, each once."""
+    """Return the weights and images to copy for these changes, each once."""
     found: dict[str, Upload] = {}
     for change in acting:
         model = spec.everything.get(change.model)
@@ -294,15 +301,18 @@ def uploads(spec: Host, facts: HostFacts, acting: Sequence[Change]) -> tuple[Upl
 
 
 def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All weights and images that a job fetches, or that are copied for it."""
+    """Return all weights and images that a job fetches, or that are copied for it."""
     models = [model for group in job["groups"] for model in group]
     return [
         told for model in models for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
     ]
 
 
-def closed_to_others(facts: HostFacts) -> list[Step]:
-    """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
+def close_to_others(facts: HostFacts) -> list[Step]:
+    """Return the step that closes files which earlier versions left readable for everyone.
+
+    Digests, output of jobs, backups.
+    """
     if not facts.exposed:
         return []
     reason = f"close {len(facts.exposed)} of gpurack's notes, logs and backups to everyone but root"
@@ -310,7 +320,7 @@ def closed_to_others(facts: HostFacts) -> list[Step]:
 
 
 def host_files(facts: HostFacts) -> list[Step]:
-    """The runner and the boot unit, where they are missing or differ."""
+    """Return the steps that install the runner and the boot unit, if they are missing or differ."""
     steps: list[Step] = []
     runner = [
         WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode)

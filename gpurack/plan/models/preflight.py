@@ -19,7 +19,7 @@ from gpurack.spec.model import Model
 
 
 def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Change) -> str | None:
-    """Why nothing may be done for this model; None when it may."""
+    """Return why nothing may be done to this model; None if it may."""
     name, model = desired.name, desired.entry
     if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts)):
         return error
@@ -48,12 +48,14 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
 
 
 READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
-"""SELinux types that a confined container may read (network file systems: by a boolean of their own)."""
+"""SELinux types that a confined container may read. (A boolean of SELinux allows network file systems.)"""
 
 
 def unreadable(desired: DesiredService, facts: HostFacts) -> str | None:
-    """Why a container that Docker confines by SELinux could not read the weights. They are the admin's and are not
-    relabelled, as Compose's `z` would: the label to give them is named."""
+    """Return why a container that Docker confines by SELinux cannot read the weights; None if it can.
+
+    They are the admin's and are not relabelled, as Compose's `z` would do. The message names the label to set.
+    """
     path = desired.weights_path
     label = facts.labels.get(path) if path else None
     confined = any(option.startswith("name=selinux") for option in facts.docker.get("SecurityOptions") or ())
@@ -68,15 +70,21 @@ def unreadable(desired: DesiredService, facts: HostFacts) -> str | None:
 
 
 def unfit(model: Model, hardware: Accelerator, container: Container | None, facts: HostFacts) -> str | None:
-    """Why a model could not compute on this hardware: it may not open it, or the engine's images do not run there with
-    this driver, which is not asked of what runs already (container)."""
+    """Return why a model cannot compute on this hardware; None if it can.
+
+    It may not open it, or the engine's images do not run there with this driver. A running model (container) is known
+    to run.
+    """
     running = bool(container and container.running)
     found = incompatibility(model, hardware, facts.driver.kernel or None, running)
     return found[1] if found else None
 
 
 def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> str | None:
-    """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
+    """Return why a model that would get a new container does not fit on its GPUs; None if it does.
+
+    A running model is known to fit.
+    """
     if change.action not in (Action.CREATE, Action.RECREATE):
         return None
     header = facts.headers.get(desired.weights_path)
@@ -85,8 +93,8 @@ def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> str 
 
 
 def unhealthy(desired: DesiredService, facts: HostFacts) -> str | None:
-    """Return why a running model does not answer as it should; None when it does."""
-    name, docker = desired.name, compose.by_hand(desired.user)
+    """Return why a running model does not answer as it should; None if it does."""
+    name, docker = desired.name, compose.docker_command(desired.user)
     probe = facts.probes.get((desired.user, name))
     if probe is None:
         return None
@@ -107,7 +115,7 @@ def unhealthy(desired: DesiredService, facts: HostFacts) -> str | None:
 
 
 def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
-    """Return what listens on the port of this model, apart from our own containers."""
+    """Return what listens on the port of this model, except our own containers."""
     model = desired.entry
     for listener in facts.listeners:
         if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
@@ -126,7 +134,7 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
             return None
         if foreign:
             return f"container `{foreign.name}`, which gpurack does not manage"
-        # the programs that listen for Docker, and for rootless Docker
+        # docker-proxy listens for Docker, rootlesskit for rootless Docker
         ours = {port for one in facts.ours.values() if could_hold(one, listener) for _, port in one.ports}
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
@@ -134,8 +142,10 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
 
 
 def could_hold(container: Container, listener: Listener) -> bool:
-    """May a listener be this container's? A user's daemon says what it likes of ports, so root must have seen that the
-    listener is that user's."""
+    """Can a listener belong to this container?
+
+    A user's daemon may claim any port, so root must have seen that the listener is that user's.
+    """
     return not container.user or listener.owner.endswith(f", user {container.user})")
 
 
@@ -148,7 +158,11 @@ def port_hint(holder: str) -> str:
 
 
 def addresses_overlap(one: str, other: str) -> bool:
-    """Can two listeners on these addresses not share a port?"""
+    """Do two listeners on these addresses conflict on the same port?
+
+    >>> addresses_overlap("0.0.0.0", "10.0.0.7"), addresses_overlap("127.0.0.1", "10.0.0.7")
+    (True, False)
+    """
     if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
         return True
     try:
@@ -172,8 +186,10 @@ def blocked(
     spec: Host,
     facts: HostFacts,
 ) -> dict[str, str]:
-    """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
-    still runs there, so a swap of two models happens as a whole or not at all."""
+    """Return model → error, for models that need a GPU or port of a model that has to stay unchanged.
+
+    The container of that model still runs. So a swap of two models happens completely or not at all.
+    """
     found: dict[str, str] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
     there = {name: facts.container(name, entry.dockerd) for name, entry in spec.entries.items()}
@@ -197,6 +213,6 @@ def blocked(
 
 
 def gpu_label(holding: str, facts: HostFacts) -> str:
-    """Return `GPU 0` for `gpu GPU-6f1c…`; other names stay."""
+    """Return `GPU 0` for `gpu GPU-6f1c…`; other names unchanged."""
     indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in facts.gpus}
     return indices.get(holding, holding)

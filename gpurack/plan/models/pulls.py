@@ -13,8 +13,10 @@ from gpurack.spec.model import Model
 
 
 def reasons(desired: DesiredService, facts: HostFacts, prune: bool) -> tuple[str, ...]:
-    """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing, and for an
-    engine that pulls nothing."""
+    """Return what a running ollama lacks of its `pull`; () if nothing, and for engines that pull nothing.
+
+    prune: also return what it has in addition.
+    """
     if not pulling(desired.entry):
         return ()
     wanted = [full_name(each) for each in desired.entry.pull]
@@ -27,8 +29,10 @@ def reasons(desired: DesiredService, facts: HostFacts, prune: bool) -> tuple[str
 
 
 def answered(probe: Probe | None) -> dict[str, str] | None:
-    """What a running ollama answered that it has: model → the sha256 of its manifest, the ID that `ollama list` begins
-    to show. None when it answered nothing of the kind."""
+    """Return the models that a running ollama has → the sha256 of the manifest.
+
+    `ollama list` shows the beginning of it as ID. None if the answer has another form.
+    """
     if probe is None or probe.status != 200:
         return None
     try:
@@ -44,13 +48,15 @@ def pulling(entry: Model) -> bool:
 
 
 def pull_request(spec: Host, entry: Model) -> dict[str, Any]:
-    """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
-    plain HTTP; {} for an engine without a library."""
+    """Return what the runner (files/ollama.py) pulls; {} for an engine without a library.
+
+    For each model its name, where to pull it from, and whether that registry speaks plain HTTP.
+    """
     return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if pulling(entry) else {}
 
 
 def source(spec: Host, model: str) -> Mapping[str, Any]:
-    """A model through the host's mirrors. A registry of `insecure-registries` speaks plain HTTP."""
+    """Return a model through the host's mirrors. Registries in `insecure-registries` speak plain HTTP."""
     first, slash, rest = model.partition("/")
     registry = first if slash and "." in first else LIBRARY
     path = rest if registry == first else model

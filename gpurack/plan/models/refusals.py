@@ -1,7 +1,7 @@
-"""What a run refuses to make although it could, and what it says of what serves like that already. Pure.
+"""What a run refuses to create although it could, and warnings about what already serves so. Pure.
 
-A refusal that a later gpurack brings must not take a model away that served until then: it is an error for what a run
-would create or recreate, and a warning for what stays. A new one is a function in REFUSALS.
+A refusal that a later gpurack adds must not stop a model that served until then. It is an error for what a run would
+create or recreate, and a warning for what stays. A new one is a function in REFUSALS.
 """
 
 import ipaddress
@@ -18,18 +18,18 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 
 MADE = (Action.CREATE, Action.RECREATE)
-"""The actions that refusals are errors for."""
+"""The actions for which a refusal is an error."""
 
 Rule = Callable[[DesiredService, HostFacts], str | None]
 
 
 def refusal(desired: DesiredService, facts: HostFacts) -> str | None:
-    """Why an entry must not be made as the inventory has it; None when it may. Says what to write."""
+    """Return why an entry must not be created like this, and what to write; None if it may."""
     return next((sentence for rule in REFUSALS if (sentence := rule(desired, facts))), None)
 
 
 def no_lan_address(desired: DesiredService, facts: HostFacts) -> str | None:
-    """`bind: lan` on a host without a default route."""
+    """Refuse `bind: lan` on a host without a default route."""
     if desired.entry.bind != "lan" or facts.address:
         return None
     addresses = ", ".join(facts.addresses) or "none found (ip address)"
@@ -37,7 +37,7 @@ def no_lan_address(desired: DesiredService, facts: HostFacts) -> str | None:
 
 
 def no_first_account(desired: DesiredService, facts: HostFacts) -> str | None:
-    """A page that other machines reach, and where whoever comes first becomes the administrator."""
+    """Refuse a page that other machines reach and where the first visitor becomes the administrator."""
     volume = unclaimed_volume(desired.name, desired.entry)
     if volume is None or volume in facts.accounts:
         return None
@@ -45,8 +45,10 @@ def no_first_account(desired: DesiredService, facts: HostFacts) -> str | None:
 
 
 def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
-    """(user, volume) of the database of a page that other machines reach, where the inventory has no first account for
-    it; None for anything else."""
+    """Return (user, volume) of the database of a page without a first account that other machines reach.
+
+    None for other entries, and if the inventory defines the first account.
+    """
     volume = ENGINES[entry.engine].unclaimed(entry, name) if others_reach(entry) else None
     return (entry.dockerd, f"{paths.PROJECT}_{volume}") if volume else None
 
@@ -55,8 +57,10 @@ REFUSALS: tuple[Rule, ...] = (no_lan_address, no_first_account)
 
 
 def warnings(kept: Mapping[str, str], spec: Host, facts: HostFacts) -> Iterator[str]:
-    """One sentence for each thing that is wrong with a host's models and blocks nothing. kept: what serves although it
-    would be refused now → why."""
+    """Yield a sentence for each problem of a host's models that blocks nothing.
+
+    kept: models that serve although they would be refused now → why.
+    """
     for sentence in dict.fromkeys(kept.values()):
         names = [name for name, said in kept.items() if said == sentence]
         yield f"{', '.join(names)}: {sentence}"
@@ -69,7 +73,7 @@ def warnings(kept: Mapping[str, str], spec: Host, facts: HostFacts) -> Iterator[
 
 
 def is_public(address: str) -> bool:
-    """Is it an address that the whole internet can reach, unless something in between forbids it?
+    """Can the whole internet reach this address, unless something in between blocks it?
 
     >>> is_public("10.0.0.7"), is_public("fd00::7"), is_public("8.8.8.8"), is_public("")
     (False, False, True, False)

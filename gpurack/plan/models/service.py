@@ -7,8 +7,10 @@ NO_NEW_PRIVILEGES = "no-new-privileges:true"
 
 
 def hardened(service: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-    """A service in whose container no program gets more privileges than the first one has (setuid, sudo). words: the
-    entry's own `compose`, whose `security_opt` is added to; what it says of this itself counts, and null opts out.
+    """Return a service whose programs cannot get more privileges than the first one has (setuid, sudo).
+
+    words: the entry's own `compose`. Its `security_opt` is kept; if it sets no-new-privileges itself, that counts, and
+    null opts out.
 
     >>> hardened({"security_opt": ["seccomp=unconfined"]}, {})
     {'security_opt': ['no-new-privileges:true', 'seccomp=unconfined']}
@@ -20,10 +22,10 @@ def hardened(service: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, 
     return {**service, "security_opt": [NO_NEW_PRIVILEGES, *options]}
 
 
-def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:
-    """Mounts as Compose merges those of two files: all of both, and of two at one place the latter.
+def merge_mounts(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:
+    """Merge mounts as Compose merges those of two files: at the same target, the later one counts.
 
-    >>> together([{"target": "/w"}, {"target": "/c"}], ["cache:/c", "/d"])
+    >>> merge_mounts([{"target": "/w"}, {"target": "/c"}], ["cache:/c", "/d"])
     [{'target': '/w'}, 'cache:/c', '/d']
     """
     taken = {_place(mount) for mount in theirs}
@@ -31,7 +33,7 @@ def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[A
 
 
 def _place(mount: Any) -> str:
-    """Where a mount in either form is, inside."""
+    """Return the target of a mount in either form."""
     if isinstance(mount, Mapping):
         return str(mount.get("target"))
     parts = str(mount).split(":")

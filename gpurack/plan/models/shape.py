@@ -1,7 +1,7 @@
-"""The shape of a model as its header tells it, as far as its memory depends on it. Pure.
+"""The shape of a model according to its header, as far as its memory depends on it. Pure.
 
-Only architectures of which is known that every layer keeps keys and values of all tokens (or none of any, in encoders)
-are given a shape: for the others the formula would be a guess.
+Only architectures are supported in which every layer keeps keys and values of all tokens (or, in encoders, of none).
+For others the formula would be a guess.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,12 @@ from gpurack.facts.model import Header
 
 @dataclass(frozen=True)
 class Shape:
-    """layers, heads: of attention. kv_heads: those whose keys and values are kept, 0 in encoders, which keep none.
-    key, value: numbers a head keeps of a token. context: the longest the weights allow, None where they do not say.
-    window: attention sees only so many tokens back, None for all. vocabulary: how many tokens it knows, 0 unknown."""
+    """The shape of a model.
+
+    layers, heads: of attention. kv_heads: heads whose keys and values are kept; 0 in encoders, which keep none. key,
+    value: numbers that a head keeps for a token. context: the longest that the weights support, None if they do not
+    say. window: how many tokens attention looks back, None for all. vocabulary: number of tokens, 0 if unknown.
+    """
 
     layers: int
     heads: int
@@ -33,46 +36,46 @@ DECODERS = {
     "gpt_neox", "starcoder2", "stablelm", "granite", "granitemoe", "olmo", "olmo2", "olmoe", "internlm2", "cohere",
     "glm", "glm4",
 }  # fmt: skip
-"""model_type of config.json."""
+"""Values of model_type in config.json."""
 ENCODERS = {"bert", "roberta", "xlm-roberta"}
 GGUF_DECODERS = {
     "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "phi2", "phi3", "gptneox", "starcoder2", "stablelm",
     "granite", "granitemoe", "olmo", "olmo2", "olmoe", "internlm2", "command-r",
 }  # fmt: skip
-"""general.architecture."""
+"""Values of general.architecture."""
 GGUF_ENCODERS = {"bert", "nomic-bert"}
 
 
 LARGEST = 1 << 40
-"""Of the numbers of a header, which a user may have written: their product stays a float."""
+"""The largest accepted number of a header, which a user may have written. Products then still fit in a float."""
 
 
 def shape_of(header: Header) -> Shape:
-    """Raises NotEstimated with the reason."""
+    """Return the shape. Raises NotEstimated with the reason."""
     if header.problem:
         raise NotEstimated(header.problem)
     try:
-        return of_gguf(header.config) if header.kind == "gguf" else of_folder(header.config)
+        return gguf_shape(header.config) if header.kind == "gguf" else folder_shape(header.config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise NotEstimated("their header lacks what the formula needs") from None
 
 
 def heads_of(header: Header) -> int | None:
-    """How many attention heads, for architectures without a formula, too; None when the header does not say."""
+    """Return the number of attention heads, also for architectures without a formula; None if unknown."""
     name = header.config.get("general.architecture")
     heads = header.config.get(f"{name}.attention.head_count" if name else "num_attention_heads")
     return heads if isinstance(heads, int) and 0 < heads <= LARGEST else None
 
 
-def of_folder(config: Mapping[str, Any]) -> Shape:
-    """config.json of a Hugging Face folder."""
+def folder_shape(config: Mapping[str, Any]) -> Shape:
+    """Return the shape in config.json of a Hugging Face folder."""
     name = config.get("model_type")
     if config.get("kv_lora_rank"):
         raise NotEstimated(f"{name} compresses its KV cache (MLA)")
     if config.get("text_config"):
         raise NotEstimated(f"{name} is made of several models")
     layer_types = set(config.get("layer_types") or ())
-    # a sliding window is looked at when it is known how many tokens are kept
+    # The caller checks a sliding window, when the number of tokens is known.
     if others := layer_types - {"full_attention", "sliding_attention"}:
         raise NotEstimated(f"{name} is a hybrid ({', '.join(sorted(others))})")
     if name not in DECODERS | ENCODERS:
@@ -96,13 +99,15 @@ def of_folder(config: Mapping[str, Any]) -> Shape:
 
 
 def plain_rope(config: Mapping[str, Any]) -> bool:
-    """Is max_position_embeddings the longest context? Scaled positions (yarn) reach further, in ways of their own;
-    Llama 3's are scaled beforehand."""
+    """Is max_position_embeddings the longest context?
+
+    Scaled positions (yarn) reach further, depending on their kind. Llama 3's are already scaled.
+    """
     return config.get("rope", "default") in ("default", "llama3", "none")
 
 
-def of_gguf(config: Mapping[str, Any]) -> Shape:
-    """The metadata of a GGUF file."""
+def gguf_shape(config: Mapping[str, Any]) -> Shape:
+    """Return the shape in the metadata of a GGUF file."""
     name = str(config["general.architecture"])
     said = {key.removeprefix(f"{name}."): value for key, value in config.items() if key.startswith(f"{name}.")}
     if said.get("attention.kv_lora_rank"):
@@ -127,7 +132,7 @@ def of_gguf(config: Mapping[str, Any]) -> Shape:
 
 
 def positive(value: Any) -> int:
-    """A whole number above 0, not larger than any such. Raises TypeError or ValueError."""
+    """Return a number from 1 to LARGEST. Raises TypeError or ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(value)
     if not 0 < value <= LARGEST:
@@ -136,12 +141,16 @@ def positive(value: Any) -> int:
 
 
 def optional(value: Any) -> int:
-    """The same; 0 where nothing is said."""
+    """Return a number as `positive` does; 0 if it is missing."""
     return positive(value) if value else 0
 
 
 def same_for_all(value: Any) -> int:
-    """One number, or a list that has the same one for every layer."""
+    """Return one number, or the number of a list that has the same for every layer. Raises NotEstimated.
+
+    >>> same_for_all(8), same_for_all([8, 8])
+    (8, 8)
+    """
     if isinstance(value, list):
         if len(set(value)) != 1:
             raise NotEstimated("its layers differ from each other")

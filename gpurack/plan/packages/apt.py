@@ -1,7 +1,8 @@
-"""Steps that packages need: repository with key, versions, holds. Pure.
+"""Steps for packages with apt: repository with key, versions, holds. Pure.
 
-apt facts: `name=5:28.5.2-*` picks a version by prefix (apt-get(8)); a changed hold needs --allow-change-held-packages,
-going back --allow-downgrades; DPkg::Lock::Timeout waits for dpkg's lock but not for that of the package lists.
+Facts about apt: `name=5:28.5.2-*` selects a version by prefix (apt-get(8)). Changing a held package needs
+--allow-change-held-packages, a downgrade needs --allow-downgrades. DPkg::Lock::Timeout waits for dpkg's lock, but not
+for the lock of the package lists.
 """
 
 import re
@@ -19,16 +20,19 @@ from gpurack.spec.network import Proxy
 REMOVE = "apt-get remove"
 PREREQUISITES = ("ca-certificates", "curl", "python3")
 PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
-"""How a version of upstream's is found where `VERSION-*` does not: Docker's epoch, Debian's +dfsg."""
+"""How to find an upstream version if `VERSION-*` does not match: Docker's epoch, Debian's +dfsg."""
 GET = sh(
     "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
 ENV = sh("export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;")
 
 
-def patiently(command: Sh) -> Sh:
-    """`command` (a program and its arguments), again as long as a lock that others hold is why it fails: that of the
-    package lists, and dpkg's own under `dpkg` and `apt-mark`, have no time-out. After a killed run its apt goes on."""
+def retry_while_locked(command: Sh) -> Sh:
+    """Return a command (a program and its arguments) that is repeated while another process holds a lock.
+
+    The lock of the package lists, and dpkg's own for `dpkg` and `apt-mark`, have no timeout. The apt of a killed run
+    continues.
+    """
     return sh(
         "tries=0; until out=$({} 2>&1); do "
         'case "$out" in *"Could not get lock"*|*"frontend lock"*|*"database lock"*) '
@@ -39,21 +43,24 @@ def patiently(command: Sh) -> Sh:
     )
 
 
-UPDATE = patiently(sh("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any"))
+UPDATE = retry_while_locked(sh("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any"))
 
 
 def repository_path(repo: Repository) -> str:
-    """Its deb822 file."""
+    """Return its deb822 file."""
     return f"{paths.APT_SOURCES}/gpurack-{repo.name}.sources"
 
 
 def key_path(repo: Repository) -> str:
-    """Where its key lies."""
+    """Return the path of its key."""
     return f"{paths.KEYRINGS}/gpurack-{repo.name}.asc"
 
 
 def source(repo: Repository) -> str:
-    """The content of its file. repo.place: path, suite and components, as in a line of sources.list."""
+    """Return the content of its file.
+
+    repo.place: path, suite and components, as in a line of sources.list.
+    """
     path, suite, *components = repo.place.split()
     return render(
         "templates/apt.sources.j2",
@@ -65,15 +72,20 @@ def source(repo: Repository) -> str:
 
 
 def repository(repo: Repository, facts: HostFacts) -> list[Step]:
-    """What makes `repo` the host's only file for this repository."""
+    """Return the steps that make our file the host's only one for this repository."""
     key = written(f"key of the {repo.name} repository", key_path(repo), repo.key, facts)
-    return key + only_file(repo, repository_path(repo), source(repo), facts, without, alive)
+    return key + only_file(repo, repository_path(repo), source(repo), facts, without, has_entries)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
-    """An apt source with every entry that names one of these repositories commented out: lines of a .list file,
-    whole stanzas of a deb822 file. Two entries for one repository with different keys are an error to apt
-    ("Conflicting values set for option Signed-By")."""
+    """Comment out every entry of an apt source that names one of these repositories (marks).
+
+    In a .list file a line, in a deb822 file a stanza. Two entries for one repository with different keys are an error
+    of apt ("Conflicting values set for option Signed-By").
+
+    >>> without("deb https://a.example x y\\ndeb https://b.example x y\\n", ("b.example",))
+    'deb https://a.example x y\\n# deb https://b.example x y\\n'
+    """
     if not re.search(r"(?m)^Types:", text):
         lines = text.splitlines(keepends=True)
         return "".join(_comment(line) if _names(line, marks) else line for line in lines)
@@ -92,13 +104,16 @@ def _comment(line: str) -> str:
     return line if not line.strip() or line.startswith("#") else f"# {line}"
 
 
-def alive(text: str) -> bool:
-    """Is there anything in an apt source that is not a comment?"""
+def has_entries(text: str) -> bool:
+    """Does an apt source contain anything but comments?"""
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
 def no_repository(repo: Repository, facts: HostFacts) -> list[Step]:
-    """Our own file of a repository that is not used any more goes: a broken one makes apt refuse all of them."""
+    """Return the step that removes our file of a repository that is no longer used.
+
+    A broken repository would make apt refuse all of them.
+    """
     path = repository_path(repo)
     if path not in facts.sources:
         return []
@@ -106,7 +121,7 @@ def no_repository(repo: Repository, facts: HostFacts) -> list[Step]:
 
 
 def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
-    """apt's own configuration; it knows exceptions by exact names only."""
+    """Return the step for apt's proxy. apt supports exceptions by exact names only."""
     path = paths.APT_PROXY
     if proxy is None:
         return [Shell("remove the proxy for apt", sh("rm -f {}", path))] if path in facts.files else []
@@ -122,8 +137,11 @@ def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
 
 
 def finish_interrupted(facts: HostFacts) -> list[Step]:
-    """A killed run may have left packages half installed; dpkg and apt know how to go on. One that was cut while it was
-    unpacked, and that nothing depends on, they leave as it is: it is installed again, in its version or in another."""
+    """Return the step that completes packages which a killed run left half installed.
+
+    dpkg and apt continue most of them. They do not touch a package whose unpacking was interrupted and on which nothing
+    depends. It is installed again, in its version or in another.
+    """
     if not facts.audit and all(package.whole for package in facts.packages.values()):
         return []
     command = sh(
@@ -131,7 +149,7 @@ def finish_interrupted(facts: HostFacts) -> list[Step]:
         "torn=$(dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}=${Version}\\n' | sed -n 's/^reinstreq //p') && "
         '{ [ -z "$torn" ] || {anyway} $torn || {anyway} $(echo "$torn" | sed \'s/=.*//\'); }',
         environment=ENV,
-        configure=patiently(sh("dpkg --configure -a")),
+        configure=retry_while_locked(sh("dpkg --configure -a")),
         get=GET,
         anyway=sh("{} install --reinstall --allow-downgrades --allow-change-held-packages", GET),
     )
@@ -139,12 +157,12 @@ def finish_interrupted(facts: HostFacts) -> list[Step]:
 
 
 def prerequisites(facts: HostFacts) -> list[str]:
-    """What we need from the distribution and the host lacks."""
+    """Return the packages of the distribution that we need and the host lacks."""
     return [name for name in PREREQUISITES if not (name in facts.packages and facts.packages[name].whole)]
 
 
 def spelled(name: str, pin: Pin | None) -> str:
-    """A package as apt-get takes it.
+    """Return a package as apt-get accepts it.
 
     >>> spelled("docker-ce", Pin("28.5.2")), spelled("curl", None), spelled("containerd.io", Pin("2.1.9-1", exact=True))
     ('docker-ce=5:28.5.2-*', 'curl', 'containerd.io=2.1.9-1')
@@ -155,8 +173,10 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 
 def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
-    """One apt-get for all `packages`, with the lists refreshed first, then holds. When it fails: which versions there
-    are and where ("there: NAME VERSION@REPOSITORY …", the oldest first)."""
+    """Return the step that installs all packages by one apt-get, after updating the lists, and then holds.
+
+    If it fails, it prints which versions exist and where ("there: NAME VERSION@REPOSITORY …", oldest first).
+    """
     listed = sh(
         "apt-cache madison {} 2>/dev/null | awk -F ' *[|] *' '{ sub(/^ +/, \"\", $1); "
         'split($3, from, " "); all[$1] = " " $2 "@" from[1] all[$1] } '
@@ -169,30 +189,30 @@ def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, h
         [spelled(name, pin) for name, pin in packages.items()],
         listed,
     )
-    commands = [UPDATE, installing, *([patiently(sh("apt-mark hold {}", hold))] if hold else [])]
+    commands = [UPDATE, installing, *([retry_while_locked(sh("apt-mark hold {}", hold))] if hold else [])]
     return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
 
 
 def hold(names: Sequence[str], facts: HostFacts) -> Step:
-    """Keep packages from being upgraded by others."""
-    return Shell(f"hold {', '.join(names)}", sh("{} {}", ENV, patiently(sh("apt-mark hold {}", names))))
+    """Return the step that prevents upgrades of packages by others."""
+    return Shell(f"hold {', '.join(names)}", sh("{} {}", ENV, retry_while_locked(sh("apt-mark hold {}", names))))
 
 
 def unhold(names: Sequence[str], facts: HostFacts) -> Step:
-    """The opposite, where the inventory has no version any more."""
+    """Return the step that releases packages, if the inventory no longer pins a version."""
     return Shell(f"no longer hold {', '.join(names)}", sh("{} {}", ENV, _unhold(names)))
 
 
 def _unhold(names: Sequence[str]) -> Sh:
-    return patiently(sh("apt-mark unhold {}", names))
+    return retry_while_locked(sh("apt-mark unhold {}", names))
 
 
 def available(names: Sequence[str], facts: HostFacts) -> Sh:
-    """See `Packages`; the lists are refreshed first."""
+    """See `Packages`. The lists are updated first."""
     return sh("{} { {}; } >&2; apt-cache madison {} | awk '{print $1, $3}'", ENV, UPDATE, names)
 
 
 def remove(names: Sequence[str], facts: HostFacts) -> Step:
-    """`remove`, not `purge`: configuration and /var/lib/docker stay."""
+    """Return the step that removes packages, without purging: configuration and /var/lib/docker stay."""
     command = sh("{} {} && {} remove {}", ENV, _unhold(names), GET, names)
     return Shell(f"remove {', '.join(names)}", command, slow=True)

@@ -1,7 +1,7 @@
-"""Packages, whatever manages them: the shape that apt.py and rpm.py share, and what is the same for both.
+"""Packages with any package manager: the interface of apt.py and rpm.py, and what both share.
 
-The row of platforms.py says which of the two modules a host gets; plan/system/docker.py, plan/system/nvidia_toolkit.py
-and plan/remove.py ask that module and know no family.
+A row of platforms.py names the module for a host. plan/system/docker.py, plan/system/nvidia_toolkit.py and
+plan/remove.py call that module and do not depend on the family.
 """
 
 import re
@@ -17,14 +17,20 @@ from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9+._-]*"
-"""A package's name (Debian policy 5.6.1; rpm's are alike). Another could be an option or a pattern to apt and dnf."""
+"""A package's name (Debian policy 5.6.1; rpm's are similar).
+
+Other texts could be options or patterns of apt and dnf.
+"""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of ours. name: that of its files. url: upstream's base or the mirror's. place: where below it, in
-    the family's own words. key: armored. marks: texts by which older files of it are known. direct: reached without the
-    inventory's proxy."""
+    """A repository of ours.
+
+    name: of its files. url: upstream's base or the mirror's. place: its location below that, in the family's own
+    format. key: armored. marks: texts that identify older files of it. direct: is it reached without the inventory's
+    proxy?
+    """
 
     name: str
     url: str
@@ -36,8 +42,11 @@ class Repository:
 
 @dataclass(frozen=True)
 class Pin:
-    """The version a package shall have: upstream's ("28.5.2", any packaging of it), or `exact`, as the package manager
-    spells it ("5:28.5.2-1~debian.13~trixie", "3:28.5.2-1.el9")."""
+    """The version that a package must have.
+
+    Either upstream's ("28.5.2", in any packaging), or `exact`, as the package manager writes it
+    ("5:28.5.2-1~debian.13~trixie", "3:28.5.2-1.el9").
+    """
 
     version: str
     exact: bool = False
@@ -48,48 +57,54 @@ class Pin:
 
 
 class Packages(Protocol):
-    """What a family's module does. Versions of `install` come by name, None: the newest, or whatever is there."""
+    """The functions of a family's module.
+
+    `install` maps a name to its version. None: the newest, or any installed one.
+    """
 
     REMOVE: str
-    """The command a person types to remove a package; {program} in it: state.manager.program."""
+    """The command by which an admin removes a package. {program} in it: facts.manager.program."""
 
     def repository_path(self, repo: Repository) -> str:
-        """Its file on the host."""
+        """Return its file on the host."""
 
     def key_path(self, repo: Repository) -> str:
-        """Where its key lies."""
+        """Return the path of its key."""
 
     def repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
-        """What makes `repo` the host's only file for this repository."""
+        """Return the steps that make our file the host's only one for this repository."""
 
     def no_repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
-        """What takes our own file of a repository away that is not used any more."""
+        """Return the steps that remove our file of a repository that is no longer used."""
 
     def finish_interrupted(self, facts: HostFacts) -> list[Step]:
-        """What a killed run left half installed, finished."""
+        """Return the steps that complete what a killed run left half installed."""
 
     def prerequisites(self, facts: HostFacts) -> list[str]:
-        """What we need from the distribution and the host lacks."""
+        """Return the packages of the distribution that we need and the host lacks."""
 
     def install(
         self, reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()
     ) -> Step:
-        """All `packages` in one transaction, up or down to their versions, then `hold` held."""
+        """Return the step that installs all packages in one transaction, then holds `hold`.
+
+        It upgrades or downgrades to the given versions.
+        """
 
     def hold(self, names: Sequence[str], facts: HostFacts) -> Step:
-        """Keep packages from being upgraded by others."""
+        """Return the step that prevents upgrades of packages by others."""
 
     def unhold(self, names: Sequence[str], facts: HostFacts) -> Step:
-        """The opposite, where the inventory has no version any more."""
+        """Return the step that releases packages, if the inventory no longer pins a version."""
 
     def proxy(self, proxy: Proxy | None, facts: HostFacts) -> list[Step]:
-        """The way out for the package manager, whoever calls it; None: no proxy of ours any more."""
+        """Return the steps for the package manager's proxy, whoever calls it. None: remove ours."""
 
     def available(self, names: Sequence[str], facts: HostFacts) -> Sh:
-        """A command that prints `name version` of all that the repositories have now, the newest first."""
+        """Return a command that prints `name version` of all versions in the repositories, newest first."""
 
     def remove(self, names: Sequence[str], facts: HostFacts) -> Step:
-        """Packages away, held or not; configuration and data stay."""
+        """Return the step that removes packages, held or not. Configuration and data stay."""
 
 
 def only_file(
@@ -98,16 +113,19 @@ def only_file(
     text: str,
     facts: HostFacts,
     without: Callable[[str, Iterable[str]], str],
-    alive: Callable[[str], bool],
+    has_entries: Callable[[str], bool],
 ) -> list[Step]:
-    """What makes `path`, with this text, the host's only file with this repository. without: a file's text with the
-    entries of such marks commented out; one that is not alive then is set aside."""
+    """Return the steps that make `path`, with this text, the host's only file with this repository.
+
+    without: returns a file's text with the entries of such marks commented out. A file for which has_entries is then
+    false is moved to our backups.
+    """
     steps: list[Step] = []
     for other, file in sorted(facts.sources.items()):
         rest = without(file.text, repo.marks)
         if other == path or rest == file.text:
             continue
-        if alive(rest):
+        if has_entries(rest):
             steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest, file.mode))
         else:
             steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
@@ -115,7 +133,7 @@ def only_file(
 
 
 def upstream(version: str) -> str:
-    """The upstream part of a package's version.
+    """Return the upstream part of a package's version.
 
     >>> upstream("5:28.5.2-1~debian.13~trixie"), upstream("26.1.5+dfsg1-9+b9"), upstream("3:28.5.2-1.el9")
     ('28.5.2', '26.1.5', '28.5.2')
@@ -124,7 +142,7 @@ def upstream(version: str) -> str:
 
 
 def move(old: str, pin: Pin) -> str:
-    """From an installed version to another, for people; in full where upstream's part is the same.
+    """Return the change of an installed version for messages; in full if upstream's part is the same.
 
     >>> move("3:26.1.5-1.el9", Pin("28.5.2")), move("1.20.0-1", Pin("1.20.0-2", exact=True))
     ('26.1.5 → 28.5.2', '1.20.0-1 → 1.20.0-2')
@@ -134,14 +152,16 @@ def move(old: str, pin: Pin) -> str:
 
 
 def installed(packages: Iterable[str], facts: HostFacts) -> Mapping[str, str]:
-    """Those of `packages` that are wholly installed → their versions."""
+    """Return those of `packages` that are completely installed → their versions."""
     found = {name: facts.packages.get(name) for name in packages}
     return {name: package.version for name, package in found.items() if package and package.whole}
 
 
 def mirrored(spec: Host, what: str, upstream_url: str, vendored: str) -> tuple[str, str]:
-    """(base URL, armored key) of a repository: the inventory's mirror `what`, or upstream with the key that is shipped
-    in files/keys."""
+    """Return (base URL, armored key) of a repository: the inventory's mirror `what`, or upstream.
+
+    Upstream's key is shipped in files/keys.
+    """
     mirror = spec.mirrors.get(what)
     key = mirror.read_key() if mirror else None
     return (mirror.url if mirror else upstream_url).rstrip("/"), key or read_text(f"files/keys/{vendored}.asc")

@@ -1,7 +1,7 @@
-"""Why apt, dnf or yum failed, in a sentence with what to do about it. Pure.
+"""Why apt, dnf or yum failed, in a sentence with a hint. Pure.
 
-The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3 those that others reported), in English
-(LC_ALL=C); "there: …" is plan/packages/apt.py's and plan/packages/rpm.py's own.
+The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3, those that others reported), in English
+(LC_ALL=C). "there: …" is printed by plan/packages/apt.py and plan/packages/rpm.py.
 """
 
 import re
@@ -13,23 +13,25 @@ from gpurack.shell import sh
 
 OURS = "gpurack-"
 SHOWN = 8
-"""Versions that a sentence names at most, the newest."""
+"""The number of versions, the newest, that a sentence names at most."""
 There = Mapping[str, Sequence[tuple[str, str]]]
-"""Package → (version, repository) of all that the repositories have, oldest first."""
+"""Package → (version, repository) of everything in the repositories, oldest first."""
 
 
 Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], str | None]]]
 
 
 def explain(lines: Sequence[str], program: str) -> str | None:
-    """The sentence for what a failed command of dnf or yum printed; None when it is no complaint known here. program:
-    the one of the two that the host has, for the commands in the sentence."""
+    """Return the sentence for the output of a failed command of dnf or yum; None if the error is unknown.
+
+    program: the one that the host has, for commands in the sentence.
+    """
     said = _explain(lines, COMPLAINTS)
     return said.replace("{program}", program) if said else None
 
 
 def explain_apt(lines: Sequence[str]) -> str | None:
-    """The same for apt and dpkg."""
+    """Return the same for apt and dpkg."""
     return _explain(lines, APT_COMPLAINTS)
 
 
@@ -44,7 +46,7 @@ def _explain(lines: Sequence[str], complaints: Complaints) -> str | None:
 
 
 def available(lines: Sequence[str]) -> There:
-    """`there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce`"""
+    """Parse `there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce`."""
     found: dict[str, list[tuple[str, str]]] = {}
     for line in lines:
         if line.startswith("there: "):

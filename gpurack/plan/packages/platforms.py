@@ -1,4 +1,4 @@
-"""What differs between the systems we support: one table, so that no branch elsewhere asks for a system's name."""
+"""The table of supported systems and their differences. No branch elsewhere asks for a system's name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plu
 
 @dataclass(frozen=True)
 class Trust:
-    """Where certificates of one's own belong, and what makes the trust store of them."""
+    """Where private certificates are stored, and the command that rebuilds the trust store."""
 
     folder: str
     command: Sh
@@ -21,13 +21,16 @@ class Trust:
 
 @dataclass(frozen=True)
 class Platform:
-    """name: for people, with the version. packages: the module that handles the family's packages. docker_ce, toolkit:
-    where their repositories lie below Docker's and NVIDIA's base URL, in the family's own words ({codename}: the
-    host's). docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first
-    (empty: it has no Compose v2). rootless: what users' rootless Dockers need beside Docker's own packages;
-    distro_rootless: and beside the distribution's. rivals: what cannot be on a host together with another engine →
-    what to do then ({names}: all of the same kind that are there; {program}: dnf or yum); ce_rivals: with docker-ce;
-    distro_rivals: with the distribution's. trust: certificates of one's own."""
+    """A supported system.
+
+    name: with the version, for messages. packages: the module for the family's packages. docker_ce, toolkit: the place
+    of their repositories below Docker's and NVIDIA's base URL, in the family's own format ({codename}: the host's).
+    docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first (empty: it
+    has no Compose v2). rootless: what users' rootless Dockers need besides Docker's own packages; distro_rootless: and
+    besides the distribution's. rivals: packages that conflict with another engine → what to do ({names}: all of the
+    same kind that are installed; {program}: dnf or yum). ce_rivals: with docker-ce. distro_rivals: with the
+    distribution's. trust: private certificates.
+    """
 
     name: str
     packages: Packages
@@ -51,8 +54,11 @@ def _kept(source: str, remove: str) -> str:
 
 
 def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), codename: str = "{codename}") -> Platform:
-    """What only one of the two Dockers needs is in the way of the other, too: its plugins have the same files, of which
-    dpkg says so when half is unpacked. Compose v1 of the older releases is not."""
+    """Return a platform of Debian's family.
+
+    Packages of one Docker also conflict with the other one: the plugins have the same files, and dpkg reports it only
+    when half is unpacked. Compose v1 of older releases does not conflict.
+    """
     own, docker = _kept("distro", apt.REMOVE), _kept("docker-ce", apt.REMOVE)
     return Platform(
         name=name,
@@ -75,10 +81,12 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
 
 
 def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -> Platform:
-    """docker_ce: the folder that has the release's number. Never dnf's own $releasever: with a pinned minor release it
-    is "9.4", which Docker's repository does not have (docker-ce-packaging#1184). Docker signs its packages, NVIDIA its
-    repository's metadata, which have the packages' checksums. Fedora's plugins have the same files as Docker's, of
-    which rpm says so only after the download."""
+    """Return a platform of Red Hat's family. docker_ce: the folder with the release's number.
+
+    It is never dnf's own $releasever: with a pinned minor release that is "9.4", which Docker's repository does not
+    have (docker-ce-packaging#1184). Docker signs its packages. NVIDIA signs its repository's metadata, which have the
+    packages' checksums. Fedora's plugins have the same files as Docker's, and rpm reports it only after the download.
+    """
     own, docker = _kept("distro" if distro_packages else "keep", rpm.REMOVE), _kept("docker-ce", rpm.REMOVE)
     return Platform(
         name=name,
@@ -88,7 +96,7 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         toolkit="stable/rpm/$basearch gpgcheck=0 repo_gpgcheck=1",
         trust=Trust("/etc/pki/ca-trust/source/anchors", sh("update-ca-trust")),
         distro_packages=distro_packages,
-        rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
+        rootless=("shadow-utils", "acl"),  # Docker's own package requires the rest
         rivals={
             "docker-ce": docker,
             "moby-engine": own,
@@ -97,7 +105,7 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         },
         ce_rivals={
             **dict.fromkeys(distro_packages, own),
-            # containerd.io obsoletes both, so that dnf would take them away without a word
+            # containerd.io obsoletes both, so dnf would remove them silently
             "runc": "containerd.io has its own. Podman and buildah also run with crun: "
             f"{{program}} install crun, then {rpm.REMOVE} runc.",
             "containerd": f"containerd.io replaces it: {rpm.REMOVE} containerd.",
@@ -108,12 +116,12 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
 
 MOBY = ("moby-engine", "docker-cli", "docker-buildx", "docker-compose")
 
-# Docker builds nothing for Debian's testing and sid: there its packages are those of the stable release.
+# Docker builds nothing for Debian's testing and sid, so they get the packages of the stable release.
 # Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates. Amazon
-# Linux has a Docker without Compose, RHEL and its likes have none. Docker builds for RHEL and CentOS Stream; the others
-# take those packages: for release 8 from rhel, as centos stopped at 26.1. Amazon Linux 2 takes what was built for
-# CentOS 7 (up to 26.1); on release 8 the module container-tools would hide that, as it provides runc, which what is
-# built for 8 no longer says (containerd-packaging#102).
+# Linux has a Docker without Compose; RHEL and its clones have none. Docker builds for RHEL and CentOS Stream, and the
+# clones use those packages: for release 8 those of rhel, because centos ends at 26.1. Amazon Linux 2 uses those for
+# CentOS 7 (up to 26.1). On release 8 the module container-tools would hide those, because they provide runc; packages
+# built for 8 no longer declare that (containerd-packaging#102).
 PLATFORMS = {
     ("debian", "12"): _debian("Debian 12", "debian"),
     ("debian", "13"): _debian("Debian 13", "debian", ("docker.io", "docker-cli", "docker-compose")),
@@ -150,13 +158,15 @@ TOOLKIT_PACKAGES = (
 
 
 def platform_of(os: Os) -> Platform | None:
-    """The table's row for a host, None when we do not support it. Of 9.6 the row is that of 9; Debian's testing and sid
-    have no number."""
+    """Return the row for a host; None if it is not supported.
+
+    9.6 has the row of 9. Debian's testing and sid have no number.
+    """
     return PLATFORMS.get((os.id, os.version or "sid")) or PLATFORMS.get((os.id, os.version.partition(".")[0]))
 
 
 def unsupported(os: Os) -> str:
-    """The sentence for a host without a row."""
+    """Return the error for a host without a row."""
     versions: dict[str, list[str]] = {}
     for platform in PLATFORMS.values():
         name, _, version = platform.name.rpartition(" ")

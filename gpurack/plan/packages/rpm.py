@@ -1,11 +1,12 @@
-"""Steps that packages of the Red Hat family need: by dnf 4 (also where only its link yum is), dnf 5 or yum 3. Pure.
+"""Steps for packages of the Red Hat family: by dnf 4 (also if called yum), dnf 5 or yum 3. Pure.
 
-What these do was seen on dnf 4.23 and dnf5 5.4; of yum 3 the manual was read. `install NAME-VERSION-*` goes down as
-well as up, but not with yum 3, which has `downgrade`. What versionlock holds cannot be installed at another version, so
-a hold is lifted before and set again after; `versionlock add` takes the installed version and needs no repository. dnf
+Seen on dnf 4.23 and dnf5 5.4; for yum 3 the manual was read. `install NAME-VERSION-*` downgrades as well, except with
+yum 3, which has `downgrade`. A package that versionlock holds cannot be installed at another version, so a hold is
+released before and set again afterwards. `versionlock add` takes the installed version and needs no repository. dnf
 waits for another dnf, but not for rpm itself.
-pyinfra's own dnf.packages ignores a pinned version silently (pyinfra#1910), dnf.repo never updates a file, dnf.key is
-never idempotent: none of them is used here.
+
+pyinfra's own operations are not used: dnf.packages ignores a pinned version silently (pyinfra#1910), dnf.repo never
+updates a file, dnf.key is never idempotent.
 """
 
 import re
@@ -24,27 +25,27 @@ from gpurack.spec.network import Proxy
 REMOVE = "{program} remove"
 """{program}: dnf or yum, whichever the host has."""
 VERSIONLOCK = {"dnf4": "python3-dnf-plugin-versionlock", "yum3": "yum-plugin-versionlock"}
-"""The package that brings `versionlock`; dnf 5 has it built in."""
+"""The package that contains `versionlock`. dnf 5 has it built in."""
 TOOLS = ("curl", "python3")
-"""Needed by their programs, not by their packages: curl-minimal is as good, and cannot live beside curl."""
+"""Needed as programs, not as packages: curl-minimal is sufficient, and conflicts with curl."""
 
 NO_PROXY = "proxy=_none_"
-"""In a repository's section: not by the proxy of the main one (dnf.conf(5), dnf5.conf(5), yum.conf(5))."""
+"""In a repository's section: do not use the proxy of the main section (dnf.conf(5), dnf5.conf(5), yum.conf(5))."""
 CACHES = (sh("/var/cache/dnf"), sh("/var/cache/libdnf5"), sh("/var/cache/yum/*/*"), sh("/var/lib/yum/repos/*/*"))
 
 
 def repository_path(repo: Repository) -> str:
-    """Its .repo file."""
+    """Return its .repo file."""
     return f"{paths.YUM_REPOS}/gpurack-{repo.name}.repo"
 
 
 def key_path(repo: Repository) -> str:
-    """Where its key lies."""
+    """Return the path of its key."""
     return f"{paths.RPM_KEYS}/gpurack-{repo.name}.asc"
 
 
 def source(repo: Repository) -> str:
-    """The content of its file. repo.place: path, then options of a .repo file."""
+    """Return the content of its file. repo.place: path, then options of a .repo file."""
     path, *options = repo.place.split()
     options += [NO_PROXY] if repo.direct else []
     return render(
@@ -53,18 +54,18 @@ def source(repo: Repository) -> str:
 
 
 def repository(repo: Repository, facts: HostFacts) -> list[Step]:
-    """What makes `repo` the host's only file for this repository."""
+    """Return the steps that make our file the host's only one for this repository."""
     key = facts.files.get(key_path(repo))
     steps = written(f"key of the {repo.name} repository", key_path(repo), repo.key, facts)
     if key and key.text != repo.key:
-        # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
+        # dnf and yum continue to trust a key that they have imported, and what they fetched with it.
         caches = [sh("{}/gpurack-{}*", folder, repo.name) for folder in CACHES]
         steps.append(Shell(f"forget what the old key of {repo.name} vouched for", sh("rm -rf {}", caches)))
-    return steps + only_file(repo, repository_path(repo), source(repo), facts, without, alive)
+    return steps + only_file(repo, repository_path(repo), source(repo), facts, without, has_entries)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
-    """A .repo file with every section that names one of these repositories commented out.
+    """Comment out every section of a .repo file that names one of these repositories (marks).
 
     >>> without("[a]\\nbaseurl=https://a.example\\n[b]\\nbaseurl=https://b.example\\n", ("b.example",))
     '[a]\\nbaseurl=https://a.example\\n# [b]\\n# baseurl=https://b.example\\n'
@@ -74,8 +75,8 @@ def without(text: str, marks: Iterable[str]) -> str:
     return "".join(_commented(section) if _names(section, marks) else section for section in sections)
 
 
-def alive(text: str) -> bool:
-    """Is there any section in a .repo file that is not a comment?"""
+def has_entries(text: str) -> bool:
+    """Does a .repo file contain any section that is not a comment?"""
     return re.search(r"(?m)^\s*\[", text) is not None
 
 
@@ -91,7 +92,10 @@ def _commented(section: str) -> str:
 
 
 def no_repository(repo: Repository, facts: HostFacts) -> list[Step]:
-    """Our own file of a repository that is not used any more goes: one that is down makes dnf refuse everything."""
+    """Return the step that removes our file of a repository that is no longer used.
+
+    A repository that is not reachable would make dnf refuse everything.
+    """
     path = repository_path(repo)
     if path not in facts.sources:
         return []
@@ -103,8 +107,11 @@ THEIRS = "# set aside by gpurack: "
 
 
 def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
-    """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5, and exceptions only in
-    the repositories' own sections. A line of the admin's stands aside meanwhile."""
+    """Return the step that sets the proxy in the main section of dnf's own configuration.
+
+    dnf has no drop-ins before dnf 5, and exceptions only in the sections of repositories. The admin's own line is
+    commented out meanwhile.
+    """
     path = paths.YUM_CONF if facts.manager.generation == "yum3" else paths.DNF_CONF
     there = facts.files.get(path)
     text = there.text if there else ""
@@ -116,17 +123,22 @@ def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
     if wanted == text:
         return []
     why = f"proxy {proxy.url} for packages" if proxy else "remove the proxy for packages"
-    return [WriteFile(why, path, wanted, there.mode if there else "644")]  # it may hold the admin's passwords
+    return [
+        WriteFile(why, path, wanted, there.mode if there else "644")
+    ]  # the mode stays, because the file may contain passwords
 
 
 def finish_interrupted(facts: HostFacts) -> list[Step]:
-    """An rpm transaction that was cut short leaves packages twice, or without what their scripts should have done."""
+    """Return the step that repairs packages of an interrupted rpm transaction.
+
+    Such packages are installed twice, or their scripts have not run.
+    """
     torn = [name for name, package in facts.packages.items() if not package.whole and re.fullmatch(NAME, name)]
     if not torn and paths.RPM_TRANSACTION not in facts.files:
         return []
     commands = [sh("rm -f {}", paths.RPM_TRANSACTION)]
     if torn:
-        # Of a package that is there twice the one that came later is what was wanted.
+        # Of a package that is installed twice, the newer installation is the wanted one.
         older = sh(
             "rpm -qa --qf '%{NAME}.%{ARCH}\\n' {} | sort | uniq -d | while read -r twice; do "
             "rpm -q --qf '%{INSTALLTIME} %{NEVRA}\\n' \"$twice\" | sort -n | sed '$d' | cut -d ' ' -f 2; done "
@@ -140,13 +152,13 @@ def finish_interrupted(facts: HostFacts) -> list[Step]:
 
 
 def prerequisites(facts: HostFacts) -> list[str]:
-    """What we need from the distribution and the host lacks."""
+    """Return the packages of the distribution that we need and the host lacks."""
     missing = [tool for tool in TOOLS if tool not in facts.tools]
     return [*(["ca-certificates"] if "ca-certificates" not in facts.packages else []), *missing]
 
 
 def spelled(name: str, pin: Pin | None) -> str:
-    """A package as dnf and yum take it.
+    """Return a package as dnf and yum accept it.
 
     >>> spelled("docker-ce", Pin("28.5.2")), spelled("docker-ce", Pin("3:28.5.2-1.el9", exact=True))
     ('docker-ce-28.5.2-*', 'docker-ce-3:28.5.2-1.el9')
@@ -157,9 +169,9 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 
 def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
-    """One transaction for all `packages`, at their versions, then holds."""
+    """Return the step that installs all packages in one transaction, at their versions, and then holds."""
     commands: list[Sh] = []
-    # What was released since the last look at our repositories is to be found; others' are not asked for that.
+    # So that new releases in our repositories are found. Other repositories are not refreshed for that.
     if any(path.startswith(f"{paths.YUM_REPOS}/gpurack-") for path in facts.sources):
         commands.append(
             sh("{} -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache", facts.manager.program)
@@ -178,7 +190,7 @@ def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, h
 
 
 def hold(names: Sequence[str], facts: HostFacts) -> Step:
-    """Keep packages from being upgraded by others."""
+    """Return the step that prevents upgrades of packages by others."""
     lacking = _lacking(facts)
     first = [transaction(facts, "install", lacking, lacking)] if lacking else _unlock(names, facts)
     command = _together([*first, _lock(names, facts)])
@@ -186,12 +198,12 @@ def hold(names: Sequence[str], facts: HostFacts) -> Step:
 
 
 def unhold(names: Sequence[str], facts: HostFacts) -> Step:
-    """The opposite, where the inventory has no version any more."""
+    """Return the step that releases packages, if the inventory no longer pins a version."""
     return Shell(f"no longer hold {', '.join(names)}", _together(_unlock(names, facts)))
 
 
 def available(names: Sequence[str], facts: HostFacts) -> Sh:
-    """See `Packages`. What versionlock holds back counts, too."""
+    """See `Packages`. Versions that versionlock holds back are included."""
     dnf5 = facts.manager.generation == "dnf5"
     return sh(
         "{} -q {} --refresh repoquery --showduplicates --qf '%{name} %{epoch}:%{version}-%{release}\\n' {} "
@@ -203,7 +215,10 @@ def available(names: Sequence[str], facts: HostFacts) -> Sh:
 
 
 def remove(names: Sequence[str], facts: HostFacts) -> Step:
-    """Packages away, and nothing else that came with them; configuration and /var/lib/docker stay."""
+    """Return the step that removes packages, and none of their dependencies.
+
+    Configuration and /var/lib/docker stay.
+    """
     words = ["--disablerepo=*", "--setopt=clean_requirements_on_remove=False", *names]
     return Shell(
         f"remove {', '.join(names)}",
@@ -214,9 +229,11 @@ def remove(names: Sequence[str], facts: HostFacts) -> Step:
 
 
 def transaction(facts: HostFacts, verb: str, words: Sequence[str], names: Sequence[str]) -> Sh:
-    """dnf or yum, again as long as rpm's lock is why it fails, or it failed after it had waited for another dnf, which
-    throws away the packages that both had downloaded. A note of when it began and of `names` stays where it is killed.
-    When it fails otherwise: which versions there are of `names` and where ("there: NAME VERSION@REPOSITORY …").
+    """Return a command of dnf or yum that is repeated while another process holds rpm's lock.
+
+    It is also repeated if it failed after it had waited for another dnf, because that deletes packages which both
+    downloaded. If it is killed, a note with the time of its start and `names` stays. If it fails otherwise, it prints
+    which versions of `names` exist and where ("there: NAME VERSION@REPOSITORY …").
     """
     listed = sh(
         "{} -q -C list --showduplicates {} 2>/dev/null | awk '/^Available/ { there = 1; next } "
@@ -260,14 +277,14 @@ def _lock(names: Sequence[str], facts: HostFacts) -> Sh:
 
 
 def _unlock(names: Sequence[str], facts: HostFacts) -> list[Sh]:
-    """Of names that no lock has, dnf says so and fails."""
+    """Return the command that releases holds. dnf fails for names without a hold, so its exit code is ignored."""
     if not names or _lacking(facts):
         return []
     return [sh("{} >/dev/null 2>&1 || :", _versionlock("delete", names, facts))]
 
 
 def _lacking(facts: HostFacts) -> list[str]:
-    """The package that brings `versionlock`, where it is not there."""
+    """Return the package that contains `versionlock`, if it is not installed."""
     plugin = VERSIONLOCK.get(facts.manager.generation)
     return [plugin] if plugin and plugin not in facts.packages else []
 

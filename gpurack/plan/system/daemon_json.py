@@ -1,7 +1,8 @@
-"""daemon.json: the admin's file. The inventory's keys are merged in, every other key stays. Pure.
+"""daemon.json belongs to the admin: the inventory's keys are merged in, every other key stays. Pure.
 
-Which keys dockerd takes up on reload (SIGHUP): docs.docker.com "Configuration reload behavior"; seen on 26.1 and 28.5.
-features.cdi and device drivers are read at start only. CDI is opt-in in Docker 25.0 to 28.1 and on from 28.2.
+Which keys dockerd reads again on reload (SIGHUP): docs.docker.com "Configuration reload behavior", seen on 26.1 and
+28.5. features.cdi and device drivers are read only at the start. CDI is opt-in in Docker 25.0 to 28.1, and on from
+28.2.
 """
 
 import json
@@ -28,7 +29,7 @@ RELOADED = frozenset(
         "insecure-registries", "registry-mirrors", "shutdown-timeout",
     }
 )  # fmt: skip
-# With these changed dockerd does not find its running containers again, live-restore or not.
+# After a change of these, dockerd does not find its running containers again, even with live-restore.
 BREAKS_LIVE_RESTORE = frozenset({"data-root", "exec-root", "bridge", "bip", "storage-driver"})
 FLAGS = {
     "hosts": ("-H", "--host"), "runtimes": ("--add-runtime",), "features": ("--feature",),
@@ -40,18 +41,19 @@ FLAGS = {
     "default-address-pools": ("--default-address-pool",), "authorization-plugins": ("--authorization-plugin",),
     "node-generic-resources": ("--node-generic-resource",),
 }  # fmt: skip
-"""Keys of daemon.json whose flags are not simply `--key` (dockerd --help)."""
+"""Keys of daemon.json whose flag is not just `--key` (dockerd --help)."""
 RUNTIME = {"args": [], "path": "nvidia-container-runtime"}
-"""What `nvidia-ctk runtime configure` writes, the same bytes in 1.14.6 to 1.20.0 (contract section 1.2)."""
+"""What `nvidia-ctk runtime configure` writes, identical in 1.14.6 to 1.20.0 (contract section 1.2)."""
 
 
 @dataclass(frozen=True)
 class Apply(Step):
-    """Write daemon.json (None: it is right already), then reload or restart Docker.
+    """Write daemon.json, then reload or restart Docker.
 
-    configure_runtime: run nvidia-ctk, on a copy, and take the runtime from there. live_restore: it has to be on,
-    confirmed by `docker info`, before the restart. expect: what `docker info` must say afterwards. become: for a user's
-    rootless Docker the words that make the command that user's own, else "".
+    patch: keys to set or (None) remove; None if the file is right. configure_runtime: run nvidia-ctk on a copy, and
+    take the runtime from it. live_restore: it must be on before the restart, confirmed by `docker info`. expect: what
+    `docker info` must say afterwards. become: for a user's rootless Docker the words in front of a command that run it
+    as this user, else "".
     """
 
     patch: Mapping[str, Any] | None
@@ -64,9 +66,9 @@ class Apply(Step):
 
 
 def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bool = True) -> Plan:
-    """What makes daemon.json and the running dockerd agree with the inventory.
+    """Plan what makes daemon.json and the running dockerd match the inventory.
 
-    unattended: nobody can be asked (`-y`). toolkit: is the NVIDIA Container Toolkit there, or brought by the same run?
+    unattended: does nobody confirm (`-y`)? toolkit: does this run install the NVIDIA Container Toolkit?
     """
     toolkit = facts.has_nvidia and (toolkit or bool(installed(TOOLKIT_PACKAGES, facts)))
     current, error = read(facts)
@@ -85,7 +87,7 @@ def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bo
         and not spec.docker.version
         and "cdi" not in (target.get("features") or {})
     ):
-        reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # its version is known then
+        reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # the version is known then
     expected = expectations(target, facts)
     action, why = needed_action(facts, expected, changed)
     if not changed and not action:
@@ -110,7 +112,7 @@ def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bo
 
 
 def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
-    """(the file's content, None), or ({}, why it cannot be read). A missing file is empty."""
+    """Return (the file's content, None), or ({}, why it is invalid). A missing file is empty."""
     file = facts.files.get(path)
     if file is None:
         return {}, None
@@ -132,45 +134,49 @@ def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any
 
 
 def wanted(spec: Host, facts: HostFacts, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
-    """The keys to set or (None) remove: our defaults where nobody said anything, then the inventory's."""
+    """Return the keys to set or (None) remove: our defaults for keys that nobody set, then the inventory's."""
     ours: dict[str, Any] = {}
     if "live-restore" not in current and not flag_of("live-restore", facts):
         ours["live-restore"] = True
     said = {*current, *spec.docker.daemon}
     if not (flag_of("log-driver", facts) or flag_of("log-opts", facts)):
-        ours |= logs(said)
+        ours |= default_logging(said)
     if toolkit:
-        ours |= cards(spec, facts, current)
+        ours |= gpu_keys(spec, facts, current)
     merged: dict[str, Any] = merge(ours, spec.docker.daemon)
     return merged
 
 
-def logs(said: Collection[str]) -> dict[str, Any]:
-    """Our default for what containers log, where nobody has `said` anything of it."""
+def default_logging(said: Collection[str]) -> dict[str, Any]:
+    """Return our default for the logs of containers, if nobody has set (said) any of its keys."""
     if {"log-driver", "log-opts"} & set(said):
         return {}
     return {"log-driver": "local"}  # rotates by itself; json-file, the default, grows without end
 
 
-def cards(spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
-    """What dockerd must know to give cards."""
+def gpu_keys(spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that dockerd needs to give GPUs to containers."""
     ours: dict[str, Any] = {}
     if "nvidia" not in (current.get("runtimes") or {}):
         ours["runtimes"] = {"nvidia": RUNTIME}
-    # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
+    # The version to be installed counts as well, so that --dry names the key. It has no effect where CDI is on already.
     if cdi_is_opt_in(str(facts.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
         ours["features"] = {"cdi": True}
     return ours
 
 
 def cdi_is_opt_in(version: str) -> bool:
-    """Docker 25.0 to 28.1: features.cdi must be set; before it is unknown, after it is the default."""
+    """Must features.cdi be set? In Docker 25.0 to 28.1. Older versions do not know it; newer ones have it on.
+
+    >>> [cdi_is_opt_in(version) for version in ("24.0.9", "25.0.0", "28.1.1", "28.2.0", "")]
+    [False, True, True, False, False]
+    """
     found = re.match(r"(\d+)\.(\d+)", version)
     return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
 
 
 def flag_twice(target: Mapping[str, Any], facts: HostFacts) -> str | None:
-    """dockerd refuses to start with a key in its unit's flags and in daemon.json."""
+    """Return the error if a key is also a flag of dockerd in its unit, because dockerd then refuses to start."""
     for key in target:
         flag = flag_of(key, facts)
         if flag:
@@ -182,13 +188,17 @@ def flag_twice(target: Mapping[str, Any], facts: HostFacts) -> str | None:
 
 
 def flag_of(key: str, facts: HostFacts) -> str | None:
-    """The flag of docker.service that sets a key of daemon.json; None for none."""
+    """Return the flag of docker.service that sets a key of daemon.json; None if there is none."""
     words = [word.split("=")[0] for word in facts.docker_flags.split()]
     return next((flag for flag in FLAGS.get(key, (f"--{key}",)) if flag in words), None)
 
 
 def describe(key: str, old: Any, new: Any) -> str:
-    """One changed key, for people: `live-restore: true`, `runtimes.nvidia`, `log-driver removed`."""
+    """Return one changed key for messages: `live-restore: true`, `runtimes.nvidia`, `log-driver removed`.
+
+    >>> describe("debug", True, False), describe("runtimes", None, {"nvidia": {}}), describe("dns", [], None)
+    ('debug: true → false', 'runtimes.nvidia', 'dns removed')
+    """
     if new is None:
         return f"{key} removed"
     if isinstance(new, dict):
@@ -201,13 +211,16 @@ def describe(key: str, old: Any, new: Any) -> str:
 
 
 def runtime_is_ours(current: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
-    """Is nvidia's runtime new, and as nvidia-ctk writes it? One with a path of the admin's own is left as it is."""
+    """Is NVIDIA's runtime new, and as nvidia-ctk writes it? The admin's own path stays."""
     before, after = ((said.get("runtimes") or {}).get("nvidia") for said in (current, target))
     return before is None and after == RUNTIME
 
 
 def needed_action(facts: HostFacts, expected: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
-    """("", "reload" or "restart", why): from the changed keys, the mark of an unfinished run, and `docker info`."""
+    """Return ("", "reload" or "restart", why).
+
+    Decided by the changed keys, the mark of an unfinished run, and `docker info`.
+    """
     marker = facts.files.get(paths.RESTART_MARKER)
     owed = marker.text.strip() if marker else ""
     if any(key not in RELOADED for key in changed) or owed == "restart":
@@ -221,7 +234,7 @@ def needed_action(facts: HostFacts, expected: Mapping[str, Any], changed: list[s
 
 
 def expectations(target: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
-    """What `docker info` says of a dockerd that has read `target`; keys as in docker info's JSON."""
+    """Return what `docker info` says once dockerd has read `target`, with the keys of its JSON."""
     by_flag = flag_of("live-restore", facts) and "--live-restore=false" not in facts.docker_flags.split()
     expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore") or by_flag)}
     if target.get("runtimes"):
@@ -232,7 +245,7 @@ def expectations(target: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
 
 
 def unmet(expected: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
-    """The expectations that `docker info` does not meet, for people."""
+    """Return the expectations that `docker info` does not meet, for messages."""
     missing = []
     if bool(info.get("LiveRestoreEnabled")) != expected["LiveRestoreEnabled"]:
         missing.append(f"live-restore {json.dumps(expected['LiveRestoreEnabled'])}")

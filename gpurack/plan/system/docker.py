@@ -1,4 +1,4 @@
-"""Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
+"""Docker: its packages, repository, version and holds; running and enabled. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,11 @@ from gpurack.spec.image import BuildImage
 
 CE_URL = "https://download.docker.com"
 BELOW = ("containerd", "docker-buildx", "runc")
-"""What a distribution's Docker brings along; only a lock is about them."""
+"""Packages that a distribution's Docker depends on. Only a lock pins them."""
 
 
 def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
-    """What makes the host's Docker the inventory's. unattended: nobody can be asked (`-y`)."""
+    """Plan what makes the host's Docker match the inventory. unattended: does nobody confirm (`-y`)?"""
     platform = platform_of(facts.os)
     if platform is None:
         return Plan(errors=(unsupported(facts.os),))
@@ -39,7 +39,7 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
         kept = keep(spec, facts, platform)
         way_out = platform.packages.proxy(spec.proxy, facts) + plan_network(spec, facts, platform)
         return Plan((*way_out, *kept.steps), kept.errors)
-    # With a daemon.json that dockerd cannot read an installed Docker would not start.
+    # Docker would not start after its installation if dockerd could not read daemon.json.
     error = conflict(spec, facts, platform) or daemon_json.read(facts)[1]
     if error:
         return Plan(errors=(error,))
@@ -51,7 +51,7 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     steps += manager.repository(repository, facts) if is_ce(spec) else manager.no_repository(repository, facts)
     toolkits = nvidia_toolkit.repository(spec, platform)
     if manager.repository_path(toolkits) in facts.sources:
-        # The toolkit's step comes later, but with a repository that is broken nothing at all can be installed.
+        # The toolkit's step comes later, but with a broken repository nothing can be installed.
         steps += manager.repository(toolkits, facts)
     steps += prerequisites(spec, facts, platform)
     packages, held = packages_to_install(spec, facts, platform)
@@ -70,7 +70,7 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
 
 
 def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
-    """Docker stays what it is; it only has to be there, with Compose v2."""
+    """Plan nothing for Docker itself. It must be installed, with Compose v2."""
     if not facts.docker:
         return Plan(
             errors=("docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",)
@@ -90,12 +90,12 @@ MISSING = "Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`."
 
 
 def is_installed(facts: HostFacts) -> bool:
-    """Is any Docker there, running or not?"""
+    """Is any Docker installed, running or not?"""
     return bool(facts.docker or facts.units.get("docker.service", Unit()).loaded != "not-found")
 
 
 def unanswered(facts: HostFacts) -> str | None:
-    """Why nothing that needs a Docker daemon can be done; None when it answers."""
+    """Return why nothing that needs a Docker daemon can be done; None if it answers."""
     if facts.docker:
         return None
     if late := facts.late.get("Docker"):
@@ -106,12 +106,12 @@ def unanswered(facts: HostFacts) -> str | None:
 
 
 def is_ce(spec: Host) -> bool:
-    """From Docker's own repository?"""
+    """Does Docker come from its own repository?"""
     return spec.docker.source == "docker-ce"
 
 
 def conflict(spec: Host, facts: HostFacts, platform: Platform) -> str | None:
-    """Two Dockers cannot live on one host, and gpurack does not swap them unasked."""
+    """Return the error if another Docker is installed. gpurack does not replace it unasked."""
     if not is_ce(spec) and not platform.distro_packages:
         return f'{facts.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
     wanted = packages_of(spec, platform)[0]
@@ -126,7 +126,7 @@ def conflict(spec: Host, facts: HostFacts, platform: Platform) -> str | None:
 
 
 def ce_repository(spec: Host, facts: HostFacts, platform: Platform) -> Repository:
-    """Docker's repository, or its mirror."""
+    """Return Docker's repository, or its mirror."""
     url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
     place = platform.docker_ce.format(codename=facts.os.codename)
     marks = ("download.docker.com/linux", f"{url}/linux/")
@@ -134,8 +134,10 @@ def ce_repository(spec: Host, facts: HostFacts, platform: Platform) -> Repositor
 
 
 def prerequisites(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """curl, python3 and certificates: for downloads, for the models' runner on the host, for https; and what builds
-    images, where one is to be built."""
+    """Return the steps that install what gpurack needs: curl for downloads, python3, certificates.
+
+    And what builds images, if one is to be built.
+    """
     missing = [*platform.packages.prerequisites(facts), *builders(spec, facts)]
     if not missing:
         return []
@@ -143,8 +145,10 @@ def prerequisites(spec: Host, facts: HostFacts, platform: Platform) -> list[Step
 
 
 def builders(spec: Host, facts: HostFacts) -> list[str]:
-    """git and BuildKit's client, where an image is built and the host lacks them: upstream's Dockerfiles (llama.cpp)
-    need BuildKit. docker-ce brings it along."""
+    """Return git and BuildKit's client, if an image is to be built and the host lacks them.
+
+    Upstream's Dockerfiles (llama.cpp) need BuildKit. docker-ce includes it.
+    """
     if not any(entry.enabled and isinstance(entry.image, BuildImage) for entry in spec.everything.values()):
         return []
     wanted = {"git": "git", **({"buildx": "docker-buildx"} if spec.docker.source == "distro" else {})}
@@ -152,7 +156,7 @@ def builders(spec: Host, facts: HostFacts) -> list[str]:
 
 
 def packages_of(spec: Host, platform: Platform) -> tuple[str, ...]:
-    """All packages of the wanted Docker, the engine first; with a lock also those below it that the lock names."""
+    """Return all packages of the wanted Docker, the engine first, with a lock also those below it."""
     rootless = (CE_ROOTLESS,) if spec.users else ()
     return (
         *((*CE_PACKAGES, *rootless) if is_ce(spec) else platform.distro_packages),
@@ -161,13 +165,13 @@ def packages_of(spec: Host, platform: Platform) -> tuple[str, ...]:
 
 
 def versioned(spec: Host, platform: Platform) -> tuple[str, ...]:
-    """Those whose version is Docker's own."""
+    """Return the packages that have Docker's version."""
     rootless = (CE_ROOTLESS,) if spec.users else ()
     return ("docker-ce", "docker-ce-cli", *rootless) if is_ce(spec) else platform.distro_packages[:1]
 
 
 def pins(spec: Host, platform: Platform) -> Mapping[str, Pin]:
-    """The packages that shall have a certain version."""
+    """Return the packages that must have a certain version."""
     version = spec.docker.version
     wanted = dict.fromkeys(versioned(spec, platform), Pin(version)) if version else {}
     return wanted | lock.packages(spec, packages_of(spec, platform))
@@ -176,7 +180,7 @@ def pins(spec: Host, platform: Platform) -> Mapping[str, Pin]:
 def packages_to_install(
     spec: Host, facts: HostFacts, platform: Platform
 ) -> tuple[Mapping[str, Pin | None], tuple[str, ...]]:
-    """(what to install, what to hold); nothing when all is there at the wanted version."""
+    """Return (packages to install, packages to hold); nothing if all have the wanted version."""
     wanted, pinned = packages_of(spec, platform), pins(spec, platform)
     there = installed(wanted, facts)
     wrong = {
@@ -188,13 +192,17 @@ def packages_to_install(
 
 
 def restarts_docker(packages: Iterable[str]) -> bool:
-    """Does installing these restart a dockerd that is there? A missing Compose beside it does not."""
+    """Does installing these packages restart a running dockerd? Installing Compose does not.
+
+    >>> restarts_docker(["docker-compose-plugin"]), restarts_docker(["containerd.io"])
+    (False, True)
+    """
     daemons = ("docker.io", "docker-ce", "containerd", "containerd.io")
     return any(name in daemons for name in packages)
 
 
 def reason(spec: Host, facts: HostFacts, platform: Platform, packages: Mapping[str, Pin | None]) -> str:
-    """install docker-ce 28.5.2 · docker-ce 26.1.5 → 28.5.2 · install docker-compose-plugin"""
+    """Return `install docker-ce 28.5.2` · `docker-ce 26.1.5 → 28.5.2` · `install docker-compose-plugin`."""
     there = installed(packages, facts)
     engine = packages_of(spec, platform)[0]
     moves = {name: f"{name} {move(there[name], pin)}" for name, pin in packages.items() if pin and name in there}
@@ -210,7 +218,7 @@ def reason(spec: Host, facts: HostFacts, platform: Platform, packages: Mapping[s
 
 
 def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """A version in the inventory holds, none lets go what gpurack held."""
+    """Return the steps that hold packages if the inventory pins a version, and release them if it does not."""
     wanted = packages_of(spec, platform)
     if pins(spec, platform):
         loose = [name for name in wanted if not facts.packages[name].held]
@@ -220,11 +228,11 @@ def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
 
 
 def running(facts: HostFacts) -> list[Step]:
-    """Enabled at boot and running now."""
+    """Return the step that starts Docker and enables it at boot, if needed."""
     unit = facts.units.get("docker.service")
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
-    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3); `enable` tells of sysv scripts.
+    # Debian's unit fails at the fourth start within a minute (StartLimitBurst=3). `enable` prints about sysv scripts.
     start = sh(
         "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
         "systemctl start docker.service && systemctl -q is-enabled docker.service"

@@ -1,4 +1,4 @@
-"""How containers get NVIDIA's cards on a host: spec/gpu_access.py with the versions that are there. Pure."""
+"""How containers get NVIDIA's GPUs on a host: spec/gpu_access.py with the host's versions. Pure."""
 
 from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import installed, upstream
@@ -7,13 +7,15 @@ from gpurack.spec.host import Host
 
 
 def access(spec: Host, facts: HostFacts) -> Access:
-    """The inventory's word, or for `auto` the best that the host's Docker and toolkit can do. What is not installed yet
-    counts as new enough."""
+    """Return the inventory's choice, or for `auto` the best that the host's Docker and toolkit support.
+
+    What is not installed yet counts as new enough.
+    """
     return access_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
 def refused(spec: Host, facts: HostFacts) -> str | None:
-    """Why the inventory's `nvidia.access` cannot be had on this host; None when it can."""
+    """Return why the host does not support the inventory's `nvidia.access`; None if it does."""
     why = without_cdi(docker_version(spec, facts), toolkit_version(spec, facts))
     if spec.nvidia.access != "cdi" or why is None:
         return None
@@ -21,17 +23,17 @@ def refused(spec: Host, facts: HostFacts) -> str | None:
 
 
 def by_hook(spec: Host, facts: HostFacts) -> bool:
-    """Does nvidia-container-cli give the cards, for which a rootless Docker needs no-cgroups?"""
+    """Does nvidia-container-cli give the GPUs? A rootless Docker then needs no-cgroups."""
     return by_hook_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
 def docker_version(spec: Host, facts: HostFacts) -> str:
-    """The version of the Docker that is there, or else wanted; "" for the newest."""
+    """Return the version of Docker on the host, else the wanted one; "" for the newest."""
     return upstream(str(facts.docker.get("ServerVersion", ""))) or spec.docker.version or ""
 
 
 def toolkit_version(spec: Host, facts: HostFacts) -> str:
-    """The toolkit's version that is there, or else wanted; "" for the newest."""
+    """Return the toolkit's version on the host, else the wanted one; "" for the newest."""
     package = "nvidia-container-toolkit-base"
     there = installed((package,), facts).get(package)
     return upstream(there) if there else spec.nvidia.toolkit or ""

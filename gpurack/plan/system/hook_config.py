@@ -4,7 +4,7 @@ import re
 
 
 def without_cgroups(text: str) -> str:
-    """The hook's configuration with no-cgroups on; everything else, comments too, as it was.
+    """Return the hook's configuration with no-cgroups on. Everything else stays, also comments.
 
     >>> without_cgroups("[nvidia-container-cli]\\n#no-cgroups = false\\nload-kmods = true\\n")
     '[nvidia-container-cli]\\nno-cgroups = true\\nload-kmods = true\\n'

@@ -1,8 +1,9 @@
-"""What a host needs in a closed network before anything else: the way out (`proxy`), and whom to trust (`ca`). Pure.
+"""What a host in a closed network needs first: a proxy (`proxy`), certificates to trust (`ca`). Pure.
 
-dockerd reads its proxy from its environment, and the trust store, only when it starts. daemon.json's `proxies` would
-do, too, but dockerd before 23 refuses a file with it, and the file is the admin's: what is taken out of the inventory
-must go from the host. (docs.docker.com "Daemon proxy configuration"; Go reads the system's certificates once.)
+dockerd reads its proxy from its environment, and the trust store, only at its start (docs.docker.com "Daemon proxy
+configuration"; Go reads the system's certificates once). `proxies` in daemon.json would work as well, but dockerd
+before 23 refuses a file with it. Besides, the file is the admin's, while a proxy that is removed from the inventory
+must be removed from the host.
 """
 
 import hashlib
@@ -19,17 +20,19 @@ HEAD = "# Written by gpurack from the inventory."
 
 
 def plan_network(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """What makes the host trust and dockerd reach the outside as the inventory says. The package manager's own way out
-    is platform.packages.proxy."""
+    """Return the steps that set dockerd's proxy and the trusted certificates.
+
+    platform.packages.proxy sets the package manager's proxy.
+    """
     steps = certificates(spec, facts, platform) + docker_proxy(spec, facts)
     if steps and facts.units.get("docker.service", Unit()).active == "active":
-        # owed before it is due: a run that is killed in between leaves the mark
+        # noted first, so that a run that is killed in between leaves the mark
         return [owe_restart("its proxy or the certificates it trusts changed"), *steps]
     return steps
 
 
 def docker_proxy(spec: Host, facts: HostFacts) -> list[Step]:
-    """dockerd's way out, for images."""
+    """Return the steps that set dockerd's proxy, for images."""
     path = paths.DOCKER_PROXY
     if spec.proxy is None:
         if path not in facts.files:
@@ -41,23 +44,26 @@ def docker_proxy(spec: Host, facts: HostFacts) -> list[Step]:
 
 
 def dropin_text(proxy: Proxy) -> str:
-    """What dockerd's unit is given beside its own lines."""
+    """Return the drop-in for dockerd's unit."""
     return "\n".join([f"{HEAD}\n[Service]", *environment(proxy)]) + "\n"
 
 
 def environment(proxy: Proxy | None) -> list[str]:
-    """The lines of a unit that tell a daemon its way out; `%` and `"` mean something to systemd."""
+    """Return lines of a unit with a daemon's proxy. `%` and `"` are escaped for systemd."""
     variables = proxy.env.items() if proxy else ()
     lines = [f"{name.upper()}={value}".replace("%", "%%").replace('"', '\\"') for name, value in variables]
     return [f'Environment="{line}"' for line in lines]
 
 
 def certificates(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """The private authority's certificates in the host's trust store, one file each; those of an earlier one go."""
+    """Return the steps that add the private authority's certificates to the trust store, one file each.
+
+    Those of an earlier authority are removed.
+    """
     trust = platform.trust
     wanted = {f"{trust.folder}/gpurack-{digest(text)}.crt": text for text in spec.certificates()}
     left = sorted(path for path in facts.files if path.startswith(f"{trust.folder}/gpurack-") and path not in wanted)
-    # The store is made anew by a program of its own; what it was made of last is remembered only after it has ended.
+    # A program rebuilds the store. Its input is noted only after it has succeeded.
     remembered = "".join(f"{path}\n" for path in wanted)
     if not left and (facts.files[paths.TRUSTED].text if paths.TRUSTED in facts.files else "") == remembered:
         return []
@@ -74,5 +80,5 @@ def certificates(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]
 
 
 def digest(text: str) -> str:
-    """A short name for a certificate."""
+    """Return a short name for a certificate."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

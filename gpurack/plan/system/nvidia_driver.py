@@ -1,7 +1,7 @@
-"""NVIDIA's driver: compared with the inventory's and kept from being upgraded behind its back. Never installed. Pure.
+"""NVIDIA's driver: compared with the inventory and held, never installed. Pure.
 
-A driver that is upgraded under running models leaves a host whose kernel module and libraries differ until it is
-rebooted: what runs goes on, but nothing starts again.
+If the driver is upgraded under running models, kernel module and libraries differ until the host is rebooted. What runs
+continues, but nothing can start.
 """
 
 import re
@@ -16,7 +16,7 @@ from gpurack.spec.host import Host
 
 
 def other_driver(spec: Host, facts: HostFacts) -> str | None:
-    """The sentence for a host that runs another driver than the inventory's; None where it says nothing."""
+    """Return the error if the host runs another driver than the inventory's; None if it says nothing."""
     wanted, found = spec.nvidia.driver, facts.driver.kernel
     if not wanted or not found or is_a(found, wanted):
         return None
@@ -29,7 +29,7 @@ def other_driver(spec: Host, facts: HostFacts) -> str | None:
 
 
 def is_a(version: str, wanted: str) -> bool:
-    """Is it this version, or one of this branch?
+    """Is a version this one, or of this branch?
 
     >>> is_a("580.159.04", "580"), is_a("580.159.04", "58")
     (True, False)
@@ -38,7 +38,7 @@ def is_a(version: str, wanted: str) -> bool:
 
 
 def packages(facts: HostFacts) -> Mapping[str, str]:
-    """The driver's packages that are installed → versions: all that bear NVIDIA's name and are not the toolkit's."""
+    """Return the driver's installed packages → versions: those with NVIDIA's name that are not the toolkit's."""
     return {
         name: package.version
         for name, package in facts.packages.items()
@@ -50,7 +50,10 @@ def packages(facts: HostFacts) -> Mapping[str, str]:
 
 
 def driver_holds(spec: Host, facts: HostFacts, manager: Packages) -> list[Step]:
-    """Packages of the inventory's driver held; without one, those let go that gpurack held, and no others."""
+    """Return the steps that hold the packages of the inventory's driver.
+
+    Without one, those that gpurack held are released, and no others.
+    """
     there = packages(facts)
     noted = facts.files[paths.DRIVER_HELD].text.split() if paths.DRIVER_HELD in facts.files else []
     if spec.nvidia.driver is None:
@@ -67,7 +70,7 @@ def driver_holds(spec: Host, facts: HostFacts, manager: Packages) -> list[Step]:
     if not loose or other_driver(spec, facts):
         return []
     names = "".join(f"{name}\n" for name in sorted({*noted, *loose}))
-    # noted first: a run that is killed in between holds nothing that it does not know of
+    # noted first, so that a run that is killed in between knows what it may have held
     return [
         WriteFile("note which packages of the driver are held", paths.DRIVER_HELD, names),
         manager.hold(loose, facts),

@@ -1,6 +1,6 @@
-"""The NVIDIA Container Toolkit: its four packages together at one version, and CDI specs for the cards. Pure.
+"""The NVIDIA Container Toolkit: its four packages at one version, and CDI specs for the GPUs. Pure.
 
-Sources: the toolkit's install guide (all four packages pinned together); 1.18.0 and newer ship
+Sources: the toolkit's install guide (all four packages pinned together). 1.18.0 and newer contain
 nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
 """
 
@@ -26,10 +26,10 @@ CDI_VENDOR = "nvidia.com/gpu"
 
 
 def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> Plan:
-    """What makes containers get the host's cards. Nothing on a host without cards.
+    """Plan what lets containers use the host's GPUs. Nothing on a host without GPUs.
 
-    models_follow: the models come next in this run, and say themselves that there is no driver for those that want a
-    GPU, or another than the inventory's, so that the others are served all the same.
+    models_follow: the models come next in this run. They report a missing or wrong driver themselves, so that the other
+    models are served.
     """
     if not facts.has_nvidia:
         if not spec.wants_gpu or models_follow or facts.gpus:
@@ -41,8 +41,8 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
     steps: list[Step] = platform.packages.repository(repository(spec, platform), facts)
     packages = packages_to_install(spec, facts)
     if packages:
-        # dockerd looks for the toolkit's hook only when it starts (contract section 4), so a restart is owed
-        # from before the installation: a run killed in between leaves the mark.
+        # dockerd looks for the toolkit's hook only at its start (contract section 4). The restart is noted before the
+        # installation, so that a run that is killed in between leaves the mark.
         steps.append(owe_restart("the NVIDIA Container Toolkit changed"))
         held = TOOLKIT_PACKAGES if pins(spec) else ()
         steps.append(platform.packages.install(reason(spec, facts), packages, facts, held))
@@ -50,7 +50,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
         steps += holds(spec, facts, platform)
     if access(spec, facts) == "cdi":
         steps += cdi(facts, fresh=bool(packages))
-    # of packages to come the versions are the inventory's, and were checked with it
+    # Packages to be installed have the inventory's versions, which were checked with it.
     taken = [] if packages else loses_gpus(spec, docker_version(spec, facts), toolkit_version(spec, facts))
     steps += [] if taken else no_cgroups(spec, facts, fresh=bool(packages))
     steps += driver_holds(spec, facts, platform.packages)
@@ -61,7 +61,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
 
 
 def repository(spec: Host, platform: Platform) -> Repository:
-    """NVIDIA's repository, or its mirror."""
+    """Return NVIDIA's repository, or its mirror."""
     url, key = mirrored(spec, "nvidia", URL, "nvidia")
     place = platform.toolkit
     marks = ("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
@@ -72,14 +72,14 @@ def repository(spec: Host, platform: Platform) -> Repository:
 
 
 def pins(spec: Host) -> Mapping[str, Pin]:
-    """The packages that shall have a certain version: all four the same."""
+    """Return the packages that must have a certain version: all four the same."""
     version = spec.nvidia.toolkit
     wanted = dict.fromkeys(TOOLKIT_PACKAGES, Pin(version)) if version else {}
     return wanted | lock.packages(spec, TOOLKIT_PACKAGES)
 
 
 def packages_to_install(spec: Host, facts: HostFacts) -> Mapping[str, Pin | None]:
-    """All four, or nothing when all four are there at the wanted version, or at one if none is wanted."""
+    """Return all four, or none if all have the wanted version (or one version, if none is wanted)."""
     there, pinned = installed(TOOLKIT_PACKAGES, facts), pins(spec)
     same = len({*there.values()}) == 1
     if len(there) == len(TOOLKIT_PACKAGES) and same and all(pin.met_by(there[name]) for name, pin in pinned.items()):
@@ -88,7 +88,7 @@ def packages_to_install(spec: Host, facts: HostFacts) -> Mapping[str, Pin | None
 
 
 def reason(spec: Host, facts: HostFacts) -> str:
-    """install the NVIDIA Container Toolkit 1.20.0 · NVIDIA Container Toolkit 1.19.1 → 1.20.0"""
+    """Return `install the NVIDIA Container Toolkit 1.20.0` or `NVIDIA Container Toolkit 1.19.1 → 1.20.0`."""
     there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, facts).values()})
     version = next((upstream(pin.version) for pin in pins(spec).values()), None)
     if there and version:
@@ -97,7 +97,7 @@ def reason(spec: Host, facts: HostFacts) -> str:
 
 
 def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """A version in the inventory holds, none lets go."""
+    """Return the steps that hold packages if the inventory pins a version, and release them if it does not."""
     held = [name for name in TOOLKIT_PACKAGES if facts.packages[name].held]
     loose = [name for name in TOOLKIT_PACKAGES if not facts.packages[name].held]
     if pins(spec):
@@ -106,15 +106,18 @@ def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
 
 
 def no_cgroups(spec: Host, facts: HostFacts, fresh: bool = False) -> list[Step]:
-    """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
-    config`, which writes at every run and drops comments; the hook reads the file at each start. fresh: the packages
-    are installed before this, and bring the file where there is none; in that one nobody has written comments yet."""
+    """Return the step that sets no-cgroups for the whole host, if the inventory asks for it.
+
+    Not by `nvidia-ctk config`, which writes at every run and drops comments. The hook reads the file at each start.
+    fresh: a step before this one installs the packages, which create a missing file; that file has no comments of the
+    admin's.
+    """
     if spec.nvidia.no_cgroups != "system":
         return []
     path, file = paths.HOOK_CONFIG, facts.files.get(paths.HOOK_CONFIG)
     reason = f"no-cgroups in {path}, for the whole host"
     if fresh and file is None:
-        # with a value: a bare key is a boolean only from 1.14.4 on
+        # with a value, because a key alone is a boolean only from 1.14.4 on
         command = sh(
             "nvidia-ctk --quiet config --config-file={} --set nvidia-container-cli.no-cgroups=true --in-place", path
         )
@@ -126,12 +129,13 @@ def no_cgroups(spec: Host, facts: HostFacts, fresh: bool = False) -> list[Step]:
 
 
 def cdi(facts: HostFacts, fresh: bool) -> list[Step]:
-    """Specs that name every card that answers. They cannot be made while nvidia-smi fails as a whole."""
+    """Return the step that creates CDI specs with every GPU that answers. Impossible while nvidia-smi fails."""
     missing = [gpu.uuid for gpu in facts.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in facts.cdi]
     if not missing or (facts.driver.exit_code and not fresh):
         return []
-    # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after
-    # a boot without a driver it and its path unit have failed; its own conditions may skip it: the result is looked at.
+    # The unit exists from 1.18.0 on. It stays "active" after its run, so only a restart creates a new spec. After a
+    # boot without a driver, it and its path unit have failed. Its conditions may skip it, so the command checks the
+    # result.
     command = sh(
         "mkdir -p /etc/cdi && { systemctl reset-failed nvidia-cdi-refresh.service nvidia-cdi-refresh.path 2>/dev/null; "
         "systemctl restart nvidia-cdi-refresh.service 2>/dev/null; true; } && "

@@ -1,11 +1,11 @@
-"""May Docker restart? Only the containers that are not ours decide; ours come back by themselves. Pure."""
+"""May Docker restart? Only containers that are not ours decide; ours start again by themselves. Pure."""
 
 from gpurack.facts.model import HostFacts
 from gpurack.spec.host import Host
 
 
 def foreign_running(facts: HostFacts, user: str = "") -> list[str]:
-    """Names of running containers that gpurack did not make, in a user's Docker or the host's own ("")."""
+    """Return the running containers that gpurack did not create. user: "" for the host's own Docker."""
     return sorted(
         container.name
         for container in facts.containers
@@ -14,8 +14,10 @@ def foreign_running(facts: HostFacts, user: str = "") -> list[str]:
 
 
 def stops_foreign(facts: HostFacts, live_restore: bool | None = None, user: str = "") -> str:
-    """`, which stops grafana, postgres`: for the reason of a restart; "" when it stops nobody. Who presses Enter at the
-    prompt is to know it. live_restore: as in `may_stop_foreign`."""
+    """Return `, which stops grafana, postgres` for the reason of a restart; "" if it stops none.
+
+    The admin must know this before confirming. live_restore: as in `may_stop_foreign`.
+    """
     keeps_running = bool(facts.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
     foreign = [] if keeps_running else foreign_running(facts, user)
     return f", which stops {', '.join(foreign)}" if foreign else ""
@@ -24,11 +26,11 @@ def stops_foreign(facts: HostFacts, live_restore: bool | None = None, user: str 
 def may_stop_foreign(
     spec: Host, facts: HostFacts, unattended: bool, why: str, live_restore: bool | None = None, user: str = ""
 ) -> str | None:
-    """The refusal when Docker would have to restart and containers of others would stop; None when it may.
+    """Return the error if a restart of Docker would stop containers of others; None if it may restart.
 
-    why: what wants the restart. live_restore: will it be on during the restart (default: is it on now)?
-    unattended: `docker.restart: ask` can ask nobody, so it refuses; without -y pyinfra's prompt is the question. user:
-    whose Docker, "" for the host's own.
+    why: what needs the restart. live_restore: will it be on during the restart (default: is it on now)? unattended:
+    then `docker.restart: ask` refuses, because nobody can be asked. Without -y, pyinfra's prompt is the question. user:
+    of a rootless Docker, "" for the host's own.
     """
     keeps_running = bool(facts.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
     foreign = foreign_running(facts, user)

@@ -1,7 +1,7 @@
 """Rootless Docker for the users that the inventory names, beside the host's own Docker. Pure.
 
-Sources: docs.docker.com "Rootless mode", the toolkit's contract section 6, and what was seen with 26.1 and 28.5.
-Whatever is done to a user's home or daemon is done as that user.
+Sources: docs.docker.com "Rootless mode", the toolkit's contract section 6, and tests with 26.1 and 28.5. Everything in
+a user's home or daemon is done as that user.
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
 
 INHERITED = ("insecure-registries", "registry-mirrors")
-"""Keys of the host's daemon.json that hold for users' as well: where images come from."""
+"""Keys of the host's daemon.json that also apply to users' daemons: where images come from."""
 START_AGAIN = sh(
     'ExecStartPost=-/bin/sh -c "{docker} ps -aq --filter label=gpurack.model --filter exited=128 | '
     'xargs -r {docker} start"',
     docker=sh("docker -H unix://%t/docker.sock"),
 )
-"""dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
+"""dockerd 26.1 starts containers before it has read the CDI specs. Those with GPUs exit with code 128."""
 DROP_IN, HOOK_CONFIG = USER_DROP_IN, USER_HOOK_CONFIG
 BUS = 60
-"""Seconds that a word to a user's systemd may take: the user may stop the program that says it."""
+"""Seconds that a request to a user's systemd may take. The user may stop the program that makes it."""
 TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
 SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
 SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
@@ -44,18 +44,21 @@ PROFILE = "/etc/apparmor.d/gpurack-rootlesskit"
 
 @dataclass(frozen=True)
 class SetUp(Step):
-    """Docker's set-up tool, run as a user (`become`: the words that make a command that user's own). files: below the
-    home, written before; None takes one away."""
+    """Run Docker's set-up tool as a user.
+
+    become: the words in front of a command that run it as this user. files: path below the home → text, written before;
+    None removes a file.
+    """
 
     become: Sh
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow: bool = False) -> Plan:
-    """What gives each user of the inventory a rootless Docker, and keeps it right.
+    """Plan what gives each user of the inventory a working rootless Docker.
 
-    models_follow: the models come next in this run, and say themselves which user cannot have one, so that the others
-    are served all the same.
+    models_follow: the models come next in this run. They report users without one themselves, so that the others are
+    served.
     """
     platform = platform_of(facts.os)
     if platform is None or not spec.users:
@@ -81,7 +84,7 @@ def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow:
 
 
 def unusable(name: str, facts: HostFacts) -> str | None:
-    """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
+    """Return why a user can have no rootless Docker until an admin fixes it; None if there is no such reason."""
     user = facts.users.get(name)
     if late := facts.late.get(f"user {name}") or facts.late.get("accounts"):
         return f"could not inspect the rootless Docker of {name}: {late}. Check: sudo -iu {name} docker info."
@@ -99,7 +102,7 @@ def unusable(name: str, facts: HostFacts) -> str | None:
 
 
 def not_ready(name: str, facts: HostFacts) -> str | None:
-    """Why nothing can run in a user's rootless Docker now; None when it answers."""
+    """Return why nothing can run in a user's rootless Docker now; None if it answers."""
     if error := unusable(name, facts):
         return error
     user = facts.users[name]
@@ -115,7 +118,7 @@ def not_ready(name: str, facts: HostFacts) -> str | None:
 
 
 def host_steps(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """What all users need: programs, user namespaces, and CDI specs that their daemons see."""
+    """Return the steps that all users need: programs, user namespaces, and visible CDI specs."""
     steps: list[Step] = []
     programs = (*platform.rootless, *(platform.distro_rootless if spec.docker.source == "distro" else ()))
     missing = [name for name in programs if name not in installed(programs, facts)]
@@ -142,8 +145,11 @@ def host_steps(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
 
 
 def profile() -> Step:
-    """Ubuntu from 24.04 on lets no program make user namespaces that has no profile. Loaded first, then put in its
-    place: killed in between, it is missing and made again."""
+    """Return the step that adds an AppArmor profile for rootlesskit.
+
+    From 24.04 on, Ubuntu allows user namespaces only to programs with a profile. The profile is loaded first and then
+    moved into place. If a run is killed in between, the file is missing and created again.
+    """
     command = sh(
         "new=$(mktemp) && printf %s {} >$new && apparmor_parser -r $new && chmod 644 $new && mv $new {}",
         read_text("files/gpurack-rootlesskit"),
@@ -153,7 +159,10 @@ def profile() -> Step:
 
 
 def cdi_folders(facts: HostFacts) -> list[Step]:
-    """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
+    """Return the steps that create both folders of CDI specs early at every boot.
+
+    A daemon that starts before they exist never sees them.
+    """
     text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
     steps = written("create the folders of CDI specs at every boot", TMPFILES, text, facts)
     if steps or not facts.kernel.folders >= set(paths.CDI_FOLDERS):
@@ -165,15 +174,15 @@ def cdi_folders(facts: HostFacts) -> list[Step]:
 
 
 def as_user(name: str, user: User) -> Sh:
-    """The words that make a command this user's own."""
+    """Return the words in front of a command that run it as this user."""
     return sh("{}", paths.words_of_user(name, user.uid, user.gid, user.home))
 
 
 def at_boot(name: str, user: User) -> list[Step]:
-    """The user's units run from boot on, whether or not anybody logs in, and now."""
+    """Return the step that starts the user's units now and at every boot, without a login."""
     if user.linger and user.manager:
         return []
-    # dbus-user-session may have come while the user's systemd ran
+    # dbus-user-session may have been installed while the user's systemd was running
     sentence = f"error the systemd of {name} does not answer. Check: systemctl status user@{user.uid}"
     command = sh(
         "loginctl enable-linger {name} && systemctl start user@{uid}.service && "
@@ -189,8 +198,11 @@ def at_boot(name: str, user: User) -> list[Step]:
 
 
 def folders(name: str, user: User, spec: Host) -> list[Step]:
-    """The user's project, which root writes and the user's daemon reads; the user's weights, to which nobody else gets;
-    and where Docker is to keep its data."""
+    """Return the steps that create a user's folders.
+
+    The project, which root writes and the user's daemon reads; the weights, which only the user can read; and Docker's
+    data.
+    """
     steps: list[Step] = []
     if user.folder != ("711", 0):
         command = sh("install -d -m 711 {} {}", paths.USERS, paths.project(name))
@@ -205,7 +217,10 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
 
 
 def unit(name: str, user: User, spec: Host, facts: HostFacts) -> list[Step]:
-    """The user's docker.service as Docker's tool makes it, and what gpurack adds; again after a broken attempt."""
+    """Return the step that sets up the user's docker.service with Docker's tool and our additions.
+
+    Also after a failed attempt.
+    """
     there = {file: facts.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
     files = {
         file: text
@@ -222,10 +237,13 @@ def unit(name: str, user: User, spec: Host, facts: HostFacts) -> list[Step]:
 
 
 def wanted_files(spec: Host, facts: HostFacts) -> dict[str, str | None]:
-    """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
-    own configuration of it, because the system's would take the cards from the host's own Docker."""
+    """Return path in a home → text of our files; None for a file that must not exist.
+
+    For CDI and a proxy: lines of the unit. If the hook gives the GPUs: a configuration of the hook for the user,
+    because a change of the system's would take the GPUs from the host's own Docker.
+    """
     lines = environment(spec.proxy)
-    # dockerd reads whom the host trusts once, when it starts: another certificate is another text, and so a restart
+    # dockerd reads the trust store only at its start. A new certificate changes this text, which causes a restart.
     lines += [f"# trusts the certificate {digest(text)}" for text in spec.certificates()]
     config = None
     if facts.has_nvidia:
@@ -239,15 +257,17 @@ def wanted_files(spec: Host, facts: HostFacts) -> dict[str, str | None]:
 
 
 def marker(user: User) -> str:
-    """The file which says that the user's daemon must restart."""
+    """Return the file that says that the user's daemon must restart."""
     return f"{user.runtime}/{paths.USER_RESTART_MARKER}"
 
 
 def daemon(
     name: str, user: User, spec: Host, facts: HostFacts, unattended: bool, owed: bool
 ) -> tuple[list[Step], str | None]:
-    """The user's daemon.json, and a restart where the daemon must take something up; or why not. owed: a step before
-    this one wants the restart."""
+    """Return the steps for the user's daemon.json and a restart, or the error.
+
+    owed: does a step before this one need the restart?
+    """
     current, error = daemon_json.read(facts, user.daemon_json)
     if error:
         return [], error
@@ -280,19 +300,21 @@ def daemon(
 
 
 def wanted_keys(name: str, spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
-    """As daemon_json.wanted, for a user: no live-restore, since containers end with the daemon's namespaces; and where
-    images come from is the same on the whole host."""
+    """Return the keys to set or (None) remove for a user, as daemon_json.wanted does.
+
+    No live-restore, because containers end with the daemon's namespaces. Images come from where the host's come from.
+    """
     own = spec.docker.rootless[name].daemon
-    ours: dict[str, Any] = daemon_json.logs({*current, *own})
+    ours: dict[str, Any] = daemon_json.default_logging({*current, *own})
     if facts.has_nvidia:
-        ours |= daemon_json.cards(spec, facts, current)
+        ours |= daemon_json.gpu_keys(spec, facts, current)
     ours |= {key: value for key, value in spec.docker.daemon.items() if key in INHERITED}
     merged: dict[str, Any] = merge(ours, own)
     return merged
 
 
 def stale(user: User, facts: HostFacts, expected: Mapping[str, Any], cdi: bool) -> list[str]:
-    """What the daemon that runs does not know yet, for people."""
+    """Return what the running daemon has not read yet, for messages."""
     why = ["an earlier change still needs a restart"] if marker(user) in facts.files else []
     if not user.docker:
         return why

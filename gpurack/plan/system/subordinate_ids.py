@@ -1,4 +1,4 @@
-"""Subordinate ids of users: who the users inside their containers are on the host. Pure."""
+"""Subordinate ids of users: which ids on the host belong to the users inside their containers. Pure."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -8,13 +8,13 @@ from gpurack.plan.steps import Shell, Step
 from gpurack.shell import all_of, sh
 
 IDS = 65536
-"""Subordinate ids that a user needs: images have files of the users 0 to 65535."""
+"""Subordinate ids that a user needs: images contain files of the users 0 to 65535."""
 FIRST_ID = 100000
-"""Where useradd begins, too (login.defs: SUB_UID_MIN)."""
+"""The first id that useradd uses (login.defs: SUB_UID_MIN)."""
 
 
 def subordinate_ids(name: str, user: User, facts: HostFacts, granted: list[str]) -> list[Step]:
-    """Ids for the users inside containers, where the user has none. granted: lines given to others in this plan."""
+    """Return the step that grants ids to a user without any. granted: lines for others in this plan."""
     files = {"/etc/subuid": facts.kernel.subuids, "/etc/subgid": facts.kernel.subgids}
     without = [
         file
@@ -28,7 +28,7 @@ def subordinate_ids(name: str, user: User, facts: HostFacts, granted: list[str])
     commands = []
     for file in without:
         why = f"error {name} has no subordinate ids, and {file} cannot be written. Add the line {line} there."
-        # a last line without its end would become one with ours
+        # A last line without newline would be joined with ours.
         begin = sh('if [ -s {file} ] && [ -n "$(tail -c 1 {file})" ]; then echo >>{file}; fi', file=file)
         add = sh("grep -q {} {} 2>/dev/null || { {} && echo {} >>{}; }", f"^{name}:", file, begin, line, file)
         commands.append(sh("{ {}; } 2>/dev/null || { echo {}; exit 1; }", add, why))
@@ -36,7 +36,7 @@ def subordinate_ids(name: str, user: User, facts: HostFacts, granted: list[str])
 
 
 def free_ids(lines: Sequence[str], uids: Collection[int]) -> int:
-    """The first id of a range that overlaps nobody's range, and holds no id of a person or machine.
+    """Return the first id of a range that overlaps no other range and contains no account's id.
 
     >>> free_ids(["ada:100000:65536"], {165540})
     165541
@@ -50,7 +50,7 @@ def free_ids(lines: Sequence[str], uids: Collection[int]) -> int:
 
 
 def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> str | None:
-    """Why the subordinate ids that a user has do not do."""
+    """Return why a user's subordinate ids are not sufficient or not safe; None if they are."""
     ranges = [parsed for line in lines if (parsed := parse_range(line))]
     mine = [one for one in ranges if one[0] in (name, str(user.uid))]
     if mine and sum(count for _, _, count in mine) < IDS:
@@ -66,7 +66,7 @@ def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> str |
 
 
 def parse_range(line: str) -> tuple[str, int, int] | None:
-    """(who, first id, how many) of a line of /etc/subuid; None for a comment.
+    """Return (user, first id, count) of a line of /etc/subuid; None for a comment.
 
     >>> parse_range("ada:100000:65536"), parse_range("# none")
     (('ada', 100000, 65536), None)

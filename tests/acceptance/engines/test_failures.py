@@ -94,7 +94,7 @@ for name in ANOTHER_KEY:
         CASES.append((name, "large", {"weights": f"{FOLDER}/large"}, ENDED, FITS))
 CASES += [
     ("ollama", "name", {"pull": ["qwen9:7b"]}, "cannot pull qwen9:7b: ", "Correct `pull`: use a name and tag"),
-    ("ollama", "large", {"pull": ["llama3.1:405b"]}, "requires more system memory", "choose a smaller one"),
+    ("ollama", "large", {"pull": ["llama3.1:405b"]}, "requires more system memory", "Choose a smaller model"),
     ("ollama", "crash", CRASH["ollama"], ENDED, "docker logs ollama-crash"),
     ("ollama", "port", {"pull": ["tiny:1b"]}, HELD, PORT),
 ]

@@ -52,8 +52,8 @@ SERVICES: dict[str, dict[str, Any]] = {
     "llama-gpt": {"engine": "llama-gpt", "connects_to": ["alpha"]},
 }  # fmt: skip
 NEIGHBOURS = ("alpha", "own", "gateway", "old-page")
-DATABASE = "It cannot use a database that env names: correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it"
-NO_ANSWER = "The model that it connects to does not answer: see why, and whether env names another address."
+DATABASE = "It cannot use a database that `env` names. Correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it"
+NO_ANSWER = "The model that it connects to does not answer. Check that model, and whether `env` names another address."
 ABSENT = f"{FOLDER}/absent.gguf"
 NO_DATABASE = {"env": {"DATABASE_URL": "nonsense"}}
 

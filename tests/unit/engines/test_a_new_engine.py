@@ -14,7 +14,7 @@ import pytest
 from gpurack import engines
 from gpurack.commands import endpoints
 from gpurack.engines import ENGINES, reference
-from gpurack.engines.args import flags, given
+from gpurack.engines.args import explicit_args, flags
 from gpurack.engines.base import Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
@@ -79,14 +79,14 @@ class Toy(Engine):
         return Container(command, entrypoint, volumes={"toy-cache": "/cache"})
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """Memory for a cache of its whole context."""
-        if "offload" in given(model):
-            raise NotEstimated("args.offload decides what lies on a GPU")
+        """A cache of its whole context."""
+        if "offload" in explicit_args(model):
+            raise NotEstimated("args.offload changes what is on the GPUs")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
 
     def prompt_logs(self, model: Model) -> list[str]:
         """--chatty."""
-        return ["args.chatty"] if "chatty" in given(model) else []
+        return ["args.chatty"] if "chatty" in explicit_args(model) else []
 
     def check(self, model: Model) -> list[Problem]:
         """Refuses more than one GPU."""
@@ -165,7 +165,7 @@ def test_run_creates_container_and_runner_gets_hints() -> None:
     assert entry["url"].endswith(":8000/v1/models")
     remedy = load("remedies").error_hint
     assert remedy(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
-    assert "does not fit its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
+    assert "does not fit on its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
 
 
 def test_refuses_or_warns_of_unsupported_fields() -> None:
@@ -196,7 +196,7 @@ def test_estimates_memory() -> None:
     why_not = refusal(host(context=4096).models["alpha"], header, [GpuSlot(0, "GPU-0", memory=5.0)])
     assert why_not
     assert why_not.startswith("needs 6.2 GiB (weights 4.0, KV cache 2.0 for 4096 tokens")
-    with pytest.raises(NotEstimated, match="decides what lies on a GPU"):
+    with pytest.raises(NotEstimated, match="changes what is on the GPUs"):
         estimate(host(args={"offload": 3}).models["alpha"], header, 1)
 
 

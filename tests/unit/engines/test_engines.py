@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from gpurack.engines import ENGINES
-from gpurack.engines.args import normal
+from gpurack.engines.args import with_dashes
 from gpurack.engines.container import SHARED_MEMORY, with_secrets
 from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
@@ -280,7 +280,7 @@ def test_knows_every_flag_that_gpurack_writes(engine: str) -> None:
         if path.parent.name == engine and "service" in case:
             command = case["service"].get("command") or []
             words = [word for word in command if re.fullmatch(r"--?[A-Za-z][\w-]*", word)]
-            words = [normal(word) if ENGINES[engine].underscores else word for word in words]
+            words = [with_dashes(word) if ENGINES[engine].underscores else word for word in words]
             assert set(words) - {"-m"} <= known, path.stem  # `python3 -m`
 
 

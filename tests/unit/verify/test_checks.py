@@ -234,7 +234,7 @@ def test_fix_retags_local_image_without_pull() -> None:
 def test_fix_uses_docker_of_model(user: str | None, command: str) -> None:
     rootless = {"rootless": {"anna": {}}} if user else {}
     one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
-    assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
+    assert test_models.recreate(one) == f"{command} rm -f alpha; pyinfra lab.py"
     assert test_models.docker(one, sh("restart alpha")) == f"{command} restart alpha"
 
 
@@ -251,7 +251,7 @@ def test_fix_removes_partial_weights_before_fetch(tmp_path: Path) -> None:
     }.items():
         assert test_models.refetch(one, wanted).startswith(f"ssh gpu1 sudo rm -rf {whole}; ssh gpu1 sudo docker rm -f")
     by_path = test_models.refetch(one, "/w/a.gguf")
-    assert by_path == "bring the right ones to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
+    assert by_path == "copy the right weights to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
 
 
 def test_finds_answer_of_other_model() -> None:
@@ -371,7 +371,7 @@ def test_compares_weights_with_lock_or_earlier_digests(
 
 
 def test_skips_weights_without_known_digest() -> None:
-    said = "gpu1 alpha: no known sha256 for /w/a.gguf should have, so nothing was compared; gpurack lock"
+    said = "gpu1 alpha: the sha256 of /w/a.gguf is not known, so nothing was compared. Record it with: gpurack lock"
     with pytest.raises(pytest.skip.Exception, match=said):
         drifts(test_models.test_weights_hashed, entry())
 

@@ -149,12 +149,16 @@ KEYS = "/etc/gpurack/secrets"
     ("path", "said", "line"),
     [
         (f"{KEYS}/alpha", {"mode": "700"}, ""),
-        (f"{KEYS}/alpha", {"mode": "775"}, "expected root's, who alone may write, found mode 775, root's"),
-        (f"{KEYS}/alpha", {"owner": "anna"}, "expected root's, who alone may write, found mode 755, anna's"),
-        (KEYS, {"mode": "755"}, "expected mode 700, root's, found mode 755, root's"),
-        (f"{KEYS}/alpha/api_key.bak", {"sum": "1"}, "expected no file that alpha is not given, found one"),
-        (f"{KEYS}/alpha/api_key.new", {"sum": ""}, "expected no file that alpha is not given, found one"),
-        (f"{KEYS}/old/api_key", {"sum": "1"}, "expected no file of a missing model, found one"),
+        (f"{KEYS}/alpha", {"mode": "775"}, "expected owner root, writable by root only, found mode 775, owner root"),
+        (f"{KEYS}/alpha", {"owner": "anna"}, "expected owner root, writable by root only, found mode 755, owner anna"),
+        (KEYS, {"mode": "755"}, "expected mode 700, owner root, found mode 755, owner root"),
+        (f"{KEYS}/alpha/api_key.bak", {"sum": "1"}, "expected no file that alpha does not use, found a file"),
+        (f"{KEYS}/alpha/api_key.new", {"sum": ""}, "expected no file that alpha does not use, found a file"),
+        (
+            f"{KEYS}/old/api_key",
+            {"sum": "1"},
+            "expected no files of a model that is not in the inventory, found a file",
+        ),
     ],
 )
 def test_finds_extra_files_in_key_folders(
@@ -210,12 +214,12 @@ LIST = "/etc/apt/sources.list.d/gpurack-docker-ce.sources"
         (LIST, {"mode": "640"}, test_hosts.test_repositories, "expected mode 644, found 640"),
         (LIST, {"mode": "666"}, test_hosts.test_repositories, "expected mode 644, found 666"),
         (paths.RUNNER, {"mode": "777"}, test_hosts.test_boot, "expected mode 755, found 777"),
-        (paths.RUNNER, {"uid": 1001}, test_hosts.test_boot, "expected root's, found the user 1001's"),
+        (paths.RUNNER, {"uid": 1001}, test_hosts.test_boot, "expected owner root, found owner 1001"),
         (
             paths.LIB,
             {"mode": "775"},
             test_hosts.test_boot,
-            "expected what root alone may change, found mode 775, the user 0's",
+            "expected writable by root only, found mode 775, owner 0",
         ),
         (paths.BOOT_UNIT, {"mode": "664"}, test_hosts.test_boot, "expected mode 644, found 664"),
     ],
