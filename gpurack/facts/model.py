@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from gpurack import paths
 from gpurack.facts.record import Kind, Record, has, is_ours, services
+from gpurack.spec.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -385,8 +386,8 @@ class HostFacts:
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     @property
-    def foreign(self) -> list[str]:
-        """A message for each container with our labels that is not proven to be ours. It is ignored."""
+    def foreign(self) -> list[Problem]:
+        """A warning for each container with our labels that is not proven to be ours. It is ignored."""
         known = {
             entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
         }
@@ -395,22 +396,28 @@ class HostFacts:
             if each.kind and self.proven.get((each.user, each.name)) != each:
                 whose = f" in the Docker of {each.user}" if each.user else ""
                 was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
-                which = f"container {each.name} ({each.id[:12]}){whose}"
-                found.append(f"{which} has gpurack's labels, but {was}; it is ignored.")
+                which = {"name": each.name, "id": each.id[:12], "whose": whose, "why": was}
+                found.append(Problem.of("container-not-ours", **which))
         return found
 
     @property
-    def remarks(self) -> list[str]:
+    def remarks(self) -> list[Problem]:
         """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
-        return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
+        late = (Problem.of("part-late", part=part, why=why) for part, why in self.late.items())
+        return [*late, *self.notes]
 
     @property
-    def blind(self) -> str:
-        """Why nothing can be changed: the snapshot failed, or Docker or the GPUs did not answer in time; else ""."""
+    def notes(self) -> list[Problem]:
+        """The warnings that are about other things than this snapshot's time limits."""
+        return [*(Problem.of("lines-ignored", what=sentence) for sentence in self.unread), *self.foreign]
+
+    @property
+    def blind(self) -> Problem | None:
+        """Why nothing can be changed: the snapshot failed, or Docker or the GPUs did not answer in time; else None."""
         if self.trouble:
-            return self.trouble
+            return Problem.of("not-inspected", what=self.trouble)
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
-        return f"{found} {self.late[found]}, so nothing is changed on this host." if found else ""
+        return Problem.of("part-not-inspected", part=found, why=self.late[found]) if found else None
 
     @property
     def sources(self) -> dict[str, File]:

@@ -12,11 +12,12 @@ from pyinfra.api.state import StateStage
 
 from gpurack.facts.model import HostFacts
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
-from gpurack.operations.run_state import Failure, host_run, outdate, snapshot
+from gpurack.operations.run_state import host_run, outdate, snapshot
 from gpurack.plan.host import waiting
 from gpurack.plan.steps import Finding, Kind, Plan, Step
 from gpurack.shell import sh
 from gpurack.spec.host import Host as Spec
+from gpurack.spec.problems import Problem
 
 SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
 P = ParamSpec("P")
@@ -35,9 +36,7 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
             except Exception as error:
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
-                yield from carry_out_plan(
-                    operation, Plan(errors=(f"internal error ({where}). This is a bug in gpurack, please report it.",))
-                )
+                yield from carry_out_plan(operation, Plan(errors=(Problem.of("internal-error", where=where),)))
 
         return guarded
 
@@ -63,7 +62,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
-    announce(plan.findings, [Failure(error) for error in plan.errors])
+    announce(plan.findings, plan.errors)
     failed = yield from carry_out_steps(plan.steps)
     errors = [*plan.errors]
     if plan.down is None:
@@ -71,7 +70,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     else:
         run.users_down |= failed
     if errors:
-        yield Refusal([Failure(error) for error in errors])
+        yield Refusal(errors)
 
 
 def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
@@ -84,9 +83,9 @@ def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[Pyinf
     return snapshot(host, wanted)
 
 
-def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
+def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, Problem]]:
     """The commands of steps. Returns the users of whose steps one failed → why."""
-    failed: dict[str, str] = {}
+    failed: dict[str, Problem] = {}
     for step in steps:
         if step.user in failed:
             continue
@@ -100,10 +99,10 @@ def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, di
     return failed
 
 
-def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
+def announce(findings: Sequence[Finding], failures: Sequence[Problem] = ()) -> None:
     """Print what will happen and why, once: at Prepare, and at Execute only what is new.
 
-    failures: the errors among the findings, by what they are about.
+    failures: the errors among the findings.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
@@ -113,10 +112,9 @@ def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> N
         if finding in run.announced:
             continue
         run.announced.append(finding)
-        kind, sentence = finding
-        if kind == "error" and host.state.current_stage >= StateStage.Execute:
-            run.refused_now.append(sentence)
-        host.log_styled(f"{SIGNS[kind]} {sentence}", fg="red" if kind == "error" else "yellow")
+        if finding.kind == "error" and host.state.current_stage >= StateStage.Execute:
+            run.refused_now.append(finding.line)
+        host.log_styled(f"{SIGNS[finding.kind]} {finding.line}", fg="red" if finding.kind == "error" else "yellow")
 
 
 def unattended(target: Host) -> bool:

@@ -9,7 +9,9 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.carry_out import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.models.neighbours import unreached
+from gpurack.plan.steps import found
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 @operation()
@@ -31,16 +33,16 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         outdate(host)
         missing = missed(wanted)
     if missing and host.state.is_executing:
-        announce([("change", sentence) for sentence in missing])
+        announce(found("change", missing))
     host.noop("Connections: nothing to do")
     yield from ()
 
 
-def missed(wanted: Host) -> list[str]:
-    """A line for each model that is not reached."""
+def missed(wanted: Host) -> list[Problem]:
+    """A problem for each model that is not reached."""
     facts = snapshot(host, wanted)
     return [
-        f"{service} cannot reach {model}. It connects as soon as the model answers."
+        Problem.of("upstream-not-reached", service=service, model=model)
         for service in wanted.services
         for model in unreached(service, wanted, facts)
     ]

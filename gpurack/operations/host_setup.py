@@ -10,8 +10,9 @@ from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, un
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, Run, SetUp
 from gpurack.plan.steps import Plan
-from gpurack.plan.system.docker import MISSING, is_installed
+from gpurack.plan.system.docker import is_installed
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 @operation()
@@ -72,6 +73,6 @@ def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
     """The commands of a stage."""
     facts = snapshot(host, wanted)
     if facts.blind or (stage.needs_docker and host.state.is_executing and not is_installed(facts)):
-        yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or MISSING,)))
+        yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or Problem.of("docker-missing"),)))
         return
     yield from carry_out_plan(stage.name, stage.plan(wanted, facts, run))

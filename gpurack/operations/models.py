@@ -25,7 +25,7 @@ from gpurack.operations.carry_out import (
 )
 from gpurack.operations.commands import Refusal, Streamed, carry_out
 from gpurack.operations.copying import Copy
-from gpurack.operations.run_state import Failure, host_run, snapshot
+from gpurack.operations.run_state import host_run, snapshot
 from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
 from gpurack.plan.models.diff import Action
 from gpurack.plan.models.plan import ModelsPlan, awaited
@@ -33,6 +33,7 @@ from gpurack.plan.steps import Plan
 from gpurack.plan.system.docker import unanswered
 from gpurack.shell import sh
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
@@ -64,7 +65,7 @@ def models(
         return
     for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
         if value not in (None, known):
-            error = f'{word}="{value}" is not supported. Use --data {word}={known}.'
+            error = Problem.of("unsupported-data", word=word, value=value, known=f"--data {word}={known}")
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
@@ -109,7 +110,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
     """What the host is like, once no other run works on it; None where its trouble has been said."""
     facts = snapshot(host, wanted)
     if facts.blind or refused_before(operation):
-        yield from carry_out_plan(operation, Plan(errors=(facts.blind,)))
+        yield from carry_out_plan(operation, Plan(errors=(facts.blind,) if facts.blind else ()))
         return None
     facts = yield from when_free(operation, wanted, facts)
     if host.state.is_executing and (problem := unanswered(facts)):
@@ -120,7 +121,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
     """Files first, then one streamed command for all models (or jobs) of the host."""
-    errors = [Failure(sentence, about=name) for name, sentence in plan.errors.items()]
+    errors = list(plan.errors.values())
     run = host_run(host)
     announce(plan.findings, errors)
     if plan.nothing:
@@ -148,7 +149,7 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
 class RunnerCall(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
-    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Failure], action: str) -> None:
+    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Problem], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
         self.wanted, self.plan, self.errors = wanted, plan, errors
 
@@ -159,7 +160,7 @@ class RunnerCall(Streamed):
         ok, output = super().execute(state, host, connector_arguments)
         run = host_run(host)
         for change in self.plan.changes:
-            if change.action != Action.KEEP and not run.failure(change.model):
+            if change.action != Action.KEEP and not run.failure(self.wanted.path_of(change.model)):
                 run.done[change.model] = change.action
         run.failures += self.errors
         snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then

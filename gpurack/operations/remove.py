@@ -8,7 +8,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, when_free
 from gpurack.operations.commands import Refusal
-from gpurack.operations.run_state import Failure, snapshot
+from gpurack.operations.run_state import snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
 
@@ -24,7 +24,7 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     """
     facts = snapshot(host, wanted)
     if facts.blind:
-        yield Refusal([Failure(facts.blind)])
+        yield Refusal([facts.blind])
         return
     facts = yield from when_free("Remove", wanted, facts)
     yield from carry_out_plan("Remove", plan_remove(facts, what))

@@ -7,12 +7,13 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
 from gpurack.plan.models.plan import ModelsPlan, plan_models
-from gpurack.plan.steps import Finding, Plan
+from gpurack.plan.steps import Finding, Plan, found
 from gpurack.plan.system.daemon_json import plan_daemon_json
 from gpurack.plan.system.docker import plan_docker
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.plan.system.rootless import not_ready, plan_rootless, unusable
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 from gpurack.spec.secret import NO_VALUES, Values
 
 
@@ -30,7 +31,7 @@ class Run:
     toolkit: bool = True
     models: bool = True
     executing: bool = False
-    down: Mapping[str, str] = field(default_factory=dict)
+    down: Mapping[str, Problem] = field(default_factory=dict)
     values: Values = NO_VALUES
     salt: str = ""
     prune: bool = False
@@ -107,26 +108,26 @@ def remarked(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
 
 def waiting(facts: HostFacts) -> list[Finding]:
     """What is said where another run works on the host: models and jobs come after it."""
-    return [("change", f"wait for another gpurack run on this host ({facts.busy})")] if facts.busy else []
+    return found("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
 
 
 def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
     """Everything that a run would say of a host before it changes anything, each line once."""
     if facts.blind:
-        return [("error", facts.blind)]
-    found: dict[Finding, None] = {}
+        return found("error", [facts.blind])
+    all_of_them: dict[Finding, None] = {}
     for stage in STAGES:
         if not stage.applies(spec):
             continue
         if isinstance(stage, Serving):
-            found |= dict.fromkeys(waiting(facts))
+            all_of_them |= dict.fromkeys(waiting(facts))
         plan = stage.plan(spec, facts, run)
-        found |= dict.fromkeys(plan.findings)
+        all_of_them |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)
             if plan.errors:
                 break
-    return list(found)
+    return list(all_of_them)
 
 
 DOCKER = SetUp("Docker", plan=lambda spec, state, run: plan_docker(spec, state, run.unattended))

@@ -56,29 +56,26 @@ def moved_commits(desired: DesiredService, facts: HostFacts) -> dict[str, str]:
     }
 
 
-def changed_weights(desired: DesiredService, facts: HostFacts) -> str | None:
-    """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
+def changed_weights(desired: DesiredService, facts: HostFacts) -> Problem | None:
+    """The error for weights on the host that are not those of the lock; None where none are known to differ."""
     moved = moved_commits(desired, facts)  # they are fetched anew
     for file, wanted in desired.locked.weights.items():
         found = facts.hashes.get(file, wanted)
         if found != wanted and not any(belongs(file, path) for path in moved):
-            return (  # as in files/fetch.py, which finds it where nobody had read the file yet
-                f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
-                f"{again(desired.entry)}; to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
-            )
+            # in the words of files/fetch.py, which finds it where nobody had read the file yet
+            told = {"file": file, "found": found, "wanted": wanted, "again": again(desired.entry)}
+            return Problem.of("weights-differ-from-lock", path=desired.path, name=desired.name, **told)
     return None
 
 
-def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
+def changed_pulls(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """The same for the models that an ollama has; its library gives only what it has now."""
     there = pulls.answered(facts.probes.get((desired.user, desired.name))) or {}
     for pulled, wanted in desired.locked.ollama.items():
         found = there.get(pulled, wanted)
         if found != wanted:
-            return (
-                f"{pulled} does not match the lock: its digest is {found}, not {wanted}. Pull the old one from a "
-                f"source that still has it, or accept the new one: gpurack lock INVENTORY {desired.name} --upgrade."
-            )
+            told = {"pulled": pulled, "found": found, "wanted": wanted}
+            return Problem.of("pull-differs-from-lock", path=desired.path, name=desired.name, **told)
     return None
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.shell import Sh, sh
+from gpurack.spec.problems import Problem, by_fault, line_of
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class SetAside(Step):
 class Shell(Step):
     """A shell command as root; `slow` ones show every few seconds that they live. locks: the users whose Dockers no run
     may change meanwhile, "" for the host's own. explain: from what it printed when it
-    failed to a sentence with the remedy, where that is known."""
+    failed to a problem with its hint, where that is known."""
 
     command: Sh
     slow: bool = False
-    explain: Callable[[Sequence[str]], str | None] = lambda lines: None
+    explain: Callable[[Sequence[str]], Problem | None] = lambda lines: None
     locks: tuple[str, ...] = ()
 
 
@@ -83,21 +84,33 @@ def owe_restart(why: str) -> Step:
 
 
 Kind = Literal["warning", "change", "error"]
-Finding = tuple[Kind, str]
-"""One line that people are told of a plan."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line that is printed of a plan. problems: what it says, with codes; none for a plain change."""
+
+    kind: Kind
+    line: str
+    problems: tuple[Problem, ...] = ()
+
+
+def found(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
+    """Problems as findings, one for each fault."""
+    return [Finding(kind, line_of(fault), fault) for fault in by_fault(problems)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together.
+    """Steps in order, and errors, which make the host fail. Steps and errors may come together.
 
     down: users whose rootless Docker cannot be made right → why. The models, which come next, say it, so that the
     others are served; None where nothing comes next, and all there is to say is an error.
     """
 
     steps: tuple[Step, ...] = ()
-    errors: tuple[str, ...] = ()
-    down: Mapping[str, str] | None = None
+    errors: tuple[Problem, ...] = ()
+    down: Mapping[str, Problem] | None = None
 
     @property
     def nothing(self) -> bool:
@@ -107,17 +120,4 @@ class Plan:
     @property
     def findings(self) -> list[Finding]:
         """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
-        changes: list[Finding] = [("change", step.reason) for step in self.steps]
-        return [*changes, *(("error", error) for error in self.errors)]
-
-
-def by_sentence(errors: Iterable[tuple[str, str]]) -> list[str]:
-    """Errors, each (what it is about, sentence), as lines: one for each sentence.
-
-    >>> by_sentence([("alpha", "no driver."), ("beta", "no image."), ("gamma", "no driver."), ("", "no Docker.")])
-    ['alpha, gamma: no driver.', 'beta: no image.', 'no Docker.']
-    """
-    about: dict[str, dict[str, None]] = {}
-    for name, sentence in errors:
-        about.setdefault(sentence, {})[name] = None
-    return [": ".join(filter(None, (", ".join(filter(None, names)), sentence))) for sentence, names in about.items()]
+        return [*(Finding("change", step.reason) for step in self.steps), *found("error", self.errors)]

@@ -201,7 +201,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     """The cards that Docker gives it, that it sees inside, and that its processes compute on, are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
     if problem := entry.server.cards.errors.get(entry.name):
-        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
+        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
     if container is None:
         return
     expected = set(entry.desired.devices.nodes) or uuids

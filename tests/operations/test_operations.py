@@ -33,6 +33,7 @@ from gpurack.plan.steps import SetAside, Shell, WriteFile
 from gpurack.resources import program, read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.secret import Secret
 from tests.given import host_state, running
 from tests.unit.test_upgrade_rule import older
@@ -135,7 +136,7 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
     if "aside" in form:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
-        return isinstance(command, Refusal) and [str(failure) for failure in command.failures] == form["refuse"]
+        return isinstance(command, Refusal) and grouped(command.failures) == form["refuse"]
     if "job" in form:
         return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
             json.loads(stdin), form["job"]
@@ -221,7 +222,7 @@ def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
 
 def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
     run = plan_host.Run(values=read_values(spec), salt="5a" * 16)
-    found = [f"{SIGNS[kind]} {sentence}" for kind, sentence in plan_host.findings(spec, facts, run)]
+    found = [f"{SIGNS[each.kind]} {each.line}" for each in plan_host.findings(spec, facts, run)]
     assert FakeHost(facts).dry_run(spec) == found
 
 
@@ -229,7 +230,7 @@ def test_a_case_that_is_wrong_fails() -> None:
     """The harness itself: a command is not taken for another."""
     assert not matches(slow(sh("true")), {"slow": "false"}, HostFacts())
     assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostFacts())
-    assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostFacts())
+    assert not matches(Refusal([Problem.of("step-failed", what="a")]), {"refuse": ["b"]}, HostFacts())
     assert not contains({"a": [1, 2]}, {"a": [1]})
     assert contains({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
 

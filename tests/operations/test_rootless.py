@@ -15,10 +15,10 @@ from gpurack.operations import host_setup
 from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import carry_out_plan
 from gpurack.operations.commands import Refusal
-from gpurack.operations.run_state import Failure, host_run
+from gpurack.operations.run_state import host_run
 from gpurack.plan.steps import Plan, Shell
 from gpurack.shell import sh
-from tests.given import host_state, spec
+from tests.given import host_state, said, spec
 from tests.operations.test_operations import FakeHost
 
 WANTED = spec(
@@ -84,8 +84,8 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
     refusals = [command for command in done if isinstance(command, Refusal)]
     if not models_follow:
         (refusal,) = refusals
-        assert refusal.failures[0].sentence.startswith("the user eve does not exist on the host.")
-        assert refusal.failures[1:] == [Failure(sentence)]
+        assert refusal.failures[0].what.startswith("the user eve does not exist on the host.")
+        assert said(refusal.failures[1:]) == (sentence,)
         return
     assert not refusals
     served = replace(bare().users["bob"], docker={"ServerVersion": "28.5.2"}, unit=Unit("loaded", "active", "enabled"))
@@ -96,10 +96,8 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
         *_, job = models_operation.models._inner(wanted=WANTED)
     assert isinstance(job, models_operation.RunnerCall)
     assert [change.model for change in job.plan.changes] == ["gamma"]
-    assert dict(job.plan.errors) == {
-        "beta": sentence,
-        "docker.rootless.eve": run.users_down["eve"],
-    }
+    assert said(job.plan.errors) == {"beta": sentence, "docker.rootless.eve": run.users_down["eve"].what}
+    assert job.plan.errors["beta"].path == "models.beta"
 
 
 def test_a_command_for_the_host_ends_the_operation() -> None:

@@ -214,5 +214,5 @@ def test_any_label_is_a_state(label: str) -> None:
 def test_a_host_of_garbage_is_one_sentence() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
-        assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1
+        assert len([each for each in findings(WANTED, state, Run()) if each.line]) == 1
         assert host_status("gpu1", WANTED, state, NOW).state == "UNREACHABLE"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpurack.commands.plan_live import show_host
+from gpurack.commands.plan_live import show_host, understood
 from gpurack.facts.model import Header, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
@@ -27,7 +27,8 @@ from gpurack.plan.models.plan import plan_models
 from gpurack.plan.models.preflight import obstacle
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
-from tests.given import SALT, framed, host_state, models, spec
+from gpurack.spec.problems import Problem
+from tests.given import SALT, framed, host_state, models, said, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import FILES, Fakes, load
@@ -340,7 +341,7 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
     of = wanted(Path(path), user=None)
     error = obstacle_of(of, seen(of))
     assert (
-        error
+        said([error])[0]
         == f"{path} cannot be inspected: gpurack inspects it as {USER}, who has no access. Check: namei -l {path}."
     )
 
@@ -348,7 +349,7 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
 def test_a_fifo_is_not_called_missing() -> None:
     found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
     error = obstacle_of(wanted(Path("/w/a.gguf"), user=None), found)
-    assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
+    assert said([error])[0] == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
 
 
 def inspected(path: str, lines: list[str]) -> list[str]:
@@ -429,7 +430,7 @@ def test_who_may_change_weights_is_one_warning() -> None:
     facts = host_state(owned=found.owned, weights={f"/w/{name}.gguf": 1 for name in "abcd"})
     plan = plan_models(entries, facts, {}, SALT)
     (warning,) = plan.warnings
-    assert warning.startswith(
+    assert warning.what.startswith(
         "weights of alpha, beta are in folders that ada, everybody, the group the lab can write to, and so change "
     )
     assert not [name for name in plan.errors if name in ("alpha", "beta")]
@@ -438,7 +439,7 @@ def test_who_may_change_weights_is_one_warning() -> None:
 def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str]) -> None:
     facts = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
     console = Console(width=200)
-    assert show_host(console, "gpu1", models(alpha={}), facts) == 0
+    show_host(console, "gpu1", understood(models(alpha={}), facts))
     assert "warning  weights of alpha are in folders that ada can write to" in capsys.readouterr().out
 
 
@@ -469,7 +470,7 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
     assert "/etc/passwd" not in found.files
 
 
-def obstacle_of(told: Host, facts: HostFacts) -> str | None:
+def obstacle_of(told: Host, facts: HostFacts) -> Problem | None:
     return obstacle(desire("m0", told, facts, ()), told, facts, Change("m0", Action.CREATE))
 
 
@@ -478,7 +479,7 @@ def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
     told = wanted(Path("/w/a.gguf"))
     user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}, users={USER: user}))
-    assert str(found).startswith(f"weights /w/a.gguf are not readable by {USER}")
+    assert said([found])[0].startswith(f"weights /w/a.gguf are not readable by {USER}")
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}))
     assert "do not exist" in str(found)
 

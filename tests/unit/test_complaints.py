@@ -3,6 +3,12 @@
 import pytest
 
 from gpurack.plan.packages.package_errors import available, explain, explain_apt
+from gpurack.spec.problems import Problem
+
+
+def what(problem: Problem | None) -> str | None:
+    return problem and problem.what
+
 
 THERE = "there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce"
 MIRROR = 'A mirror that signs with its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
@@ -143,12 +149,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_sentence(case: str) -> None:
     lines, sentence = CASES[case]
-    assert explain(lines, "dnf") == sentence
+    assert what(explain(lines, "dnf")) == sentence
 
 
 def test_commands_in_it_are_those_of_the_host() -> None:
     """RHEL 8 and 9 may have yum alone, a link to dnf."""
-    assert explain(CASES["no such package"][0], "yum") == (
+    assert what(explain(CASES["no such package"][0], "yum")) == (
         "python3-dnf-plugin-versionlock is in none of the host's repositories (yum repolist)."
     )
     assert str(explain(CASES["dnf 4, excluded"][0], "yum")).endswith("yum versionlock list).")
@@ -251,4 +257,4 @@ APT_CASES = {
 
 @pytest.mark.parametrize(("lines", "sentence"), APT_CASES.values(), ids=APT_CASES)
 def test_what_apt_says_becomes_a_sentence(lines: list[str], sentence: str | None) -> None:
-    assert explain_apt(lines) == sentence
+    assert what(explain_apt(lines)) == sentence

@@ -416,7 +416,7 @@ def test_on_the_host_by_the_cards_that_are_there() -> None:
     facts = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
     plan = plan_models(wanted, facts, {}, SALT)
     assert list(plan.errors) == ["alpha"]
-    assert plan.errors["alpha"].endswith(
+    assert plan.errors["alpha"].what.endswith(
         "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 GPUs or choose smaller weights. This model was not changed."
     )
     assert [change.model for change in plan.changes] == ["beta"]
@@ -436,7 +436,7 @@ def test_cards_of_different_size_count_as_the_smallest() -> None:
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
     facts = replace(facts, gpus=(*facts.gpus, big))
-    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"]
+    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"].what
 
 
 def test_a_folder_of_the_hub_from_disk_to_refusal(tmp_path: Path) -> None:

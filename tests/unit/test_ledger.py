@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.plan.models.ledger import Ledger, assign, gpus_text
 from gpurack.spec.host import Host
-from tests.given import container, host_state, models, spec, uuid
+from tests.given import container, host_state, models, said, spec, uuid
 
 
 def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
@@ -61,7 +61,7 @@ def test_the_same_text_and_living_cards_mean_no_change(lab: Lab) -> None:
         if set(theirs) <= living:
             assert ledger.uuids[name] == theirs
         else:
-            assert "no longer answers" in ledger.errors[name]
+            assert "no longer answers" in ledger.errors[name].what
 
 
 @given(labs())
@@ -162,7 +162,7 @@ def test_an_unreadable_label_is_no_card(gpus: str) -> None:
 )  # fmt: skip
 def test_refused(gpus: Any, facts: HostFacts, sentence: str) -> None:
     ledger = assign(models(alpha={"gpus": gpus}), facts)
-    assert (ledger.uuids, ledger.errors) == ({}, {"alpha": sentence})
+    assert (ledger.uuids, said(ledger.errors)) == ({}, {"alpha": sentence})
 
 
 def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
@@ -170,7 +170,7 @@ def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
     facts = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"alpha": [uuid("a")]}
-    assert ledger.errors["beta"] == (
+    assert ledger.errors["beta"].what == (
         f"GPU 1 ({uuid('a')}) is claimed by 2 models: alpha, beta. Running there: alpha. Choose another GPU "
         '(free: 0, 2), or set vram ("6GiB") for each of them.'
     )
@@ -184,7 +184,7 @@ def test_a_lost_card_is_the_error_of_its_model_only() -> None:
     )
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"beta": [uuid("b")]}
-    assert ledger.errors == {
+    assert said(ledger.errors) == {
         "alpha": f"its GPU {uuid('a')} no longer answers. nvidia-smi says: GPU is lost. Reboot the host. If "
         "the GPU stays missing, choose another one (free: 1)."
     }
@@ -205,7 +205,7 @@ def test_shares_of_a_card_add_up() -> None:
     fits = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "10GiB"})
     assert cards(assign(fits, host_state(gpus=1))) == {"alpha": [uuid(0)], "beta": [uuid(0)]}
     over = models(alpha={"gpus": [0], "vram": "50%"}, beta={"gpus": [0], "vram": "50%"})
-    assert assign(over, host_state(gpus=2)).errors == {
+    assert said(assign(over, host_state(gpus=2)).errors) == {
         "beta": f"GPU 0 ({uuid(0)}) would hold 23.6 of 22.4 GiB: alpha 11.8, beta 11.8. Lower vram, or choose another "
         "GPU (free: 1)."
     }
@@ -218,7 +218,7 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
     facts = replace(host_state(gpus=3, containers=[alpha]), gpu_processes=(foreign, ours))
     ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), facts)
     assert sorted(ledger.uuids) == ["alpha", "gamma"]
-    assert ledger.errors["beta"].startswith(
+    assert ledger.errors["beta"].what.startswith(
         "GPU 0 is in use by python (pid 4242, anna, 17.0 GiB), which gpurack does not manage. "
         "This model was not changed."
     )
@@ -229,7 +229,7 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
 def test_a_gpu_that_is_reserved_or_used_by_others_is_not_called_free() -> None:
     wanted = models(alpha={"gpus": [0], "vram": "30GiB"}).model_copy(update={"reserved_gpus": [1]})
     facts = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
-    assert assign(wanted, facts).errors["alpha"].endswith("choose another GPU (free: 3).")
+    assert assign(wanted, facts).errors["alpha"].what.endswith("choose another GPU (free: 3).")
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_another_card_than_the_inventory_expects(hardware: dict[str, int], name:
     ledger = assign(host, facts)
     assert list(ledger.errors) == (["alpha"] if other else [])
     if other:
-        assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"]
+        assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"].what

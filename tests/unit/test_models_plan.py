@@ -24,7 +24,8 @@ from gpurack.plan.steps import Shell
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from tests.given import SALT, container, host_state, models, running, spec, uuid, written_by
+from gpurack.spec.problems import Problem
+from tests.given import SALT, container, host_state, models, running, said, spec, uuid, written_by
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
@@ -245,7 +246,7 @@ def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
 )
 def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(probe: Any, sentence: str) -> None:
     found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
-    assert found.errors == {"alpha": sentence}
+    assert said(found.errors) == {"alpha": sentence}
     assert found.job is None
 
 
@@ -258,7 +259,7 @@ def test_without_curl_nobody_was_asked_and_that_is_no_error() -> None:
 
 def test_weights_that_do_not_lie_there() -> None:
     found = plan(ALPHA, host_state(gpus=1))
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.'
     }
     url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
@@ -269,7 +270,7 @@ def test_weights_that_do_not_lie_there() -> None:
 
 def test_a_name_that_somebody_elses_container_has() -> None:
     facts = host_state(gpus=1, containers=[container("alpha", "exited")])
-    assert plan(ALPHA, facts).errors == {
+    assert said(plan(ALPHA, facts).errors) == {
         "alpha": "a container named `alpha` already exists and is not managed by gpurack (exited, image "
         "0123456789ab). Adopt it with `replaces: alpha`, or rename the model."
     }
@@ -298,7 +299,7 @@ def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Co
         assert error is None
     else:
         assert error
-        assert error.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
+        assert error.what.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
     )
     found = plan(wanted, state)
     waits = "is still in use by {}, which could not be changed. This model was not changed either."
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": 'weights /w/missing.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.',
         "beta": f"port 8000 {waits.format('alpha')}",
         "gamma": f"GPU 0 {waits.format('alpha')}",
@@ -373,7 +374,7 @@ def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
     )
     wanted = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": []}, delta={"gpus": [2]})
     found = plan(wanted, broken)
-    assert found.errors == {
+    assert said(found.errors) == {
         "driver": "the NVIDIA kernel module is 580.159.04, but nvidia-smi says: Driver/library version mismatch. "
         "Running models keep running but could not restart, so no model on a GPU was changed. "
         "Reboot the host, then run again.",
@@ -420,7 +421,7 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
     facts = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
     refused = plan(models(alpha={}), facts).errors["alpha"]
-    assert refused.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
+    assert refused.what.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
     found = plan(models(alpha={"replaces": "qwen-old"}), facts)
     assert changes(found) == {"alpha": ": replaces qwen-old"}
     assert found.job
@@ -636,4 +637,4 @@ def test_reasons_leave_out_what_is_kept() -> None:
     )
     assert found.reasons == ["remove beta: disabled", "start gamma"]
     assert ModelsPlan().nothing
-    assert not ModelsPlan(errors={"alpha": "x"}).nothing
+    assert not ModelsPlan(errors={"alpha": Problem.of("not-started")}).nothing

@@ -20,7 +20,8 @@ from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
 from gpurack.plan.system.restart import foreign_running, may_stop_foreign
 from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
-from tests.given import SYSTEMS, container, host_state, id_of, package, spec, uuid
+from gpurack.spec.problems import Problem
+from tests.given import SYSTEMS, container, host_state, id_of, package, said, spec, uuid
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
 CE = {
@@ -295,7 +296,8 @@ def test_an_interrupted_installation_is_finished_first() -> None:
     ids=["docker.io", "docker-ce", "left of docker.io", "left of docker-ce", "podman"],
 )
 def test_two_dockers_are_never_swapped_unasked(packages: dict[str, str], source: Any, sentence: str) -> None:
-    assert plan_docker(ce(source=source), host_state(packages=packages), True) == Plan(errors=(sentence,))
+    found = plan_docker(ce(source=source), host_state(packages=packages), True)
+    assert (found.steps, said(found.errors)) == ((), (sentence,))
 
 
 def test_compose_v1_of_an_older_release_is_in_nobodys_way() -> None:
@@ -362,7 +364,8 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
     ],
 )
 def test_refused(spec: Host, facts: HostFacts, sentence: str) -> None:
-    assert plan_docker(spec, facts, True) == Plan(errors=(sentence,))
+    found = plan_docker(spec, facts, True)
+    assert (found.steps, said(found.errors)) == ((), (sentence,))
 
 
 @pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
@@ -398,7 +401,7 @@ def test_nothing_for_a_host_without_cards_that_wants_none() -> None:
 
 
 def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
-    assert plan_toolkit(GPU, host_state()).errors == (
+    assert said(plan_toolkit(GPU, host_state()).errors) == (
         "a model wants a GPU, but no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. "
         "Install the driver and reboot, or set gpus: [] for the model.",
     )
@@ -479,7 +482,7 @@ def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: b
     sentence = may_stop_foreign(ce(restart=restart), facts, unattended, "Docker 29.0.0")
     assert bool(sentence) is refused
     if sentence:
-        assert sentence.startswith(
+        assert sentence.what.startswith(
             "Docker 29.0.0 needs a restart of Docker, which would stop containers that gpurack does not manage: "
             "app, db. "
         )
@@ -501,7 +504,7 @@ def test_an_upgrade_that_would_stop_others_is_refused_as_a_whole() -> None:
     state = with_ce(containers=FOREIGN, docker={"LiveRestoreEnabled": False})
     plan = plan_docker(ce("29.0.0"), state, True)
     assert not plan.steps
-    assert "Run without -y and confirm" in plan.errors[0]
+    assert "Run without -y and confirm" in plan.errors[0].what
 
 
 def test_remove_models_leaves_docker_and_data() -> None:
@@ -549,13 +552,11 @@ def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
 
 def test_remove_all_stays_away_where_others_run() -> None:
     plan = plan_remove(host_state(packages=CE, containers=FOREIGN), "all")
-    assert plan == Plan(
-        errors=("Docker was not removed, because containers that gpurack does not manage run in it: app, db.",)
-    )
+    assert plan == Plan(errors=(Problem.of("remove-would-stop-others", names="app, db"),))
 
 
 def test_remove_knows_two_words() -> None:
-    assert plan_remove(host_state(), "everything").errors == (
+    assert said(plan_remove(host_state(), "everything").errors) == (
         'remove="everything" is not supported. Use --data remove=models or --data remove=all.',
     )
 

@@ -149,7 +149,6 @@ def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Pat
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("plan", ["--live", "--json"]),
         ("plan", ["--live", "--compose", "gpu1"]),
         ("plan", ["--json", "--compose", "gpu1"]),
         ("endpoints", ["--json", "--markdown"]),

@@ -20,7 +20,7 @@ from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
 from gpurack.verify import evidence, test_models
-from tests.given import SALT, file, host_state, models, running, uuid
+from tests.given import SALT, file, host_state, models, running, said, uuid
 from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
 
@@ -82,18 +82,18 @@ def test_a_running_model_stays_as_it_is_and_is_counted(name: str) -> None:
     found = plan(TWO, older(TWO, of=(name,)))
     assert found.nothing
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
-    assert found.warnings == ONE_OLDER
+    assert said(found.warnings) == ONE_OLDER
 
 
 def test_the_plan_counts_all_of_them_in_one_line() -> None:
     found = plan(TWO, older(TWO, of=("alpha", "beta")))
     assert found.nothing
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_plan_live_shows_the_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
-    shown = [(kind, line) for kind, line in findings(TWO, state, Run()) if "model" in line]
+    shown = [(each.kind, each.line) for each in findings(TWO, state, Run()) if "model" in each.line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_said_of_a_host_that_this_gpurack_made() -> None:
 
 def test_a_volume_that_an_older_one_lacked_changes_nothing() -> None:
     found = plan(TWO, older(TWO, lambda service: {**service, "volumes": service["volumes"][:0]}))
-    assert (found.nothing, found.warnings) == (True, ONE_OLDER)
+    assert (found.nothing, said(found.warnings)) == (True, ONE_OLDER)
 
 
 def test_the_same_image_by_another_name_changes_nothing() -> None:
@@ -111,7 +111,7 @@ def test_the_same_image_by_another_name_changes_nothing() -> None:
     reference = desire("alpha", TWO, state, (uuid(0),)).image
     same = replace(state, images={reference: state.ours["", "alpha"].image})
     found = plan(TWO, same)
-    assert (found.nothing, found.warnings) == (True, ONE_OLDER)
+    assert (found.nothing, said(found.warnings)) == (True, ONE_OLDER)
     other = replace(state, images={reference: "sha256:other"})
     assert actions(plan(TWO, other))["alpha"] == "recreate"
 
@@ -186,11 +186,11 @@ def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
     """With this gpurack's lines, for those that it was made of are lost; and it is counted, also by later runs."""
     state = without_compose_file(older(TWO))
     found = plan(TWO, state)
-    assert (actions(found), found.warnings) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
+    assert (actions(found), said(found.warnings)) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
     assert found.job
     assert found.job["groups"] == []
     after = after_the_job(state, found)
-    assert (plan(TWO, after).nothing, plan(TWO, after).warnings) == (True, ONE_OLDER)
+    assert (plan(TWO, after).nothing, said(plan(TWO, after).warnings)) == (True, ONE_OLDER)
     renewed = plan(TWO, after, renew=True)
     assert changes(renewed) == {"alpha": ": gpurack's own settings for this engine changed", "beta": "keep"}
 
@@ -202,7 +202,7 @@ def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monk
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(TWO, after)
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_one_published_elsewhere_by_hand_is_made_anew() -> None:
@@ -275,7 +275,7 @@ def test_files_that_gpurack_writes_otherwise_recreate_nothing(monkeypatch: pytes
     newer(monkeypatch)
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
     assert acting(plan(host(), state, renew=True)) == {
         "several": ": gpurack's own settings for this engine changed: files.llama-cpp-python.json",
         "gateway": ": gpurack's own settings for this engine changed: files.gateway.py",
@@ -312,7 +312,7 @@ def test_what_the_inventory_changes_is_taken_up(monkeypatch: pytest.MonkeyPatch,
 def test_a_page_whose_variables_gpurack_sets_otherwise_stays() -> None:
     state = deployed(host(), environment={"OLD": "1"})
     found = plan(host(), state)
-    assert (acting(found), found.job, found.warnings) == ({}, None, ONE_OLDER)
+    assert (acting(found), found.job, said(found.warnings)) == ({}, None, ONE_OLDER)
     assert acting(plan(host(), state, renew=True)) == {
         "chat": ": gpurack's own settings for this engine changed: environment"
     }
@@ -343,7 +343,7 @@ def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: 
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert found.warnings == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_verify_does_not_call_it_drift() -> None:

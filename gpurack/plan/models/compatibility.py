@@ -7,11 +7,7 @@ from gpurack.engines import ENGINES
 from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Job, Model
-
-AMD_OF_USER = (
-    "AMD's GPUs open to groups of the host (/dev/kfd, /dev/dri), which are other ones in the rootless Docker of {}, "
-    'so that the model could not use its GPU. Write "user": null for it: it then runs in the host\'s own Docker.'
-)
+from gpurack.spec.problems import Problem
 
 
 def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
@@ -25,12 +21,10 @@ def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
     return Accelerator("nvidia", min(found, key=lambda text: tuple(map(int, text.split("."))), default=None))
 
 
-def incompatibility(
-    model: Model, hardware: Accelerator, driver: str | None, running: bool = False
-) -> tuple[str, str] | None:
-    """Why a model could not compute there, with the field that says so. driver: NVIDIA's, None where it is not known.
-    running: a model that runs has shown that its image does, but may be about to move where it cannot."""
+def incompatibility(model: Model, hardware: Accelerator, driver: str | None, running: bool = False) -> Problem | None:
+    """Why a model could not compute there; its path is the field that says so. driver: NVIDIA's, None where it is not
+    known. running: a model that runs has shown that its image does, but may be about to move where it cannot."""
     if model.user and hardware.vendor == "amd":
-        return "user", AMD_OF_USER.format(model.user)
+        return Problem.of("amd-gpu-of-user", path="user", user=model.user)
     why_not = None if running else ENGINES[model.engine].unfit(model, hardware, driver)
-    return ("gpus", why_not) if why_not else None
+    return Problem.of("gpu-incompatible", path="gpus", what=why_not) if why_not else None

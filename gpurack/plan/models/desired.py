@@ -33,14 +33,15 @@ SALTED = ("api_key", "config", "keys", "upstream_keys")
 class DesiredService:
     """Everything that is decided about a model or service before it is compared with what runs.
 
-    name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's, where
-    it listens. url: where the host asks whether it is ready. connections: what it connects to; hosts: name → address of
-    those on other hosts. weights: all of them, each with its path on the host, its own first. locked: what the
-    inventory's lock says of it. container: what its engine decides. files: what is mounted into it, file → text.
+    name, path, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's,
+    where it listens. url: where the host asks whether it is ready. connections: what it connects to; hosts: name →
+    address of those on other hosts. weights: all of them, each with its path on the host, its own first. locked: what
+    the inventory's lock says of it. container: what its engine decides. files: what is mounted into it, file → text.
     fingerprints: the words of its definition that tell whether a file or secret changed.
     """
 
     name: str
+    path: str
     entry: Model
     devices: Devices
     image: str
@@ -153,6 +154,7 @@ def desire(
     values = secrets or {}
     return DesiredService(
         name=name,
+        path=spec.path_of(name),
         entry=entry,
         devices=hardware,
         image=images.image(spec, entry, hardware.accelerator),

@@ -15,24 +15,19 @@ from gpurack.host_data import json_from_host
 from gpurack.spec.gpus import GpuSlot, hardware
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
+from gpurack.spec.problems import Problem, Refused
 
-NO_DRIVER = (
-    "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. Install the driver and reboot, "
-    "or set gpus: [] for the model."
-)
 ROUNDING = 0.005
 """GiB by which shares may exceed a GPU: 50 % and 45 % are a little more than 95 % in floating point."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why entries (names) get no GPU. field: the one of theirs to change. what: a sentence, and what to do. code: of
-    spec/error_codes.py."""
+    """Why entries (names) get no GPU. field: the one of theirs to change."""
 
     names: tuple[str, ...]
     field: Literal["gpus", "vram"]
-    what: str
-    code: Literal["gpu-unavailable", "gpu-claimed-twice", "vram-exceeded"] = "gpu-unavailable"
+    why: Problem
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,15 @@ class Ledger:
     slots: tuple[GpuSlot, ...]
 
     @cached_property
-    def errors(self) -> Mapping[str, str]:
-        """Entry → why it gets no GPU."""
-        found: dict[str, str] = {}
+    def errors(self) -> Mapping[str, Problem]:
+        """Entry → why it gets no GPU. Several faults of one entry are about sharing, and become one."""
+        found: dict[str, Problem] = {}
         for fault in self.faults:
             for name in fault.names:
-                found[name] = f"{found[name]} {fault.what}" if name in found else fault.what
+                first = found.get(name)
+                found[name] = (
+                    Problem.of(first.code, what=f"{first.what} {fault.why.what}", hint="") if first else fault.why
+                )
         return found
 
     def slots_of(self, name: str) -> tuple[GpuSlot, ...]:
@@ -89,8 +87,8 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
             entry = spec.entries[name]
             wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, facts, slots)
             refuse_unmeasured(entry, wanted)
-        except LookupError as error:
-            faults.append(Fault((name,), "gpus", str(error)))
+        except Refused as error:
+            faults.append(Fault((name,), "gpus", error.problem))
             continue
         if contested := [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]:
             refused[name] = contested
@@ -104,15 +102,15 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
 
 
 def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The GPUs of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
+    """The GPUs of a job beside the models, which have theirs (uuids). Raises Refused."""
     slots = host_slots(spec, facts)
     wanted = resolve(spec.jobs[name], spec, facts, slots)
     refuse_unmeasured(spec.jobs[name], wanted)
     contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
     if faults := sharing_faults({name: contested}, uuids, spec, facts, slots):
-        raise LookupError(" ".join([*(fault.what for fault in faults), "No model is stopped for a job."]))
+        raise Refused(Problem.of("job-waits-for-gpu", what=" ".join(fault.why.what for fault in faults)))
     if error := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots)):
-        raise LookupError(error)
+        raise Refused(error)
     return tuple(slot.uuid for slot in wanted)
 
 
@@ -150,60 +148,61 @@ def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot,
 
 
 def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """The GPUs that the inventory's words mean on this host now. Raises LookupError with a sentence."""
+    """The GPUs that the inventory's words mean on this host now. Raises Refused."""
     if not entry.gpus:
         return ()
     if not slots:
         says = f" It says: {facts.driver.message}" if facts.driver.message else ""
-        raise LookupError(f"wants a GPU, but {f'nvidia-smi -L shows none.{says}' if facts.has_nvidia else NO_DRIVER}")
+        if facts.has_nvidia:
+            raise Refused(Problem.of("gpus-not-shown", says=says))
+        raise Refused(Problem.of("no-driver", wish="wants a GPU, but "))
     if entry.gpus == "all":
         if facts.driver.exit_code:
-            raise LookupError(f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
+            raise Refused(
+                Problem.of("nvidia-smi-failed", said=f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
+            )
         found = [slot for slot in slots if not slot.reserved]
         if not found:
-            raise LookupError("wants all GPUs, but all are reserved (reserved_gpus).")
+            raise Refused(Problem.of("all-gpus-reserved"))
     else:
         found = [find(wanted, facts, slots) for wanted in entry.gpus]
     for slot in found:
         if slot.reserved:
-            raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
+            raise Refused(Problem.of("gpu-reserved", gpu=slot.label))
         if expected := other_than_expected(slot, spec):
-            raise LookupError(
-                f"GPU {slot.label} is an {slot.name}, but `hardware` has an {expected} there. "
-                "Correct `hardware`, or choose another GPU."
-            )
+            raise Refused(Problem.of("gpu-unexpected", gpu=slot.label, name=slot.name, expected=expected))
     if len(set(found)) < len(found):
-        raise LookupError(f"{gpus_text(entry)} names one GPU twice.")
+        raise Refused(Problem.of("gpu-named-twice", gpus=gpus_text(entry)))
     return tuple(found)
 
 
 def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
-    """Raises LookupError where a share in GiB cannot be kept, because a GPU that was seen does not say how much it has
+    """Raises Refused where a share in GiB cannot be kept, because a GPU that was seen does not say how much it has
     (nvidia-smi's memory.total is "[N/A]" where GPU and CPU share memory)."""
     for slot in slots:
         if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
-            raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
+            raise Refused(Problem.of("vram-needs-percentage", gpu=slot, example='"30%"'))
 
 
 def find(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
-    """The GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
+    """The GPU that an index, a UUID prefix or a PCI address means. Raises Refused."""
     found = [slot for slot in slots if meant(wanted, slot)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
-    raise LookupError(missing(wanted, facts, slots))
+        raise Refused(Problem.of("gpu-ambiguous", gpu=wanted, count=len(found)))
+    raise Refused(missing(wanted, facts, slots))
 
 
-def missing(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> str:
-    """The sentence for a GPU that the host does not have."""
+def missing(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> Problem:
+    """The error for a GPU that the host does not have."""
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
         has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
     else:
         has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
     broken = f" nvidia-smi says: {facts.driver.message}" if facts.driver.exit_code else ""
-    return f"{name} does not exist; {has}.{broken}"
+    return Problem.of("gpu-not-found", gpu=name, has=has, broken=broken)
 
 
 def meant(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
@@ -291,14 +290,15 @@ def sharing_fault(
             what += f" Running there: {', '.join(running)}."
         which = "each of them" if whole == names else ", ".join(whole)
         hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
-        return Fault(refused, "gpus", f"{what} {hint}", "gpu-claimed-twice")
+        return Fault(refused, "gpus", Problem.of("gpu-claimed-twice", what=what, hint=hint))
     shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
     listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
     what = f"{gpus} would{'' if alone else ' each'} hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}."
-    return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.", "vram-exceeded")
+    hint = f"Lower vram, or choose another GPU{others}."
+    return Fault(refused, "vram", Problem.of("vram-exceeded", what=what, hint=hint))
 
 
-def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> str | None:
+def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> Problem | None:
     """Is the memory that this entry needs held by processes that are not ours? others: ` (free: 2, 3)`."""
     for slot in slots:
         replaced = spec.entries[name].replaces if name in spec.entries else None
@@ -324,22 +324,17 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostF
             f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {process.memory / 1024:.1f} GiB)"
             for process in foreign
         )
-        return (
-            f"GPU {slot.label} is in use by {who}, which gpurack does not manage. This model was not changed. "
-            f"Wait for it to end, stop it, or choose another GPU{others}."
-        )
+        return Problem.of("gpu-in-use", gpu=slot.label, who=who, others=others)
     return None
 
 
 def not_answering(
     uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
-) -> str:
-    """The sentence for GPUs that an entry had and that no longer answer."""
+) -> Problem:
+    """The error for GPUs that an entry had and that no longer answer."""
     reason = f" nvidia-smi says: {facts.driver.message}." if facts.driver.message else ""
-    return (
-        f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
-        f"another one{free(facts, given, slots)}."
-    )
+    others = free(facts, given, slots)
+    return Problem.of("gpu-lost", gpus=", ".join(uuids), reason=reason, others=others)
 
 
 def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:

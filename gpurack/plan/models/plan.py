@@ -5,7 +5,7 @@ the runner on the host carries out.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Action, Change, compare, mapping
 from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.runner import Project, make_job
-from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, by_sentence, is_written, written
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, found, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
+from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.weights import CopyWeights
 
 
@@ -42,19 +43,19 @@ class Upload:
 class ModelsPlan:
     """changes: one for every model of the inventory that could be planned and every container to remove.
 
-    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
-    before it, too.
+    errors: model, or part of the host, → why; nothing of such a model is touched. steps: files to write before the job.
+    uploads: to copy before it, too.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
-    warnings: sentences about the host's models; they neither change nor block anything.
+    warnings: about the host's models; they neither change nor block anything.
     later: models that wait for a job, which is to run first, and are planned then.
     """
 
     changes: tuple[Change, ...] = ()
-    errors: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, Problem] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     later: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,16 +71,15 @@ class ModelsPlan:
 
     @property
     def sentences(self) -> list[str]:
-        """The errors, one line for each sentence, with the models that it is about."""
-        return by_sentence(self.errors.items())
+        """The errors, one line for each fault, with the models that it is about."""
+        return grouped(self.errors.values())
 
     @property
     def findings(self) -> list[Finding]:
         """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
-        found: list[Finding] = [("warning", warning) for warning in self.warnings]
-        found += [("change", reason) for reason in self.reasons]
-        found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
-        return [*found, *(("error", sentence) for sentence in self.sentences)]
+        reasons = [*self.reasons, *(f"{name}: after the job {job}" for name, job in self.later.items())]
+        changes = [Finding("change", reason) for reason in reasons]
+        return [*found("warning", self.warnings), *changes, *found("error", self.errors.values())]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Decision:
 
     desired: DesiredService
     change: Change
-    error: str | None
-    refusal: str | None
+    error: Problem | None
+    refusal: Problem | None
 
     @property
     def service(self) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ def plan_models(
     hf_token: str | None = None,
     logins: Mapping[str, Mapping[str, str]] | None = None,
     prune: bool = False,
-    down: Mapping[str, str] | None = None,
+    down: Mapping[str, Problem] | None = None,
     left_out: Collection[str] = (),
     renew: bool = False,
 ) -> ModelsPlan:
@@ -121,7 +121,8 @@ def plan_models(
     """
     down = down or {}
     cards = ledger.assign(spec, facts)
-    errors = {**cards.errors, **host_errors(spec, facts, down)}
+    errors = {name: why.at("", spec.path_of(name)) for name, why in cards.errors.items()}
+    errors |= host_errors(spec, facts, down)
     decisions: dict[str, Decision] = {}
     for name, entry in spec.entries.items():
         if entry.enabled and (why_not := unreachable(name, spec, facts, down)):
@@ -130,7 +131,7 @@ def plan_models(
             continue
         mine = secrets.get(name, {})
         decision = decide(name, spec, facts, cards.uuids[name], mine, salt, prune=prune, renew=renew)
-        if isinstance(decision, str):
+        if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
             decisions[name] = decision
@@ -149,26 +150,28 @@ def plan_models(
     if job:
         job |= {**outward(job, spec, facts, hf_token, logins or {}), "prune": prune}
     steps = [*(host_files(facts) if job or planned or facts.ours else []), *closed_to_others(facts)]
-    kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
+    kept = [one.refusal for one in decisions.values() if one.refusal and one.refusal != one.error]
     warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, acting), job, warnings)
 
 
-def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> dict[str, str]:
+def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> dict[str, Problem]:
     """What is wrong with the host's driver, and with users none of whose models could say so. down: as for
     plan_models."""
-    errors: dict[str, str] = {}
+    errors: dict[str, Problem] = {}
     if facts.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(facts)
     elif spec.wants_gpu and (other := other_driver(spec, facts)):
         errors["driver"] = other
     served = {entry.dockerd for entry in spec.entries.values() if entry.enabled}
-    return errors | {f"docker.rootless.{user}": why for user, why in down.items() if user not in served}
+    places = {user: f"docker.rootless.{user}" for user in down if user not in served}
+    return errors | {place: replace(down[user], path=place) for user, place in places.items()}
 
 
-def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, str]) -> str | None:
+def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Problem | None:
     """Why nothing is known of what a model needs: its Docker, or its weights."""
-    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, facts)
+    why = down.get(spec.entries[name].dockerd)
+    return replace(why, path=spec.path_of(name)) if why else weights.unseen(spec, name, facts)
 
 
 def decide(
@@ -181,16 +184,16 @@ def decide(
     *,
     prune: bool,
     renew: bool,
-) -> Decision | str | None:
-    """What becomes of a model that has its GPUs (uuids): a sentence where it could not run on them, None where it stays
+) -> Decision | Problem | None:
+    """What becomes of a model that has its GPUs (uuids): an error where it could not run on them, None where it stays
     as it is because nothing can be compared. secrets: its own. The rest is as for plan_models."""
     entry = spec.entries[name]
     container = facts.container(name, entry.dockerd)
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
         runs = container and container.running
-        return None if runs else "not started: the NVIDIA driver and its library have different versions."
-    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
+        return None if runs else Problem.of("not-started", path=spec.path_of(name))
+    if why_not := unfit(spec.path_of(name), entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
         return why_not
     desired = desire(name, spec, facts, uuids, secrets, salt)
     change = compare(desired, facts, prune, renew)
@@ -205,7 +208,7 @@ def decide(
     return Decision(desired, change, error, refusal)
 
 
-def removals(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> Iterator[Change]:
+def removals(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Iterator[Change]:
     """The containers of ours that no enabled entry has any more."""
     enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
     wanted = {id(facts.container(name, entry.dockerd)) for name, entry in enabled.items()}
@@ -233,12 +236,12 @@ def outward(
     }
 
 
-def outdated(changes: Sequence[Change]) -> Iterator[str]:
+def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
     """What gpurack alone would make differently now, and leaves as it is: counted."""
     if count := sum(change.outdated for change in changes):
         models = "1 model runs" if count == 1 else f"{count} models run"
         them = "it" if count == 1 else "them"
-        yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
+        yield Problem.of("older-settings", models=models, them=them)
 
 
 def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> tuple[Project, ...]:

@@ -4,6 +4,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.spec.gpu_access import Access, access_with, by_hook_with, without_cdi
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 def access(spec: Host, facts: HostFacts) -> Access:
@@ -12,12 +13,12 @@ def access(spec: Host, facts: HostFacts) -> Access:
     return access_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
-def refused(spec: Host, facts: HostFacts) -> str | None:
-    """Why the inventory's `nvidia.access` cannot be had on this host; None when it can."""
+def refused(spec: Host, facts: HostFacts, path: str) -> Problem | None:
+    """Why the inventory's `nvidia.access` cannot be had on this host; None when it can. path: of who needs it."""
     why = without_cdi(docker_version(spec, facts), toolkit_version(spec, facts))
     if spec.nvidia.access != "cdi" or why is None:
         return None
-    return f'nvidia.access is cdi, but {why}. Write "auto", or a newer version.'
+    return Problem.of("access-unavailable", path=path, why=why)
 
 
 def by_hook(spec: Host, facts: HostFacts) -> bool:
