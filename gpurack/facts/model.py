@@ -165,12 +165,12 @@ class Container:
     @property
     def kind(self) -> Kind | None:
         """Its kind by its labels, which anyone may set (see HostFacts.ours)."""
-        return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
+        return "model" if paths.MODEL_LABEL in self.labels else "job" if paths.JOB_LABEL in self.labels else None
 
     @property
     def job(self) -> str:
         """The hash of the job's definition that it runs, or ""."""
-        return self.labels.get("gpurack.job", "")
+        return self.labels.get(paths.JOB_LABEL, "")
 
     @property
     def running(self) -> bool:

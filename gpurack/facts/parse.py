@@ -42,8 +42,6 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 """A path found by a pattern of snapshot.sh; gpurack uses no other characters."""
 ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
-MODEL = "gpurack.model"
-"""The label that holds a model's definition."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
 CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
@@ -671,7 +669,7 @@ def vouched(container: Container, record: Record | None, services: Mapping[str, 
 
     services: those of root's compose.yaml for that user, which count where the record has no definition.
     """
-    label = container.labels.get(MODEL)
+    label = container.labels.get(paths.MODEL_LABEL)
     if label is None:
         return container
     entry = (record or {}).get(container.user, {}).get(container.name)
@@ -680,8 +678,8 @@ def vouched(container: Container, record: Record | None, services: Mapping[str, 
     else:
         service = services.get(container.name)
         labels = service.get("labels") if isinstance(service, Mapping) else None
-        known = isinstance(labels, Mapping) and str(labels.get(MODEL)).replace("$$", "$") == label
-    return container if known else replace(container, labels={**container.labels, MODEL: ""})
+        known = isinstance(labels, Mapping) and str(labels.get(paths.MODEL_LABEL)).replace("$$", "$") == label
+    return container if known else replace(container, labels={**container.labels, paths.MODEL_LABEL: ""})
 
 
 def container(data: Any, user: str = "") -> Container:

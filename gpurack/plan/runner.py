@@ -116,7 +116,7 @@ def entry(
         "served_name": one.answers_as,
         "timeout": READY_TIMEOUT,
         "hints": [hint.told for hint in hints_of(model.engine)],
-        "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
+        "definition": hashlib.sha256(services[name]["labels"][paths.MODEL_LABEL].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]

@@ -184,7 +184,7 @@ def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any
         patched["volumes"] = together(data["volumes"], job.compose["volumes"])
     patched = hardened(patched, job.compose)
     labels = patched.get("labels") if isinstance(patched.get("labels"), Mapping) else {}
-    patched["labels"] = {**(labels or {}), "gpurack.job": desired.definition}
+    patched["labels"] = {**(labels or {}), paths.JOB_LABEL: desired.definition}
     return patched
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from gpurack import paths
 from gpurack.facts.model import MISMATCH, Gpu, HostFacts
 from gpurack.host_data import json_from_host
 from gpurack.spec.gpus import GpuSlot, hardware
@@ -381,7 +382,7 @@ def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:
 def label(labels: Mapping[str, str]) -> dict[str, object]:
     """The definition in a container's label; {} when it is not readable."""
     try:
-        definition = json_from_host(labels.get("gpurack.model", ""))
+        definition = json_from_host(labels.get(paths.MODEL_LABEL, ""))
     except ValueError:
         return {}
     return definition if isinstance(definition, dict) else {}
