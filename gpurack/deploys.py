@@ -77,18 +77,18 @@ def models() -> None:
 @deploy("Remove")
 def remove() -> None:
     """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
-    wanted = begin()
+    spec = begin()
     _reports[host.state].removing = True
     what = host.data.get("remove") or "models"
-    remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
+    remove_operation(name="Remove", spec=spec, what=what, **privilege(spec))
 
 
-def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
+def carry_out(stages: Sequence[Stage], spec: Host) -> None:
     """The operation of each of these stages that the host's inventory asks for."""
-    become = privilege(wanted)
+    become = privilege(spec)
     for stage, (operation, arguments) in operations(stages).items():
-        if stage.applies(wanted):
-            operation(name=stage.name, wanted=wanted, **arguments, **become)
+        if stage.applies(spec):
+            operation(name=stage.name, spec=spec, **arguments, **become)
 
 
 def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -133,6 +133,6 @@ def inventory_file() -> Path | None:
     return Path(given) if given else None
 
 
-def privilege(wanted: Host) -> dict[str, Any]:
+def privilege(spec: Host) -> dict[str, Any]:
     """The global arguments by which operations become root: sudo where the login user is not root."""
-    return {"_sudo": True} if snapshot(host, wanted).raised else {}
+    return {"_sudo": True} if snapshot(host, spec).raised else {}

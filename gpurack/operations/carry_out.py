@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from pyinfra import host
 from pyinfra.api import Host
@@ -31,8 +31,9 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
     def decorate(commands: Callable[P, Commands]) -> Callable[P, Commands]:
         @wraps(commands)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+            call: Callable[..., Commands] = commands
             try:
-                yield from commands(*args, **kwargs)
+                yield from call(*args, **with_spec(kwargs))
             except Exception as error:
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
@@ -41,6 +42,14 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
         return guarded
 
     return decorate
+
+
+def with_spec(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation, whose `spec` was called `wanted` until 2026: deploys of others may say so."""
+    if "wanted" not in arguments:
+        return dict(arguments)
+    host.log_styled("deprecated: the argument `wanted` is called `spec` now. Rename it.", fg="yellow")
+    return {"spec" if name == "wanted" else name: value for name, value in arguments.items()}
 
 
 def refused_before(operation: str) -> bool:
@@ -73,14 +82,14 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         yield Refusal(errors)
 
 
-def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
+def when_free(operation: str, spec: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
     """Return the host's facts once no other run works on it."""
     if not facts.busy:
         return facts
     announce(waiting(facts))
     yield slow(PYTHON, under_lock(sh("true"), operation))
     outdate(host)
-    return snapshot(host, wanted)
+    return snapshot(host, spec)
 
 
 def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, Problem]]:

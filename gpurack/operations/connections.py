@@ -16,33 +16,33 @@ from gpurack.spec.problems import Problem
 
 @operation()
 @fail_only_this_host("Connections")
-def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def connections(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Says which models on other hosts the host's services do not reach. It is nobody's failure here: they are used as
     soon as they answer.
 
-    + wanted: the host's spec
+    + spec: the host's spec
 
     It comes when the models of all hosts are done, so that none is missed only because its host is slower.
     """
     if refused_before("Connections"):
         host.noop("Connections: not checked, see the error above")
         return
-    missing = missed(wanted)
+    missing = missed(spec)
     if missing and host.state.is_executing:
         outdate(host)
-        missing = missed(wanted)
+        missing = missed(spec)
     if missing and host.state.is_executing:
         announce(found("change", missing))
     host.noop("Connections: nothing to do")
     yield from ()
 
 
-def missed(wanted: Host) -> list[Problem]:
+def missed(spec: Host) -> list[Problem]:
     """A problem for each model that is not reached."""
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     return [
         Problem.of("upstream-not-reached", service=service, model=model)
-        for service in wanted.services
-        for model in unreached(service, wanted, facts)
+        for service in spec.services
+        for model in unreached(service, spec, facts)
     ]

@@ -17,62 +17,62 @@ from gpurack.spec.problems import Problem
 
 @operation()
 @fail_only_this_host(DOCKER.name)
-def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def docker(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Docker as the inventory has it: repository, packages, version, hold, running and enabled.
 
-    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
     **Example:**
 
     .. code:: python
 
-        host_setup.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
+        host_setup.docker(name="Docker", spec=read_fleet(inventory)[host.name])
     """
-    yield from set_up(DOCKER, wanted, Run(unattended(host)))
+    yield from set_up(DOCKER, spec, Run(unattended(host)))
 
 
 @operation()
 @fail_only_this_host(TOOLKIT.name)
-def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
+def nvidia_toolkit(spec: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + models_follow: the models come next and say themselves when there is no driver for them
     """
-    yield from set_up(TOOLKIT, wanted, Run(unattended(host), models=models_follow))
+    yield from set_up(TOOLKIT, spec, Run(unattended(host), models=models_follow))
 
 
 @operation()
 @fail_only_this_host(DAEMON_JSON.name)
-def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
+def daemon_json(spec: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
     The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + toolkit: does the same run bring the NVIDIA Container Toolkit to hosts with cards?
     """
-    yield from set_up(DAEMON_JSON, wanted, Run(unattended(host), toolkit))
+    yield from set_up(DAEMON_JSON, spec, Run(unattended(host), toolkit))
 
 
 @operation()
 @fail_only_this_host(ROOTLESS.name)
-def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
+def rootless(spec: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     A rootless Docker for each user of the inventory, beside the host's own: what it needs of the host, its unit, its
     daemon.json, and its restart last.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + models_follow: the models come next and say themselves whose Docker is not right
     """
-    yield from set_up(ROOTLESS, wanted, Run(unattended(host), models=models_follow))
+    yield from set_up(ROOTLESS, spec, Run(unattended(host), models=models_follow))
 
 
-def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
+def set_up(stage: SetUp, spec: Host, run: Run) -> Iterator[PyinfraCommand]:
     """The commands of a stage."""
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     if facts.blind or (stage.needs_docker and host.state.is_executing and not is_installed(facts)):
         yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or Problem.of("docker-missing"),)))
         return
-    yield from carry_out_plan(stage.name, stage.plan(wanted, facts, run))
+    yield from carry_out_plan(stage.name, stage.plan(spec, facts, run))

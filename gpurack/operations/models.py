@@ -44,12 +44,12 @@ RENEWED = "yes"
 @operation()
 @fail_only_this_host("Models")
 def models(
-    wanted: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
+    spec: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
 ) -> Generator[PyinfraCommand, None, None]:
     """
     The models of the inventory, each in its container, ready and answering; those no longer in it removed.
 
-    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
     + prune: "ollama": what an ollama has pulled beside the models that are listed goes
     + after_jobs: the jobs have run, so that models which serve their results are no longer left out
     + renew: "yes": containers that run with settings of an older gpurack get those of this one
@@ -58,9 +58,9 @@ def models(
 
     .. code:: python
 
-        models.models(name="Models", wanted=read_fleet(inventory)[host.name])
+        models.models(name="Models", spec=read_fleet(inventory)[host.name])
     """
-    facts = yield from usable("Models", wanted)
+    facts = yield from usable("Models", spec)
     if facts is None:
         return
     for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
@@ -69,17 +69,17 @@ def models(
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
-    plan = stage.plan(wanted, facts, this_run(wanted, prune=prune == PRUNED, renew=renew == RENEWED))
-    yield from carry_out_models(wanted, plan)
+    plan = stage.plan(spec, facts, this_run(spec, prune=prune == PRUNED, renew=renew == RENEWED))
+    yield from carry_out_models(spec, plan)
 
 
-def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
+def this_run(spec: Host, prune: bool = False, renew: bool = False) -> Run:
     """What plans of models and jobs depend on. Raises SecretError."""
     return Run(
         unattended(host),
         executing=host.state.is_executing,
         down=host_run(host).users_down,
-        values=read_values(wanted),
+        values=read_values(spec),
         salt=token_hex(16),
         prune=prune,
         renew=renew,
@@ -88,38 +88,38 @@ def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
 
 @operation()
 @fail_only_this_host("Jobs")
-def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def jobs(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
     What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.
 
-    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
     **Example:**
 
     .. code:: python
 
-        models.jobs(name="Jobs", wanted=read_fleet(inventory)[host.name])
+        models.jobs(name="Jobs", spec=read_fleet(inventory)[host.name])
     """
-    facts = yield from usable("Jobs", wanted)
+    facts = yield from usable("Jobs", spec)
     if facts is None:
         return
-    yield from carry_out_models(wanted, JOBS.plan(wanted, facts, this_run(wanted)), "Jobs")
+    yield from carry_out_models(spec, JOBS.plan(spec, facts, this_run(spec)), "Jobs")
 
 
-def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
+def usable(operation: str, spec: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
     """What the host is like, once no other run works on it; None where its trouble has been said."""
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     if facts.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(facts.blind,) if facts.blind else ()))
         return None
-    facts = yield from when_free(operation, wanted, facts)
+    facts = yield from when_free(operation, spec, facts)
     if host.state.is_executing and (problem := unanswered(facts)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None
     return facts
 
 
-def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
+def carry_out_models(spec: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
     """Files first, then one streamed command for all models (or jobs) of the host."""
     errors = list(plan.errors.values())
     run = host_run(host)
@@ -141,7 +141,7 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
                 if wanted_file.get("path") == upload.path:
                     wanted_file["problem"] = copy.problem
     if plan.job:
-        yield RunnerCall(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
+        yield RunnerCall(spec, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
     elif errors:
         yield Refusal(errors)
 
@@ -149,9 +149,9 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
 class RunnerCall(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
-    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Problem], action: str) -> None:
+    def __init__(self, spec: Host, plan: ModelsPlan, errors: list[Problem], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
-        self.wanted, self.plan, self.errors = wanted, plan, errors
+        self.spec, self.plan, self.errors = spec, plan, errors
 
     @override
     def execute(
@@ -160,8 +160,8 @@ class RunnerCall(Streamed):
         ok, output = super().execute(state, host, connector_arguments)
         run = host_run(host)
         for change in self.plan.changes:
-            if change.action != Action.KEEP and not run.failure(self.wanted.path_of(change.model)):
+            if change.action != Action.KEEP and not run.failure(self.spec.path_of(change.model)):
                 run.done[change.model] = change.action
         run.failures += self.errors
-        snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then
+        snapshot(host, self.spec)  # for the table at the end: ssh is closed by then
         return ok and not self.errors, output

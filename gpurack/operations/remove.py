@@ -15,16 +15,16 @@ from gpurack.spec.host import Host
 
 @operation()
 @fail_only_this_host("Remove")
-def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
+def remove(spec: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
     """
     Models, project and boot unit removed from the host; weights, images and other data stay.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + what: "models", or "all" to remove Docker's and the toolkit's packages too
     """
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     if facts.blind:
         yield Refusal([facts.blind])
         return
-    facts = yield from when_free("Remove", wanted, facts)
+    facts = yield from when_free("Remove", spec, facts)
     yield from carry_out_plan("Remove", plan_remove(facts, what))

@@ -90,7 +90,7 @@ class FakeHost:
         with ctx_host.use(self):
             for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
                 if stage.applies(spec):
-                    list(operation._inner(wanted=spec, **arguments))
+                    list(operation._inner(spec=spec, **arguments))
         return self.said
 
     def noop(self, text: str) -> None:
@@ -187,7 +187,7 @@ def test_operation(path: Path) -> None:
     before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
     host = FakeHost(given_host(case, before), case.get("executing", False), case.get("unattended", False))
     with ctx_host.use(host):
-        commands = list(OPERATIONS[case["operation"]]._inner(wanted=wanted, **case.get("args", {})))
+        commands = list(OPERATIONS[case["operation"]]._inner(spec=wanted, **case.get("args", {})))
     shown = "\n".join(f"{command!s}\n{str(command.connector_arguments.get('_stdin'))[:1500]}" for command in commands)
     assert len(commands) == len(case.get("commands", [])), f"{shown}\n{host.said}"
     for command, form in zip(commands, case.get("commands", []), strict=True):
@@ -236,6 +236,20 @@ def test_a_case_that_is_wrong_fails() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_the_old_name_of_an_argument_does_the_same(name: str) -> None:
+    wanted = check_fleet({"gpu1": [{}]})["gpu1"]
+
+    def commands(**arguments: Any) -> tuple[list[str], list[str]]:
+        host = FakeHost(host_state(**NOTHING_THERE))
+        with ctx_host.use(host):
+            return [str(command) for command in OPERATIONS[name]._inner(**arguments)], host.said
+
+    (new, lines), (old, warned) = commands(spec=wanted), commands(wanted=wanted)
+    assert new == old
+    assert warned == ["deprecated: the argument `wanted` is called `spec` now. Rename it.", *lines]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyinfra ends the run for all hosts when an operation raises."""
 
@@ -248,7 +262,7 @@ def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: p
                 monkeypatch.setattr(module, planner, confused)
     host = FakeHost(host_state())
     with ctx_host.use(host):
-        [command] = OPERATIONS[name]._inner(wanted=check_fleet({"gpu1": [{}]})["gpu1"])
+        [command] = OPERATIONS[name]._inner(spec=check_fleet({"gpu1": [{}]})["gpu1"])
     assert isinstance(command, Refusal)
     [sentence] = map(str, command.failures)
     assert sentence.startswith("internal error (KeyError: 'gpus', test_operations.py:")

@@ -76,7 +76,7 @@ def execute(host: Host, commands: Any) -> list[Any]:
 def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_follow: bool) -> None:
     host = Host(bare(), executing=True, unattended=True, broken=("ada",))
     with ctx_host.use(host):
-        done = execute(host, host_setup.rootless._inner(wanted=WANTED, models_follow=models_follow))
+        done = execute(host, host_setup.rootless._inner(spec=WANTED, models_follow=models_follow))
     assert [next(name for name in ("ada", "bob") if f"HOME=/home/{name} " in ran) for ran in host.ran] == [
         "ada", "bob", "bob",
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
     run = host_run(host)  # type: ignore[arg-type]
     run.snapshot, run.outdated = state, False
     with ctx_host.use(host):
-        *_, job = models_operation.models._inner(wanted=WANTED)
+        *_, job = models_operation.models._inner(spec=WANTED)
     assert isinstance(job, models_operation.RunnerCall)
     assert [change.model for change in job.plan.changes] == ["gamma"]
     assert said(job.plan.errors) == {"beta": sentence, "docker.rootless.eve": run.users_down["eve"].what}

@@ -183,7 +183,7 @@ def blocked(
         for change in pending:
             name = change.model
             taken = theirs & (holdings(there[name], desired[name]) - holdings(there[name]))
-            if spec.entries[name].vram and spec.entries[other].vram:
+            if desired[name].entry.vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
                 things = ", ".join(sorted(gpu_label(thing, facts) for thing in taken))
