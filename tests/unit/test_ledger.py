@@ -1,5 +1,6 @@
 """Cards: the inventory says indices, containers keep UUIDs, nothing is given twice and nobody is moved."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,34 +136,28 @@ def test_an_unreadable_label_is_no_card(gpus: str) -> None:
     assert assign(models(alpha={"gpus": [0]}), facts).errors == {}
 
 
-@pytest.mark.parametrize(
-    ("gpus", "facts", "sentence"),
-    [
-        ([4], host_state(gpus=["a", "b"]), "GPU 4 does not exist; the host has 0 (GPU-0000000a…), 1 (GPU-0000000b…)."),
-        (["GPU-7"], host_state(gpus=["a"]), "GPU-7 does not exist; the host has 0 (GPU-0000000a…)."),
-        (["GPU-0"], host_state(gpus=["a", "b"]), "GPU-0 matches 2 GPUs. Write more of the UUID."),
-        ([0, uuid("a")], host_state(gpus=["a", "b"]), f"[0, {uuid('a')}] names one GPU twice."),
-        (
-            [3],
-            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
-            "GPU 3 does not exist; the host has 0 (GPU-0000000a…). nvidia-smi says: GPU is lost",
-        ),
-        (
-            "all",
-            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
-            "wants all GPUs, but nvidia-smi says: GPU is lost",
-        ),
-        (
-            [0],
-            host_state(driver={"exit_code": 9, "message": "NVIDIA-SMI has failed"}),
-            "wants a GPU, but nvidia-smi -L shows none. It says: NVIDIA-SMI has failed",
-        ),
-    ],
-    ids=["index", "uuid", "prefix", "twice", "lost", "all", "none"],
-)  # fmt: skip
-def test_refused(gpus: Any, facts: HostFacts, sentence: str) -> None:
+LOST = {"exit_code": 15, "message": "GPU is lost"}
+REFUSED: dict[str, tuple[Any, HostFacts, str]] = {
+    "index": ([4], host_state(gpus=["a", "b"]), "gpu-not-found"),
+    "uuid": (["GPU-7"], host_state(gpus=["a"]), "gpu-not-found"),
+    "prefix": (["GPU-0"], host_state(gpus=["a", "b"]), "gpu-ambiguous"),
+    "twice": ([0, uuid("a")], host_state(gpus=["a", "b"]), "gpu-named-twice"),
+    "lost": ([3], host_state(gpus=["a"], driver=LOST), "gpu-not-found"),
+    "all": ("all", host_state(gpus=["a"], driver=LOST), "nvidia-smi-failed"),
+    "none": ([0], host_state(driver={"exit_code": 9, "message": "NVIDIA-SMI has failed"}), "gpus-not-shown"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    gpus, facts, code = REFUSED[case]
     ledger = assign(models(alpha={"gpus": gpus}), facts)
-    assert (ledger.uuids, said(ledger.errors)) == ({}, {"alpha": sentence})
+    assert (ledger.uuids, {name: why.code for name, why in ledger.errors.items()}) == ({}, {"alpha": code})
+
+
+def test_wording_of_gpus_that_nobody_gets_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    refused = {case: assign(models(alpha={"gpus": gpus}), facts) for case, (gpus, facts, _) in REFUSED.items()}
+    check_golden("gpus", {case: list(said(ledger.errors).values()) for case, ledger in refused.items()})
 
 
 def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:

@@ -227,26 +227,21 @@ def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("probe", "sentence"),
+    ("probe", "code", "parameters"),
     [
-        (
-            [0, "curl: (28) Operation timed out after 5001 milliseconds"],
-            "it runs but does not answer (GET http://127.0.0.1:8000/v1/models: no response in 5 s). Check: docker "
-            "logs --tail 20 alpha. Fix: docker restart alpha, then run again.",
-        ),
-        ([500, "oh"], "it answers HTTP 500: oh. Check: docker logs --tail 20 alpha."),
-        ([401, "x" * 300], f"it answers HTTP 401: {'x' * 200}. Check: docker logs --tail 20 alpha."),
-        (
-            [200, '{"data":[{"id":"alphabet"}]}'],
-            'something else answers there, not "alpha": {"data":[{"id":"alphabet"}]}. '
-            "Fix: docker rm -f alpha, then run again.",
-        ),
+        ([0, "curl: (28) Operation timed out"], "model-silent", {"url": "http://127.0.0.1:8000/v1/models"}),
+        ([500, "oh"], "model-failing", {"status": "500", "body": "oh"}),
+        ([401, "x" * 300], "model-failing", {"status": "401", "body": "x" * 200}),
+        ([200, '{"data":[{"id":"alphabet"}]}'], "wrong-model-answers", {"name": "alpha"}),
     ],
     ids=["hangs", "500", "401", "another name"],
 )
-def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(probe: Any, sentence: str) -> None:
+def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(
+    probe: Any, code: str, parameters: dict[str, str]
+) -> None:
     found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
-    assert said(found.errors) == {"alpha": sentence}
+    assert {name: (error.code, error.path) for name, error in found.errors.items()} == {"alpha": (code, "models.alpha")}
+    assert parameters.items() <= dict(found.errors["alpha"].parameters).items()
     assert found.job is None
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -310,62 +311,29 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
     assert not plan_docker(ce(), half, True).errors
 
 
-@pytest.mark.parametrize(
-    ("spec", "facts", "sentence"),
-    [
-        (
-            ce(),
-            host_state(os="suse 15"),
-            "openSUSE Leap 15.6 is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04/26.04, RHEL "
-            "8/9/10, Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023.",
-        ),
-        *(
-            (
-                ce(source=source),
-                host_state(units={"snap.docker.dockerd.service": "loaded active enabled"}),
-                "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack "
-                "needs Docker from packages. Save its data, run `snap remove docker`, then run again.",
-            )
-            for source in ("docker-ce", "distro", "keep")
-        ),
-        (ce(), host_state(init="tini"), "the host's init is tini; gpurack needs systemd."),
-        (
-            ce(source="distro"),
-            host_state(os="debian 12"),
-            "Debian GNU/Linux 12 (bookworm) has no Docker with Compose v2 of its own; write docker: "
-            '{"source": "docker-ce"}.',
-        ),
-        (
-            ce(source="keep"),
-            host_state(docker={}),
-            "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
-        ),
-        (
-            ce(source="keep"),
-            host_state(compose="1.29.2"),
-            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
-        ),
-        (
-            ce(source="keep"),
-            host_state(compose=""),
-            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
-        ),
-    ],
-    ids=[
-        "suse",
-        "snap",
-        "snap, distro",
-        "snap, keep",
-        "no systemd",
-        "bookworm's own",
-        "no daemon",
-        "compose 1",
-        "no compose",
-    ],
-)
-def test_refused(spec: Host, facts: HostFacts, sentence: str) -> None:
-    found = plan_docker(spec, facts, True)
-    assert (found.steps, said(found.errors)) == ((), (sentence,))
+SNAP = {"snap.docker.dockerd.service": "loaded active enabled"}
+REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
+    "suse": (ce(), host_state(os="suse 15"), "platform-unsupported"),
+    **{f"snap-{source}": (ce(source=source), host_state(units=SNAP), "docker-snap")
+       for source in ("docker-ce", "distro", "keep")},
+    "no-systemd": (ce(), host_state(init="tini"), "no-systemd"),
+    "bookworm-own": (ce(source="distro"), host_state(os="debian 12"), "distribution-without-docker"),
+    "kept-without-daemon": (ce(source="keep"), host_state(docker={}), "docker-kept-silent"),
+    "kept-with-compose-1": (ce(source="keep"), host_state(compose="1.29.2"), "docker-kept-without-compose"),
+    "kept-without-compose": (ce(source="keep"), host_state(compose=""), "docker-kept-without-compose"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    wanted, facts, code = REFUSED[case]
+    found = plan_docker(wanted, facts, True)
+    assert (found.steps, [error.code for error in found.errors]) == ((), [code])
+
+
+def test_wording_of_what_docker_lacks_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    refused = {case: plan_docker(wanted, facts, True) for case, (wanted, facts, _) in REFUSED.items()}
+    check_golden("docker", {case: [error.what for error in plan.errors] for case, plan in refused.items()})
 
 
 @pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
