@@ -12,7 +12,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.secrets import read_values
 from gpurack.plan.host import Run, findings
-from gpurack.plan.steps import Finding, Kind, found
+from gpurack.plan.steps import Finding, Kind, as_findings
 from gpurack.spec import host as spec
 from gpurack.spec.problems import Problem
 
@@ -69,4 +69,4 @@ def understood(wanted: spec.Host, seen: HostFacts) -> list[Finding]:
     try:
         return findings(wanted, seen, Run(values=read_values(wanted), salt=token_hex(16)))
     except Exception as error:
-        return found("error", [Problem.of("host-answer-unreadable", what=not_understood(error))])
+        return as_findings("error", [Problem.of("host-answer-unreadable", what=not_understood(error))])

@@ -9,7 +9,7 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.carry_out import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.models.neighbours import unreached
-from gpurack.plan.steps import found
+from gpurack.plan.steps import as_findings
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -33,7 +33,7 @@ def connections(spec: Host) -> Generator[PyinfraCommand, None, None]:
         outdate(host)
         missing = missed(spec)
     if missing and host.state.is_executing:
-        announce(found("change", missing))
+        announce(as_findings("change", missing))
     host.noop("Connections: nothing to do")
     yield from ()
 

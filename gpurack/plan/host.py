@@ -7,7 +7,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
 from gpurack.plan.models.plan import ModelsPlan, plan_models
-from gpurack.plan.steps import Finding, Plan, found
+from gpurack.plan.steps import Finding, Plan, as_findings
 from gpurack.plan.system.daemon_json import plan_daemon_json
 from gpurack.plan.system.docker import plan_docker
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
@@ -108,26 +108,26 @@ def remarked(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
 
 def waiting(facts: HostFacts) -> list[Finding]:
     """What is said where another run works on the host: models and jobs come after it."""
-    return found("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
+    return as_findings("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
 
 
 def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
     """Everything that a run would say of a host before it changes anything, each line once."""
     if facts.blind:
-        return found("error", [facts.blind])
-    all_of_them: dict[Finding, None] = {}
+        return as_findings("error", [facts.blind])
+    lines: dict[Finding, None] = {}
     for stage in STAGES:
         if not stage.applies(spec):
             continue
         if isinstance(stage, Serving):
-            all_of_them |= dict.fromkeys(waiting(facts))
+            lines |= dict.fromkeys(waiting(facts))
         plan = stage.plan(spec, facts, run)
-        all_of_them |= dict.fromkeys(plan.findings)
+        lines |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)
             if plan.errors:
                 break
-    return list(all_of_them)
+    return list(lines)
 
 
 DOCKER = SetUp("Docker", plan=lambda spec, state, run: plan_docker(spec, state, run.unattended))

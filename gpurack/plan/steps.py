@@ -95,7 +95,7 @@ class Finding:
     problems: tuple[Problem, ...] = ()
 
 
-def found(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
+def as_findings(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
     """Problems as findings, one for each fault."""
     return [Finding(kind, line_of(fault), fault) for fault in by_fault(problems)]
 
@@ -120,4 +120,4 @@ class Plan:
     @property
     def findings(self) -> list[Finding]:
         """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
-        return [*(Finding("change", step.reason) for step in self.steps), *found("error", self.errors)]
+        return [*(Finding("change", step.reason) for step in self.steps), *as_findings("error", self.errors)]

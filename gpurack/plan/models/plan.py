@@ -20,7 +20,7 @@ from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Action, Change, compare, mapping
 from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.runner import Project, make_job
-from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, found, is_written, written
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
@@ -79,7 +79,7 @@ class ModelsPlan:
         """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
         reasons = [*self.reasons, *(f"{name}: after the job {job}" for name, job in self.later.items())]
         changes = [Finding("change", reason) for reason in reasons]
-        return [*found("warning", self.warnings), *changes, *found("error", self.errors.values())]
+        return [*as_findings("warning", self.warnings), *changes, *as_findings("error", self.errors.values())]
 
 
 @dataclass(frozen=True)
