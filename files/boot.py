@@ -11,6 +11,7 @@ import time
 import record
 from common import Failure, Progress, clock, describe_error, locked, parsed, run, say  # (beside this file)
 from dockerd import OF_PROJECT, START, USERS, Dockerd
+from paths import MODEL_LABEL
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
@@ -90,7 +91,7 @@ def labels_of(dockerd):
     entries = (record.load() or {"containers": {}})["containers"].get(dockerd.user)
     named = {name: entry["id"] or name for name, entry in (entries or {}).items() if entry["kind"] == "model"}
     if entries is None:
-        words = ("--filter", "label=gpurack.model", "--filter", "label={}={}".format(OF_PROJECT, dockerd.project))
+        words = ("--filter", "label=" + MODEL_LABEL, "--filter", "label={}={}".format(OF_PROJECT, dockerd.project))
         found = dockerd.must("ps", "--all", "--quiet", "--no-trunc", *words).split()
         named = {container: container for container in found}
     labels = {}
@@ -98,7 +99,7 @@ def labels_of(dockerd):
         found = dockerd.inspect(container)
         if found and dockerd.has_our_labels(found, found["name"] if entries is None else name):
             dockerd.ids[found["name"]] = found["id"]
-            labels[found["name"]] = found["labels"]["gpurack.model"]
+            labels[found["name"]] = found["labels"][MODEL_LABEL]
         elif found:
             what = "{} ({}) was not started: its name or labels are not those that gpurack set"
             say("boot", what.format(found["name"], found["id"][:12]))

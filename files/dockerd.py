@@ -13,13 +13,13 @@ import re
 
 import record
 from common import Failure, TimeIsUp, clock, follow, parsed, run, say, write  # (beside this file)
-from paths import CONFIG, JOBS_PROJECT, PROJECT, REPLACED, SET_ASIDE, USERS, words_of_user
+from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, REPLACED, SET_ASIDE, USERS, words_of_user
 
 BROKE_OFF = (
     "Docker closed the connection while starting the container; see journalctl -u docker. If that names fsnotify, the "
     "host has too few inotify instances to read CDI specs: sysctl fs.inotify.max_user_instances=1024"
 )
-LABELS = {PROJECT: ("gpurack.model", "model"), JOBS_PROJECT: ("gpurack.job", "job")}
+LABELS = {PROJECT: (MODEL_LABEL, "model"), JOBS_PROJECT: (JOB_LABEL, "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 OF_IMAGE = "com.docker.compose.image"  # the image id from which Compose created the container
 
@@ -386,8 +386,8 @@ def ensure_record(ours):
             labels = {}
             with contextlib.suppress(Failure):
                 labels = {} if user else (Dockerd().inspect(container) or {}).get("labels", {})
-            kind = "job" if "gpurack.job" in labels else "model"
-            definition = str(labels.get("gpurack.job", "")) or digest(labels.get("gpurack.model"))
+            kind = "job" if JOB_LABEL in labels else "model"
+            definition = str(labels.get(JOB_LABEL, "")) or digest(labels.get(MODEL_LABEL))
             vouched.append((user, name, container, kind, definition))
     if vouched:
         record.rebuild(vouched)

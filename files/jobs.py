@@ -13,7 +13,7 @@ from common import Child, Failure, Progress, clock, describe_error, say, size, w
 from dockerd import JOBS_PROJECT, Dockerd, ensure_record
 from fetch import obtain
 from images import provide
-from paths import JOBS
+from paths import JOB_LABEL, JOBS
 from safe_paths import make_folder, require_roots
 
 SHOWN = 6  # last lines of a job's output that are shown
@@ -95,7 +95,7 @@ def begun(dockerd, job):
     found = dockerd.id_of(job["name"])
     if not found:
         return False
-    definition = dockerd.inspect(found)["labels"]["gpurack.job"]
+    definition = dockerd.inspect(found)["labels"][JOB_LABEL]
     state = dockerd.state_of(job["name"])
     ended_well = state["status"] == "exited" and state["code"] == 0
     if definition == job["definition"] and (state["status"] == "running" or ended_well):

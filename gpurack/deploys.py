@@ -78,19 +78,19 @@ def models() -> None:
 
 @deploy("Remove")
 def remove() -> None:
-    """Remove the models, with `--data remove=all` also Docker and the toolkit. Keeps all data."""
-    wanted = begin()
+    """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
+    spec = begin()
     _reports[host.state].removing = True
     what = host.data.get("remove") or "models"
-    remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
+    remove_operation(name="Remove", spec=spec, what=what, **privilege(spec))
 
 
-def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
-    """Call the operation of each of these stages that the host's inventory needs."""
-    become = privilege(wanted)
+def carry_out(stages: Sequence[Stage], spec: Host) -> None:
+    """The operation of each of these stages that the host's inventory asks for."""
+    become = privilege(spec)
     for stage, (operation, arguments) in operations(stages).items():
-        if stage.applies(wanted):
-            operation(name=stage.name, wanted=wanted, **arguments, **become)
+        if stage.applies(spec):
+            operation(name=stage.name, spec=spec, **arguments, **become)
 
 
 def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -135,6 +135,6 @@ def inventory_file() -> Path | None:
     return Path(given) if given else None
 
 
-def privilege(wanted: Host) -> dict[str, Any]:
-    """pyinfra's global arguments to run operations as root: sudo if the login user is not root."""
-    return {"_sudo": True} if snapshot(host, wanted).raised else {}
+def privilege(spec: Host) -> dict[str, Any]:
+    """The global arguments by which operations become root: sudo where the login user is not root."""
+    return {"_sudo": True} if snapshot(host, spec).raised else {}

@@ -29,6 +29,9 @@ SET_ASIDE = "-replaced"
 """Suffix of the names of replaced containers."""
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
 """The Compose projects of models and of jobs."""
+MODEL_LABEL, JOB_LABEL, PROBE_LABEL = "gpurack.model", "gpurack.job", "gpurack.probe"
+"""Labels of containers: a model's definition, a job's, and where the host asks whether a model is ready. Shell programs
+spell them out; a test compares."""
 USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
 """PATH of programs that run as a user. The last folder has the scripts of rootless Docker in Debian's and Ubuntu's
 docker.io."""

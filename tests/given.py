@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, overload
 
 from gpurack import paths
 from gpurack.facts import rpm
@@ -30,6 +30,7 @@ from gpurack.plan.models import addresses
 from gpurack.plan.models.desired import desire
 from gpurack.plan.steps import Step, WriteFile, WriteFiles
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 SALT = "5a" * 16
 SYSTEMS = {
@@ -165,6 +166,17 @@ def listener(text: str) -> Listener:
     socket, _, owner = text.partition(" ")
     address, _, port = socket.rpartition(":")
     return Listener(address.strip("[]"), int(port), owner)
+
+
+@overload
+def said(problems: Mapping[str, Problem]) -> dict[str, str]: ...
+@overload
+def said(problems: Iterable[Problem | None]) -> tuple[str, ...]: ...
+def said(problems: Mapping[str, Problem] | Iterable[Problem | None]) -> dict[str, str] | tuple[str, ...]:
+    """The sentences of problems: of a plan's errors by name, or of a list in its order."""
+    if isinstance(problems, Mapping):
+        return {name: problem.what for name, problem in problems.items()}
+    return tuple(problem.what for problem in problems if problem)
 
 
 def host_state(**said: Any) -> HostFacts:

@@ -10,13 +10,20 @@ from gpurack.engines.urls import endpoint
 from gpurack.facts.model import MISMATCH, Container, Gpu, HostFacts
 from gpurack.facts.parse import parse_time
 from gpurack.host_data import not_understood
-from gpurack.plan.models import addresses, ledger
+from gpurack.plan.models import ledger
 from gpurack.plan.models.health import Health, health
-from gpurack.plan.models.preflight import mismatch
+from gpurack.plan.models.preflight import mismatch, unhealthy
 from gpurack.plan.system.docker import unanswered
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 MIB_PER_GIB = 1024
+SHORT = {
+    "wrong-model-answers": "another model answers at {url}",
+    "model-failing": "answers HTTP {status}",
+    "model-silent": "runs but does not answer",
+}
+"""Codes whose messages are too long for a table."""
 FALLEN_OFF_BUS = 79
 """The Xid of a GPU that has fallen off the bus. Others (31, 43) may be a program's fault, long before."""
 
@@ -43,7 +50,7 @@ HostCondition = Literal["ok", "DEGRADED", "UNREACHABLE"]
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model or service. why: the reason when it is not ready. since: start of the state, None if unknown.
+    """One model or service. problem: why it is not ready. since: start of the state, None if unknown.
     served: what the engine counted since its start, in `unit`; None if it does not count."""
 
     name: str
@@ -51,17 +58,25 @@ class ModelStatus:
     gpus: str
     endpoint: str
     state: ModelState
-    why: str = ""
+    problem: Problem | None = None
     since: datetime | None = None
     restarts: int = 0
     served: float | None = None
     unit: str = ""
 
+    @property
+    def why(self) -> str:
+        """The reason as the table shows it: `exited with code 1`; "" without one."""
+        if self.problem is None:
+            return ""
+        short = SHORT.get(self.problem.code)
+        return short.format_map(dict(self.problem.parameters)) if short else self.problem.message.rstrip(".")
+
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host. reached: a snapshot was taken. now: the host's own clock. errors: sentences about the host itself, each
-    makes it DEGRADED; notes: sentences that do not."""
+    """One host. reached: a snapshot was taken. now: the host's own clock. errors: about the host itself, each makes
+    it DEGRADED; notes: what does not."""
 
     name: str
     reached: bool
@@ -69,8 +84,8 @@ class HostStatus:
     driver: str = ""
     gpus: tuple[GpuStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
-    errors: tuple[str, ...] = field(default_factory=tuple)
-    notes: tuple[str, ...] = ()
+    errors: tuple[Problem, ...] = field(default_factory=tuple)
+    notes: tuple[Problem, ...] = ()
 
     @property
     def state(self) -> HostCondition:
@@ -102,7 +117,7 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
     """The status of one host."""
     models = tuple(model_status(name, key, spec, facts) for key in spec.entries)
     if facts.trouble:
-        return HostStatus(name, False, now, models=models, errors=(facts.trouble,))
+        return HostStatus(name, False, now, models=models, errors=(Problem.of("not-inspected", what=facts.trouble),))
     return HostStatus(
         name,
         True,
@@ -111,28 +126,29 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
         gpus=tuple(sorted([*working_gpus(spec, facts), *lost_gpus(facts)], key=lambda gpu: gpu.index)),
         models=models,
         errors=tuple(host_errors(spec, facts)),
-        notes=(*facts.unread, *facts.foreign),
+        notes=tuple(facts.notes),
     )
 
 
-def host_errors(spec: Host, facts: HostFacts) -> list[str]:
+def host_errors(spec: Host, facts: HostFacts) -> list[Problem]:
     """What is wrong with the host itself, each with its hint."""
-    found = [f"{part} {why}." for part, why in facts.late.items() if part != "Docker"]
+    late = ((part, why) for part, why in facts.late.items() if part != "Docker")
+    found = [Problem.of("part-late", part=part, why=why) for part, why in late]
     if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
     lost = lost_gpus(facts)
     if facts.driver.exit_code == MISMATCH:
         found.append(mismatch(facts))
     elif lost:
-        found += [f"GPU {gpu.index} {gpu.lost}" for gpu in lost]
+        found += [Problem.of("gpu-fell-off", gpu=gpu.index, what=gpu.lost) for gpu in lost]
     elif spec.wants_gpu and not (facts.gpus or facts.has_nvidia or {"NVIDIA", "AMD"} & facts.late.keys()):
-        found.append(ledger.NO_DRIVER)
+        found.append(Problem.of("no-driver", wish=""))
     elif facts.driver.exit_code:
-        found.append(f"nvidia-smi: {facts.driver.message}")
+        found.append(Problem.of("nvidia-smi-failed", said=f"nvidia-smi: {facts.driver.message}"))
     expected = sum(spec.hardware.values())
     missing = expected - len(facts.gpus) - len(lost)
     if missing > 0 and not found:
-        found.append(f"{missing} of the {expected} GPUs in `hardware` are missing.")
+        found.append(Problem.of("gpus-missing", missing=missing, expected=expected))
     return found
 
 
@@ -202,7 +218,7 @@ def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> Mod
     """The status of one model or service."""
     model = spec.entries[name]
     counter = ENGINES[model.engine].counter
-    condition, why, since = model_state(name, spec, facts)
+    condition, problem, since = model_state(name, spec, facts)
     container = facts.container(name, model.dockerd)
     return ModelStatus(
         name,
@@ -210,7 +226,7 @@ def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> Mod
         ledger.gpus_text(model).strip("[]") or "CPU",
         endpoint(host_name, spec, model) if model.enabled else "",
         condition,
-        why,
+        problem,
         since,
         container.restarts if container and model.enabled else 0,
         facts.counters.get((model.dockerd, name)) if model.enabled else None,
@@ -218,21 +234,24 @@ def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> Mod
     )
 
 
-def model_state(name: str, spec: Host, facts: HostFacts) -> tuple[ModelState, str, datetime | None]:
+def model_state(name: str, spec: Host, facts: HostFacts) -> tuple[ModelState, Problem | None, datetime | None]:
     """(state, why, since) of a model."""
-    model = spec.entries[name]
+    model, path = spec.entries[name], spec.path_of(name)
     if not model.enabled:
-        return "disabled", "", None
+        return "disabled", None, None
     if facts.trouble:
-        return "UNKNOWN", "host unreachable", None
+        return "UNKNOWN", Problem.of("host-unreachable", path=path), None
     container = facts.container(name, model.dockerd)
     if container is None:
         late = facts.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
-        return "DOWN", late or ("no container" if facts.docker_of(model.dockerd) else "Docker does not answer"), None
+        if late:
+            return "DOWN", Problem.of("not-inspected", path=path, what=late), None
+        code = "container-missing" if facts.docker_of(model.dockerd) else "docker-silent"
+        return "DOWN", Problem.of(code, path=path), None
     if not container.running:
         # a paused container may have ended once, before its last start
         finished = "" if container.status == "paused" else container.finished
-        return "DOWN", why_stopped(container), time_or_none(finished)
+        return "DOWN", Problem.of("container-stopped", path=path, state=why_stopped(container)), time_or_none(finished)
     return running_state(name, container, spec, facts)
 
 
@@ -245,23 +264,21 @@ def why_stopped(container: Container) -> str:
 
 def running_state(
     name: str, container: Container, spec: Host, facts: HostFacts
-) -> tuple[ModelState, str, datetime | None]:
+) -> tuple[ModelState, Problem | None, datetime | None]:
     """(state, why, since) of a model with a running container."""
     started = time_or_none(container.started)
+    path = spec.path_of(name)
     match health(name, spec.entries[name], facts):
         case Health.READY:
-            return "ready", "", started
+            return "ready", None, started
         case Health.LOADING if container.restarts:
-            return "DOWN", "restarts again and again", None
+            return "DOWN", Problem.of("container-restarts", path=path), None
         case Health.LOADING:
-            return "loading", "", started
-        case Health.RENAMED:
-            return "DOWN", f"another model answers at {addresses.probe_url(name, spec, facts)}", started
-        case Health.FAILING:
-            return "DOWN", f"answers HTTP {facts.probes[container.user, name].status}", None
+            return "loading", None, started
         case Health.NOT_ASKED:
-            return "DOWN", "readiness check did not run", None
-    return "DOWN", "runs but does not answer", None
+            return "DOWN", Problem.of("readiness-not-checked", path=path), None
+        case condition:
+            return "DOWN", unhealthy(name, spec, facts), started if condition == Health.RENAMED else None
 
 
 def time_or_none(text: str) -> datetime | None:

@@ -38,7 +38,8 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
 
     Exit code 0: no errors; 1: warnings with --strict, or a host that --live could not inspect; 2: errors.
     """
-    require_one_format(**{"--json": as_json, "--compose": compose_host, "--live": live})
+    require_one_format(**{"--json": as_json, "--compose": compose_host})
+    require_one_format(**{"--compose": compose_host, "--live": live})
     from gpurack.commands import plan_view
     from gpurack.inventory.checks.warnings import warnings as warnings_of
     from gpurack.inventory.fleet import read_fleet
@@ -60,7 +61,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     if live:
         from gpurack.commands.plan_live import show_live
 
-        sys.exit(show_live(console, loaded, fleet))
+        sys.exit(show_live(console, loaded, fleet, as_json))
     from gpurack.facts.remembered import recall
     from gpurack.plan.offline import sizes
 

@@ -38,9 +38,9 @@ def show(console: screen.Console, lab: Sequence[HostStatus]) -> None:
         console.print(models)
     for host in lab:
         for error in host.errors:
-            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {error}"), soft_wrap=True)
+            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {error.what}"), soft_wrap=True)
         for note in host.notes:
-            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {note}"), soft_wrap=True)
+            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {note.what}"), soft_wrap=True)
     console.print(summary(lab))
 
 
@@ -114,8 +114,10 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 "state": JSON_STATES.get(host.state, host.state),
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
-                "troubles": list(host.errors),
-                "remarks": list(host.notes),
+                "troubles": [error.what for error in host.errors],
+                "remarks": [note.what for note in host.notes],
+                "errors": [error.at(host.name).as_data() for error in host.errors],
+                "warnings": [note.at(host.name).as_data() for note in host.notes],
                 "gpus": [
                     {**vars(gpu), "models": list(gpu.models), "lost": gpu.lost or None,
                      "memory_used": rounded(gpu.memory_used), "memory_total": rounded(gpu.memory_total)}
@@ -124,6 +126,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 "models": {
                     model.name: {
                         "state": JSON_STATES.get(model.state, model.state), "why": model.why or None,
+                        "problem": model.problem.at(host.name).as_data() if model.problem else None,
                         "engine": model.engine, "gpus": model.gpus,
                         "endpoint": model.endpoint or None, "restarts": model.restarts,
                         "since": model.since.isoformat(timespec="seconds") if model.since else None,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from gpurack import paths
 from gpurack.facts.record import Kind, Record, has, is_ours, services
+from gpurack.spec.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,12 @@ class Container:
     @property
     def kind(self) -> Kind | None:
         """Its kind according to its labels. Anyone can set those: see HostFacts.ours."""
-        return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
+        return "model" if paths.MODEL_LABEL in self.labels else "job" if paths.JOB_LABEL in self.labels else None
 
     @property
     def job(self) -> str:
         """The hash of the job definition that it runs, or ""."""
-        return self.labels.get("gpurack.job", "")
+        return self.labels.get(paths.JOB_LABEL, "")
 
     @property
     def running(self) -> bool:
@@ -414,7 +415,7 @@ class HostFacts:
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     @property
-    def foreign(self) -> list[str]:
+    def foreign(self) -> list[Problem]:
         """A warning for each container that has our labels but is not proven to be ours. It is ignored."""
         known = {
             entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
@@ -424,25 +425,31 @@ class HostFacts:
             if each.kind and self.proven.get((each.user, each.name)) != each:
                 whose = f" in the Docker of {each.user}" if each.user else ""
                 was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
-                which = f"container {each.name} ({each.id[:12]}){whose}"
-                found.append(f"{which} has gpurack's labels, but {was}; it is ignored.")
+                which = {"name": each.name, "id": each.id[:12], "whose": whose, "why": was}
+                found.append(Problem.of("container-not-ours", **which))
         return found
 
     @property
-    def remarks(self) -> list[str]:
+    def remarks(self) -> list[Problem]:
         """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
-        return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
+        late = (Problem.of("part-late", part=part, why=why) for part, why in self.late.items())
+        return [*late, *self.notes]
 
     @property
-    def blind(self) -> str:
+    def notes(self) -> list[Problem]:
+        """The warnings that are about other things than this snapshot's time limits."""
+        return [*(Problem.of("lines-ignored", what=sentence) for sentence in self.unread), *self.foreign]
+
+    @property
+    def blind(self) -> Problem | None:
         """Why nothing may be changed on the host; "" if changes are possible.
 
         Either the snapshot failed, or Docker or the GPUs did not answer in time.
         """
         if self.trouble:
-            return self.trouble
+            return Problem.of("not-inspected", what=self.trouble)
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
-        return f"{found} {self.late[found]}, so nothing is changed on this host." if found else ""
+        return Problem.of("part-not-inspected", part=found, why=self.late[found]) if found else None
 
     @property
     def sources(self) -> dict[str, File]:

@@ -45,8 +45,6 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 """A path that a pattern of snapshot.sh found. gpurack itself uses no other characters."""
 ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
-MODEL = "gpurack.model"
-"""The label that holds a model's definition."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
 CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
@@ -750,7 +748,7 @@ def with_trusted_label(container: Container, record: Record | None, services: Ma
     Otherwise a user's daemon could claim any GPU and port, and models of the host would yield to it. services: those of
     root's compose.yaml for that user. They decide if the record has no definition of this container.
     """
-    label = container.labels.get(MODEL)
+    label = container.labels.get(paths.MODEL_LABEL)
     if label is None:
         return container
     entry = (record or {}).get(container.user, {}).get(container.name)
@@ -759,8 +757,8 @@ def with_trusted_label(container: Container, record: Record | None, services: Ma
     else:
         service = services.get(container.name)
         labels = service.get("labels") if isinstance(service, Mapping) else None
-        known = isinstance(labels, Mapping) and str(labels.get(MODEL)).replace("$$", "$") == label
-    return container if known else replace(container, labels={**container.labels, MODEL: ""})
+        known = isinstance(labels, Mapping) and str(labels.get(paths.MODEL_LABEL)).replace("$$", "$") == label
+    return container if known else replace(container, labels={**container.labels, paths.MODEL_LABEL: ""})
 
 
 def container(data: Any, user: str = "") -> Container:

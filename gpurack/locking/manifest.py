@@ -72,7 +72,7 @@ def without_labels(labels: Any) -> Any:
     """A service's labels without gpurack's own, whose fields have their own lines."""
     if not isinstance(labels, Mapping):
         return labels
-    return {name: value for name, value in labels.items() if name != "gpurack.model"}
+    return {name: value for name, value in labels.items() if name != paths.MODEL_LABEL}
 
 
 def shown(value: Any, facts: HostFacts) -> str:

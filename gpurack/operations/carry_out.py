@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from pyinfra import host
 from pyinfra.api import Host
@@ -12,11 +12,12 @@ from pyinfra.api.state import StateStage
 
 from gpurack.facts.model import HostFacts
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
-from gpurack.operations.run_state import Failure, host_run, outdate, snapshot
+from gpurack.operations.run_state import host_run, outdate, snapshot
 from gpurack.plan.host import waiting
 from gpurack.plan.steps import Finding, Kind, Plan, Step
 from gpurack.shell import sh
 from gpurack.spec.host import Host as Spec
+from gpurack.spec.problems import Problem
 
 SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
 P = ParamSpec("P")
@@ -32,18 +33,25 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
     def decorate(commands: Callable[P, Commands]) -> Callable[P, Commands]:
         @wraps(commands)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+            call: Callable[..., Commands] = commands
             try:
-                yield from commands(*args, **kwargs)
+                yield from call(*args, **with_spec(kwargs))
             except Exception as error:
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
-                yield from carry_out_plan(
-                    operation, Plan(errors=(f"internal error ({where}). This is a bug in gpurack, please report it.",))
-                )
+                yield from carry_out_plan(operation, Plan(errors=(Problem.of("internal-error", where=where),)))
 
         return guarded
 
     return decorate
+
+
+def with_spec(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation, whose `spec` was called `wanted` until 2026: deploys of others may say so."""
+    if "wanted" not in arguments:
+        return dict(arguments)
+    host.log_styled("deprecated: the argument `wanted` is called `spec` now. Rename it.", fg="yellow")
+    return {"spec" if name == "wanted" else name: value for name, value in arguments.items()}
 
 
 def refused_before(operation: str) -> bool:
@@ -68,7 +76,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
-    announce(plan.findings, [Failure(error) for error in plan.errors])
+    announce(plan.findings, plan.errors)
     failed = yield from carry_out_steps(plan.steps)
     errors = [*plan.errors]
     if plan.down is None:
@@ -76,22 +84,22 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     else:
         run.users_down |= failed
     if errors:
-        yield Refusal([Failure(error) for error in errors])
+        yield Refusal(errors)
 
 
-def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
+def when_free(operation: str, spec: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
     """Return the host's facts as soon as no other run works on it."""
     if not facts.busy:
         return facts
     announce(waiting(facts))
     yield slow(PYTHON, under_lock(sh("true"), operation))
     outdate(host)
-    return snapshot(host, wanted)
+    return snapshot(host, spec)
 
 
-def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
+def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, Problem]]:
     """Yield the commands of steps. Return user → why one of that user's steps failed."""
-    failed: dict[str, str] = {}
+    failed: dict[str, Problem] = {}
     for step in steps:
         if step.user in failed:
             continue
@@ -105,7 +113,7 @@ def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, di
     return failed
 
 
-def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
+def announce(findings: Sequence[Finding], failures: Sequence[Problem] = ()) -> None:
     """Print what will happen and why, once: at Prepare, and at Execute only what is new.
 
     failures: the errors among the findings, with the entry or part that each is about. The names of operations are
@@ -117,10 +125,9 @@ def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> N
         if finding in run.announced:
             continue
         run.announced.append(finding)
-        kind, sentence = finding
-        if kind == "error" and host.state.current_stage >= StateStage.Execute:
-            run.refused_now.append(sentence)
-        host.log_styled(f"{SIGNS[kind]} {sentence}", fg="red" if kind == "error" else "yellow")
+        if finding.kind == "error" and host.state.current_stage >= StateStage.Execute:
+            run.refused_now.append(finding.line)
+        host.log_styled(f"{SIGNS[finding.kind]} {finding.line}", fg="red" if finding.kind == "error" else "yellow")
 
 
 def unattended(target: Host) -> bool:

@@ -11,13 +11,14 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, reasons_of
+from gpurack.operations.run_state import host_run, outdate, reasons_of
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.plan.system.daemon_json import Apply
 from gpurack.plan.system.rootless import SetUp
 from gpurack.remote import Command, run
 from gpurack.resources import program as whole_program
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
+from gpurack.spec.problems import Problem, grouped
 
 USER_PROGRAM = 300
 """Seconds that a program may run as a user. It waits for that user's daemon, which may never answer."""
@@ -46,9 +47,9 @@ class Streamed(Command):
     other users are served.
     """
 
-    explain: Callable[[Sequence[str]], str | None] = staticmethod(lambda lines: None)
+    explain: Callable[[Sequence[str]], Problem | None] = staticmethod(lambda lines: None)
     of_user = False
-    problem = ""
+    problem: Problem | None = None
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
@@ -56,14 +57,16 @@ class Streamed(Command):
         connector_arguments.update(self.connector_arguments)
         ok, output = run(host, self, print_output=True, print_input=state.print_input, **connector_arguments)
         if not ok:
-            sentence = self.explain(output.output_lines)
-            if sentence:
-                host.log_styled(f"error {sentence}", fg="red")
-            lines = [f"error {sentence}"] if sentence else output.output_lines
+            known = self.explain(output.output_lines)
+            if known:
+                host.log_styled(f"error {known.what}", fg="red")
             if self.of_user:
-                self.problem = " ".join(reasons_of(lines)) or "a command failed without output."
+                why = " ".join(reasons_of(output.output_lines)) or "a command failed without output."
+                self.problem = known or Problem.of("rootless-failed", what=why)
+            elif known:
+                host_run(host).failures.append(known)
             else:
-                host_run(host).failed(lines)
+                host_run(host).failed(output.output_lines)
         # pyinfra would print the output of a failed command again.
         return ok or self.of_user, CommandOutput([])
 
@@ -74,14 +77,14 @@ class Refusal(Command):
     A problem of one host is never an exception, because that would abort all hosts (pyinfra 3.10.0).
     """
 
-    def __init__(self, failures: Sequence[Failure]) -> None:
+    def __init__(self, failures: Sequence[Problem]) -> None:
         super().__init__(sh("false"))
         self.failures = failures
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         run = host_run(host)
-        for line in lines_of(self.failures):
+        for line in grouped(self.failures):
             # Errors printed at Prepare are printed again: minutes may have passed at the prompt.
             if line not in run.refused_now:
                 host.log_styled(f"error {line}", fg="red")

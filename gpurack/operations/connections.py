@@ -9,38 +9,40 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.carry_out import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.models.neighbours import unreached
+from gpurack.plan.steps import as_findings
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 @operation()
 @fail_only_this_host("Connections")
-def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def connections(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Print which models on other hosts the host's services do not reach. This is no failure: they are used as soon as
     they answer.
 
-    + wanted: the host's spec
+    + spec: the host's spec
 
     It runs when the models of all hosts are done, so that a slower host is not reported.
     """
     if refused_before("Connections"):
         host.noop("Connections: not checked, see the error above")
         return
-    missing = unreached_models(wanted)
+    missing = unreached_models(spec)
     if missing and host.state.is_executing:
         outdate(host)
-        missing = unreached_models(wanted)
+        missing = unreached_models(spec)
     if missing and host.state.is_executing:
-        announce([("change", sentence) for sentence in missing])
+        announce(as_findings("change", missing))
     host.noop("Connections: nothing to do")
     yield from ()
 
 
-def unreached_models(wanted: Host) -> list[str]:
+def unreached_models(spec: Host) -> list[Problem]:
     """Return a line for each model that is not reached."""
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     return [
-        f"{service} cannot reach {model}. It connects as soon as the model answers."
-        for service in wanted.services
-        for model in unreached(service, wanted, facts)
+        Problem.of("upstream-not-reached", service=service, model=model)
+        for service in spec.services
+        for model in unreached(service, spec, facts)
     ]

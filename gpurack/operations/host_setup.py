@@ -10,73 +10,74 @@ from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, un
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, Run, SetUp
 from gpurack.plan.steps import Plan
-from gpurack.plan.system.docker import MISSING, is_installed
+from gpurack.plan.system.docker import is_installed
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 @operation()
 @fail_only_this_host(DOCKER.name)
-def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def docker(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Install Docker as the inventory says (repository, packages, version, hold), start and enable it.
 
-    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
     **Example:**
 
     .. code:: python
 
-        host_setup.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
+        host_setup.docker(name="Docker", spec=read_fleet(inventory)[host.name])
     """
-    yield from set_up(DOCKER, wanted, Run(unattended(host)))
+    yield from set_up(DOCKER, spec, Run(unattended(host)))
 
 
 @operation()
 @fail_only_this_host(TOOLKIT.name)
-def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
+def nvidia_toolkit(spec: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     Install the NVIDIA Container Toolkit's four packages at one version, and create CDI specs.
 
     Nothing is done on a host without GPUs.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + models_follow: the models come next and report a missing driver themselves
     """
-    yield from set_up(TOOLKIT, wanted, Run(unattended(host), models=models_follow))
+    yield from set_up(TOOLKIT, spec, Run(unattended(host), models=models_follow))
 
 
 @operation()
 @fail_only_this_host(DAEMON_JSON.name)
-def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
+def daemon_json(spec: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
     Merge the inventory's keys into daemon.json, and reload or restart dockerd if it must read them.
 
     Every other key stays.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + toolkit: does the same run install the NVIDIA Container Toolkit on hosts with GPUs?
     """
-    yield from set_up(DAEMON_JSON, wanted, Run(unattended(host), toolkit))
+    yield from set_up(DAEMON_JSON, spec, Run(unattended(host), toolkit))
 
 
 @operation()
 @fail_only_this_host(ROOTLESS.name)
-def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
+def rootless(spec: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     Set up a rootless Docker for each user of the inventory, beside the host's own.
 
     First what it needs on the host, then its unit and daemon.json, and last its restart.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + models_follow: the models come next and report users without a working Docker themselves
     """
-    yield from set_up(ROOTLESS, wanted, Run(unattended(host), models=models_follow))
+    yield from set_up(ROOTLESS, spec, Run(unattended(host), models=models_follow))
 
 
-def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
+def set_up(stage: SetUp, spec: Host, run: Run) -> Iterator[PyinfraCommand]:
     """Yield the commands of a stage."""
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     if facts.blind or (stage.needs_docker and host.state.is_executing and not is_installed(facts)):
-        yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or MISSING,)))
+        yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or Problem.of("docker-missing"),)))
         return
-    yield from carry_out_plan(stage.name, stage.plan(wanted, facts, run))
+    yield from carry_out_plan(stage.name, stage.plan(spec, facts, run))

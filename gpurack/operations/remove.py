@@ -8,23 +8,23 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, when_free
 from gpurack.operations.commands import Refusal
-from gpurack.operations.run_state import Failure, snapshot
+from gpurack.operations.run_state import snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
 
 
 @operation()
 @fail_only_this_host("Remove")
-def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
+def remove(spec: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
     """
     Remove models, project and boot unit from the host. Weights, images and other data stay.
 
-    + wanted: the host's spec
+    + spec: the host's spec
     + what: "models", or "all" to remove also the packages of Docker and the toolkit
     """
-    facts = snapshot(host, wanted)
+    facts = snapshot(host, spec)
     if facts.blind:
-        yield Refusal([Failure(facts.blind)])
+        yield Refusal([facts.blind])
         return
-    facts = yield from when_free("Remove", wanted, facts)
+    facts = yield from when_free("Remove", spec, facts)
     yield from carry_out_plan("Remove", plan_remove(facts, what))

@@ -16,13 +16,14 @@ from gpurack.engines.urls import endpoint
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import Fleet
-from gpurack.operations.run_state import Failure, HostRun, host_run, lines_of
+from gpurack.operations.run_state import HostRun, host_run
 from gpurack.plan.models import ledger, weights
 from gpurack.plan.models.diff import Action
 from gpurack.plan.models.health import Health, health
 from gpurack.plan.models.jobs import desire_job, due
 from gpurack.plan.models.neighbours import unreached
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem, grouped, line_of
 
 STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"}
 
@@ -65,7 +66,7 @@ class Report(BaseStateCallback):
             console.print()
             console.print(table)
         for name, run in sorted(runs.items()):
-            for line in lines_of(run.failures):
+            for line in grouped(run.failures):
                 console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)
         console.print(self.summary(state))
 
@@ -81,7 +82,7 @@ class Report(BaseStateCallback):
                 if host.connected
                 else run.connect_error or "Could not connect, see above"
             )
-            return [(name, "-", "", "", "", f"FAILED: {run.failures[0] if run.failures else why}")]
+            return [(name, "-", "", "", "", f"FAILED: {line_of(run.failures[:1]) if run.failures else why}")]
         dry = state.current_stage < StateStage.Execute
         models = [self.row(name, model, spec, run, dry) for model in spec.entries]
         return models + [job_row(name, job, spec, run, dry) for job in spec.jobs]
@@ -112,7 +113,7 @@ class Report(BaseStateCallback):
         seen = run.snapshot or HostFacts()
         if not spec.entries[name].enabled:
             return "disabled"
-        if failure := run.failure(name):
+        if failure := run.failure(spec.path_of(name)):
             return failed(failure)
         if self.removing and run.done.get(name) == Action.REMOVE:
             return "removed"
@@ -121,7 +122,8 @@ class Report(BaseStateCallback):
             without = (f"without {other}" for other in unreached(name, spec, seen))
             return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
         # An error of the whole host also explains why this model does not run.
-        if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
+        entries = [spec.path_of(other) for other in spec.everything]
+        if stopped := next((failure for failure in run.failures if failure.path not in entries), None):
             return failed(stopped)
         container = seen.container(name, spec.entries[name].dockerd)
         if container is None:
@@ -179,7 +181,7 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
     result = weights.result_path(spec, name) or paths.job_log(name)
     if not job.enabled:
         text = "disabled"
-    elif failure := run.failure(name):
+    elif failure := run.failure(spec.path_of(name)):
         text = failed(failure)
     elif why := due(desire_job(name, spec), run.snapshot or HostFacts()):
         text = f"to be run: {why}" if dry else f"not done: {why}"
@@ -188,6 +190,6 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
     return (host, name, f"{job.engine} {job.version or 'image'}", gpus, result, text)
 
 
-def failed(failure: Failure) -> str:
+def failed(failure: Problem) -> str:
     """Return a failure's first line for the table."""
-    return f"FAILED: {failure.sentence}".split("\n")[0]
+    return f"FAILED: {failure.what}".split("\n")[0]

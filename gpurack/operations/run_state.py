@@ -4,7 +4,7 @@ pyinfra (3.10.0) does not cache facts, and without `-y` it runs every operation 
 something changes (`outdated`). An unchanged run is one remote command for each host.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pyinfra.api import Host as PyinfraHost
@@ -14,28 +14,12 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
 from gpurack.plan.models.diff import Action
 from gpurack.plan.questions import questions
-from gpurack.plan.steps import Finding, by_sentence
+from gpurack.plan.steps import Finding
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 _KEY = "gpurack"
 """The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why something failed.
-
-    about: an entry of the host (`alpha`) or a part of it (`driver`); "" for the host itself.
-
-    >>> print(Failure("it ended (exit code 1)", about="alpha"))
-    alpha: it ended (exit code 1)
-    """
-
-    sentence: str
-    about: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.about}: {self.sentence}" if self.about else self.sentence
 
 
 @dataclass
@@ -55,22 +39,23 @@ class HostRun:
     outdated: bool = False
     connect_error: str = ""
     refused_by: str = ""
-    users_down: dict[str, str] = field(default_factory=dict)
+    users_down: dict[str, Problem] = field(default_factory=dict)
     announced: list[Finding] = field(default_factory=list)
     refused_now: list[str] = field(default_factory=list)
-    foreseen: list[Failure] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    foreseen: list[Problem] = field(default_factory=list)
+    failures: list[Problem] = field(default_factory=list)
     planned: dict[str, Action] = field(default_factory=dict)
     done: dict[str, Action] = field(default_factory=dict)
 
     def failed(self, lines: Iterable[str]) -> None:
         """Record why a command failed, from its output."""
-        names = self.spec.everything if self.spec else ()
-        self.failures += [failure_in(text, names) for text in reasons_of(lines)]
+        spec = self.spec or Host()
+        places = {name: spec.path_of(name) for name in spec.everything}
+        self.failures += [failure_in(text, places) for text in reasons_of(lines)]
 
-    def failure(self, entry: str) -> Failure | None:
+    def failure(self, path: str) -> Problem | None:
         """Return the first failure of an entry, or None."""
-        return next((failure for failure in self.failures if failure.about == entry), None)
+        return next((failure for failure in self.failures if failure.path == path), None)
 
 
 def host_run(host: PyinfraHost) -> HostRun:
@@ -101,23 +86,16 @@ def outdate(host: PyinfraHost) -> None:
     run.outdated = run.snapshot is not None
 
 
-def lines_of(failures: Iterable[Failure]) -> list[str]:
-    """Return failures as they are printed, one line for each sentence.
-
-    >>> lines_of([Failure("no driver.", "alpha"), Failure("no image.", "beta"), Failure("no driver.", "gamma")])
-    ['alpha, gamma: no driver.', 'beta: no image.']
-    """
-    return by_sentence((failure.about, failure.sentence) for failure in failures)
-
-
-def failure_in(text: str, entries: Collection[str]) -> Failure:
+def failure_in(text: str, places: Mapping[str, str]) -> Problem:
     """Return the failure in a line of a host's program (`alpha: why`), about an entry or the host.
 
-    >>> failure_in("alpha: oh", {"alpha"}), failure_in("E: no package", {"alpha"})
-    (Failure(sentence='oh', about='alpha'), Failure(sentence='E: no package', about=''))
+    >>> [(one.path, one.what) for one in (failure_in("alpha: oh", {"alpha": "models.alpha"}), failure_in("E: no", {}))]
+    [('models.alpha', 'oh'), ('', 'E: no')]
     """
     about, colon, sentence = text.partition(": ")
-    return Failure(sentence, about) if colon and about in entries else Failure(text)
+    if colon and about in places:
+        return Problem.of("step-failed", path=places[about], what=sentence)
+    return Problem.of("step-failed", what=text)
 
 
 def reasons_of(lines: Iterable[str]) -> list[str]:

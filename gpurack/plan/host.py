@@ -7,12 +7,13 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
 from gpurack.plan.models.plan import ModelsPlan, plan_models
-from gpurack.plan.steps import Finding, Plan
+from gpurack.plan.steps import Finding, Plan, as_findings
 from gpurack.plan.system.daemon_json import plan_daemon_json
 from gpurack.plan.system.docker import plan_docker
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.plan.system.rootless import not_ready, plan_rootless, unusable
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 from gpurack.spec.secret import NO_VALUES, Values
 
 
@@ -31,7 +32,7 @@ class Run:
     toolkit: bool = True
     models: bool = True
     executing: bool = False
-    down: Mapping[str, str] = field(default_factory=dict)
+    down: Mapping[str, Problem] = field(default_factory=dict)
     values: Values = NO_VALUES
     salt: str = ""
     prune: bool = False
@@ -112,26 +113,26 @@ def with_remarks(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
 
 def waiting(facts: HostFacts) -> list[Finding]:
     """Return the finding for a host that another run works on. Models and jobs wait for it."""
-    return [("change", f"wait for another gpurack run on this host ({facts.busy})")] if facts.busy else []
+    return as_findings("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
 
 
 def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
     """Return everything that a run would print about a host before it changes anything, each line once."""
     if facts.blind:
-        return [("error", facts.blind)]
-    found: dict[Finding, None] = {}
+        return as_findings("error", [facts.blind])
+    lines: dict[Finding, None] = {}
     for stage in STAGES:
         if not stage.applies(spec):
             continue
         if isinstance(stage, Serving):
-            found |= dict.fromkeys(waiting(facts))
+            lines |= dict.fromkeys(waiting(facts))
         plan = stage.plan(spec, facts, run)
-        found |= dict.fromkeys(plan.findings)
+        lines |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)
             if plan.errors:
                 break
-    return list(found)
+    return list(lines)
 
 
 DOCKER = SetUp("Docker", plan=lambda spec, state, run: plan_docker(spec, state, run.unattended))

@@ -58,21 +58,19 @@ def moved_commits(desired: DesiredService, facts: HostFacts) -> dict[str, str]:
     }
 
 
-def changed_weights(desired: DesiredService, facts: HostFacts) -> str | None:
+def changed_weights(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Return the error for weights that are known to differ from the lock; None if there are none."""
     moved = moved_commits(desired, facts)  # they are fetched anew
     for file, wanted in desired.locked.weights.items():
         found = facts.hashes.get(file, wanted)
         if found != wanted and not any(belongs(file, path) for path in moved):
-            return (  # the same words as in files/fetch.py, which checks files that nobody has read yet
-                f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
-                f"{restore_hint(desired.entry)}; "
-                f"to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
-            )
+            # in the words of files/fetch.py, which finds it where nobody had read the file yet
+            told = {"file": file, "found": found, "wanted": wanted, "again": restore_hint(desired.entry)}
+            return Problem.of("weights-differ-from-lock", path=desired.path, name=desired.name, **told)
     return None
 
 
-def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
+def changed_pulls(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Return the error for models of ollama that differ from the lock.
 
     ollama's library serves only current versions, so gpurack cannot restore the locked one.
@@ -81,10 +79,8 @@ def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
     for pulled, wanted in desired.locked.ollama.items():
         found = there.get(pulled, wanted)
         if found != wanted:
-            return (
-                f"{pulled} does not match the lock: its digest is {found}, not {wanted}. Pull the old one from a "
-                f"source that still has it, or accept the new one: gpurack lock INVENTORY {desired.name} --upgrade."
-            )
+            told = {"pulled": pulled, "found": found, "wanted": wanted}
+            return Problem.of("pull-differs-from-lock", path=desired.path, name=desired.name, **told)
     return None
 
 

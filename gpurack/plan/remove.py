@@ -10,6 +10,7 @@ from gpurack.plan.system.restart import foreign_running
 from gpurack.plan.system.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 ASKABLE = ("models", "all")
 PATIENCE = 120
@@ -22,15 +23,11 @@ def plan_remove(facts: HostFacts, what: str) -> Plan:
     Weights, images, volumes, daemon.json, linger and subordinate ids stay.
     """
     if what not in ASKABLE:
-        return Plan(errors=(f'remove="{what}" is not supported. Use --data remove=models or --data remove=all.',))
+        known = " or ".join(f"--data remove={word}" for word in ASKABLE)
+        return Plan(errors=(Problem.of("unsupported-data", word="remove", value=what, known=known),))
     users = sorted(facts.users)
     if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(facts, user)]):
-        return Plan(
-            errors=(
-                "Docker was not removed, because containers that gpurack does not manage run in it: "
-                f"{', '.join(foreign)}.",
-            )
-        )
+        return Plan(errors=(Problem.of("remove-would-stop-others", names=", ".join(foreign)),))
     steps: list[Step] = []
     for user in ("", *users):
         docker = sh("{} docker", with_time_limit(user, facts.users[user])) if user else sh("docker")

@@ -124,13 +124,13 @@ def entry(
         "served_name": one.answers_as,
         "timeout": READY_TIMEOUT,
         "hints": [hint.payload for hint in hints_of(model.engine)],
-        "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
+        "definition": hashlib.sha256(services[name]["labels"][paths.MODEL_LABEL].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
-        data["gateway"] = gateway(name, spec, facts)
+        data["gateway"] = gateway(one, spec, facts)
     if change.action == Action.CREATE and (old := replaced(one, facts)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
@@ -151,7 +151,7 @@ def entry(
     return data
 
 
-def gateway(name: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
+def gateway(desired: DesiredService, spec: Host, facts: HostFacts) -> dict[str, Any]:
     """Return how to test a gateway (files/asking.py), and the models behind it.
 
     The gateway is asked with its own host key, each model with its own key. Models in the gateway's own Docker come
@@ -161,15 +161,14 @@ def gateway(name: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
         {
             "serves": list(other.serves),
             "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
-            "key": neighbours.key_file(spec, name, index) if other.key else None,
+            "key": neighbours.key_file(spec, desired.name, index) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
-        for index, other in sorted(enumerate(spec.connections(name)), key=lambda one: not one[1].near)
+        for index, other in sorted(enumerate(desired.connections), key=lambda one: not one[1].near)
     ]
-    model = spec.entries[name]
-    engine = ENGINES[model.engine]
-    return {"key": engine.host_key, "requests": engine.requests(model, ["any"]), "behind": behind}
+    engine = ENGINES[desired.entry.engine]
+    return {"key": engine.host_key, "requests": engine.requests(desired.entry, ["any"]), "behind": behind}
 
 
 def depth(name: str, spec: Host) -> int:

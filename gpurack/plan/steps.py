@@ -7,6 +7,7 @@ from typing import Literal
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.shell import Sh, sh
+from gpurack.spec.problems import Problem, by_fault, line_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Shell(Step):
 
     command: Sh
     slow: bool = False
-    explain: Callable[[Sequence[str]], str | None] = lambda lines: None
+    explain: Callable[[Sequence[str]], Problem | None] = lambda lines: None
     locks: tuple[str, ...] = ()
 
 
@@ -90,8 +91,20 @@ def owe_restart(why: str) -> Step:
 
 
 Kind = Literal["warning", "change", "error"]
-Finding = tuple[Kind, str]
-"""One line that is printed about a plan."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line that is printed of a plan. problems: what it says, with codes; none for a plain change."""
+
+    kind: Kind
+    line: str
+    problems: tuple[Problem, ...] = ()
+
+
+def as_findings(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
+    """Problems as findings, one for each fault."""
+    return [Finding(kind, line_of(fault), fault) for fault in by_fault(problems)]
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,8 @@ class Plan:
     """
 
     steps: tuple[Step, ...] = ()
-    errors: tuple[str, ...] = ()
-    down: Mapping[str, str] | None = None
+    errors: tuple[Problem, ...] = ()
+    down: Mapping[str, Problem] | None = None
 
     @property
     def nothing(self) -> bool:
@@ -114,17 +127,4 @@ class Plan:
     @property
     def findings(self) -> list[Finding]:
         """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
-        changes: list[Finding] = [("change", step.reason) for step in self.steps]
-        return [*changes, *(("error", error) for error in self.errors)]
-
-
-def by_sentence(errors: Iterable[tuple[str, str]]) -> list[str]:
-    """Return errors, each (what it is about, sentence), as lines: one for each sentence.
-
-    >>> by_sentence([("alpha", "no driver."), ("beta", "no image."), ("gamma", "no driver."), ("", "no Docker.")])
-    ['alpha, gamma: no driver.', 'beta: no image.', 'no Docker.']
-    """
-    about: dict[str, dict[str, None]] = {}
-    for name, sentence in errors:
-        about.setdefault(sentence, {})[name] = None
-    return [": ".join(filter(None, (", ".join(filter(None, names)), sentence))) for sentence, names in about.items()]
+        return [*(Finding("change", step.reason) for step in self.steps), *as_findings("error", self.errors)]

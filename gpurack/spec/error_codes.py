@@ -1,37 +1,13 @@
-"""Every kind of error and warning: its stable code, its sentences and its cause (docs/errors.md).
+"""Every kind of error and warning: its stable code, its sentences and its cause (docs/errors.md). Those that need a
+host are in live_codes.py, and part of `CODES`.
 
 A code never changes its meaning; its sentences may. `Problem.of(code, host, path, …)` fills in the parameters.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Code:
-    """One kind of problem.
-
-    message: what is wrong; hint: what to do; both with {parameters}, both whole sentences.
-
-    cause and fix are for docs/errors.md: why gpurack refuses it or warns of it, and what to do where the hint is empty
-    or made of parameters alone. warning: it works, so that only `--strict` makes an error of it.
-    """
-
-    message: str
-    hint: str = ""
-    cause: str = ""
-    fix: str = ""
-    warning: bool = False
-
-    def text(self, parameters: Mapping[str, str]) -> str:
-        """Message and hint. Raises KeyError for a missing parameter."""
-        return " ".join(part.format_map(parameters) for part in (self.message, self.hint) if part).rstrip()
-
-
-def warning(message: str, hint: str = "", cause: str = "", fix: str = "") -> Code:
-    """A code of a warning."""
-    return Code(message, hint, cause, fix, warning=True)
-
+from gpurack.spec.code import Code, warning
+from gpurack.spec.live_codes import LIVE
 
 SPELLING = "Use the suggested name, or one of docs/inventory.md."
 SOURCES = '{{"hf": …}}, {{"modelscope": …}}, {{"url": …, "sha256": …}} or {{"copy": …}}'
@@ -614,16 +590,16 @@ GPUS: Mapping[str, Code] = {
     ),
     "gpu-listed-twice": Code("{value} names a GPU twice.", "Remove one.", "A container gets each GPU once."),
     "gpu-not-found": Code(
-        "{what}", "", "The host, as `hardware` describes it, has no such GPU.", "Correct one of the two."
-    ),
-    "gpu-unavailable": Code(
-        "{what}", "", "The GPU is missing, reserved or not the expected one.", "Choose another GPU."
+        "{gpu} does not exist; {has}.{broken}",
+        "",
+        "The host, or what `hardware` says of it, has no such GPU.",
+        "Correct the number, or `hardware`.",
     ),
     "gpu-claimed-twice": Code(
-        "{what}", "", "Several entries want a whole GPU.", "Choose another GPU, or set `vram` for each entry."
+        "{what}", "{hint}", "Several entries want a whole GPU.", "Choose another GPU, or set `vram` for each entry."
     ),
     "vram-exceeded": Code(
-        "{what}", "", "The shares are more than the GPU has.", "Lower `vram`, or choose another GPU."
+        "{what}", "{hint}", "The shares are more than the GPU has.", "Lower `vram`, or choose another GPU."
     ),
     "gpu-incompatible": Code(
         "{what}",
@@ -757,7 +733,7 @@ WARNINGS: Mapping[str, Code] = {
     ),
 }
 
-CODES: Mapping[str, Code] = {
+INVENTORY: Mapping[str, Code] = {
     **SHAPE,
     **FILES,
     **HOSTS,
@@ -769,3 +745,4 @@ CODES: Mapping[str, Code] = {
     **LOCK,
     **WARNINGS,
 }
+CODES: Mapping[str, Code] = {**INVENTORY, **LIVE}

@@ -167,6 +167,10 @@ class Host(Strict):
         """The section of an entry: `models`, `services` or `jobs`."""
         return "jobs" if name in self.jobs else "services" if name in self.services else "models"
 
+    def path_of(self, name: str) -> str:
+        """The path of an entry: `models.alpha`."""
+        return f"{self.kind_of(name)}.{name}"
+
     @property
     def wants_gpu(self) -> bool:
         """Does an enabled model need a GPU?"""

@@ -1,4 +1,4 @@
-"""Errors and warnings of an inventory: where, what is wrong, what to write instead."""
+"""Errors and warnings of inventories and hosts: where, what is wrong, what to do."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,17 @@ from pyinfra.api.exceptions import PyinfraError
 
 from gpurack.spec.error_codes import CODES
 
+ENTRIES = ("models", "services", "jobs")
+"""The maps of an inventory whose keys name entries of a host."""
+
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One error or warning of an inventory.
+    """One error or warning of an inventory, or of what was found on a host.
 
-    host: its name in the inventory, "" for the inventory as a whole. path: dotted, as in `models.bge-m3.port`. code:
-    stable, one of spec/error_codes.py. parameters: what its sentences are made of, name and text.
+    host: its name in the inventory, "" for the inventory as a whole and where only one host is spoken of. path: dotted,
+    as in `models.bge-m3.port`; what a host says of an entry has the entry's path, `models.bge-m3`. code: stable, one of
+    spec/error_codes.py. parameters: what its sentences are made of, name and text.
     """
 
     host: str
@@ -75,27 +79,43 @@ class Problem:
         return f"{where}: {self.what}" if where else self.what
 
 
+def by_fault(problems: Iterable[Problem]) -> list[tuple[Problem, ...]]:
+    """Problems that are one fault together, each place once: those with the same code and sentences."""
+    faults: dict[tuple[str, str], dict[tuple[str, str], Problem]] = {}
+    for problem in problems:
+        faults.setdefault((problem.code, problem.what), {})[problem.host, problem.path] = problem
+    return [tuple(places.values()) for places in faults.values()]
+
+
+def line_of(fault: Sequence[Problem]) -> str:
+    """One line for one fault, with all its places. Where no host is named, an entry is named by its key alone."""
+    first = fault[0]
+    if not any(problem.host for problem in fault):
+        places = ", ".join(filter(None, (_short(problem.path) for problem in fault)))
+        return f"{places}: {first.what}" if places else first.what
+    if len(fault) == 1:
+        return str(first)
+    hosts: dict[str, list[str]] = {}
+    for problem in fault:
+        hosts.setdefault(problem.host, []).append(problem.path.partition(".")[2] or problem.path)
+    where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
+    return f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else "")
+
+
+def _short(path: str) -> str:
+    kind, _, rest = path.partition(".")
+    return rest if kind in ENTRIES else path
+
+
 def grouped(problems: Iterable[Problem]) -> list[str]:
-    """One line for each code and sentence, with all its places: a lab of forty models has few kinds of faults.
+    """One line for each fault: a lab of forty models has few kinds of faults.
 
     >>> grouped([Problem("a", "models.x", "no-key"), Problem("b", "models.y", "no-key")])
     ['no key, open to everyone who can reach the host: a x · b y. Set `api_key`.']
+    >>> grouped([Problem("", "models.x", "empty-value"), Problem("", "jobs.y", "empty-value")])
+    ['x, y: is empty.']
     """
-    places: dict[tuple[str, str], dict[tuple[str, str], Problem]] = {}
-    for problem in problems:
-        places.setdefault((problem.code, problem.what), {})[problem.host, problem.path] = problem
-    lines = []
-    for found in places.values():
-        first = next(iter(found.values()))
-        if len(found) == 1:
-            lines.append(str(first))
-            continue
-        hosts: dict[str, list[str]] = {}
-        for host, path in found:
-            hosts.setdefault(host, []).append(path.partition(".")[2] or path)
-        where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
-        lines.append(f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else ""))
-    return lines
+    return [line_of(fault) for fault in by_fault(problems)]
 
 
 class Wrong(ValueError):
@@ -104,6 +124,14 @@ class Wrong(ValueError):
     def __init__(self, code: str, **parameters: object) -> None:
         self.code, self.parameters = code, {name: str(value) for name, value in parameters.items()}
         super().__init__(CODES[code].text(self.parameters))
+
+
+class Refused(LookupError):
+    """What the inventory asks for cannot be had on a host: `raise Refused(Problem.of("gpu-reserved", gpu=3))`."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.what)
 
 
 class InventoryError(PyinfraError):

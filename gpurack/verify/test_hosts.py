@@ -43,7 +43,7 @@ def platform_there(server: Server) -> Platform:
     """Return the platform of the host. Raises Unread if it is not supported."""
     found = platform_of(server.state.os)
     if found is None:
-        raise Unread(unsupported(server.state.os), "install a supported system, or correct the inventory")
+        raise Unread(unsupported(server.state.os).what, "another system, or another inventory entry")
     return found
 
 
@@ -224,7 +224,7 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
         target = patch(current, rootless.wanted_keys(name, wanted, state, current))
         if error:
             fix = f"{move_away(path, server)}; {server.fix}"
-            yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), fix)
+            yield Drift(path, "an object in JSON", dict(error.parameters)["what"], fix)
         for key in sorted({*current, *target}) if not error else ():
             if current.get(key) != target.get(key):
                 yield Drift(f"{path} {key}", shown(target.get(key)), shown(current.get(key)))
@@ -263,7 +263,7 @@ def desired(server: Server) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     current, error = daemon_json.read(server.state)
     if error:
         fix = f"{move_away(paths.DAEMON_JSON, server)}; {server.fix}"
-        raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", fix)
+        raise Unread(f"daemon.json: expected an object in JSON, found {error.message.rstrip('.')}", fix)
     changes = daemon_json.wanted(server.spec, server.state, current, toolkit=server.state.has_nvidia)
     return current, patch(current, changes)
 
@@ -407,8 +407,8 @@ def test_only_our_models(server: Server) -> Iterator[Drift]:
     for (user, name), container in server.state.ours.items():
         if name not in wanted or wanted[name].dockerd != user:
             yield Drift(name, "no such model in the inventory", f"a container, {container.status}")
-    for sentence in server.state.foreign:
-        warnings.warn(f"{server.title}: {sentence}", stacklevel=1)
+    for problem in server.state.foreign:
+        warnings.warn(f"{server.title}: {problem.what}", stacklevel=1)
 
 
 @on_hosts()

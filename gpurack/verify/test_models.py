@@ -208,7 +208,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     """The GPUs that Docker gives it, that it sees inside, and that its processes use are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
     if problem := entry.server.gpu_ledger.errors.get(entry.name):
-        yield Drift("GPUs", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
+        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
     if container is None:
         return
     expected = set(entry.desired.devices.nodes) or uuids

@@ -32,6 +32,7 @@ from gpurack.plan.steps import SetAside, Shell, WriteFile
 from gpurack.resources import program, read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.secret import Secret
 from tests.given import host_state, running
 from tests.unit.test_upgrade_rule import older
@@ -88,7 +89,7 @@ class FakeHost:
         with ctx_host.use(self):
             for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
                 if stage.applies(spec):
-                    list(operation._inner(wanted=spec, **arguments))
+                    list(operation._inner(spec=spec, **arguments))
         return self.said
 
     def noop(self, text: str) -> None:
@@ -133,7 +134,7 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
     if "aside" in form:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
-        return isinstance(command, Refusal) and [str(failure) for failure in command.failures] == form["refuse"]
+        return isinstance(command, Refusal) and grouped(command.failures) == form["refuse"]
     if "job" in form:
         return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
             json.loads(stdin), form["job"]
@@ -184,7 +185,7 @@ def test_operation_runs_expected_commands(path: Path) -> None:
     before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
     host = FakeHost(given_host(case, before), case.get("executing", False), case.get("unattended", False))
     with ctx_host.use(host):
-        commands = list(OPERATIONS[case["operation"]]._inner(wanted=wanted, **case.get("args", {})))
+        commands = list(OPERATIONS[case["operation"]]._inner(spec=wanted, **case.get("args", {})))
     shown = "\n".join(f"{command!s}\n{str(command.connector_arguments.get('_stdin'))[:1500]}" for command in commands)
     assert len(commands) == len(case.get("commands", [])), f"{shown}\n{host.said}"
     for command, form in zip(commands, case.get("commands", []), strict=True):
@@ -219,7 +220,7 @@ def test_plan_live_equals_dry_run_for_our_inventories(
 
 def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
     run = plan_host.Run(values=read_values(spec), salt="5a" * 16)
-    found = [f"{SIGNS[kind]} {sentence}" for kind, sentence in plan_host.findings(spec, facts, run)]
+    found = [f"{SIGNS[each.kind]} {each.line}" for each in plan_host.findings(spec, facts, run)]
     assert FakeHost(facts).dry_run(spec) == found
 
 
@@ -227,14 +228,28 @@ def test_wrong_case_fails() -> None:
     """The test itself: no command is taken for another."""
     assert not matches(slow(sh("true")), {"slow": "false"}, HostFacts())
     assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostFacts())
-    assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostFacts())
+    assert not matches(Refusal([Problem.of("step-failed", what="a")]), {"refuse": ["b"]}, HostFacts())
     assert not contains({"a": [1, 2]}, {"a": [1]})
     assert contains({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_internal_error_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyinfra ends the run of all hosts when an operation raises."""
+def test_the_old_name_of_an_argument_does_the_same(name: str) -> None:
+    wanted = check_fleet({"gpu1": [{}]})["gpu1"]
+
+    def commands(**arguments: Any) -> tuple[list[str], list[str]]:
+        host = FakeHost(host_state(**NOTHING_THERE))
+        with ctx_host.use(host):
+            return [str(command) for command in OPERATIONS[name]._inner(**arguments)], host.said
+
+    (new, lines), (old, warned) = commands(spec=wanted), commands(wanted=wanted)
+    assert new == old
+    assert warned == ["deprecated: the argument `wanted` is called `spec` now. Rename it.", *lines]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyinfra ends the run for all hosts when an operation raises."""
 
     def confused(*args: object, **more: object) -> None:
         raise KeyError("gpus")
@@ -245,7 +260,7 @@ def test_internal_error_fails_its_host_only(name: str, monkeypatch: pytest.Monke
                 monkeypatch.setattr(module, planner, confused)
     host = FakeHost(host_state())
     with ctx_host.use(host):
-        [command] = OPERATIONS[name]._inner(wanted=check_fleet({"gpu1": [{}]})["gpu1"])
+        [command] = OPERATIONS[name]._inner(spec=check_fleet({"gpu1": [{}]})["gpu1"])
     assert isinstance(command, Refusal)
     [sentence] = map(str, command.failures)
     assert sentence.startswith("internal error (KeyError: 'gpus', test_operations.py:")

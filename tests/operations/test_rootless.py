@@ -17,10 +17,10 @@ from gpurack.operations import host_setup
 from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import carry_out_plan
 from gpurack.operations.commands import Refusal
-from gpurack.operations.run_state import Failure, host_run
+from gpurack.operations.run_state import host_run
 from gpurack.plan.steps import Plan, Shell
 from gpurack.shell import sh
-from tests.given import host_state, spec
+from tests.given import host_state, said, spec
 from tests.operations.test_operations import FakeHost
 
 WANTED = spec(
@@ -78,7 +78,7 @@ def execute(host: Host, commands: Any) -> list[Any]:
 def test_failed_command_for_user_skips_that_users_rest(models_follow: bool) -> None:
     host = Host(bare(), executing=True, unattended=True, broken=("ada",))
     with ctx_host.use(host):
-        done = execute(host, host_setup.rootless._inner(wanted=WANTED, models_follow=models_follow))
+        done = execute(host, host_setup.rootless._inner(spec=WANTED, models_follow=models_follow))
     assert [next(name for name in ("ada", "bob") if f"HOME=/home/{name} " in ran) for ran in host.ran] == [
         "ada", "bob", "bob",
     ]  # fmt: skip
@@ -86,8 +86,8 @@ def test_failed_command_for_user_skips_that_users_rest(models_follow: bool) -> N
     refusals = [command for command in done if isinstance(command, Refusal)]
     if not models_follow:
         (refusal,) = refusals
-        assert refusal.failures[0].sentence.startswith("the user eve does not exist on the host.")
-        assert refusal.failures[1:] == [Failure(sentence)]
+        assert refusal.failures[0].what.startswith("the user eve does not exist on the host.")
+        assert said(refusal.failures[1:]) == (sentence,)
         return
     assert not refusals
     served = replace(bare().users["bob"], docker={"ServerVersion": "28.5.2"}, unit=Unit("loaded", "active", "enabled"))
@@ -95,13 +95,11 @@ def test_failed_command_for_user_skips_that_users_rest(models_follow: bool) -> N
     run = host_run(host)  # type: ignore[arg-type]
     run.snapshot, run.outdated = state, False
     with ctx_host.use(host):
-        *_, job = models_operation.models._inner(wanted=WANTED)
+        *_, job = models_operation.models._inner(spec=WANTED)
     assert isinstance(job, models_operation.RunnerCall)
     assert [change.model for change in job.plan.changes] == ["gamma"]
-    assert dict(job.plan.errors) == {
-        "beta": sentence,
-        "docker.rootless.eve": run.users_down["eve"],
-    }
+    assert said(job.plan.errors) == {"beta": sentence, "docker.rootless.eve": run.users_down["eve"].what}
+    assert job.plan.errors["beta"].path == "models.beta"
 
 
 def test_failed_command_for_host_ends_operation() -> None:

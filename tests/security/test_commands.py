@@ -25,7 +25,7 @@ from gpurack.commands import connect
 from gpurack.commands import lock as locking
 from gpurack.commands.lab_status import HostStatus, lab_status
 from gpurack.commands.main import main
-from gpurack.commands.plan_live import show_host
+from gpurack.commands.plan_live import show_host, understood
 from gpurack.commands.status import as_data, show
 from gpurack.commands.status_page import write_page
 from gpurack.facts.model import Container, Driver, Gpu, HostFacts
@@ -34,6 +34,7 @@ from gpurack.locking.upgrade import News
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import HostRun, host_run
 from gpurack.spec.lock import HostLock
+from gpurack.spec.problems import Problem
 from tests.given import container, gpu, host_state, spec
 from tests.security.attacks import ADDRESS, EVERYTHING, HIDDEN, HTML, MARKUP, VISIBLE, harmless
 
@@ -80,7 +81,7 @@ def hostile(text: str = EVERYTHING) -> HostFacts:
 def lab(text: str) -> list[HostStatus]:
     seen = {"gpu1": hostile(text), "gpu2": HostFacts(trouble=f"could not connect: {text}")}
     found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
-    return [replace(found[0], errors=(*found[0].errors, text)), found[1]]
+    return [replace(found[0], errors=(*found[0].errors, Problem.of("not-inspected", what=text))), found[1]]
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
@@ -215,6 +216,8 @@ def test_garbage_is_one_error_of_its_host(
     (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
     shown = run(*command, path)
     assert "gpu2" in shown
+    if "--json" in command:  # the page for programs has the sentence and its parts
+        shown = "\n".join(json.loads(shown)["hosts"]["gpu1"]["troubles"])
     assert shown.count("could not interpret") + shown.count("could not be understood") <= 1
     if isinstance(said, Exception):
         assert "could not interpret the host's output (RuntimeError: " in shown
@@ -293,7 +296,7 @@ def test_random_answers_are_harmless_in_every_command(capsys: pytest.CaptureFixt
         console, found = screen.console(), lab_status(fleet, seen, NOW)
         show(console, found)
         screen.echo(screen.as_json(as_data(found)))
-        show_host(console, "gpu1", WANTED, state)
+        show_host(console, "gpu1", understood(WANTED, state))
         Report(fleet=fleet).show(Run(seen))  # type: ignore[arg-type, arg-type]
     said = capsys.readouterr()
     harmless(said.out)

@@ -30,7 +30,8 @@ from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.models.preflight import addresses_overlap
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, models, running, spec
+from gpurack.spec.problems import grouped
+from tests.given import SALT, host_state, models, running, said, spec
 from tests.unit.host_programs import Fakes
 
 ADDRESSES = ("10.0.0.7", "2001:db8::7")
@@ -76,7 +77,7 @@ def page(**fields: Any) -> Host:
 def test_refuses_lan_without_default_route_with_addresses(known: tuple[str, ...]) -> None:
     found = plan(models(alpha={"bind": "lan"}, beta={}), host(address="", addresses=known))
     listed = ", ".join(known) or "none found (ip address)"
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": "`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: "
         f"{listed}."
     }
@@ -95,7 +96,7 @@ def test_keeps_serving_model_without_route_with_warning() -> None:
     state = host(wanted, address="", had="10.0.0.7", addresses=ADDRESSES)
     found = plan(wanted, state)
     assert (found.errors, actions(found)) == ({}, {"alpha": "keep", "beta": "keep"})
-    [warning] = found.warnings
+    [warning] = grouped(found.warnings)
     assert warning.startswith("alpha, beta: `bind: lan` needs a default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
     assert address_of("alpha", wanted, state) == "10.0.0.7"
@@ -121,12 +122,12 @@ def test_public_address_is_one_warning_per_host() -> None:
     wanted = models(alpha={"bind": "lan"}, beta={"bind": "lan"}, gamma={"bind": "loopback"}, delta={"bind": "any"})
     found = plan(wanted, host(address=PUBLIC))
     assert found.errors == {}
-    assert found.warnings == (
+    assert said(found.warnings) == (
         "reachable from the internet: alpha:8000, beta:8001. `bind: lan` is the public address 8.8.4.4 here; write "
         'bind: "8.8.4.4" where that is meant, or "loopback".',
     )
-    shown = [line for kind, line in findings(wanted, host(address=PUBLIC), Run()) if kind == "warning"]
-    assert shown == list(found.warnings)
+    shown = [each for each in findings(wanted, host(address=PUBLIC), Run()) if each.kind == "warning"]
+    assert [(each.line, each.problems) for each in shown] == [(found.warnings[0].what, found.warnings)]
 
 
 def test_explicit_address_silences_warning() -> None:
@@ -161,7 +162,7 @@ def test_lan_is_one_address_everywhere(address: str) -> None:
     assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
     assert addresses_overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
-    assert held.errors["alpha"].startswith("port 8000 is already in use by process nginx")
+    assert held.errors["alpha"].what.startswith("port 8000 is already in use by process nginx")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_snapshot_finds_address_of_default_route(fakes: Fakes, families: str, ad
 
 def test_refuses_page_without_first_account() -> None:
     found = plan(page(bind="lan"), host())
-    assert found.errors == {
+    assert said(found.errors) == {
         "chat": "its database has no account yet, and whoever opens the page first becomes its administrator. Give the "
         'first account in `keys`: {"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
     }
@@ -313,7 +314,9 @@ def test_keeps_serving_page_without_account_with_warning() -> None:
     wanted = page(bind="lan")
     found = plan(wanted, host(wanted))
     assert (found.errors, actions(found)) == ({}, {"alpha": "keep", "chat": "keep"})
-    assert [warning.partition(" and ")[0] for warning in found.warnings] == ["chat: its database has no account yet,"]
+    assert [line.partition(" and ")[0] for line in grouped(found.warnings)] == [
+        "chat: its database has no account yet,"
+    ]
     changed = page(bind="lan", env={"WEBUI_NAME": "Lab"})
     assert list(plan(changed, host(wanted)).errors) == ["chat"]
 

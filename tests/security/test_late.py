@@ -19,7 +19,7 @@ from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.rootless import plan_rootless
-from tests.given import SALT, framed, host_state, running, spec
+from tests.given import SALT, framed, host_state, running, said, spec
 from tests.unit.test_status import NOW
 
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002}
@@ -44,9 +44,9 @@ def late(*parts: str, **said: Any) -> HostFacts:
 def test_late_weights_hold_their_models_only() -> None:
     plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
     sentence = f"could not inspect its weights: {WHY}. It was not changed. Check: df -h; dmesg | tail."
-    assert plan.errors["alpha"] == sentence
+    assert plan.errors["alpha"].what == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
-    assert plan_jobs(WANTED, late(WEIGHTS)).errors == {"once": sentence}
+    assert said(plan_jobs(WANTED, late(WEIGHTS)).errors) == {"once": sentence}
     assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
 
 
@@ -54,17 +54,18 @@ def test_late_user_is_one_warning() -> None:
     state = late("user ada", weights={"/w/a.gguf": 1})
     sentence = f"could not inspect the rootless Docker of ada: {WHY}. Check: sudo -iu ada docker info."
     plan = plan_rootless(WANTED, state, unattended=True, models_follow=True)
-    assert plan.down == {"ada": sentence}
+    assert plan.down
+    assert said(plan.down) == {"ada": sentence}
     assert not [step for step in plan.steps if step.user]
     models = plan_models(WANTED, state, {}, SALT, down=plan.down)
-    assert (models.errors["hers"], "alpha" in models.errors) == (sentence, False)
+    assert (models.errors["hers"].what, "alpha" in models.errors) == (sentence, False)
     assert [one.why for one in host_status("gpu1", WANTED, state, NOW).models if one.name == "hers"] == [WHY]
 
 
 @pytest.mark.parametrize("part", ["Docker", "NVIDIA", "AMD"])
 def test_late_docker_or_gpus_change_nothing(part: str) -> None:
     state = late(part)
-    assert [line for kind, line in findings(WANTED, state, Run()) if kind == "error"] == [
+    assert [each.line for each in findings(WANTED, state, Run()) if each.kind == "error"] == [
         f"{part} {WHY}, so nothing is changed on this host."
     ]
     assert state.blind
@@ -73,7 +74,7 @@ def test_late_docker_or_gpus_change_nothing(part: str) -> None:
 @pytest.mark.parametrize("part", [WEIGHTS, "NVIDIA", "user ada", "upstreams", "names"])
 def test_status_reports_late_part_and_shows_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
-    assert (status.state, status.errors[0], len(status.models)) == ("DEGRADED", f"{part} {WHY}.", 3)
+    assert (status.state, status.errors[0].what, len(status.models)) == ("DEGRADED", f"{part} {WHY}.", 3)
 
 
 def test_each_part_has_30_seconds() -> None:

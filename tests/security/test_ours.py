@@ -20,7 +20,7 @@ from gpurack.plan.models import compose
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
-from tests.given import SALT, container, framed, host_state, id_of, models, recorded, running, spec
+from tests.given import SALT, container, framed, host_state, id_of, models, recorded, running, said, spec
 from tests.unit.test_status import NOW
 
 ALPHA = models(alpha={})
@@ -55,10 +55,10 @@ def test_reports_copy_with_inherited_labels_and_leaves_it() -> None:
     assert changes(state) == [("alpha", "keep", "")]
     which = f"container copy ({id_of('copy')[:12]})"
     sentence = f"{which} has gpurack's labels, but gpurack did not create it; it is ignored."
-    assert state.remarks == [sentence]
-    assert ("warning", sentence) in list(findings(ALPHA, state, Run()))
+    assert said(state.remarks) == (sentence,)
+    assert ("warning", sentence) in [(each.kind, each.line) for each in findings(ALPHA, state, Run())]
     status = host_status("gpu1", ALPHA, state, NOW)
-    assert (status.state, status.notes) == ("ok", (sentence,))
+    assert (status.state, said(status.notes)) == ("ok", (sentence,))
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
 
 
@@ -66,14 +66,14 @@ def test_copy_with_our_name_is_not_ours() -> None:
     state = seen(copied(name="alpha"))
     assert state.ours == {}
     plan = plan_models(ALPHA, state, {}, SALT)
-    assert "already exists and is not managed by gpurack" in plan.errors["alpha"]
+    assert "already exists and is not managed by gpurack" in plan.errors["alpha"].what
     assert plan.job is None or plan.job["groups"] == []
 
 
 def test_reports_renamed_container_and_leaves_it() -> None:
     state = seen(replace(OURS, name="old-alpha"))
     assert state.ours == {}
-    assert "it was alpha; it is ignored" in state.remarks[0]
+    assert "it was alpha; it is ignored" in state.remarks[0].what
     assert [action for _, action, _ in changes(state)] == ["create"]
 
 

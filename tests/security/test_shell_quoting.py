@@ -289,7 +289,7 @@ def test_pasted_commands_are_quoted(hostile: str) -> None:
     facts = host_state(files={path: "no JSON"})
     _, error = daemon_json.read(facts, path)
     assert error
-    assert shlex.split(error.rpartition("move it away: ")[2]) == ["mv", path, f"{path}.old"]
+    assert shlex.split(error.what.rpartition("move it away: ")[2]) == ["mv", path, f"{path}.old"]
     assert shlex.split(compose.docker_command(hostile or "x")) == ["sudo", "-iu", hostile or "x", "docker"]
 
 

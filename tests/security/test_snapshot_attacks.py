@@ -31,7 +31,7 @@ from gpurack.plan.questions import questions
 from gpurack.plan.system.rootless import not_ready
 from gpurack.pyinfra_patches import OUTPUT_LIMIT
 from gpurack.spec.host import Host
-from tests.given import models, spec
+from tests.given import models, said, spec
 from tests.unit.host_programs import Fakes
 
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
@@ -173,7 +173,7 @@ def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
     assert seen.trouble == ""
     assert "user eve" in seen.late
     assert len(output) * 40 < OUTPUT_LIMIT  # forty such users do not cost the host its snapshot
-    assert str(not_ready("eve", seen)).startswith("could not inspect the rootless Docker of eve: ")
+    assert said([not_ready("eve", seen)])[0].startswith("could not inspect the rootless Docker of eve: ")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_silent_docker_is_late_alone(fakes: Fakes) -> None:
     assert time.monotonic() - begun < 20
     assert seen.late == {"Docker": f"timed out after {LIMIT} s"}
     assert (seen.trouble, seen.os.id != "", seen.weights) == ("", True, {"/w/a.gguf": None})
-    assert seen.blind == f"Docker timed out after {LIMIT} s, so nothing is changed on this host."
+    assert said([seen.blind]) == (f"Docker timed out after {LIMIT} s, so nothing is changed on this host.",)
 
 
 def test_silent_daemon_of_user_is_late_alone(fakes: Fakes, eve: Path) -> None:

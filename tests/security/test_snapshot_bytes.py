@@ -215,5 +215,5 @@ def test_any_label_gives_facts(label: str) -> None:
 def test_garbage_is_one_error() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
-        assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1
+        assert len([each for each in findings(WANTED, state, Run()) if each.line]) == 1
         assert host_status("gpu1", WANTED, state, NOW).state == "UNREACHABLE"

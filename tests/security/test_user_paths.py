@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpurack.commands.plan_live import show_host
+from gpurack.commands.plan_live import show_host, understood
 from gpurack.facts.model import Header, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
@@ -29,7 +29,8 @@ from gpurack.plan.models.plan import plan_models
 from gpurack.plan.models.preflight import obstacle
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
-from tests.given import SALT, framed, host_state, models, spec
+from gpurack.spec.problems import Problem
+from tests.given import SALT, framed, host_state, models, said, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import FILES, Fakes, load
@@ -342,7 +343,7 @@ def test_unreadable_weights_are_not_called_missing(home: Path) -> None:
     of = wanted(Path(path), user=None)
     error = obstacle_of(of, seen(of))
     assert (
-        error
+        said([error])[0]
         == f"{path} cannot be inspected: gpurack inspects it as {USER}, who has no access. Check: namei -l {path}."
     )
 
@@ -350,7 +351,7 @@ def test_unreadable_weights_are_not_called_missing(home: Path) -> None:
 def test_fifo_is_not_called_missing() -> None:
     found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
     error = obstacle_of(wanted(Path("/w/a.gguf"), user=None), found)
-    assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
+    assert said([error])[0] == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
 
 
 def inspected(path: str, lines: list[str]) -> list[str]:
@@ -431,7 +432,7 @@ def test_other_owners_of_weights_are_one_warning() -> None:
     facts = host_state(owned=found.owned, weights={f"/w/{name}.gguf": 1 for name in "abcd"})
     plan = plan_models(entries, facts, {}, SALT)
     (warning,) = plan.warnings
-    assert warning.startswith(
+    assert warning.what.startswith(
         "weights of alpha, beta are in folders that ada, everybody, the group the lab can write to, and so change "
     )
     assert not [name for name in plan.errors if name in ("alpha", "beta")]
@@ -440,7 +441,7 @@ def test_other_owners_of_weights_are_one_warning() -> None:
 def test_warning_is_shown_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     facts = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
     console = Console(width=200)
-    assert show_host(console, "gpu1", models(alpha={}), facts) == 0
+    show_host(console, "gpu1", understood(models(alpha={}), facts))
     assert "warning  weights of alpha are in folders that ada can write to" in capsys.readouterr().out
 
 
@@ -471,7 +472,7 @@ def test_never_prints_target_of_link(tmp_path: Path) -> None:
     assert "/etc/passwd" not in found.files
 
 
-def obstacle_of(told: Host, facts: HostFacts) -> str | None:
+def obstacle_of(told: Host, facts: HostFacts) -> Problem | None:
     return obstacle(desire("m0", told, facts, ()), told, facts, Change("m0", Action.CREATE))
 
 
@@ -480,7 +481,7 @@ def test_weights_unreadable_for_user_are_not_called_missing() -> None:
     told = wanted(Path("/w/a.gguf"))
     user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}, users={USER: user}))
-    assert str(found).startswith(f"weights /w/a.gguf are not readable by {USER}")
+    assert said([found])[0].startswith(f"weights /w/a.gguf are not readable by {USER}")
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}))
     assert "do not exist" in str(found)
 

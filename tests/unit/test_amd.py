@@ -204,20 +204,20 @@ def test_accepts_pci_address_of_nvidia_gpu() -> None:
 def test_refuses_gpu_used_by_foreign_process() -> None:
     held = replace(amd(), gpu_processes=(GpuProcess(FIRST, 4711, "python3", 40000, "ada"),))
     errors = ledger.assign(models(alpha={"gpus": [0]}), held).errors
-    assert errors["alpha"].startswith(
+    assert errors["alpha"].what.startswith(
         "GPU 0 is in use by python3 (pid 4711, ada, 39.1 GiB), which gpurack does not manage."
     )
 
 
 def test_reports_host_without_driver() -> None:
     errors = ledger.assign(models(alpha={"gpus": [0]}), host_state()).errors
-    assert "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded" in errors["alpha"]
+    assert "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded" in errors["alpha"].what
 
 
 def test_unknown_gpu_name_is_not_a_mismatch() -> None:
     wanted = spec({"hardware": {"MI300X": 1}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     state = amd()
-    assert "but `hardware` has an MI300X" in ledger.assign(wanted, state).errors["alpha"]
+    assert "but `hardware` has an MI300X" in ledger.assign(wanted, state).errors["alpha"].what
     nameless = replace(state, gpus=tuple(replace(gpu, name="") for gpu in state.gpus))
     assert ledger.assign(wanted, nameless).uuids == {"alpha": (FIRST,)}
 
@@ -258,8 +258,8 @@ def test_waits_for_device_that_model_of_lost_gpu_uses() -> None:
     containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
     left = (replace(before.gpus[1], index=0, node="/dev/dri/renderD128"),)
     plan = planned(wanted, replace(before, gpus=left, containers=containers))
-    assert plan.errors["alpha"].startswith(f"its GPU {FIRST} no longer answers. Reboot the host.")
-    assert "is still in use by alpha" in plan.errors["beta"]
+    assert plan.errors["alpha"].what.startswith(f"its GPU {FIRST} no longer answers. Reboot the host.")
+    assert "is still in use by alpha" in plan.errors["beta"].what
     assert plan.job is None
 
 
@@ -281,7 +281,7 @@ def test_refuses_engine_without_rocm_image_offline_and_live(model: dict[str, Any
     entry = {"alpha": {**model, "gpus": [0], "port": 8000}}
     with pytest.raises(InventoryError, match=sentence):
         spec({"hardware": {"MI210": 2}, "models": entry})
-    assert planned(spec({"models": entry}), amd()).errors["alpha"].startswith(sentence)
+    assert planned(spec({"models": entry}), amd()).errors["alpha"].what.startswith(sentence)
 
 
 def test_refuses_amd_gpu_in_rootless_docker_offline_and_live() -> None:
@@ -292,7 +292,11 @@ def test_refuses_amd_gpu_in_rootless_docker_offline_and_live() -> None:
         spec(rootless, {"hardware": {"MI210": 2}, "models": {"alpha": said}})
     assert [problem.path for problem in error.value.problems] == ["models.alpha.user"]
     state = replace(amd(), users={"ada": User(1001, 1001, "/home/ada", docker=docker_info())})
-    assert planned(spec(rootless, {"models": {"alpha": said}}), state).errors["alpha"].startswith("AMD's GPUs open to")
+    assert (
+        planned(spec(rootless, {"models": {"alpha": said}}), state)
+        .errors["alpha"]
+        .what.startswith("AMD's GPUs open to")
+    )
     ran = running(spec({"models": {"alpha": said}}), "alpha", state, (FIRST,))
     moved = planned(spec(rootless, {"models": {"alpha": said}}), replace(state, containers=(ran,)))
     assert list(moved.errors) == ["alpha"], "one that runs would be moved to where it cannot"

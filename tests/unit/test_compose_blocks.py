@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpurack.plan.models import compose
 from tests.unit.host_programs import load
@@ -44,7 +46,34 @@ def test_runner_and_plan_write_same_bytes(runner: Any, names: tuple[str, ...]) -
     assert yaml.safe_load(text)["services"] == compose.escaped(services)
 
 
-def test_failed_model_keeps_old_lines(runner: Any) -> None:
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,5}", fullmatch=True)
+MOUNTS = st.lists(st.fixed_dictionaries({"type": st.sampled_from(["volume", "bind"]), "source": NAMES}), max_size=3)
+SECRETS = st.lists(st.fixed_dictionaries({"source": NAMES}), max_size=2)
+ANY_SERVICE = st.fixed_dictionaries(
+    {"image": TEXT}, optional={"command": VALUES, "volumes": MOUNTS, "secrets": SECRETS}
+)
+
+
+@given(st.dictionaries(NAMES, ANY_SERVICE, max_size=4), st.dictionaries(NAMES, ANY_SERVICE, max_size=3), st.sets(NAMES))
+def test_the_two_assemblers_agree_on_any_project(
+    runner: Any, new: dict[str, Any], before: dict[str, Any], failed: set[str]
+) -> None:
+    for each in (new, before):
+        for name, service in each.items():
+            service["secrets"] = [{"source": f"{name}_{one['source']}"} for one in service.get("secrets", ())]
+    kept = {name for name in new if name in before or name in failed}
+    chosen = {name: service for name, service in new.items() if name not in kept}
+    chosen |= {name: before[name] for name in kept if name in before}
+    assert project(runner, new, before).text(kept) == compose.document(chosen)
+
+
+def test_a_failed_model_keeps_its_old_lines(runner: Any) -> None:
     old = {**SERVICES["beta"], "image": "b:0"}
     text = project(runner, SERVICES, {"beta": old}).text({"beta", "alpha"})
     assert text == compose.document({"beta": old, "gamma": SERVICES["gamma"]})

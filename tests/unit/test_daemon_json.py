@@ -22,7 +22,7 @@ from gpurack.plan.system.daemon_json import (
 )
 from gpurack.spec.host import Docker, Host
 from gpurack.spec.merge import patch
-from tests.given import container, docker_info, host_state
+from tests.given import container, docker_info, host_state, said
 
 UNITS_FLAGS = "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock"
 FOREIGN = [container("db")]
@@ -180,8 +180,8 @@ def test_refuses_unreadable_file(content: bytes, why: str) -> None:
     plan = plan_daemon_json(wanted(debug=True), host_with(content), True)
     assert not plan.steps
     (sentence,) = plan.errors
-    assert sentence.startswith(why)
-    assert sentence.endswith(REMEDY)
+    assert sentence.what.startswith(why)
+    assert sentence.what.endswith(REMEDY)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_refuses_unreadable_file(content: bytes, why: str) -> None:
 )  # fmt: skip
 def test_refuses_key_that_is_also_a_flag_of_unit(flags: str, daemon: Any, flag: str, key: str) -> None:
     plan = plan_daemon_json(Host(docker=Docker(daemon=daemon)), host_with(OURS | daemon, docker_flags=flags), True)
-    assert plan.errors == (
+    assert said(plan.errors) == (
         f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would not start. "
         "Remove the flag from the unit (systemctl cat docker.service) or set the key to null.",
     )
@@ -289,7 +289,7 @@ def test_refuses_restart_that_would_stop_foreign_containers() -> None:
     state = host_with({"live-restore": False}, docker=docker_info(LiveRestoreEnabled=False), containers=FOREIGN)
     refused = plan_daemon_json(wanted(), state, True)
     assert not refused.steps
-    assert refused.errors == (
+    assert said(refused.errors) == (
         'log-driver: "local" needs a restart of Docker, which would stop containers that gpurack does not manage: db. '
         'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.',
     )

@@ -418,7 +418,7 @@ def test_run_uses_real_gpus() -> None:
     facts = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
     plan = plan_models(wanted, facts, {}, SALT)
     assert list(plan.errors) == ["alpha"]
-    assert plan.errors["alpha"].endswith(
+    assert plan.errors["alpha"].what.endswith(
         "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 GPUs or choose smaller weights. This model was not changed."
     )
     assert [change.model for change in plan.changes] == ["beta"]
@@ -438,7 +438,7 @@ def test_smallest_gpu_counts() -> None:
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
     facts = replace(facts, gpus=(*facts.gpus, big))
-    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"]
+    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"].what
 
 
 def test_refuses_huge_hub_folder_from_its_files(tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet
-from gpurack.operations.run_state import Failure, lines_of
 from gpurack.plan.models.imagined import imagined
 from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.offline import compose_text
 from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
-from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.problems import InventoryError, Problem, grouped
 from tests.given import SALT, gpu, host_state, models, running, spec, uuid
 
 COUNT = 3
@@ -133,7 +132,7 @@ def test_seven_models_on_one_gpu_are_one_line_live() -> None:
     ways: dict[str, Any] = {name: {"gpus": [uuid(0)[: 12 + number]]} for number, name in enumerate(SEVEN)}
     host = models(**{**{name: {**way, "vram": "2GiB"} for name, way in ways.items()}, "ann": {"gpus": [0]}})
     errors = plan_models(host, host_state(gpus=2, weights={"/w/a.gguf": 1}), {}, SALT).errors
-    (line,) = lines_of(Failure(sentence, name) for name, sentence in errors.items())
+    (line,) = grouped(errors.values())
     assert line.startswith(f"{', '.join(SEVEN[1:])}: GPU 0 ({uuid(0)}) is claimed by 7 models: {', '.join(SEVEN)}. ")
     assert line.endswith('or set vram ("6GiB") for ann.')
 
@@ -152,7 +151,7 @@ def test_models_of_lost_gpu_are_one_line() -> None:
     had = host_state(gpus=2)
     containers = tuple(running(host, name, had, (uuid(1),)) for name in ("ann", "bob"))
     errors = assign(host, replace(had, gpus=had.gpus[:1], containers=containers)).errors
-    (line,) = lines_of(Failure(sentence, name) for name, sentence in errors.items())
+    (line,) = grouped(why.at("", f"models.{name}") for name, why in errors.items())
     assert line.startswith(f"ann, bob: its GPU {uuid(1)} no longer answers.")
 
 
@@ -164,7 +163,7 @@ def test_refuses_percent_on_gpu_without_memory_size(vram: str | None, refused: b
     facts = host_state(gpus=1)
     facts = replace(facts, gpus=(replace(facts.gpus[0], memory_total=0),))
     errors = assign(models(alpha={"gpus": [0], "vram": vram}), facts).errors
-    assert ["does not report its memory" in error for error in errors.values()] == [True] * refused
+    assert [error.code == "vram-needs-percentage" for error in errors.values()] == [True] * refused
 
 
 @pytest.mark.parametrize("entry", [{"gpus": [0], "vram": "6GiB"}, {"gpus": [0], "vram": "30%"}, {"gpus": "all"}])

@@ -19,6 +19,7 @@ from gpurack.inventory.checks.warnings import warnings
 from gpurack.inventory.fleet import check_fleet, read_fleet, without_models
 from gpurack.inventory.load import ignored_by_pyinfra, read_inventory
 from gpurack.inventory.secrets import read_secrets, secrets_of
+from gpurack.spec import error_codes, live_codes
 from gpurack.spec.error_codes import CODES
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -91,8 +92,17 @@ def test_errors_never_repeat_a_secret(case: dict[str, Any]) -> None:
 
 def test_every_code_is_used() -> None:
     source = Path(gpurack.__file__).parent
-    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "error_codes.py"]
+    tables = ("error_codes.py", "live_codes.py")
+    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name not in tables]
     assert [code for code in CODES if not any(f'"{code}"' in text for text in texts)] == []
+
+
+def test_no_code_is_in_two_tables() -> None:
+    joined = {"INVENTORY", "LIVE", "CODES"}
+    tables = [*vars(error_codes).items(), *vars(live_codes).items()]
+    own = [each for name, each in tables if name.isupper() and name not in joined and isinstance(each, dict)]
+    found = [code for table in own for code in table]
+    assert sorted(found) == sorted(CODES)
 
 
 def test_every_code_has_a_cause_and_a_fix() -> None:

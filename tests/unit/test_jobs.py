@@ -169,7 +169,7 @@ def test_waits_for_job_of_earlier_run() -> None:
 def test_refuses_with_reason(job: dict[str, Any], state: dict[str, Any], sentence: str) -> None:
     host = wanted({"alpha": {"port": 8000, "gpus": [0]}}, one={"command": ["-p", "x"], **job})
     planned = plan(host, host_state(**HERE, **state))
-    assert planned.errors["one"].startswith(sentence)
+    assert planned.errors["one"].what.startswith(sentence)
     assert planned.job is None
 
 
@@ -179,7 +179,7 @@ def test_refuses_change_of_result_that_a_model_serves() -> None:
     after = wanted(served, q8={**Q8, "command": ["--quantize", "a", "b", "q4_0"]})
     there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
     facts = host_state(weights=there, files=done(before, "q8"), containers=[running(before, "alpha", host_state())])
-    assert plan(after, facts).errors["q8"].startswith("alpha serves its result /data/lab/7B/q8.gguf, which would")
+    assert plan(after, facts).errors["q8"].what.startswith("alpha serves its result /data/lab/7B/q8.gguf, which would")
 
 
 # --- models that serve a result --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The ledger: the inventory has indices, containers keep UUIDs, no GPU is given twice, no model is moved."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.plan.models.ledger import Ledger, assign, gpus_text
 from gpurack.spec.host import Host
-from tests.given import container, host_state, models, spec, uuid
+from tests.given import container, host_state, models, said, spec, uuid
 
 
 def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
@@ -61,7 +62,7 @@ def test_keeps_gpus_while_text_is_unchanged(lab: Lab) -> None:
         if set(theirs) <= living:
             assert ledger.uuids[name] == theirs
         else:
-            assert "no longer answers" in ledger.errors[name]
+            assert "no longer answers" in ledger.errors[name].what
 
 
 @given(labs())
@@ -135,34 +136,28 @@ def test_ignores_unreadable_label(gpus: str) -> None:
     assert assign(models(alpha={"gpus": [0]}), facts).errors == {}
 
 
-@pytest.mark.parametrize(
-    ("gpus", "facts", "sentence"),
-    [
-        ([4], host_state(gpus=["a", "b"]), "GPU 4 does not exist; the host has 0 (GPU-0000000a…), 1 (GPU-0000000b…)."),
-        (["GPU-7"], host_state(gpus=["a"]), "GPU-7 does not exist; the host has 0 (GPU-0000000a…)."),
-        (["GPU-0"], host_state(gpus=["a", "b"]), "GPU-0 matches 2 GPUs. Write more of the UUID."),
-        ([0, uuid("a")], host_state(gpus=["a", "b"]), f"[0, {uuid('a')}] names one GPU twice."),
-        (
-            [3],
-            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
-            "GPU 3 does not exist; the host has 0 (GPU-0000000a…). nvidia-smi says: GPU is lost",
-        ),
-        (
-            "all",
-            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
-            "wants all GPUs, but nvidia-smi says: GPU is lost",
-        ),
-        (
-            [0],
-            host_state(driver={"exit_code": 9, "message": "NVIDIA-SMI has failed"}),
-            "wants a GPU, but nvidia-smi -L shows none. It says: NVIDIA-SMI has failed",
-        ),
-    ],
-    ids=["index", "uuid", "prefix", "twice", "lost", "all", "none"],
-)  # fmt: skip
-def test_refuses_with_reason(gpus: Any, facts: HostFacts, sentence: str) -> None:
+LOST = {"exit_code": 15, "message": "GPU is lost"}
+REFUSED: dict[str, tuple[Any, HostFacts, str]] = {
+    "index": ([4], host_state(gpus=["a", "b"]), "gpu-not-found"),
+    "uuid": (["GPU-7"], host_state(gpus=["a"]), "gpu-not-found"),
+    "prefix": (["GPU-0"], host_state(gpus=["a", "b"]), "gpu-ambiguous"),
+    "twice": ([0, uuid("a")], host_state(gpus=["a", "b"]), "gpu-named-twice"),
+    "lost": ([3], host_state(gpus=["a"], driver=LOST), "gpu-not-found"),
+    "all": ("all", host_state(gpus=["a"], driver=LOST), "nvidia-smi-failed"),
+    "none": ([0], host_state(driver={"exit_code": 9, "message": "NVIDIA-SMI has failed"}), "gpus-not-shown"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    gpus, facts, code = REFUSED[case]
     ledger = assign(models(alpha={"gpus": gpus}), facts)
-    assert (ledger.uuids, ledger.errors) == ({}, {"alpha": sentence})
+    assert (ledger.uuids, {name: why.code for name, why in ledger.errors.items()}) == ({}, {"alpha": code})
+
+
+def test_wording_of_gpus_that_nobody_gets_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    refused = {case: assign(models(alpha={"gpus": gpus}), facts) for case, (gpus, facts, _) in REFUSED.items()}
+    check_golden("gpus", {case: list(said(ledger.errors).values()) for case, ledger in refused.items()})
 
 
 def test_refuses_renumbered_gpu_that_is_in_use() -> None:
@@ -170,7 +165,7 @@ def test_refuses_renumbered_gpu_that_is_in_use() -> None:
     facts = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"alpha": [uuid("a")]}
-    assert ledger.errors["beta"] == (
+    assert ledger.errors["beta"].what == (
         f"GPU 1 ({uuid('a')}) is claimed by 2 models: alpha, beta. Running there: alpha. Choose another GPU "
         '(free: 0, 2), or set vram ("6GiB") for each of them.'
     )
@@ -184,7 +179,7 @@ def test_lost_gpu_is_error_of_its_models_only() -> None:
     )
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"beta": [uuid("b")]}
-    assert ledger.errors == {
+    assert said(ledger.errors) == {
         "alpha": f"its GPU {uuid('a')} no longer answers. nvidia-smi says: GPU is lost. Reboot the host. If "
         "the GPU stays missing, choose another one (free: 1)."
     }
@@ -205,7 +200,7 @@ def test_adds_up_shares_of_gpu() -> None:
     fits = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "10GiB"})
     assert cards(assign(fits, host_state(gpus=1))) == {"alpha": [uuid(0)], "beta": [uuid(0)]}
     over = models(alpha={"gpus": [0], "vram": "50%"}, beta={"gpus": [0], "vram": "50%"})
-    assert assign(over, host_state(gpus=2)).errors == {
+    assert said(assign(over, host_state(gpus=2)).errors) == {
         "beta": f"GPU 0 ({uuid(0)}) would hold 23.6 of 22.4 GiB: alpha 11.8, beta 11.8. Lower vram, or choose another "
         "GPU (free: 1)."
     }
@@ -218,7 +213,7 @@ def test_distinguishes_own_and_foreign_processes() -> None:
     facts = replace(host_state(gpus=3, containers=[alpha]), gpu_processes=(foreign, ours))
     ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), facts)
     assert sorted(ledger.uuids) == ["alpha", "gamma"]
-    assert ledger.errors["beta"].startswith(
+    assert ledger.errors["beta"].what.startswith(
         "GPU 0 is in use by python (pid 4242, anna, 17.0 GiB), which gpurack does not manage. "
         "This model was not changed."
     )
@@ -229,7 +224,7 @@ def test_distinguishes_own_and_foreign_processes() -> None:
 def test_does_not_offer_reserved_or_used_gpus() -> None:
     wanted = models(alpha={"gpus": [0], "vram": "30GiB"}).model_copy(update={"reserved_gpus": [1]})
     facts = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
-    assert assign(wanted, facts).errors["alpha"].endswith("choose another GPU (free: 3).")
+    assert assign(wanted, facts).errors["alpha"].what.endswith("choose another GPU (free: 3).")
 
 
 @pytest.mark.parametrize(
@@ -258,4 +253,4 @@ def test_refuses_other_gpu_than_hardware(hardware: dict[str, int], name: str, ot
     ledger = assign(host, facts)
     assert list(ledger.errors) == (["alpha"] if other else [])
     if other:
-        assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"]
+        assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"].what

@@ -21,7 +21,7 @@ from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, text
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, host_state, models, running, spec
+from tests.given import SALT, host_state, models, running, said, spec
 
 ONE, OTHER = "1" * 64, "2" * 64
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b7000"
@@ -188,7 +188,7 @@ def test_image_without_registry_differs_from_lock() -> None:
 
 def test_refuses_changed_weights_and_keeps_model() -> None:
     found = plan(locked(ALPHA), settled(ALPHA, hashes={"/w/a.gguf": OTHER}))
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": f"/w/a.gguf does not match the lock: its sha256 is {OTHER}, not {ONE}. To restore the old one, "
         "put it back; to accept the new one, gpurack lock INVENTORY alpha --upgrade."
     }
@@ -254,7 +254,7 @@ def test_fetches_only_config_weights_of_other_commit() -> None:
         ("a" * 40, {ONE_FILE: ONE}), ("b" * 40, {IN_CONFIG: ONE})
     ]  # fmt: skip
     found = plan(locked(BY_CONFIG, lock), replace(state, hashes={ONE_FILE: OTHER, IN_CONFIG: OTHER}))
-    assert found.errors["alpha"].startswith(f"{ONE_FILE} does not match the lock")
+    assert found.errors["alpha"].what.startswith(f"{ONE_FILE} does not match the lock")
 
 
 def test_refuses_other_version_of_ollama_model() -> None:
@@ -263,7 +263,9 @@ def test_refuses_other_version_of_ollama_model() -> None:
     state = replace(settled(wanted), probes={("", "alpha"): Probe(200, tags)})
     assert observed(wanted, state).models["alpha"].ollama == {"qwen2.5:7b": OTHER}
     found = plan(locked(wanted, ModelLock(ollama={"qwen2.5:7b": ONE})), state)
-    assert found.errors["alpha"].startswith(f"qwen2.5:7b does not match the lock: its digest is {OTHER}, not {ONE}.")
+    assert found.errors["alpha"].what.startswith(
+        f"qwen2.5:7b does not match the lock: its digest is {OTHER}, not {ONE}."
+    )
     assert not plan(locked(wanted, ModelLock(ollama={"qwen2.5:7b": OTHER})), state).errors
 
 

@@ -24,7 +24,8 @@ from gpurack.plan.steps import Shell
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from tests.given import SALT, container, host_state, models, running, spec, uuid, written_by
+from gpurack.spec.problems import Problem
+from tests.given import SALT, container, host_state, models, running, said, spec, uuid, written_by
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
@@ -226,26 +227,21 @@ def test_waits_for_loading_model(probe: Any, action: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("probe", "sentence"),
+    ("probe", "code", "parameters"),
     [
-        (
-            [0, "curl: (28) Operation timed out after 5001 milliseconds"],
-            "it runs but does not answer (GET http://127.0.0.1:8000/v1/models: no response in 5 s). Check: docker "
-            "logs --tail 20 alpha. Fix: docker restart alpha, then run again.",
-        ),
-        ([500, "oh"], "it answers HTTP 500: oh. Check: docker logs --tail 20 alpha."),
-        ([401, "x" * 300], f"it answers HTTP 401: {'x' * 200}. Check: docker logs --tail 20 alpha."),
-        (
-            [200, '{"data":[{"id":"alphabet"}]}'],
-            'something else answers there, not "alpha": {"data":[{"id":"alphabet"}]}. '
-            "Fix: docker rm -f alpha, then run again.",
-        ),
+        ([0, "curl: (28) Operation timed out"], "model-silent", {"url": "http://127.0.0.1:8000/v1/models"}),
+        ([500, "oh"], "model-failing", {"status": "500", "body": "oh"}),
+        ([401, "x" * 300], "model-failing", {"status": "401", "body": "x" * 200}),
+        ([200, '{"data":[{"id":"alphabet"}]}'], "wrong-model-answers", {"name": "alpha"}),
     ],
     ids=["hangs", "500", "401", "another name"],
 )
-def test_silent_or_wrong_model_is_error_and_stays(probe: Any, sentence: str) -> None:
+def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(
+    probe: Any, code: str, parameters: dict[str, str]
+) -> None:
     found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
-    assert found.errors == {"alpha": sentence}
+    assert {name: (error.code, error.path) for name, error in found.errors.items()} == {"alpha": (code, "models.alpha")}
+    assert parameters.items() <= dict(found.errors["alpha"].parameters).items()
     assert found.job is None
 
 
@@ -258,7 +254,7 @@ def test_missing_curl_is_no_error() -> None:
 
 def test_refuses_missing_weights() -> None:
     found = plan(ALPHA, host_state(gpus=1))
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.'
     }
     url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
@@ -269,7 +265,7 @@ def test_refuses_missing_weights() -> None:
 
 def test_refuses_name_of_foreign_container() -> None:
     facts = host_state(gpus=1, containers=[container("alpha", "exited")])
-    assert plan(ALPHA, facts).errors == {
+    assert said(plan(ALPHA, facts).errors) == {
         "alpha": "a container named `alpha` already exists and is not managed by gpurack (exited, image "
         "0123456789ab). Adopt it with `replaces: alpha`, or rename the model."
     }
@@ -298,7 +294,7 @@ def test_refuses_port_of_foreign_process(listeners: list[str], containers: list[
         assert error is None
     else:
         assert error
-        assert error.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
+        assert error.what.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +331,7 @@ def test_unchangeable_model_keeps_what_others_wait_for() -> None:
     )
     found = plan(wanted, state)
     waits = "is still in use by {}, which could not be changed. This model was not changed either."
-    assert found.errors == {
+    assert said(found.errors) == {
         "alpha": 'weights /w/missing.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.',
         "beta": f"port 8000 {waits.format('alpha')}",
         "gamma": f"GPU 0 {waits.format('alpha')}",
@@ -373,7 +369,7 @@ def test_driver_mismatch_keeps_gpu_models() -> None:
     )
     wanted = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": []}, delta={"gpus": [2]})
     found = plan(wanted, broken)
-    assert found.errors == {
+    assert said(found.errors) == {
         "driver": "the NVIDIA kernel module is 580.159.04, but nvidia-smi says: Driver/library version mismatch. "
         "Running models keep running but could not restart, so no model on a GPU was changed. "
         "Reboot the host, then run again.",
@@ -422,7 +418,7 @@ def test_replaces_foreign_container_only_if_named() -> None:
     by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
     facts = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
     refused = plan(models(alpha={}), facts).errors["alpha"]
-    assert refused.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
+    assert refused.what.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
     found = plan(models(alpha={"replaces": "qwen-old"}), facts)
     assert changes(found) == {"alpha": ": replaces qwen-old"}
     assert found.job
@@ -638,4 +634,4 @@ def test_reasons_leave_out_kept_models() -> None:
     )
     assert found.reasons == ["remove beta: disabled", "start gamma"]
     assert ModelsPlan().nothing
-    assert not ModelsPlan(errors={"alpha": "x"}).nothing
+    assert not ModelsPlan(errors={"alpha": Problem.of("not-started")}).nothing

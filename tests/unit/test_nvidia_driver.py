@@ -14,7 +14,7 @@ from gpurack.plan.steps import WriteFile
 from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, spec
+from tests.given import SALT, host_state, said, spec
 
 LOADED = "580.159.04"
 PACKAGES = {
@@ -45,7 +45,7 @@ def test_ignores_driver_without_version_in_inventory(driver: str | None) -> None
 def test_reports_other_driver_and_serves_models(driver: str) -> None:
     host, state = wanted(driver), found()
     plan = plan_models(host, state, {}, SALT)
-    assert plan.errors == {
+    assert said(plan.errors) == {
         "driver": f"the host runs the NVIDIA driver {LOADED}, but the inventory has {driver}. gpurack installs no "
         "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."
     }
@@ -59,7 +59,7 @@ def test_reports_driver_that_waits_for_reboot() -> None:
     newer = {name: version.replace(LOADED, "580.200.01") for name, version in PACKAGES.items() if LOADED in version}
     sentence = other_driver(wanted("580.200.01"), found(packages=newer))
     assert sentence is not None
-    assert "580.200.01 is installed and needs a reboot." in sentence
+    assert "580.200.01 is installed and needs a reboot." in sentence.what
 
 
 def test_holds_packages_of_driver_only() -> None:

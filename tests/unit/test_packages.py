@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
 from gpurack.plan.system.restart import foreign_running, may_stop_foreign
 from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
-from tests.given import SYSTEMS, container, host_state, id_of, package, spec, uuid
+from gpurack.spec.problems import Problem
+from tests.given import SYSTEMS, container, host_state, id_of, package, said, spec, uuid
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
 CE = {
@@ -294,8 +296,9 @@ def test_finishes_interrupted_installation_first() -> None:
     ],
     ids=["docker.io", "docker-ce", "left of docker.io", "left of docker-ce", "podman"],
 )
-def test_refuses_to_swap_docker_packages(packages: dict[str, str], source: Any, sentence: str) -> None:
-    assert plan_docker(ce(source=source), host_state(packages=packages), True) == Plan(errors=(sentence,))
+def test_two_dockers_are_never_swapped_unasked(packages: dict[str, str], source: Any, sentence: str) -> None:
+    found = plan_docker(ce(source=source), host_state(packages=packages), True)
+    assert (found.steps, said(found.errors)) == ((), (sentence,))
 
 
 def test_keeps_compose_v1_of_older_release() -> None:
@@ -308,61 +311,29 @@ def test_remains_of_package_are_no_conflict() -> None:
     assert not plan_docker(ce(), half, True).errors
 
 
-@pytest.mark.parametrize(
-    ("spec", "facts", "sentence"),
-    [
-        (
-            ce(),
-            host_state(os="suse 15"),
-            "openSUSE Leap 15.6 is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04/26.04, RHEL "
-            "8/9/10, Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023.",
-        ),
-        *(
-            (
-                ce(source=source),
-                host_state(units={"snap.docker.dockerd.service": "loaded active enabled"}),
-                "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack "
-                "needs Docker from packages. Save its data, run `snap remove docker`, then run again.",
-            )
-            for source in ("docker-ce", "distro", "keep")
-        ),
-        (ce(), host_state(init="tini"), "the host's init is tini; gpurack needs systemd."),
-        (
-            ce(source="distro"),
-            host_state(os="debian 12"),
-            "Debian GNU/Linux 12 (bookworm) has no Docker with Compose v2 of its own; write docker: "
-            '{"source": "docker-ce"}.',
-        ),
-        (
-            ce(source="keep"),
-            host_state(docker={}),
-            "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
-        ),
-        (
-            ce(source="keep"),
-            host_state(compose="1.29.2"),
-            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
-        ),
-        (
-            ce(source="keep"),
-            host_state(compose=""),
-            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
-        ),
-    ],
-    ids=[
-        "suse",
-        "snap",
-        "snap, distro",
-        "snap, keep",
-        "no systemd",
-        "bookworm's own",
-        "no daemon",
-        "compose 1",
-        "no compose",
-    ],
-)
-def test_refuses_with_reason(spec: Host, facts: HostFacts, sentence: str) -> None:
-    assert plan_docker(spec, facts, True) == Plan(errors=(sentence,))
+SNAP = {"snap.docker.dockerd.service": "loaded active enabled"}
+REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
+    "suse": (ce(), host_state(os="suse 15"), "platform-unsupported"),
+    **{f"snap-{source}": (ce(source=source), host_state(units=SNAP), "docker-snap")
+       for source in ("docker-ce", "distro", "keep")},
+    "no-systemd": (ce(), host_state(init="tini"), "no-systemd"),
+    "bookworm-own": (ce(source="distro"), host_state(os="debian 12"), "distribution-without-docker"),
+    "kept-without-daemon": (ce(source="keep"), host_state(docker={}), "docker-kept-silent"),
+    "kept-with-compose-1": (ce(source="keep"), host_state(compose="1.29.2"), "docker-kept-without-compose"),
+    "kept-without-compose": (ce(source="keep"), host_state(compose=""), "docker-kept-without-compose"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    wanted, facts, code = REFUSED[case]
+    found = plan_docker(wanted, facts, True)
+    assert (found.steps, [error.code for error in found.errors]) == ((), [code])
+
+
+def test_wording_of_what_docker_lacks_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    refused = {case: plan_docker(wanted, facts, True) for case, (wanted, facts, _) in REFUSED.items()}
+    check_golden("docker", {case: [error.what for error in plan.errors] for case, plan in refused.items()})
 
 
 @pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
@@ -397,8 +368,8 @@ def test_skips_toolkit_without_gpus() -> None:
     assert plan_toolkit(spec({"nvidia": {"toolkit": "1.20.0"}}), host_state()).nothing
 
 
-def test_reports_missing_driver_for_gpu_model() -> None:
-    assert plan_toolkit(GPU, host_state()).errors == (
+def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
+    assert said(plan_toolkit(GPU, host_state()).errors) == (
         "a model wants a GPU, but no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. "
         "Install the driver and reboot, or set gpus: [] for the model.",
     )
@@ -479,7 +450,7 @@ def test_decides_when_docker_may_restart(restart: Any, unattended: bool, live_re
     sentence = may_stop_foreign(ce(restart=restart), facts, unattended, "Docker 29.0.0")
     assert bool(sentence) is refused
     if sentence:
-        assert sentence.startswith(
+        assert sentence.what.startswith(
             "Docker 29.0.0 needs a restart of Docker, which would stop containers that gpurack does not manage: "
             "app, db. "
         )
@@ -501,7 +472,7 @@ def test_refuses_upgrade_that_would_stop_foreign_containers() -> None:
     state = with_ce(containers=FOREIGN, docker={"LiveRestoreEnabled": False})
     plan = plan_docker(ce("29.0.0"), state, True)
     assert not plan.steps
-    assert "Run without -y and confirm" in plan.errors[0]
+    assert "Run without -y and confirm" in plan.errors[0].what
 
 
 def test_remove_models_keeps_docker_and_data() -> None:
@@ -549,13 +520,11 @@ def test_remove_all_removes_packages_but_keeps_daemon_json_and_data() -> None:
 
 def test_remove_all_is_refused_beside_foreign_containers() -> None:
     plan = plan_remove(host_state(packages=CE, containers=FOREIGN), "all")
-    assert plan == Plan(
-        errors=("Docker was not removed, because containers that gpurack does not manage run in it: app, db.",)
-    )
+    assert plan == Plan(errors=(Problem.of("remove-would-stop-others", names="app, db"),))
 
 
-def test_remove_accepts_two_words() -> None:
-    assert plan_remove(host_state(), "everything").errors == (
+def test_remove_knows_two_words() -> None:
+    assert said(plan_remove(host_state(), "everything").errors) == (
         'remove="everything" is not supported. Use --data remove=models or --data remove=all.',
     )
 

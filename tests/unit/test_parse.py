@@ -46,7 +46,7 @@ from gpurack.facts.snapshot import (
     SUDO_PASSWORD,
     Snapshot,
 )
-from tests.given import framed
+from tests.given import framed, said
 
 DEBIAN = """\
 PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
@@ -386,7 +386,7 @@ def test_deep_nesting_is_ignored_with_remark() -> None:
     lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
     seen = Snapshot().process(framed(lines))
     assert (seen.trouble, seen.docker) == ("", {})
-    assert seen.remarks == ["ignored 1 line from the host that could not be parsed (docker 1)."]
+    assert said(seen.remarks) == ("ignored 1 line from the host that could not be parsed (docker 1).",)
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))

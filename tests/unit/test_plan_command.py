@@ -149,7 +149,6 @@ def test_live_reports_each_unreachable_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("plan", ["--live", "--json"]),
         ("plan", ["--live", "--compose", "gpu1"]),
         ("plan", ["--json", "--compose", "gpu1"]),
         ("endpoints", ["--json", "--markdown"]),

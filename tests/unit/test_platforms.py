@@ -9,7 +9,7 @@ from gpurack.plan.steps import Shell, WriteFile
 from gpurack.plan.system.docker import CE_URL, plan_docker
 from gpurack.plan.system.nvidia_toolkit import URL, plan_toolkit
 from gpurack.spec.host import Docker, Host
-from tests.given import host_state
+from tests.given import host_state, said
 
 RPM_TOOLKIT = f"{URL}/stable/rpm/$basearch"
 TABLE = [
@@ -84,7 +84,7 @@ def test_uses_or_refuses_docker_of_distribution(
     plan = plan_docker(Host(docker=Docker(source="distro")), bare(id_, version, codename), True)
     if distro is None:
         sentence = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}.'
-        assert plan.errors == (f"{id_} {version} {sentence}",)
+        assert said(plan.errors) == (f"{id_} {version} {sentence}",)
     else:
         assert f"install {distro}" in [step.reason for step in plan.steps]
         assert any(isinstance(step, Shell) and "compose" in step.command for step in plan.steps)
@@ -98,7 +98,7 @@ def test_uses_or_refuses_docker_of_distribution(
 def test_reports_unsupported_release(id_: str, version: str) -> None:
     os = Os(id_, version, "", "Some Linux")
     assert platform_of(os) is None
-    assert unsupported(os) == (
+    assert unsupported(os).what == (
         "Some Linux is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04/26.04, RHEL 8/9/10, "
         "Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023."
     )

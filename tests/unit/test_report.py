@@ -8,12 +8,17 @@ from pyinfra.api.state import StateStage
 
 from gpurack.facts.model import HostFacts
 from gpurack.operations.report import Report
-from gpurack.operations.run_state import Failure, HostRun, failure_in, host_run, lines_of, outdate, reasons_of
+from gpurack.operations.run_state import HostRun, failure_in, host_run, outdate, reasons_of
 from gpurack.plan.models.diff import Action
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem, grouped
 from tests.given import container, host_state, models
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
+
+
+def failure(sentence: str, model: str = "") -> Problem:
+    return Problem.of("step-failed", path=f"models.{model}" if model else "", what=sentence)
 
 
 def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostFacts:
@@ -80,29 +85,29 @@ def test_shows_first_error_on_one_line() -> None:
     run.failed(["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"])
     assert state_of(run) == "FAILED: it ended (exit code 1): oh"
     assert run.failures == [
-        Failure("it ended (exit code 1): oh\n    | cuda error", about="alpha"),
-        Failure("alphabet: x"),
+        failure("it ended (exit code 1): oh\n    | cuda error", "alpha"),
+        failure("alphabet: x"),
     ]
-    assert run.failure("beta") is None
+    assert run.failure("models.beta") is None
 
 
-def test_shows_error_of_host_for_missing_model() -> None:
-    run = HostRun(spec=TWO, snapshot=host_state(), failures=[Failure("of another", about="beta")])
+def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
+    run = HostRun(spec=TWO, snapshot=host_state(), failures=[failure("of another", "beta")])
     assert state_of(run) == "no container"
-    run.failures.append(Failure("Docker does not answer"))
+    run.failures.append(failure("Docker does not answer"))
     assert state_of(run) == "FAILED: Docker does not answer"
 
 
-def test_groups_one_error_of_several_models() -> None:
-    run = HostRun(spec=TWO, snapshot=seen(), failures=[Failure("no driver.", "alpha"), Failure("no driver.", "gamma")])
-    assert lines_of(run.failures) == ["alpha, gamma: no driver."]
+def test_one_error_of_several_models_is_one_line_and_the_error_of_each() -> None:
+    run = HostRun(spec=TWO, snapshot=seen(), failures=[failure("no driver.", "alpha"), failure("no driver.", "gamma")])
+    assert grouped(run.failures) == ["alpha, gamma: no driver."]
     assert state_of(run) == "FAILED: no driver."
-    assert run.failure("gamma")
+    assert run.failure("models.gamma")
 
 
-def test_prefix_is_an_entry_only_if_it_exists() -> None:
-    assert failure_in("docker: not found", {"alpha"}) == Failure("docker: not found")
-    assert failure_in("alpha: one: two", {"alpha"}) == Failure("one: two", about="alpha")
+def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
+    assert failure_in("docker: not found", {"alpha": "models.alpha"}) == failure("docker: not found")
+    assert failure_in("alpha: one: two", {"alpha": "models.alpha"}) == failure("one: two", "alpha")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ def test_shows_row_of_host_without_snapshot(
 ) -> None:
     run = Run({"gpu1": look})
     run.hosts["gpu1"].connected = connected
-    host_run(run.hosts["gpu1"]).failures = [Failure(error) for error in errors]  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).failures = [failure(error) for error in errors]  # type: ignore[arg-type]
     assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
 
 
@@ -191,8 +196,8 @@ def test_says_nothing_was_changed_before_execution() -> None:
 
 def test_prints_errors_once_with_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     run, report = Run({"gpu1": seen()}), Report({"gpu1": TWO})
-    failure = Failure("gpus [7] do not exist [/]", about="alpha")
-    host_run(run.hosts["gpu1"]).failures += [failure, failure]  # type: ignore[arg-type]
+    twice = failure("gpus [7] do not exist [/]", "alpha")
+    host_run(run.hosts["gpu1"]).failures += [twice, twice]  # type: ignore[arg-type]
     for _ in range(2):
         report.host_disconnect(run, run.hosts["gpu1"])  # type: ignore[arg-type]
     shown = capsys.readouterr().err
@@ -203,7 +208,7 @@ def test_prints_errors_once_with_brackets(capsys: pytest.CaptureFixture[str]) ->
 
 def test_does_not_interpret_brackets_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()})
-    host_run(run.hosts["gpu1"]).failures.append(Failure("[0] → [3]", about="alpha"))  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).failures.append(failure("[0] → [3]", "alpha"))  # type: ignore[arg-type]
     report.show(run)  # type: ignore[arg-type]
     shown = capsys.readouterr().err
     assert "FAILED: [0] → [3]" in shown
@@ -228,7 +233,7 @@ def test_shows_planned_action_before_run() -> None:
 
 def test_shows_removed_models_after_remove(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
-    host_run(run.hosts["gpu2"]).failures.append(Failure("Docker stays"))  # type: ignore[arg-type]
+    host_run(run.hosts["gpu2"]).failures.append(failure("Docker stays"))  # type: ignore[arg-type]
     Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True).show(run)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
@@ -240,5 +245,5 @@ def test_interrupted_run_does_not_claim_no_change() -> None:
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
     assert summary(report, run).startswith("Interrupted. Commands already started on gpu1 continue there")
-    host_run(run.hosts["gpu1"]).failures.append(Failure("oh", about="alpha"))  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).failures.append(failure("oh", "alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)

@@ -37,8 +37,8 @@ from gpurack.plan.system.rootless import (
     wanted_files,
 )
 from gpurack.spec.host import Host
-from gpurack.spec.problems import InventoryError
-from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid
+from gpurack.spec.problems import InventoryError, Problem
+from tests.given import SALT, container, docker_info, file, host_state, package, running, said, spec, uuid
 from tests.testbed.toolkit.build import lay_out
 
 RANGES = ("ada:165536:65536", "bob:231072:65536")
@@ -239,7 +239,7 @@ def test_keeps_and_reports_invalid_daemon_json() -> None:
     wanted = spec(BOTH)
     found = plan(wanted, with_files(host(wanted), **{"/home/ada/.config/docker/daemon.json": "{,}"}))
     assert found.steps == ()
-    assert found.errors[0].startswith("/home/ada/.config/docker/daemon.json is not JSON")
+    assert found.errors[0].what.startswith("/home/ada/.config/docker/daemon.json is not JSON")
 
 
 @pytest.mark.parametrize("why", ["daemon.json", "restart"])
@@ -261,7 +261,8 @@ def test_blocked_daemon_fails_only_models_of_its_user(why: str) -> None:
     assert found.down
     assert plan(wanted, state).errors == tuple(found.down.values())
     served = plan_models(wanted, state, {}, SALT, down=found.down)
-    assert served.errors == {"beta": found.down["ada"]}
+    assert said(served.errors) == {"beta": found.down["ada"].what}
+    assert served.errors["beta"].path == "models.beta"
     assert [change.model for change in served.changes] == ["alpha", "gamma"]
 
 
@@ -272,7 +273,7 @@ def test_only_containers_of_same_daemon_prevent_restart(whose: str, refused: boo
     found = plan(wanted, replace(state, containers=(container("jupyter", user=whose),)))
     assert bool(found.errors) is refused
     if refused:
-        assert "containers that gpurack does not manage: jupyter" in found.errors[0]
+        assert "containers that gpurack does not manage: jupyter" in found.errors[0].what
 
 
 # --- who can have one ------------------------------------------------------------------------------------------------
@@ -300,22 +301,26 @@ def test_unusable_user_is_an_error_and_others_continue(change: Any, sentence: st
     wanted = spec({"docker": {"rootless": {"ada": {}}}}, {"models": {"beta": {"user": "ada", "port": 1234}}})
     state = change(host(wanted))
     (error,) = plan(wanted, state).errors
-    assert error.startswith(sentence)
+    assert error.what.startswith(sentence)
     assert unusable("ada", state) == not_ready("ada", state) == error
     before_models = plan(wanted, state, models_follow=True)
     assert before_models.nothing, "the models say it"
     assert before_models.down == {"ada": error}
     state = replace(state, weights={"/w/a.gguf": 1})
-    found = plan_models(wanted, state, {}, SALT, down={"ada": error, "bob": "is gone."})
-    assert found.errors == {"beta": error, "docker.rootless.bob": "is gone."}
+    found = plan_models(
+        wanted, state, {}, SALT, down={"ada": error, "bob": Problem.of("rootless-failed", what="is gone.")}
+    )
+    assert said(found.errors) == {"beta": error.what, "docker.rootless.bob": "is gone."}
 
 
 def test_distinguishes_silent_and_missing_daemon() -> None:
     state = host(spec(BOTH))
     assert not_ready("ada", state) is None
-    assert str(not_ready("ada", with_ada(state, docker={}))).startswith("the rootless Docker of ada does not answer.")
+    assert said([not_ready("ada", with_ada(state, docker={}))])[0].startswith(
+        "the rootless Docker of ada does not answer."
+    )
     bare = with_ada(state, docker={}, unit=Unit())
-    assert str(not_ready("ada", bare)).startswith(
+    assert said([not_ready("ada", bare)])[0].startswith(
         "ada has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
     )
 
@@ -387,7 +392,7 @@ def test_refuses_unsupported_cdi() -> None:
     wanted = spec({"nvidia": {"access": "cdi"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     facts = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
     (error,) = plan_models(wanted, facts, {}, SALT).errors.values()
-    assert error.startswith("nvidia.access is cdi, but Docker 24.0.9 has no CDI")
+    assert error.what.startswith("nvidia.access is cdi, but Docker 24.0.9 has no CDI")
 
 
 @pytest.mark.parametrize(
@@ -435,7 +440,7 @@ def test_keeps_cgroups_while_hook_serves_docker_of_host(toolkit: str, words: dic
         )
         assert bool(found.errors) is wrong
         assert any(reason.startswith("no-cgroups in") for reason in reasons(found)) is not wrong
-        assert all("would take the GPUs from alpha" in error for error in found.errors)
+        assert all("would take the GPUs from alpha" in error.what for error in found.errors)
 
 
 REST = "# a comment\ndisable-require = false\n\n"
@@ -566,7 +571,11 @@ def test_fetched_weights_are_in_private_folder_of_user() -> None:
 def test_reports_weights_unreadable_for_user() -> None:
     wanted = in_docker_of("ada")
     state = with_ada(replace(host(wanted), weights={"/w/a.gguf": 1}), unreadable=frozenset({"/w/a.gguf"}))
-    assert plan_models(wanted, state, {}, SALT).errors["alpha"].startswith("weights /w/a.gguf are not readable by ada")
+    assert (
+        plan_models(wanted, state, {}, SALT)
+        .errors["alpha"]
+        .what.startswith("weights /w/a.gguf are not readable by ada")
+    )
 
 
 def test_name_clash_is_per_docker() -> None:
@@ -645,7 +654,7 @@ def test_remove_all_after_models_ends_users_daemons() -> None:
         "remove the set-up of bob's rootless Docker; its data stays",
     ]
     foreign = replace(left, containers=(container("jupyter", user="bob"),))
-    assert plan_remove(foreign, "all").errors[0].endswith("run in it: jupyter.")
+    assert plan_remove(foreign, "all").errors[0].what.endswith("run in it: jupyter.")
     gone = replace(left, users={"ada": User(1001, 1001, "/home/ada")}, files={}, packages={})
     assert plan_remove(gone, "all").nothing
 
@@ -668,4 +677,4 @@ def test_remove_all_ends_users_daemons_and_keeps_data() -> None:
     assert "weights" not in commands
     assert ".local/share/docker" not in commands
     foreign = replace(state, containers=(*state.containers, container("jupyter", user="bob")))
-    assert plan_remove(foreign, "all").errors[0].endswith("run in it: jupyter.")
+    assert plan_remove(foreign, "all").errors[0].what.endswith("run in it: jupyter.")

@@ -6,6 +6,7 @@ import pytest
 
 from gpurack.facts.model import User
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, Run, findings
+from gpurack.plan.steps import Finding
 from tests.given import host_state, models, spec
 
 BARE = host_state(gpus=1)
@@ -35,11 +36,11 @@ def test_live_shows_changes_and_errors_of_every_stage(stage: object) -> None:
     plan = next(one for one in (DOCKER, TOOLKIT, DAEMON_JSON, ROOTLESS) if one is stage).plan(wanted, state, Run())
     assert plan.steps, "this host needs every stage"
     for step in plan.steps:
-        assert ("change", step.reason) in shown
+        assert Finding("change", step.reason) in shown
 
 
 def test_live_reports_user_without_docker() -> None:
     wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "user": "ada"}}})
-    errors = [text for kind, text in findings(wanted, BARE, Run()) if kind == "error"]
+    errors = [each.line for each in findings(wanted, BARE, Run()) if each.kind == "error"]
     assert [error for error in errors if error.startswith("alpha: ")]
     assert any("ada" in error for error in errors)

@@ -17,7 +17,8 @@ from gpurack.commands.status import as_data, show, state_text, summary
 from gpurack.commands.status_page import write_page
 from gpurack.facts.model import Container, Driver, HostFacts, Xid
 from gpurack.spec.host import Host
-from tests.given import gpu, host_state, models, running, spec, uuid
+from gpurack.spec.problems import Problem
+from tests.given import gpu, host_state, models, running, said, spec, uuid
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -84,7 +85,7 @@ def test_shows_missing_and_disabled_models_and_missing_docker() -> None:
     assert (off.state, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
     host = host_status("gpu1", models(alpha={}), host_state(docker={}), NOW)
     assert host.state == "DEGRADED"
-    assert host.errors == ("Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`.",)
+    assert said(host.errors) == ("Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`.",)
     assert host.models[0].why == "Docker does not answer"
 
 
@@ -105,7 +106,7 @@ def test_shows_when_and_why_gpu_was_lost_and_its_models() -> None:
     xid = Xid("0000:ca:00", 79, datetime(2026, 11, 20, 2, 11, tzinfo=UTC))
     host = host_status("gpu1", *lost_card((xid,)), NOW)
     assert host.state == "DEGRADED"
-    assert host.errors == (
+    assert said(host.errors) == (
         "GPU 2 lost since 2026-11-20 02:11 (Xid 79, GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta.",
     )
     assert [(card.index, bool(card.lost), card.models) for card in host.gpus] == [
@@ -114,21 +115,23 @@ def test_shows_when_and_why_gpu_was_lost_and_its_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "said"),
+    ("numbers", "cause"),
     [((31, 79, 154), "02:02 (Xid 79,"), ((31, 119), "02:02 (Xid 119,"), ((79, 31, 79), "02:01 (Xid 79,")],
 )
-def test_ignores_earlier_xids_of_lost_gpu(numbers: tuple[int, ...], said: str) -> None:
+def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
+    numbers: tuple[int, ...], cause: str
+) -> None:
     xids = tuple(
         Xid("0000:ca:00", number, datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
         for minute, number in enumerate(numbers, start=1)
     )
     [trouble] = host_status("gpu1", *lost_card(xids), NOW).errors
-    assert trouble.startswith(f"GPU 2 lost since 2026-11-20 {said} GPU-")
+    assert trouble.what.startswith(f"GPU 2 lost since 2026-11-20 {cause} GPU-")
 
 
 def test_shows_lost_gpu_without_kernel_log() -> None:
     [trouble] = host_status("gpu1", *lost_card(), NOW).errors
-    assert trouble == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta."
+    assert trouble.what == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta."
 
 
 def test_reports_missing_driver_mismatch_and_missing_gpus() -> None:
@@ -136,7 +139,7 @@ def test_reports_missing_driver_mismatch_and_missing_gpus() -> None:
 
     def troubles(facts: HostFacts) -> str:
         [trouble] = host_status("gpu1", wanted, facts, NOW).errors
-        return trouble
+        return trouble.what
 
     assert troubles(host_state()).startswith("no NVIDIA driver")
     mismatch = {"exit_code": 18, "message": "Driver/library version mismatch NVML library version: 580.95"}
@@ -148,7 +151,7 @@ def test_unreachable_host_has_unknown_models() -> None:
     fleet = {"gpu1": models(alpha={}), "gpu2": models(off={"enabled": False})}
     trouble = "could not connect: Connection refused"
     lab = lab_status(fleet, {"gpu1": HostFacts(trouble=trouble), "gpu2": host_state()}, NOW)
-    assert [(host.state, host.errors) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
+    assert [(host.state, said(host.errors)) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
     assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
@@ -193,7 +196,7 @@ def test_json_has_same_facts(lab: list[HostStatus]) -> None:
 
 def test_page_is_one_file_and_escapes_host_output(lab: list[HostStatus], tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
-    lab = [replace(lab[0], notes=("the container <x> is not gpurack's.",)), *lab[1:]]
+    lab = [replace(lab[0], notes=(Problem.of("lines-ignored", what="the container <x> is not gpurack's."),)), *lab[1:]]
     write_page(page, lab, "lab", NOW)
     text = page.read_text()
     assert "<h2>&lt;b&gt;</h2>" in text

@@ -20,7 +20,7 @@ from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
 from gpurack.verify import evidence, test_models
-from tests.given import SALT, file, host_state, models, running, uuid
+from tests.given import SALT, file, host_state, models, running, said, uuid
 from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
 
@@ -82,18 +82,18 @@ def test_keeps_and_counts_running_model(name: str) -> None:
     found = plan(TWO, older(TWO, of=(name,)))
     assert found.nothing
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
-    assert found.warnings == ONE_OLDER
+    assert said(found.warnings) == ONE_OLDER
 
 
 def test_counts_all_in_one_line() -> None:
     found = plan(TWO, older(TWO, of=("alpha", "beta")))
     assert found.nothing
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_plan_live_shows_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
-    shown = [(kind, line) for kind, line in findings(TWO, state, Run()) if "model" in line]
+    shown = [(each.kind, each.line) for each in findings(TWO, state, Run()) if "model" in each.line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
@@ -103,7 +103,7 @@ def test_says_nothing_about_up_to_date_host() -> None:
 
 def test_missing_new_volume_changes_nothing() -> None:
     found = plan(TWO, older(TWO, lambda service: {**service, "volumes": service["volumes"][:0]}))
-    assert (found.nothing, found.warnings) == (True, ONE_OLDER)
+    assert (found.nothing, said(found.warnings)) == (True, ONE_OLDER)
 
 
 def test_other_spelling_of_image_changes_nothing() -> None:
@@ -111,7 +111,7 @@ def test_other_spelling_of_image_changes_nothing() -> None:
     reference = desire("alpha", TWO, state, (uuid(0),)).image
     same = replace(state, images={reference: state.ours["", "alpha"].image})
     found = plan(TWO, same)
-    assert (found.nothing, found.warnings) == (True, ONE_OLDER)
+    assert (found.nothing, said(found.warnings)) == (True, ONE_OLDER)
     other = replace(state, images={reference: "sha256:other"})
     assert actions(plan(TWO, other))["alpha"] == "recreate"
 
@@ -186,11 +186,11 @@ def test_rewrites_lost_compose_yaml_and_keeps_model() -> None:
     """With the lines of this gpurack, because the original ones are lost. Later runs still count the model."""
     state = without_compose_file(older(TWO))
     found = plan(TWO, state)
-    assert (actions(found), found.warnings) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
+    assert (actions(found), said(found.warnings)) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
     assert found.job
     assert found.job["groups"] == []
     after = after_the_job(state, found)
-    assert (plan(TWO, after).nothing, plan(TWO, after).warnings) == (True, ONE_OLDER)
+    assert (plan(TWO, after).nothing, said(plan(TWO, after).warnings)) == (True, ONE_OLDER)
     renewed = plan(TWO, after, renew=True)
     assert changes(renewed) == {"alpha": ": gpurack's own settings for this engine changed", "beta": "keep"}
 
@@ -202,7 +202,7 @@ def test_rewritten_compose_yaml_may_be_of_an_older_gpurack(monkeypatch: pytest.M
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(TWO, after)
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_recreates_container_published_elsewhere() -> None:
@@ -275,7 +275,7 @@ def test_changed_file_contents_of_gpurack_recreate_nothing(monkeypatch: pytest.M
     newer(monkeypatch)
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
     assert acting(plan(host(), state, renew=True)) == {
         "several": ": gpurack's own settings for this engine changed: files.llama-cpp-python.json",
         "gateway": ": gpurack's own settings for this engine changed: files.gateway.py",
@@ -312,7 +312,7 @@ def test_applies_changes_of_inventory(monkeypatch: pytest.MonkeyPatch, of_a_newe
 def test_keeps_page_with_changed_variables_of_gpurack() -> None:
     state = deployed(host(), environment={"OLD": "1"})
     found = plan(host(), state)
-    assert (acting(found), found.job, found.warnings) == ({}, None, ONE_OLDER)
+    assert (acting(found), found.job, said(found.warnings)) == ({}, None, ONE_OLDER)
     assert acting(plan(host(), state, renew=True)) == {
         "chat": ": gpurack's own settings for this engine changed: environment"
     }
@@ -343,7 +343,7 @@ def test_keeps_gateway_with_old_label_and_same_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert found.warnings == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_verify_accepts_older_settings() -> None:

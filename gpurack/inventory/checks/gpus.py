@@ -11,7 +11,7 @@ from gpurack.plan.models.imagined import imagined
 from gpurack.plan.models.ledger import assign, for_job, missing_gpu, resolve
 from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, Refused
 
 
 def gpu_problems(spec: Host) -> list[Problem]:
@@ -20,20 +20,16 @@ def gpu_problems(spec: Host) -> list[Problem]:
     ledger = assign(spec, state)
     known = {slot.index for slot in ledger.slots}
     problems = [
-        Problem.of("gpu-not-found", path="reserved_gpus", what=missing_gpu(gpu, state, ledger.slots))
+        missing_gpu(gpu, state, ledger.slots).at("", "reserved_gpus")
         for gpu in spec.reserved_gpus
         if isinstance(gpu, int) and gpu not in known
     ]
-    problems += [
-        Problem.of(fault.code, path=f"{spec.kind_of(fault.names[0])}.{fault.names[0]}.{fault.field}", what=fault.what)
-        for fault in ledger.faults
-    ]
+    problems += [fault.why.at("", f"{spec.path_of(fault.names[0])}.{fault.field}") for fault in ledger.faults]
     for name, entry in spec.entries.items():
-        with suppress(LookupError):  # among the ledger's faults
+        with suppress(Refused):  # among the ledger's faults
             hardware = accelerator(entry, resolve(entry, spec, state, ledger.slots))
             if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver)):
-                path = f"{spec.kind_of(name)}.{name}.{found[0]}"
-                problems.append(Problem.of("gpu-incompatible", path=path, what=found[1]))
+                problems.append(found.at("", spec.path_of(name)))
     return problems
 
 
@@ -54,5 +50,5 @@ def gpu_warnings(spec: Host) -> Iterator[Problem]:
             continue
         try:
             for_job(name, spec, state, given)
-        except LookupError as error:
+        except Refused as error:
             yield Problem.of("job-without-gpu", path=f"jobs.{name}", what=error)

@@ -9,11 +9,7 @@ from gpurack.engines import ENGINES
 from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Job, Model
-
-AMD_OF_USER = (
-    "AMD's GPUs open to groups of the host (/dev/kfd, /dev/dri), which are other ones in the rootless Docker of {}, "
-    'so that the model could not use its GPU. Write "user": null for it: it then runs in the host\'s own Docker.'
-)
+from gpurack.spec.problems import Problem
 
 
 def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
@@ -30,15 +26,13 @@ def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
     return Accelerator("nvidia", min(found, key=lambda text: tuple(map(int, text.split("."))), default=None))
 
 
-def incompatibility(
-    model: Model, hardware: Accelerator, driver: str | None, running: bool = False
-) -> tuple[str, str] | None:
+def incompatibility(model: Model, hardware: Accelerator, driver: str | None, running: bool = False) -> Problem | None:
     """Return (field, reason) if a model cannot compute there; None if it can.
 
     driver: NVIDIA's version, None if unknown. running: then its image is known to work there, and only the user is
     checked.
     """
     if model.user and hardware.vendor == "amd":
-        return "user", AMD_OF_USER.format(model.user)
+        return Problem.of("amd-gpu-of-user", path="user", user=model.user)
     why_not = None if running else ENGINES[model.engine].incompatibility(model, hardware, driver)
-    return ("gpus", why_not) if why_not else None
+    return Problem.of("gpu-incompatible", path="gpus", what=why_not) if why_not else None

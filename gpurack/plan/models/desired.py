@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.container import Container, Run, Upstream
 from gpurack.facts.model import HostFacts
@@ -41,6 +42,7 @@ class DesiredService:
     """
 
     name: str
+    path: str
     entry: Model
     devices: Devices
     image: str
@@ -125,7 +127,7 @@ class DesiredService:
         own = self.service.get("labels") or {}
         if isinstance(own, list):  # Compose takes both forms
             own = dict(str(label).partition("=")[::2] for label in own)
-        labels = {"gpurack.model": json.dumps(definition, sort_keys=True), "gpurack.probe": self.url}
+        labels = {paths.MODEL_LABEL: json.dumps(definition, sort_keys=True), paths.PROBE_LABEL: self.url}
         return {**self.service, "labels": {**own, **labels}}
 
 
@@ -153,6 +155,7 @@ def desire(
     values = secrets or {}
     return DesiredService(
         name=name,
+        path=spec.path_of(name),
         entry=entry,
         devices=hardware,
         image=images.image(spec, entry, hardware.accelerator),

@@ -26,6 +26,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
 from gpurack.spec.model import WEIGHTS_INSIDE, Job
+from gpurack.spec.problems import Problem, Refused
 
 HEADER = """\
 # Written by gpurack from the inventory: a job, which ends. It runs again when its definition changes.
@@ -50,6 +51,11 @@ class DesiredJob:
     weights_path: str
     definition: str
 
+    @property
+    def path(self) -> str:
+        """Its path in the inventory."""
+        return f"jobs.{self.name}"
+
 
 def desire_job(name: str, spec: Host) -> DesiredJob:
     """Return a job by its name."""
@@ -73,7 +79,7 @@ def plan_jobs(
     """Plan the jobs that have to run, one after the other. hf_token, logins: as in plan_models."""
     cards = ledger.assign(spec, facts).uuids
     changes: list[Change] = []
-    errors: dict[str, str] = {}
+    errors: dict[str, Problem] = {}
     entries: list[dict[str, Any]] = []
     steps: list[Step] = []
     for job in (desire_job(name, spec) for name, entry in spec.jobs.items() if entry.enabled):
@@ -85,11 +91,16 @@ def plan_jobs(
             continue
         try:
             uuids = ledger.for_job(job.name, spec, facts, cards) if not running(job, facts) else ()
-            if problem := obstacle(job, facts):
-                raise LookupError(problem)
+        except Refused as error:
+            errors[job.name] = error.problem.at("", job.path)
+            continue
+        if problem := obstacle(job, facts):
+            errors[job.name] = problem
+            continue
+        try:
             data = service(job, devices(job.entry, uuids, spec, facts), spec)
-        except LookupError as error:
-            errors[job.name] = str(error)
+        except LookupError as error:  # the engine has no image for these GPUs
+            errors[job.name] = Problem.of("no-image-for-hardware", path=job.path, what=error)
             continue
         text, path = document(job.name, data), paths.job_file(job.name)
         steps.append(WriteFile(f"the job {job.name}, {path}", path, text, "600"))
@@ -125,22 +136,20 @@ def running(job: DesiredJob, facts: HostFacts) -> bool:
     return bool(found and found.job == job.definition and found.running)
 
 
-def obstacle(job: DesiredJob, facts: HostFacts) -> str | None:
+def obstacle(job: DesiredJob, facts: HostFacts) -> Problem | None:
     """Return why a job cannot run now; None if it can."""
     stranger = next((c for c in facts.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
     if stranger and stranger not in facts.proven.values():
-        return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
-    for path, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
-        if isinstance(path, str) and facts.weights.get(path) is None:
-            missing = f"{what} {path} does not exist on the host. Create it, or correct the path."
-            return weights.irregular(path, facts) or missing
+        told = {"name": job.name, "which": "", "hint": "Rename the job."}
+        return Problem.of("container-name-taken", path=job.path, **told)
+    for file, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
+        if isinstance(file, str) and facts.weights.get(file) is None:
+            missing = Problem.of("job-path-missing", path=job.path, what=what, file=file)
+            return weights.irregular(file, facts, job.path) or missing
     made = job.result
     served = [c.name for c in facts.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
     if served and facts.weights.get(str(made)) is not None:
-        return (
-            f"{served[0]} serves its result {made}, which would change while it is served. Use another name for "
-            "`result` and for the model's weights."
-        )
+        return Problem.of("job-result-served", path=job.path, model=served[0], result=made)
     return None
 
 
@@ -174,7 +183,7 @@ def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any
         patched["volumes"] = merge_mounts(data["volumes"], job.compose["volumes"])
     patched = hardened(patched, job.compose)
     labels = patched.get("labels") if isinstance(patched.get("labels"), Mapping) else {}
-    patched["labels"] = {**(labels or {}), "gpurack.job": desired.definition}
+    patched["labels"] = {**(labels or {}), paths.JOB_LABEL: desired.definition}
     return patched
 
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from gpurack import paths
 from gpurack.facts.model import MISMATCH, Gpu, HostFacts
 from gpurack.host_data import json_from_host
 from gpurack.spec.gpus import GpuSlot, hardware
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
+from gpurack.spec.problems import Problem, Refused
 
-NO_DRIVER = (
-    "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. Install the driver and reboot, "
-    "or set gpus: [] for the model."
-)
 ROUNDING = 0.005
 """GiB by which shares may exceed a GPU: in floating point, 50 % and 45 % are slightly more than 95 %."""
 
@@ -33,8 +31,7 @@ class Fault:
 
     names: tuple[str, ...]
     field: Literal["gpus", "vram"]
-    what: str
-    code: Literal["gpu-unavailable", "gpu-claimed-twice", "vram-exceeded"] = "gpu-unavailable"
+    why: Problem
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,15 @@ class Ledger:
     slots: tuple[GpuSlot, ...]
 
     @cached_property
-    def errors(self) -> Mapping[str, str]:
+    def errors(self) -> Mapping[str, Problem]:
         """Entry → why it gets no GPU."""
-        found: dict[str, str] = {}
+        found: dict[str, Problem] = {}
         for fault in self.faults:
             for name in fault.names:
-                found[name] = f"{found[name]} {fault.what}" if name in found else fault.what
+                first = found.get(name)
+                found[name] = (
+                    Problem.of(first.code, what=f"{first.what} {fault.why.what}", hint="") if first else fault.why
+                )
         return found
 
     def slots_of(self, name: str) -> tuple[GpuSlot, ...]:
@@ -97,8 +97,8 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
             entry = spec.entries[name]
             wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, facts, slots)
             refuse_unmeasured(entry, wanted)
-        except LookupError as error:
-            faults.append(Fault((name,), "gpus", str(error)))
+        except Refused as error:
+            faults.append(Fault((name,), "gpus", error.problem))
             continue
         if contested := [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]:
             refused[name] = contested
@@ -118,9 +118,9 @@ def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[s
     refuse_unmeasured(spec.jobs[name], wanted)
     contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
     if faults := sharing_faults({name: contested}, uuids, spec, facts, slots):
-        raise LookupError(" ".join([*(fault.what for fault in faults), "No model is stopped for a job."]))
+        raise Refused(Problem.of("job-waits-for-gpu", what=" ".join(fault.why.what for fault in faults)))
     if error := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots)):
-        raise LookupError(error)
+        raise Refused(error)
     return tuple(slot.uuid for slot in wanted)
 
 
@@ -163,25 +163,26 @@ def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[Gp
         return ()
     if not slots:
         says = f" It says: {facts.driver.message}" if facts.driver.message else ""
-        raise LookupError(f"wants a GPU, but {f'nvidia-smi -L shows none.{says}' if facts.has_nvidia else NO_DRIVER}")
+        if facts.has_nvidia:
+            raise Refused(Problem.of("gpus-not-shown", says=says))
+        raise Refused(Problem.of("no-driver", wish="wants a GPU, but "))
     if entry.gpus == "all":
         if facts.driver.exit_code:
-            raise LookupError(f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
+            raise Refused(
+                Problem.of("nvidia-smi-failed", said=f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
+            )
         found = [slot for slot in slots if not slot.reserved]
         if not found:
-            raise LookupError("wants all GPUs, but all are reserved (reserved_gpus).")
+            raise Refused(Problem.of("all-gpus-reserved"))
     else:
         found = [find_gpu(wanted, facts, slots) for wanted in entry.gpus]
     for slot in found:
         if slot.reserved:
-            raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
+            raise Refused(Problem.of("gpu-reserved", gpu=slot.label))
         if expected := other_than_expected(slot, spec):
-            raise LookupError(
-                f"GPU {slot.label} is an {slot.name}, but `hardware` has an {expected} there. "
-                "Correct `hardware`, or choose another GPU."
-            )
+            raise Refused(Problem.of("gpu-unexpected", gpu=slot.label, name=slot.name, expected=expected))
     if len(set(found)) < len(found):
-        raise LookupError(f"{gpus_text(entry)} names one GPU twice.")
+        raise Refused(Problem.of("gpu-named-twice", gpus=gpus_text(entry)))
     return tuple(found)
 
 
@@ -192,7 +193,7 @@ def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
     """
     for slot in slots:
         if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
-            raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
+            raise Refused(Problem.of("vram-needs-percentage", gpu=slot, example='"30%"'))
 
 
 def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
@@ -201,11 +202,11 @@ def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> G
     if len(found) == 1:
         return found[0]
     if found:
-        raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
-    raise LookupError(missing_gpu(wanted, facts, slots))
+        raise Refused(Problem.of("gpu-ambiguous", gpu=wanted, count=len(found)))
+    raise Refused(missing_gpu(wanted, facts, slots))
 
 
-def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> str:
+def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> Problem:
     """Return the error for a GPU that the host does not have."""
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
@@ -213,7 +214,7 @@ def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -
     else:
         has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
     broken = f" nvidia-smi says: {facts.driver.message}" if facts.driver.exit_code else ""
-    return f"{name} does not exist; {has}.{broken}"
+    return Problem.of("gpu-not-found", gpu=name, has=has, broken=broken)
 
 
 def matches(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
@@ -303,14 +304,15 @@ def sharing_fault(
             what += f" Running there: {', '.join(running)}."
         which = "each of them" if whole == names else ", ".join(whole)
         hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
-        return Fault(refused, "gpus", f"{what} {hint}", "gpu-claimed-twice")
+        return Fault(refused, "gpus", Problem.of("gpu-claimed-twice", what=what, hint=hint))
     shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
     listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
     what = f"{gpus} would{'' if alone else ' each'} hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}."
-    return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.", "vram-exceeded")
+    hint = f"Lower vram, or choose another GPU{others}."
+    return Fault(refused, "vram", Problem.of("vram-exceeded", what=what, hint=hint))
 
 
-def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> str | None:
+def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> Problem | None:
     """Return the error if processes that are not ours hold memory that this entry needs.
 
     others: ` (free: 2, 3)`.
@@ -339,22 +341,17 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostF
             f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {process.memory / 1024:.1f} GiB)"
             for process in foreign
         )
-        return (
-            f"GPU {slot.label} is in use by {who}, which gpurack does not manage. This model was not changed. "
-            f"Wait for it to end, stop it, or choose another GPU{others}."
-        )
+        return Problem.of("gpu-in-use", gpu=slot.label, who=who, others=others)
     return None
 
 
 def not_answering(
     uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
-) -> str:
+) -> Problem:
     """Return the error for GPUs of an entry that no longer answer."""
     reason = f" nvidia-smi says: {facts.driver.message}." if facts.driver.message else ""
-    return (
-        f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
-        f"another one{free(facts, given, slots)}."
-    )
+    others = free(facts, given, slots)
+    return Problem.of("gpu-lost", gpus=", ".join(uuids), reason=reason, others=others)
 
 
 def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
@@ -401,7 +398,7 @@ def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:
 def label(labels: Mapping[str, str]) -> dict[str, object]:
     """Return the definition in a container's label; {} if it is invalid."""
     try:
-        definition = json_from_host(labels.get("gpurack.model", ""))
+        definition = json_from_host(labels.get(paths.MODEL_LABEL, ""))
     except ValueError:
         return {}
     return definition if isinstance(definition, dict) else {}

@@ -5,7 +5,7 @@ runner on the host.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Action, Change, compare, mapping
 from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.runner import Project, make_job
-from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, by_sentence, is_written, written
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
+from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.weights import CopyWeights
 
 
@@ -50,11 +51,11 @@ class ModelsPlan:
     """
 
     changes: tuple[Change, ...] = ()
-    errors: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, Problem] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     later: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -71,15 +72,14 @@ class ModelsPlan:
     @property
     def sentences(self) -> list[str]:
         """The errors, one line for each sentence, with the models that it is about."""
-        return by_sentence(self.errors.items())
+        return grouped(self.errors.values())
 
     @property
     def findings(self) -> list[Finding]:
         """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
-        found: list[Finding] = [("warning", warning) for warning in self.warnings]
-        found += [("change", reason) for reason in self.reasons]
-        found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
-        return [*found, *(("error", sentence) for sentence in self.sentences)]
+        reasons = [*self.reasons, *(f"{name}: after the job {job}" for name, job in self.later.items())]
+        changes = [Finding("change", reason) for reason in reasons]
+        return [*as_findings("warning", self.warnings), *changes, *as_findings("error", self.errors.values())]
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Decision:
 
     desired: DesiredService
     change: Change
-    error: str | None
-    refusal: str | None
+    error: Problem | None
+    refusal: Problem | None
 
     @property
     def service(self) -> Mapping[str, Any]:
@@ -109,7 +109,7 @@ def plan_models(
     hf_token: str | None = None,
     logins: Mapping[str, Mapping[str, str]] | None = None,
     prune: bool = False,
-    down: Mapping[str, str] | None = None,
+    down: Mapping[str, Problem] | None = None,
     left_out: Collection[str] = (),
     renew: bool = False,
 ) -> ModelsPlan:
@@ -123,7 +123,8 @@ def plan_models(
     """
     down = down or {}
     cards = ledger.assign(spec, facts)
-    errors = {**cards.errors, **host_errors(spec, facts, down)}
+    errors = {name: why.at("", spec.path_of(name)) for name, why in cards.errors.items()}
+    errors |= host_errors(spec, facts, down)
     decisions: dict[str, Decision] = {}
     for name, entry in spec.entries.items():
         if entry.enabled and (why_not := unreachable(name, spec, facts, down)):
@@ -132,7 +133,7 @@ def plan_models(
             continue
         mine = secrets.get(name, {})
         decision = decide(name, spec, facts, cards.uuids[name], mine, salt, prune=prune, renew=renew)
-        if isinstance(decision, str):
+        if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
             decisions[name] = decision
@@ -151,25 +152,27 @@ def plan_models(
     if job:
         job |= {**network_and_credentials(job, spec, facts, hf_token, logins or {}), "prune": prune}
     steps = [*(host_files(facts) if job or planned or facts.ours else []), *close_to_others(facts)]
-    kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
+    kept = [one.refusal for one in decisions.values() if one.refusal and one.refusal != one.error]
     warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, acting), job, warnings)
 
 
-def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> dict[str, str]:
+def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> dict[str, Problem]:
     """Return errors of the host's driver, and of users without enabled models. down: as in plan_models."""
-    errors: dict[str, str] = {}
+    errors: dict[str, Problem] = {}
     if facts.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(facts)
     elif spec.wants_gpu and (other := other_driver(spec, facts)):
         errors["driver"] = other
     served = {entry.dockerd for entry in spec.entries.values() if entry.enabled}
-    return errors | {f"docker.rootless.{user}": why for user, why in down.items() if user not in served}
+    places = {user: f"docker.rootless.{user}" for user in down if user not in served}
+    return errors | {place: replace(down[user], path=place) for user, place in places.items()}
 
 
-def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, str]) -> str | None:
+def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Problem | None:
     """Return why nothing is known about what a model needs: its Docker, or its weights."""
-    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, facts)
+    why = down.get(spec.entries[name].dockerd)
+    return replace(why, path=spec.path_of(name)) if why else weights.unseen(spec, name, facts)
 
 
 def decide(
@@ -182,7 +185,7 @@ def decide(
     *,
     prune: bool,
     renew: bool,
-) -> Decision | str | None:
+) -> Decision | Problem | None:
     """Decide what happens to a model that has its GPUs (uuids).
 
     A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared. secrets: of this
@@ -193,8 +196,8 @@ def decide(
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
         runs = container and container.running
-        return None if runs else "not started: the NVIDIA driver and its library have different versions."
-    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
+        return None if runs else Problem.of("not-started", path=spec.path_of(name))
+    if why_not := unfit(spec.path_of(name), entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
         return why_not
     desired = desire(name, spec, facts, uuids, secrets, salt)
     change = compare(desired, facts, prune, renew)
@@ -209,7 +212,7 @@ def decide(
     return Decision(desired, change, error, refusal)
 
 
-def removals(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> Iterator[Change]:
+def removals(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Iterator[Change]:
     """Yield the removal of each container of ours without an enabled entry."""
     enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
     wanted = {id(facts.container(name, entry.dockerd)) for name, entry in enabled.items()}
@@ -236,12 +239,12 @@ def network_and_credentials(
     }
 
 
-def outdated(changes: Sequence[Change]) -> Iterator[str]:
+def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
     """Yield a sentence that counts the containers with settings of an older gpurack."""
     if count := sum(change.outdated for change in changes):
         models = "1 model runs" if count == 1 else f"{count} models run"
         them = "it" if count == 1 else "them"
-        yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
+        yield Problem.of("older-settings", models=models, them=them)
 
 
 def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> tuple[Project, ...]:

@@ -2,10 +2,13 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from gpurack.engines import ENGINES
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import Container, HostFacts, Listener
 from gpurack.plan.models import compose, weights
+from gpurack.plan.models.addresses import probe_url
 from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, holdings, replaced
@@ -16,34 +19,32 @@ from gpurack.plan.system import gpu_access
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 
-def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Change) -> str | None:
+def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Change) -> Problem | None:
     """Return why nothing may be done to this model; None if it may."""
-    name, model = desired.name, desired.entry
-    if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts)):
+    name, model, at = desired.name, desired.entry, desired.path
+    if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts, at)):
         return error
     stranger = next(
         (c for c in facts.containers if (c.name, c.user) == (name, model.dockerd) and not facts.is_ours(c)), None
     )
     if stranger and stranger != replaced(desired, facts):
-        return (
-            f"a container named `{name}` already exists and is not managed by gpurack ({stranger.status}, image "
-            f"{stranger.image[7:19]}). Adopt it with `replaces: {name}`, or rename the model."
-        )
+        which = f" ({stranger.status}, image {stranger.image[7:19]})"
+        hint = f"Adopt it with `replaces: {name}`, or rename the model."
+        return Problem.of("container-name-taken", path=at, name=name, which=which, hint=hint)
     holder = port_holder(desired, facts) if change.action != Action.KEEP else None
     if holder:
-        return f"port {model.port} is already in use by {holder}. This model was not changed. {port_hint(holder)}"
+        return Problem.of("port-in-use", path=at, port=model.port, holder=holder, hint=port_hint(holder))
     closed = facts.users[model.dockerd].unreadable if model.dockerd in facts.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
-        return f"weights {unread[0]} are not readable by {model.user}, who runs this model. Check: ls -l {unread[0]}"
+        return Problem.of("weights-not-readable", path=at, file=unread[0], user=model.user)
     lying = [path for one, path in desired.weights if isinstance(one, str)]
     if change.action != Action.KEEP and (missing := [path for path in lying if facts.weights.get(path) is None]):
-        return weights.irregular(missing[0], facts) or (
-            f'weights {missing[0]} do not exist on the host. Copy them there, or set {{"url": …, "sha256": …}}.'
-        )
+        return weights.irregular(missing[0], facts, at) or Problem.of("weights-not-on-host", path=at, file=missing[0])
     if change.action == Action.KEEP:
-        return unhealthy(desired, facts)
+        return unhealthy(name, spec, facts)
     return unreadable(desired, facts)
 
 
@@ -51,7 +52,7 @@ READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr
 """SELinux types that a confined container may read. (A boolean of SELinux allows network file systems.)"""
 
 
-def unreadable(desired: DesiredService, facts: HostFacts) -> str | None:
+def unreadable(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Return why a container that Docker confines by SELinux cannot read the weights; None if it can.
 
     They are the admin's and are not relabelled, as Compose's `z` would do. The message names the label to set.
@@ -62,14 +63,12 @@ def unreadable(desired: DesiredService, facts: HostFacts) -> str | None:
     options = desired.entry.compose.get("security_opt") or ()
     if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
         return None
-    return (
-        f"SELinux does not allow containers to read the weights {path} (label {label}). "
-        f"Relabel them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
-        f'restorecon -R {path}; or set compose: {{"security_opt": ["label=disable"]}} for this model.'
-    )
+    return Problem.of("weights-label", path=desired.path, file=path, label=label)
 
 
-def unfit(model: Model, hardware: Accelerator, container: Container | None, facts: HostFacts) -> str | None:
+def unfit(
+    path: str, model: Model, hardware: Accelerator, container: Container | None, facts: HostFacts
+) -> Problem | None:
     """Return why a model cannot compute on this hardware; None if it can.
 
     It may not open it, or the engine's images do not run there with this driver. A running model (container) is known
@@ -77,10 +76,10 @@ def unfit(model: Model, hardware: Accelerator, container: Container | None, fact
     """
     running = bool(container and container.running)
     found = incompatibility(model, hardware, facts.driver.kernel or None, running)
-    return found[1] if found else None
+    return replace(found, path=path) if found else None
 
 
-def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> str | None:
+def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> Problem | None:
     """Return why a model that would get a new container does not fit on its GPUs; None if it does.
 
     A running model is known to fit.
@@ -89,29 +88,30 @@ def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> str 
         return None
     header = facts.headers.get(desired.weights_path)
     error = refusal(desired.entry, header, slots_of(desired.uuids, facts))
-    return f"{error} This model was not changed." if error else None
+    what = f"{error} This model was not changed."
+    return Problem.of("model-too-large", path=desired.path, what=what) if error else None
 
 
-def unhealthy(desired: DesiredService, facts: HostFacts) -> str | None:
+def unhealthy(name: str, spec: Host, facts: HostFacts) -> Problem | None:
     """Return why a running model does not answer as it should; None if it does."""
-    name, docker = desired.name, compose.docker_command(desired.user)
-    probe = facts.probes.get((desired.user, name))
+    entry, at = spec.entries[name], spec.path_of(name)
+    docker, url = compose.docker_command(entry.dockerd), probe_url(name, spec, facts)
+    probe = facts.probes.get((entry.dockerd, name))
     if probe is None:
         return None
     logs = sh("{} logs --tail 20 {}", docker, name)
-    match health(name, desired.entry, facts):
+    match health(name, entry, facts):
         case Health.READY:
             return None
         case Health.RENAMED:
             again = sh("{} rm -f {}", docker, name)
-            answer = f'something else answers there, not "{desired.answers_as}": {probe.body[:200]}'
-            return f"{answer}. Fix: {again}, then run again."
+            answers_as = ENGINES[entry.engine].answers_as(entry, entry.served_name or name)
+            told = {"name": str(answers_as), "body": probe.body[:200], "command": again, "url": url}
+            return Problem.of("wrong-model-answers", path=at, **told)
         case _ if probe.status == 0:
-            return (
-                f"it runs but does not answer (GET {desired.url}: no response in 5 s). "
-                f"Check: {logs}. Fix: {sh('{} restart {}', docker, name)}, then run again."
-            )
-    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Check: {logs}."
+            again = sh("{} restart {}", docker, name)
+            return Problem.of("model-silent", path=at, url=url, logs=logs, command=again)
+    return Problem.of("model-failing", path=at, status=probe.status, body=probe.body[:200], logs=logs)
 
 
 def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
@@ -171,26 +171,24 @@ def addresses_overlap(one: str, other: str) -> bool:
         return False
 
 
-def mismatch(facts: HostFacts) -> str:
+def mismatch(facts: HostFacts) -> Problem:
     """Return the error for a driver and library of different versions."""
-    return (
-        f"the NVIDIA kernel module is {facts.driver.kernel}, but nvidia-smi says: {facts.driver.message}. Running "
-        "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
-    )
+    told = {"kernel": facts.driver.kernel, "message": facts.driver.message}
+    return Problem.of("driver-mismatch", path="driver", **told)
 
 
 def blocked(
     changes: Sequence[Change],
-    errors: Mapping[str, str],
+    errors: Mapping[str, Problem],
     desired: Mapping[str, DesiredService],
     spec: Host,
     facts: HostFacts,
-) -> dict[str, str]:
+) -> dict[str, Problem]:
     """Return model → error, for models that need a GPU or port of a model that has to stay unchanged.
 
     The container of that model still runs. So a swap of two models happens completely or not at all.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Problem] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
     there = {name: facts.container(name, entry.dockerd) for name, entry in spec.entries.items()}
     stuck = [name for name in errors if there.get(name)]
@@ -200,14 +198,11 @@ def blocked(
         for change in pending:
             name = change.model
             taken = theirs & (holdings(there[name], desired[name]) - holdings(there[name]))
-            if spec.entries[name].vram and spec.entries[other].vram:
+            if desired[name].entry.vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
                 things = ", ".join(sorted(gpu_label(thing, facts) for thing in taken))
-                found[name] = (
-                    f"{things} is still in use by {other}, which could not be changed. "
-                    "This model was not changed either."
-                )
+                found[name] = Problem.of("blocked-by-other", path=desired[name].path, things=things, other=other)
                 stuck += [name] if there[name] else []
     return found
 

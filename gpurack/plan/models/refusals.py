@@ -5,7 +5,7 @@ create or recreate, and a warning for what stays. A new one is a function in REF
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from gpurack import paths
 from gpurack.engines import ENGINES
@@ -16,32 +16,33 @@ from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 MADE = (Action.CREATE, Action.RECREATE)
 """The actions for which a refusal is an error."""
 
-Rule = Callable[[DesiredService, HostFacts], str | None]
+Rule = Callable[[DesiredService, HostFacts], Problem | None]
 
 
-def refusal(desired: DesiredService, facts: HostFacts) -> str | None:
+def refusal(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Return why an entry must not be created like this, and what to write; None if it may."""
-    return next((sentence for rule in REFUSALS if (sentence := rule(desired, facts))), None)
+    return next((problem for rule in REFUSALS if (problem := rule(desired, facts))), None)
 
 
-def no_lan_address(desired: DesiredService, facts: HostFacts) -> str | None:
+def no_lan_address(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Refuse `bind: lan` on a host without a default route."""
     if desired.entry.bind != "lan" or facts.address:
         return None
     addresses = ", ".join(facts.addresses) or "none found (ip address)"
-    return f"`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: {addresses}."
+    return Problem.of("no-default-route", path=desired.path, addresses=addresses)
 
 
-def no_first_account(desired: DesiredService, facts: HostFacts) -> str | None:
+def no_first_account(desired: DesiredService, facts: HostFacts) -> Problem | None:
     """Refuse a page that other machines reach and where the first visitor becomes the administrator."""
     volume = unclaimed_volume(desired.name, desired.entry)
     if volume is None or volume in facts.accounts:
         return None
-    return f"its database has no account yet, and {UNCLAIMED}"
+    return Problem.of("no-first-account", path=desired.path, what=UNCLAIMED)
 
 
 def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
@@ -56,20 +57,15 @@ def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
 REFUSALS: tuple[Rule, ...] = (no_lan_address, no_first_account)
 
 
-def warnings(kept: Mapping[str, str], spec: Host, facts: HostFacts) -> Iterator[str]:
+def warnings(kept: Iterable[Problem], spec: Host, facts: HostFacts) -> Iterator[Problem]:
     """Yield a sentence for each problem of a host's models that blocks nothing.
 
     kept: models that serve although they would be refused now → why.
     """
-    for sentence in dict.fromkeys(kept.values()):
-        names = [name for name, said in kept.items() if said == sentence]
-        yield f"{', '.join(names)}: {sentence}"
+    yield from kept
     open_to_all = [f"{name}:{one.port}" for name, one in spec.entries.items() if one.enabled and one.bind == "lan"]
     if open_to_all and is_public(facts.address):
-        yield (
-            f"reachable from the internet: {', '.join(open_to_all)}. `bind: lan` is the public address {facts.address} "
-            f'here; write bind: "{facts.address}" where that is meant, or "loopback".'
-        )
+        yield Problem.of("reachable-from-internet", names=", ".join(open_to_all), address=facts.address)
 
 
 def is_public(address: str) -> bool:

@@ -7,6 +7,7 @@ from gpurack.engines import weights_of
 from gpurack.facts.model import HostFacts
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
+from gpurack.spec.problems import Problem
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
@@ -31,23 +32,23 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
 
 
-def unseen(spec: Host, name: str, facts: HostFacts) -> str | None:
-    """The sentence for a model or job of which a path did not answer in time; None where all did."""
+def unseen(spec: Host, name: str, facts: HostFacts) -> Problem | None:
+    """The error for a model or job of which a path did not answer in time; None where all did."""
     entry = spec.everything[name]
     places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
     if isinstance(entry, Job):
         places += [job_folder(spec, name), result_path(spec, name) or ""]
     why = next((facts.late[part] for path in places if (part := f"weights {path}") in facts.late), None)
-    return f"could not inspect its weights: {why}. It was not changed. Check: df -h; dmesg | tail." if why else None
+    return Problem.of("weights-late", path=spec.path_of(name), why=why) if why else None
 
 
-def irregular(path: str, facts: HostFacts) -> str | None:
-    """The sentence for a path that is neither a file nor a folder; None for others."""
-    kind = facts.irregular.get(path)
+def irregular(file: str, facts: HostFacts, path: str) -> Problem | None:
+    """The error for what is neither a file nor a folder on the host; None for others. path: the entry's."""
+    kind = facts.irregular.get(file)
     if kind == "hidden":
-        who = ", ".join(sorted(facts.owned.get(path, ()))) or "who may change it"
-        return f"{path} cannot be inspected: gpurack inspects it as {who}, who has no access. Check: namei -l {path}."
-    return f"{path} is not a regular file or a folder ({kind}). Replace it, or correct the path." if kind else None
+        who = ", ".join(sorted(facts.owned.get(file, ()))) or "who may change it"
+        return Problem.of("weights-hidden", path=path, file=file, who=who)
+    return Problem.of("weights-irregular", path=path, file=file, kind=kind) if kind else None
 
 
 def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
@@ -82,8 +83,8 @@ def readers(spec: Host) -> dict[str, str]:
     return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
 
 
-def changeable(spec: Host, facts: HostFacts) -> list[str]:
-    """A sentence for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
+def changeable(spec: Host, facts: HostFacts) -> list[Problem]:
+    """A warning for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
     who: set[str] = set()
     names = []
     for name, entry in spec.everything.items():
@@ -97,10 +98,7 @@ def changeable(spec: Host, facts: HostFacts) -> list[str]:
             names.append(name)
     if not names:
         return []
-    return [
-        f"weights of {', '.join(names)} are in folders that {', '.join(sorted(who))} can write to, and so change what "
-        "is served. Make root the owner (chown root:, chmod go-w), or let gpurack fetch the weights."
-    ]
+    return [Problem.of("weights-changeable", names=", ".join(names), who=", ".join(sorted(who)))]
 
 
 def job_folder(spec: Host, name: str) -> str:

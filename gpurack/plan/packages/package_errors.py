@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gpurack import paths
 from gpurack.plan.packages.base import upstream
 from gpurack.shell import sh
+from gpurack.spec.problems import Problem
 
 OURS = "gpurack-"
 SHOWN = 8
@@ -18,30 +19,33 @@ There = Mapping[str, Sequence[tuple[str, str]]]
 """Package → (version, repository) of everything in the repositories, oldest first."""
 
 
-Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], str | None]]]
+Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], Problem | None]]]
 
 
-def explain(lines: Sequence[str], program: str) -> str | None:
+def explain(lines: Sequence[str], program: str) -> Problem | None:
     """Return the sentence for the output of a failed command of dnf or yum; None if the error is unknown.
 
     program: the one that the host has, for commands in the sentence.
     """
-    said = _explain(lines, COMPLAINTS)
-    return said.replace("{program}", program) if said else None
+    found = _explain(lines, COMPLAINTS)
+    if found is None:
+        return None
+    parts = {name: text.replace("{program}", program) for name, text in found.parameters}
+    return Problem.of(found.code, **parts)
 
 
-def explain_apt(lines: Sequence[str]) -> str | None:
+def explain_apt(lines: Sequence[str]) -> Problem | None:
     """Return the same for apt and dpkg."""
     return _explain(lines, APT_COMPLAINTS)
 
 
-def _explain(lines: Sequence[str], complaints: Complaints) -> str | None:
+def _explain(lines: Sequence[str], complaints: Complaints) -> Problem | None:
     text, there = "\n".join(lines), available(lines)
-    for pattern, sentence in complaints:
+    for pattern, problem_in in complaints:
         found = re.search(pattern, text, re.MULTILINE)
-        said = found and sentence(found, text, there)
-        if said:
-            return said
+        problem = found and problem_in(found, text, there)
+        if problem:
+            return problem
     return None
 
 
@@ -55,59 +59,50 @@ def available(lines: Sequence[str]) -> There:
     return found
 
 
-def _wrong_key(found: re.Match[str], text: str, there: There) -> str:
+def _wrong_key(found: re.Match[str], text: str, there: There) -> Problem:
     repository = found["repository"]
     key = f" ({paths.RPM_KEYS}/{repository}.asc)" if repository.startswith(OURS) else ""
-    return (
-        f"repository {repository} is not signed with its key{key}. A mirror that signs with its own key needs "
-        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
-    )
+    return Problem.of("repository-not-signed", repository=repository, key=key)
 
 
-def _wrong_package_key(found: re.Match[str], text: str, there: There) -> str:
-    return (
-        f"{found['package']} is not signed with the key of its repository. A mirror that signs with its own key needs "
-        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
-    )
+def _wrong_package_key(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("package-not-signed", package=found["package"])
 
 
-def _unreachable(found: re.Match[str], text: str, there: There) -> str:
+def _unreachable(found: re.Match[str], text: str, there: There) -> Problem:
     repository = found["repository"]
     detail = re.search(r"^(?: +-|>>>) ((?:Curl error|Status code).*? for http\S+)", text, re.MULTILINE)
     why = f": {detail[1]}" if detail else ""
-    remedy = (
+    hint = (
         "Check that the host can reach it, or set a mirror in the inventory's mirrors."
         if repository.startswith(OURS)
         else "gpurack does not manage it: fix it, or disable it."
     )
-    return f"repository {repository} cannot be read{why}. {remedy}"
+    return Problem.of("repository-unreachable", repository=repository, why=why, hint=hint)
 
 
-def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
+def _no_match(found: re.Match[str], text: str, there: There) -> Problem | None:
     spec = found["spec"]
     name = max((name for name in there if spec.startswith(f"{name}-")), key=len, default=None)
     if name is None:
-        return f"{spec.removesuffix('-*')} is in none of the host's repositories ({{program}} repolist)."
+        return Problem.of("package-not-found", package=spec.removesuffix("-*"), command="{program} repolist")
     return _other_versions(name, spec.removeprefix(f"{name}-").removesuffix("-*"), there)
 
 
-def _other_versions(name: str, version: str, there: There) -> str:
+def _other_versions(name: str, version: str, there: There) -> Problem:
     versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
-    return f"{name} {version} is in no repository. Available: {', '.join(versions)}."
+    return Problem.of("version-not-found", package=name, version=version, versions=", ".join(versions))
 
 
-def _lacks(found: re.Match[str], text: str, there: There) -> str:
-    return f"{found['package']} needs {found['what'].strip()}, which none of the host's repositories has."
+def _lacks(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("dependency-not-found", package=found["package"], what=found["what"].strip())
 
 
-def _kept_away(found: re.Match[str], text: str, there: There) -> str:
-    return (
-        f"{found['spec'].removesuffix('-*')} exists, but an exclude, a module or a versionlock set outside gpurack "
-        "hides it (excludepkgs in /etc/dnf/dnf.conf and .repo files; {program} versionlock list)."
-    )
+def _kept_away(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("package-hidden", package=found["spec"].removesuffix("-*"), program="{program}")
 
 
-def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
+def _do_not_fit(found: re.Match[str], text: str, there: There) -> Problem:
     repositories: dict[str, list[str]] = {}
     for name, entries in there.items():
         if "nvidia-container" in name:
@@ -118,11 +113,8 @@ def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
             f"{repository} has {', '.join(list(dict.fromkeys(versions))[-SHOWN:])}"
             for repository, versions in sorted(repositories.items())
         )
-        return (
-            f"two repositories have different versions of the NVIDIA Container Toolkit, which conflict: {which}. "
-            f'Write nvidia: {{"toolkit": …}} with one of them, or keep it out of the other: {_keep_out(text)}'
-        )
-    return f"the packages conflict with what is installed: {' '.join(found['problem'].split())}."
+        return Problem.of("toolkit-versions-conflict", which=which, how=_keep_out(text))
+    return Problem.of("packages-conflict", what=" ".join(found["problem"].split()))
 
 
 def _keep_out(text: str) -> str:
@@ -134,48 +126,44 @@ def _keep_out(text: str) -> str:
     return "excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file."
 
 
-def _broken_database(found: re.Match[str], text: str, there: There) -> str:
-    return "rpm's database on the host cannot be read. Check: rpm --verifydb. Fix: rpm --rebuilddb."
+def _broken_database(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("rpm-database-broken")
 
 
-def _no_room(found: re.Match[str], text: str, there: There) -> str:
-    return f"the host has no disk space for the packages: {found['what'].strip(' .')}."
+def _no_room(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("no-disk-space", what=found["what"].strip(" ."))
 
 
-def _unsigned_for_apt(found: re.Match[str], text: str, there: There) -> str:
-    return (
-        f"repository {found['url'].rstrip('/')} is not signed with its key. A mirror that signs with "
-        'its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
-    )
+def _unsigned_for_apt(found: re.Match[str], text: str, there: There) -> Problem:
+    return Problem.of("repository-not-signed", repository=found["url"].rstrip("/"), key="")
 
 
-def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> str:
+def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> Problem:
     detail = re.search(r"(?m)^ +(\d{3} +\S.*?)(?: \[IP: .*\])?$", text)
     why = found.groupdict().get("why") or (detail and " ".join(detail[1].split())) or "it has no Release file"
-    return (
-        f"repository {found['url'].rstrip('/')} cannot be read: {why.strip().rstrip('.:')}. Check that the host "
-        "can reach it, or set a mirror in the inventory's mirrors. "
+    hint = (
+        "Check that the host can reach it, or set a mirror in the inventory's mirrors. "
         "Repositories that gpurack does not manage are in /etc/apt/sources.list.d."
     )
+    told = {"repository": found["url"].rstrip("/"), "why": f": {why.strip().rstrip('.:')}", "hint": hint}
+    return Problem.of("repository-unreachable", **told)
 
 
-def _no_version_for_apt(found: re.Match[str], text: str, there: There) -> str:
+def _no_version_for_apt(found: re.Match[str], text: str, there: There) -> Problem:
     name, version = found["name"], re.sub(r"^\d+:|-?\*$", "", found["spec"])
     if name not in there:
-        return f"{name} {version} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
+        return Problem.of("package-not-found", package=f"{name} {version}", command=sh("apt-cache policy {}", name))
     return _other_versions(name, version, there)
 
 
-def _not_located(found: re.Match[str], text: str, there: There) -> str:
+def _not_located(found: re.Match[str], text: str, there: There) -> Problem:
     name = found["name"]
-    return f"{name} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
+    return Problem.of("package-not-found", package=name, command=sh("apt-cache policy {}", name))
 
 
-def _same_file(found: re.Match[str], text: str, there: There) -> str:
-    return (
-        f"{found['package']} conflicts: it also contains {found['file']}. If nothing else needs it, remove it "
-        f"({sh('apt-get remove {}', found['package'])}), and run again."
-    )
+def _same_file(found: re.Match[str], text: str, there: There) -> Problem:
+    command = sh("apt-get remove {}", found["package"])
+    return Problem.of("package-file-conflict", package=found["package"], file=found["file"], command=command)
 
 
 COMPLAINTS: Complaints = (

@@ -7,6 +7,7 @@ from gpurack.facts.model import Os
 from gpurack.plan.packages import apt, rpm
 from gpurack.plan.packages.base import Packages
 from gpurack.shell import Sh, sh
+from gpurack.spec.problems import Problem
 
 CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 
@@ -165,11 +166,11 @@ def platform_of(os: Os) -> Platform | None:
     return PLATFORMS.get((os.id, os.version or "sid")) or PLATFORMS.get((os.id, os.version.partition(".")[0]))
 
 
-def unsupported(os: Os) -> str:
+def unsupported(os: Os) -> Problem:
     """Return the error for a host without a row."""
     versions: dict[str, list[str]] = {}
     for platform in PLATFORMS.values():
         name, _, version = platform.name.rpartition(" ")
         versions.setdefault(name, []).append(version)
     supported = ", ".join(f"{name} {'/'.join(found)}" for name, found in versions.items())
-    return f"{os.name} is not supported; supported are {supported}."
+    return Problem.of("platform-unsupported", system=os.name, supported=supported)

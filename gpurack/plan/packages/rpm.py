@@ -21,6 +21,7 @@ from gpurack.plan.steps import Shell, Step, WriteFile, written
 from gpurack.resources import render
 from gpurack.shell import Sh, grouped, sh
 from gpurack.spec.network import Proxy
+from gpurack.spec.problems import Problem
 
 REMOVE = "{program} remove"
 """{program}: dnf or yum, whichever the host has."""
@@ -260,7 +261,7 @@ def transaction(facts: HostFacts, verb: str, words: Sequence[str], names: Sequen
     )
 
 
-def _explain(facts: HostFacts) -> Callable[[Sequence[str]], str | None]:
+def _explain(facts: HostFacts) -> Callable[[Sequence[str]], Problem | None]:
     return partial(explain, program=facts.manager.program)
 
 

@@ -21,6 +21,7 @@ from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
 from gpurack.shell import NOTHING, Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
+from gpurack.spec.problems import Problem
 
 RELOADED = frozenset(
     {
@@ -111,25 +112,28 @@ def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bo
     return Plan((step,))
 
 
-def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
+def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], Problem | None]:
     """Return (the file's content, None), or ({}, why it is invalid). A missing file is empty."""
     file = facts.files.get(path)
     if file is None:
         return {}, None
-    remedy = f"It was not touched. Correct it, or move it away: {sh('mv {} {}', path, f'{path}.old')}"
+
+    def unreadable(what: str) -> tuple[dict[str, Any], Problem]:
+        return {}, Problem.of("daemon-json-unreadable", file=path, what=what, move=sh("mv {} {}", path, f"{path}.old"))
+
     if file.content.startswith(b"\xef\xbb\xbf"):
-        return {}, f"{path} begins with a byte order mark (BOM), which is not JSON. {remedy}"
+        return unreadable("begins with a byte order mark (BOM), which is not JSON")
     if not file.content.strip():
-        return {}, f"{path} is empty, which is not JSON. {remedy}"
+        return unreadable("is empty, which is not JSON")
     try:
         content = json_from_host(file.content)
     except ValueError as error:
-        return {}, f"{path} is not JSON ({error}). {remedy}"
+        return unreadable(f"is not JSON ({error})")
     if not isinstance(content, dict):
-        return {}, f"{path} holds {json.dumps(content)[:40]}, not an object. {remedy}"
+        return unreadable(f"holds {json.dumps(content)[:40]}, not an object")
     for key in ("features", "runtimes"):
         if not isinstance(content.get(key), dict | None):
-            return {}, f"{path} has {key} that are not an object, which dockerd refuses. {remedy}"
+            return unreadable(f"has {key} that are not an object, which dockerd refuses")
     return content, None
 
 
@@ -175,15 +179,12 @@ def cdi_is_opt_in(version: str) -> bool:
     return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
 
 
-def flag_twice(target: Mapping[str, Any], facts: HostFacts) -> str | None:
+def flag_twice(target: Mapping[str, Any], facts: HostFacts) -> Problem | None:
     """Return the error if a key is also a flag of dockerd in its unit, because dockerd then refuses to start."""
     for key in target:
         flag = flag_of(key, facts)
         if flag:
-            return (
-                f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would "
-                f"not start. Remove the flag from the unit (systemctl cat docker.service) or set the key to null."
-            )
+            return Problem.of("daemon-key-and-flag", flag=flag, key=key)
     return None
 
 

@@ -20,6 +20,7 @@ from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
+from gpurack.spec.problems import Problem
 
 CE_URL = "https://download.docker.com"
 BELOW = ("containerd", "docker-buildx", "runc")
@@ -32,9 +33,9 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     if platform is None:
         return Plan(errors=(unsupported(facts.os),))
     if facts.init != "systemd":
-        return Plan(errors=(f"the host's init is {facts.init}; gpurack needs systemd.",))
+        return Plan(errors=(Problem.of("no-systemd", init=facts.init),))
     if facts.units.get("snap.docker.dockerd.service", Unit()).loaded != "not-found":
-        return Plan(errors=(SNAP,))
+        return Plan(errors=(Problem.of("docker-snap"),))
     if spec.docker.source == "keep":
         kept = keep(spec, facts, platform)
         way_out = platform.packages.proxy(spec.proxy, facts) + plan_network(spec, facts, platform)
@@ -72,21 +73,10 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
 def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
     """Plan nothing for Docker itself. It must be installed, with Compose v2."""
     if not facts.docker:
-        return Plan(
-            errors=("docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",)
-        )
+        return Plan(errors=(Problem.of("docker-kept-silent"),))
     if re.match(r"[01]\.|$", facts.compose):
-        return Plan(
-            errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
-        )
+        return Plan(errors=(Problem.of("docker-kept-without-compose"),))
     return Plan(tuple(prerequisites(spec, facts, platform)))
-
-
-SNAP = (
-    "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack needs Docker "
-    "from packages. Save its data, run `snap remove docker`, then run again."
-)
-MISSING = "Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`."
 
 
 def is_installed(facts: HostFacts) -> bool:
@@ -94,15 +84,13 @@ def is_installed(facts: HostFacts) -> bool:
     return bool(facts.docker or facts.units.get("docker.service", Unit()).loaded != "not-found")
 
 
-def unanswered(facts: HostFacts) -> str | None:
+def unanswered(facts: HostFacts) -> Problem | None:
     """Return why nothing that needs a Docker daemon can be done; None if it answers."""
     if facts.docker:
         return None
     if late := facts.late.get("Docker"):
-        return f"Docker {late}. Check: systemctl status docker; journalctl -u docker -n 30."
-    if is_installed(facts):
-        return "Docker does not answer. Check: systemctl status docker; journalctl -u docker -n 30."
-    return MISSING
+        return Problem.of("docker-late", why=late)
+    return Problem.of("docker-silent" if is_installed(facts) else "docker-missing")
 
 
 def is_ce(spec: Host) -> bool:
@@ -110,18 +98,19 @@ def is_ce(spec: Host) -> bool:
     return spec.docker.source == "docker-ce"
 
 
-def conflict(spec: Host, facts: HostFacts, platform: Platform) -> str | None:
+def conflict(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None:
     """Return the error if another Docker is installed. gpurack does not replace it unasked."""
     if not is_ce(spec) and not platform.distro_packages:
-        return f'{facts.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
+        return Problem.of("distribution-without-docker", system=facts.os.name)
     wanted = packages_of(spec, platform)[0]
     rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else platform.distro_rivals)}
     found = installed((name for name in rivals if name != wanted), facts)
     if found:
         name, version = next(iter(found.items()))
         together = " ".join(other for other in found if rivals[other] == rivals[name])
-        remedy = rivals[name].replace("{names}", together).replace("{program}", facts.manager.program)
-        return f"{name} {upstream(version)} is installed and conflicts with {wanted}. {remedy}"
+        hint = rivals[name].replace("{names}", together).replace("{program}", facts.manager.program)
+        parts = {"name": name, "version": upstream(version), "wanted": wanted, "hint": hint}
+        return Problem.of("docker-conflict", **parts)
     return None
 
 

@@ -4,6 +4,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.spec.gpu_access import Access, access_with, by_hook_with, without_cdi
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 def access(spec: Host, facts: HostFacts) -> Access:
@@ -14,12 +15,12 @@ def access(spec: Host, facts: HostFacts) -> Access:
     return access_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
-def refused(spec: Host, facts: HostFacts) -> str | None:
+def refused(spec: Host, facts: HostFacts, path: str) -> Problem | None:
     """Return why the host does not support the inventory's `nvidia.access`; None if it does."""
     why = without_cdi(docker_version(spec, facts), toolkit_version(spec, facts))
     if spec.nvidia.access != "cdi" or why is None:
         return None
-    return f'nvidia.access is cdi, but {why}. Write "auto", or a newer version.'
+    return Problem.of("access-unavailable", path=path, why=why)
 
 
 def by_hook(spec: Host, facts: HostFacts) -> bool:

@@ -13,19 +13,17 @@ from gpurack.plan.packages.base import NAME, Packages, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.shell import sh
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
-def other_driver(spec: Host, facts: HostFacts) -> str | None:
+def other_driver(spec: Host, facts: HostFacts) -> Problem | None:
     """Return the error if the host runs another driver than the inventory's; None if it says nothing."""
     wanted, found = spec.nvidia.driver, facts.driver.kernel
     if not wanted or not found or is_a(found, wanted):
         return None
     there = {upstream(version) for version in packages(facts).values()}
     waiting = next((f" {each} is installed and needs a reboot." for each in there if is_a(each, wanted)), "")
-    return (
-        f"the host runs the NVIDIA driver {found}, but the inventory has {wanted}.{waiting} gpurack installs no "
-        "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."
-    )
+    return Problem.of("other-driver", path="driver", found=found, wanted=wanted, waiting=waiting)
 
 
 def is_a(version: str, wanted: str) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.plan import pins as lock
-from gpurack.plan.models.ledger import NO_DRIVER
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
@@ -34,7 +33,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
     if not facts.has_nvidia:
         if not spec.wants_gpu or models_follow or facts.gpus:
             return Plan()
-        return Plan(errors=(f"a model wants a GPU, but {NO_DRIVER}",))
+        return Plan(errors=(Problem.of("no-driver", wish="a model wants a GPU, but "),))
     platform = platform_of(facts.os)
     if platform is None:
         return Plan()
@@ -56,7 +55,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
     steps += driver_holds(spec, facts, platform.packages)
     wrong = None if models_follow else other_driver(spec, facts)
     conflict = Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(taken))
-    errors = (str(conflict) if taken else None, wrong)
+    errors = (conflict if taken else None, wrong)
     return Plan(tuple(steps), tuple(error for error in errors if error))
 
 

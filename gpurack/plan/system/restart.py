@@ -2,6 +2,7 @@
 
 from gpurack.facts.model import HostFacts
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 
 
 def foreign_running(facts: HostFacts, user: str = "") -> list[str]:
@@ -25,7 +26,7 @@ def stops_foreign(facts: HostFacts, live_restore: bool | None = None, user: str 
 
 def may_stop_foreign(
     spec: Host, facts: HostFacts, unattended: bool, why: str, live_restore: bool | None = None, user: str = ""
-) -> str | None:
+) -> Problem | None:
     """Return the error if a restart of Docker would stop containers of others; None if it may restart.
 
     why: what needs the restart. live_restore: will it be on during the restart (default: is it on now)? unattended:
@@ -38,9 +39,7 @@ def may_stop_foreign(
     if not foreign or keeps_running or policy == "always" or (policy == "ask" and not unattended):
         return None
     names = ", ".join(foreign)
-    remedy = 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'
+    hint = 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'
     if policy == "never":
-        remedy = 'The inventory says docker.restart: never; stop them yourself or write "ask".'
-    return (
-        f"{why} needs a restart of Docker, which would stop containers that gpurack does not manage: {names}. {remedy}"
-    )
+        hint = 'The inventory says docker.restart: never; stop them yourself or write "ask".'
+    return Problem.of("restart-stops-others", why=why, names=names, hint=hint)

@@ -24,6 +24,7 @@ from gpurack.resources import read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
+from gpurack.spec.problems import Problem
 
 INHERITED = ("insecure-registries", "registry-mirrors")
 """Keys of the host's daemon.json that also apply to users' daemons: where images come from."""
@@ -64,7 +65,7 @@ def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow:
     if platform is None or not spec.users:
         return Plan()
     steps = host_steps(spec, facts, platform)
-    down: dict[str, str] = {}
+    down: dict[str, Problem] = {}
     ranges: list[str] = []
     for name in spec.users:
         if error := unusable(name, facts):
@@ -76,42 +77,39 @@ def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow:
         set_up = unit(name, user, spec, facts)
         apply, error = daemon(name, user, spec, facts, unattended, owed=bool(set_up))
         if error:
-            down[name] = error
+            down[name] = replace(error, path=f"docker.rootless.{name}")
         else:
             mine += [*set_up, *apply]
         steps += [replace(step, user=name) for step in mine]
     return Plan(tuple(steps), down=down) if models_follow else Plan(tuple(steps), tuple(down.values()))
 
 
-def unusable(name: str, facts: HostFacts) -> str | None:
+def unusable(name: str, facts: HostFacts) -> Problem | None:
     """Return why a user can have no rootless Docker until an admin fixes it; None if there is no such reason."""
-    user = facts.users.get(name)
+    user, path = facts.users.get(name), f"docker.rootless.{name}"
     if late := facts.late.get(f"user {name}") or facts.late.get("accounts"):
-        return f"could not inspect the rootless Docker of {name}: {late}. Check: sudo -iu {name} docker info."
+        return Problem.of("user-not-inspected", path=path, user=name, why=late)
     if user is None:
-        return (
-            f"the user {name} does not exist on the host. gpurack creates no accounts: create it "
-            f"({sh('useradd --create-home {}', name)}, or in your directory), or remove it from docker.rootless."
-        )
+        return Problem.of("user-missing", path=path, user=name, command=sh("useradd --create-home {}", name))
     if user.uid == 0:
-        return f"{name} is root. The Docker of root is the host's own: remove it from docker.rootless."
+        return Problem.of("user-is-root", path=path, user=name)
     for file, lines in (("/etc/subuid", facts.kernel.subuids), ("/etc/subgid", facts.kernel.subgids)):
         if error := wrong_range(name, user, file, lines):
             return error
     return None
 
 
-def not_ready(name: str, facts: HostFacts) -> str | None:
+def not_ready(name: str, facts: HostFacts) -> Problem | None:
     """Return why nothing can run in a user's rootless Docker now; None if it answers."""
     if error := unusable(name, facts):
         return error
-    user = facts.users[name]
+    user, path = facts.users[name], f"docker.rootless.{name}"
     if user.docker:
         return None
     if user.unit.loaded == "loaded":
         check = sh("systemctl --user -M {}@ status docker; journalctl _UID={} -n 30", name, user.uid)
-        return f"the rootless Docker of {name} does not answer. Check: {check}."
-    return f"{name} has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
+        return Problem.of("rootless-silent", path=path, user=name, check=check)
+    return Problem.of("rootless-missing", path=path, user=name)
 
 
 # --- the host --------------------------------------------------------------------------------------------------------
@@ -263,7 +261,7 @@ def marker(user: User) -> str:
 
 def daemon(
     name: str, user: User, spec: Host, facts: HostFacts, unattended: bool, owed: bool
-) -> tuple[list[Step], str | None]:
+) -> tuple[list[Step], Problem | None]:
     """Return the steps for the user's daemon.json and a restart, or the error.
 
     owed: does a step before this one need the restart?

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from gpurack.facts.model import HostFacts, User
 from gpurack.plan.steps import Shell, Step
 from gpurack.shell import all_of, sh
+from gpurack.spec.problems import Problem
 
 IDS = 65536
 """Subordinate ids that a user needs: images contain files of the users 0 to 65535."""
@@ -49,19 +50,17 @@ def free_ids(lines: Sequence[str], uids: Collection[int]) -> int:
     return start
 
 
-def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> str | None:
+def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> Problem | None:
     """Return why a user's subordinate ids are not sufficient or not safe; None if they are."""
     ranges = [parsed for line in lines if (parsed := parse_range(line))]
     mine = [one for one in ranges if one[0] in (name, str(user.uid))]
     if mine and sum(count for _, _, count in mine) < IDS:
-        return f"{name} has fewer than {IDS} subordinate ids in {file}. Remove the line, and gpurack grants enough."
+        return Problem.of("too-few-subordinate-ids", path=f"docker.rootless.{name}", user=name, ids=IDS, file=file)
     for _, start, count in mine:
         for who, other, length in ranges:
             if who not in (name, str(user.uid)) and start < other + length and other < start + count:
-                return (
-                    f"the subordinate ids of {name} in {file} overlap those of {who}, so containers of one could "
-                    f"act as the other. Change the ids of one of them."
-                )
+                path = f"docker.rootless.{name}"
+                return Problem.of("subordinate-ids-overlap", path=path, user=name, file=file, other=who)
     return None
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpurack.engines import ENGINES
 from gpurack.engines.args import with_dashes
@@ -31,6 +33,7 @@ from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
 from gpurack.engines.vllm import ONE_DASH, REMOVED
 from gpurack.facts.model import Gpu, HostFacts
+from gpurack.importing.recognise import engine_of
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models.desired import desire
 from gpurack.spec.host import Host
@@ -303,3 +306,24 @@ def test_spells_llama_cpp_flags_with_one_dash() -> None:
     args = {"ngl": 20, "ub": 256, "n": 5, "n-gpu-layers": 3}
     words = outcome({"name": "saiga", "model": {**model, "args": args}})["service"]["command"]
     assert words[-8:] == ["-ngl", "20", "-ub", "256", "-n", "5", "--n-gpu-layers", "3"]
+
+
+IMAGES = {name: engine.dialect.images for name, engine in ENGINES.items() if engine.dialect.images}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@given(data=st.data())
+@settings(max_examples=50)
+def test_an_image_belongs_to_one_engine(name: str, data: st.DataObject) -> None:
+    """The import takes the engine whose pattern fits an image's name: with two, the order would decide silently."""
+    repository = data.draw(st.from_regex(IMAGES[name], fullmatch=True))
+    claims = [other for other, images in IMAGES.items() if re.search(rf"(^|/)({images})$", f"lab/{repository}")]
+    assert claims == [name], f"the image {repository} belongs to {' and '.join(claims)}: narrow `dialect.images`"
+
+
+def test_the_images_of_an_engine_are_its_own() -> None:
+    for name in IMAGES:
+        for version in ("1.0.0", "v1.0.0", "b7000"):
+            for reference in ENGINES[name].variants(version):
+                found = engine_of(reference)
+                assert found in (ENGINES[name], None), f"{reference} of {name} is recognised as {found and found.name}"

@@ -6,7 +6,7 @@ from gpurack.inventory.checks.connections import upstreams_of
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, running, spec, uuid
+from tests.given import SALT, host_state, running, said, spec, uuid
 
 VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/qwen", "gpus": [0], "port": 8000}
 TEI = {"engine": "tei", "version": "1.9", "weights": "/w/bge", "gpus": [0], "port": 8080}
@@ -22,7 +22,7 @@ def plan(spec: Host, **said: Any) -> ModelsPlan:
 
 def test_refuses_old_driver_before_pull() -> None:
     found = plan(host(qwen=VLLM), driver={"kernel": "570.86.15"})
-    assert dict(found.errors) == {
+    assert said(found.errors) == {
         "qwen": "vllm 0.33.0 needs NVIDIA's driver 580 or newer, the host has 570.86.15. Update the driver, or choose "
         "an older version."
     }

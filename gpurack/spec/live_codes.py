@@ -1,0 +1,526 @@
+"""Every kind of error and warning that needs a host to be found: the part of the table for what `plan --live`, a run
+and `status` say. spec/error_codes.py joins it to the codes of inventories; the rules for codes are there.
+"""
+
+from collections.abc import Mapping
+
+from gpurack.spec.code import Code, warning
+
+SIGNED_MIRROR = (
+    'A mirror that signs with its own key needs that key in the inventory: mirrors: {{…: {{"url": …, "key": …}}}}.'
+)
+CHECK_DOCKER = "Check: systemctl status docker; journalctl -u docker -n 30."
+RUN_DOCKER = "Run `pyinfra INVENTORY deploys/docker.py`."
+NO_DRIVER = "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded."
+INSTALL_DRIVER = "Install the driver and reboot, or set gpus: [] for the model."
+
+INSPECTION: Mapping[str, Code] = {
+    "not-inspected": Code(
+        "{what}",
+        "",
+        "gpurack could not connect, become root, or read the host's answer; nothing was changed there.",
+        "Correct what the message names, and run again.",
+    ),
+    "part-not-inspected": Code(
+        "{part} {why}, so nothing is changed on this host.",
+        "",
+        "Docker or the GPUs did not answer in time, and a plan without them would be a guess.",
+        "Find out what hangs: `systemctl status docker`, `nvidia-smi`, `dmesg | tail`.",
+    ),
+    "part-late": warning(
+        "{part} {why}.",
+        "",
+        "One part of the snapshot did not end within its time limit; the rest was read.",
+        "Find out what hangs on the host: `dmesg | tail`, `df -h`.",
+    ),
+    "lines-ignored": warning(
+        "{what}",
+        "",
+        "A program on the host printed something that gpurack cannot parse. The lines have no effect.",
+        "Update gpurack. If the message stays, report it with the program's version.",
+    ),
+    "container-not-ours": warning(
+        "container {name} ({id}){whose} has gpurack's labels, but {why}; it is ignored.",
+        "",
+        "`docker commit` and copies keep labels. Only a container in the host's record is gpurack's.",
+        "Remove the container where it is not needed.",
+    ),
+    "host-answer-unreadable": Code(
+        "{what}",
+        "",
+        "The host answered, but not in a form that gpurack can read.",
+        "Report it: this is a bug in gpurack.",
+    ),
+    "internal-error": Code(
+        "internal error ({where}).",
+        "This is a bug in gpurack, please report it.",
+        "gpurack itself failed. Only this host is affected.",
+    ),
+    "another-run": warning(
+        "wait for another gpurack run on this host ({who})",
+        "",
+        "One run at a time changes the models of a host.",
+        "Wait; the run continues when the other one ends.",
+    ),
+    "unsupported-data": Code(
+        '{word}="{value}" is not supported.',
+        "Use {known}.",
+        "`--data` of pyinfra takes these words only.",
+    ),
+    "step-failed": Code(
+        "{what}",
+        "",
+        "A command on the host failed; the message is its own last line.",
+        "Correct what it names, and run again: a run continues where the last one stopped.",
+    ),
+}
+
+DOCKER: Mapping[str, Code] = {
+    "platform-unsupported": Code(
+        "{system} is not supported; supported are {supported}.",
+        "",
+        "Packages, repositories and paths differ, and gpurack is tested on these systems only.",
+        "Use one of the supported systems.",
+    ),
+    "no-systemd": Code(
+        "the host's init is {init}; gpurack needs systemd.",
+        "",
+        "Docker and the models start at boot through systemd units.",
+        "Use a host with systemd.",
+    ),
+    "docker-snap": Code(
+        "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself.",
+        "gpurack needs Docker from packages. Save its data, run `snap remove docker`, then run again.",
+        "A snap's Docker cannot see CDI specs, and has its own daemon.json.",
+    ),
+    "docker-kept-silent": Code(
+        "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
+        "",
+        "With `keep`, gpurack installs no Docker.",
+        "Start Docker, or choose another `docker.source`.",
+    ),
+    "docker-kept-without-compose": Code(
+        "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
+        "",
+        "With `keep`, gpurack installs no Compose, and it runs the models through Compose.",
+        "Install docker-compose-plugin or docker-compose-v2.",
+    ),
+    "docker-missing": Code(
+        "Docker is not installed.", RUN_DOCKER, "This deploy does not install Docker, or has not done it yet."
+    ),
+    "docker-silent": Code("Docker does not answer.", CHECK_DOCKER, "Docker is installed, but `docker info` failed."),
+    "docker-late": Code("Docker {why}.", CHECK_DOCKER, "`docker info` did not end within its time limit."),
+    "distribution-without-docker": Code(
+        '{system} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.',
+        "",
+        "The inventory asks for the distribution's Docker, and this one has none that fits.",
+        'Write docker: {"source": "docker-ce"}.',
+    ),
+    "docker-conflict": Code(
+        "{name} {version} is installed and conflicts with {wanted}.",
+        "{hint}",
+        "Two Dockers cannot be on one host, and gpurack does not replace one unasked.",
+        "Remove the other one, or set `docker.source` to it.",
+    ),
+    "daemon-json-unreadable": Code(
+        "{file} {what}.",
+        "It was not touched. Correct it, or move it away: {move}",
+        "The file belongs to the admin, so gpurack does not overwrite what it cannot read. dockerd would not start.",
+    ),
+    "daemon-key-and-flag": Code(
+        "docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would not start.",
+        "Remove the flag from the unit (systemctl cat docker.service) or set the key to null.",
+        "dockerd refuses a setting that is both a flag and a key of daemon.json.",
+    ),
+    "restart-stops-others": Code(
+        "{why} needs a restart of Docker, which would stop containers that gpurack does not manage: {names}.",
+        "{hint}",
+        "gpurack stops no container of others without being asked (`docker.restart`).",
+        'Stop them yourself, or write docker: {"restart": "always"}.',
+    ),
+    "remove-would-stop-others": Code(
+        "Docker was not removed, because containers that gpurack does not manage run in it: {names}.",
+        "",
+        "gpurack stops no container of others.",
+        "Stop or move these containers, and run again.",
+    ),
+}
+
+ROOTLESS: Mapping[str, Code] = {
+    "user-not-inspected": Code(
+        "could not inspect the rootless Docker of {user}: {why}.",
+        "Check: sudo -iu {user} docker info.",
+        "The user's Docker did not answer in time. Only models of this user are affected.",
+    ),
+    "user-missing": Code(
+        "the user {user} does not exist on the host.",
+        "gpurack creates no accounts: create it ({command}, or in your directory), or remove it from docker.rootless.",
+        "`docker.rootless` names accounts that exist.",
+    ),
+    "user-is-root": Code(
+        "{user} is root.",
+        "The Docker of root is the host's own: remove it from docker.rootless.",
+        "A rootless Docker runs as a user who is not root.",
+    ),
+    "too-few-subordinate-ids": Code(
+        "{user} has fewer than {ids} subordinate ids in {file}.",
+        "Remove the line, and gpurack grants enough.",
+        "Images have files of the users 0 to 65535, and each needs an id on the host.",
+    ),
+    "subordinate-ids-overlap": Code(
+        "the subordinate ids of {user} in {file} overlap those of {other}, so containers of one could act as the "
+        "other.",
+        "Change the ids of one of them.",
+        "Each user's containers need ids of their own.",
+    ),
+    "rootless-silent": Code(
+        "the rootless Docker of {user} does not answer.",
+        "Check: {check}.",
+        "Its unit exists, but `docker info` failed.",
+    ),
+    "rootless-missing": Code(
+        "{user} has no rootless Docker yet.", RUN_DOCKER, "The models' deploy installs no Docker."
+    ),
+    "rootless-failed": Code(
+        "{what}",
+        "",
+        "A step of this user's rootless Docker failed. Other users and the host's own Docker are served anyway.",
+        "Correct what it names, and run again.",
+    ),
+}
+
+DRIVER: Mapping[str, Code] = {
+    "no-driver": Code(
+        f"{{wish}}{NO_DRIVER}",
+        INSTALL_DRIVER,
+        "gpurack installs no drivers.",
+    ),
+    "gpus-not-shown": Code(
+        "wants a GPU, but nvidia-smi -L shows none.{says}",
+        "",
+        "The driver is loaded, but lists no GPU.",
+        "Check `nvidia-smi -L` and `dmesg | grep -i nvrm`; reboot if the driver was upgraded.",
+    ),
+    "nvidia-smi-failed": Code(
+        "{said}",
+        "",
+        "The driver does not answer for all GPUs.",
+        "Check `dmesg | grep -i xid`; a GPU that fell off the bus needs a reboot.",
+    ),
+    "driver-mismatch": Code(
+        "the NVIDIA kernel module is {kernel}, but nvidia-smi says: {message}.",
+        "Running models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then "
+        "run again.",
+        "The driver's packages were upgraded while the old kernel module was loaded.",
+    ),
+    "not-started": Code(
+        "not started: the NVIDIA driver and its library have different versions.",
+        "",
+        "With two versions of the driver, no container can get a GPU.",
+        "Reboot the host, then run again.",
+    ),
+    "other-driver": Code(
+        "the host runs the NVIDIA driver {found}, but the inventory has {wanted}.{waiting}",
+        "gpurack installs no drivers: install it and reboot, or correct nvidia.driver. The models are served anyway.",
+        "`nvidia.driver` says which driver the host should have.",
+    ),
+    "access-unavailable": Code(
+        "nvidia.access is cdi, but {why}.",
+        'Write "auto", or a newer version.',
+        "CDI needs Docker 25 and a toolkit that writes specs.",
+    ),
+    "amd-gpu-of-user": Code(
+        "AMD's GPUs open to groups of the host (/dev/kfd, /dev/dri), which are other ones in the rootless Docker of "
+        "{user}, so that the model could not use its GPU.",
+        'Write "user": null for it: it then runs in the host\'s own Docker.',
+        "A rootless Docker has no groups of the host.",
+    ),
+}
+
+GPUS: Mapping[str, Code] = {
+    "all-gpus-reserved": Code(
+        "wants all GPUs, but all are reserved (reserved_gpus).",
+        "",
+        "`reserved_gpus` keeps GPUs free of models.",
+        "Take a GPU out of `reserved_gpus`, or set gpus: [].",
+    ),
+    "gpu-reserved": Code(
+        "GPU {gpu} is reserved (reserved_gpus); choose another.",
+        "",
+        "`reserved_gpus` keeps GPUs free of models.",
+        "Choose another GPU, or take this one out of `reserved_gpus`.",
+    ),
+    "gpu-unexpected": Code(
+        "GPU {gpu} is an {name}, but `hardware` has an {expected} there.",
+        "Correct `hardware`, or choose another GPU.",
+        "The host has another GPU in this place than the inventory was planned for.",
+    ),
+    "gpu-ambiguous": Code(
+        "{gpu} matches {count} GPUs.", "Write more of the UUID.", "The beginning of a UUID has to name one GPU."
+    ),
+    "gpu-named-twice": Code(
+        "{gpus} names one GPU twice.", "", "An index, a UUID and a PCI address can name the same GPU.", "Remove one."
+    ),
+    "vram-needs-percentage": Code(
+        "{gpu} does not report its memory, so vram has to be a percentage: write {example}.",
+        "",
+        "Where GPU and CPU share memory, nvidia-smi reports no size.",
+        "Write a percentage, as in the message.",
+    ),
+    "gpu-in-use": Code(
+        "GPU {gpu} is in use by {who}, which gpurack does not manage. This model was not changed.",
+        "Wait for it to end, stop it, or choose another GPU{others}.",
+        "A process outside gpurack holds memory that the model needs.",
+    ),
+    "gpu-lost": Code(
+        "its GPU {gpus} no longer answers.{reason}",
+        "Reboot the host. If the GPU stays missing, choose another one{others}.",
+        "The container has a GPU that the driver no longer lists, often after an Xid error.",
+    ),
+    "gpu-fell-off": Code(
+        "GPU {gpu} {what}",
+        "",
+        "The kernel lists the GPU, but the driver does not reach it.",
+        "Reboot the host: only that restores a GPU that fell off the bus.",
+    ),
+    "gpus-missing": Code(
+        "{missing} of the {expected} GPUs in `hardware` are missing.",
+        "",
+        "The host shows fewer GPUs than the inventory's `hardware`.",
+        "Check `lspci` and `nvidia-smi -L`, or correct `hardware`.",
+    ),
+    "no-image-for-hardware": Code(
+        "{what}",
+        "",
+        "The engine has no image for what this entry computes on.",
+        "Choose another GPU, version or engine, or set `image`.",
+    ),
+}
+
+MODELS: Mapping[str, Code] = {
+    "container-name-taken": Code(
+        "a container named `{name}` already exists and is not managed by gpurack{which}.",
+        "{hint}",
+        "gpurack replaces no container that it did not create.",
+        "Adopt it with `replaces`, remove it, or rename the entry.",
+    ),
+    "port-in-use": Code(
+        "port {port} is already in use by {holder}. This model was not changed.",
+        "{hint}",
+        "Two programs cannot listen at the same address and port.",
+        "Stop the other program, or use another port.",
+    ),
+    "blocked-by-other": Code(
+        "{things} is still in use by {other}, which could not be changed. This model was not changed either.",
+        "",
+        "A swap of two models happens as a whole or not at all.",
+        "Fix the error of the other model first.",
+    ),
+    "weights-not-readable": Code(
+        "weights {file} are not readable by {user}, who runs this model.",
+        "Check: ls -l {file}",
+        "In a rootless Docker, the container reads files with that user's rights.",
+    ),
+    "weights-not-on-host": Code(
+        "weights {file} do not exist on the host.",
+        'Copy them there, or set {{"url": …, "sha256": …}}.',
+        "`weights` is a path on the host, and nothing is there.",
+    ),
+    "weights-hidden": Code(
+        "{file} cannot be inspected: gpurack inspects it as {who}, who has no access.",
+        "Check: namei -l {file}.",
+        "What a user can change is read with that user's rights only.",
+    ),
+    "weights-irregular": Code(
+        "{file} is not a regular file or a folder ({kind}).",
+        "Replace it, or correct the path.",
+        "Devices, pipes and sockets cannot be weights.",
+    ),
+    "weights-late": Code(
+        "could not inspect its weights: {why}. It was not changed.",
+        "Check: df -h; dmesg | tail.",
+        "The file system did not answer in time, often a network file system.",
+    ),
+    "weights-label": Code(
+        "SELinux does not allow containers to read the weights {file} (label {label}).",
+        "Relabel them: semanage fcontext -a -t container_ro_file_t '{file}(/.*)?' && restorecon -R {file}; or set "
+        'compose: {{"security_opt": ["label=disable"]}} for this model.',
+        "Docker confines containers by SELinux on this host. gpurack does not relabel the admin's files.",
+    ),
+    "weights-differ-from-lock": Code(
+        "{file} does not match the lock: its sha256 is {found}, not {wanted}.",
+        "To restore the old one, {again}; to accept the new one, gpurack lock INVENTORY {name} --upgrade.",
+        "The lock pins the content of weights, and the file has another.",
+    ),
+    "pull-differs-from-lock": Code(
+        "{pulled} does not match the lock: its digest is {found}, not {wanted}.",
+        "Pull the old one from a source that still has it, or accept the new one: gpurack lock INVENTORY {name} "
+        "--upgrade.",
+        "The lock pins what an ollama pulls, and its library has only the newest.",
+    ),
+    "no-default-route": Code(
+        "`bind: lan` needs a default route, and the host has none.",
+        "Set `bind` to one of its addresses: {addresses}.",
+        "`lan` is the address of the default route.",
+    ),
+    "no-first-account": Code(
+        "its database has no account yet, and {what}",
+        "",
+        "Whoever comes first becomes the administrator.",
+        "Give the first account in `keys`, or bind it to loopback until the account exists.",
+    ),
+    "wrong-model-answers": Code(
+        'something else answers there, not "{name}": {body}.',
+        "Fix: {command}, then run again.",
+        "The port answers, but by another name than the entry's.",
+    ),
+    "model-silent": Code(
+        "it runs but does not answer (GET {url}: no response in 5 s).",
+        "Check: {logs}. Fix: {command}, then run again.",
+        "The container runs, and its server accepts no request.",
+    ),
+    "model-failing": Code(
+        "it answers HTTP {status}: {body}.", "Check: {logs}.", "The server runs and reports an error of its own."
+    ),
+    "container-missing": Code(
+        "no container", "", "The entry has no container on its host.", "Run the inventory again."
+    ),
+    "container-stopped": Code(
+        "{state}", "", "The container exists and does not run.", "Read its log (`docker logs NAME`), then run again."
+    ),
+    "container-restarts": Code(
+        "restarts again and again", "", "The container ends soon after each start.", "Read its log: `docker logs NAME`."
+    ),
+    "readiness-not-checked": Code(
+        "readiness check did not run", "", "The host has no curl, or the check was cut off.", "Run the inventory again."
+    ),
+    "host-unreachable": Code(
+        "host unreachable", "", "Nothing is known of the entry.", "Fix the error of the host first."
+    ),
+}
+
+JOBS: Mapping[str, Code] = {
+    "job-waits-for-gpu": Code(
+        "{what} No model is stopped for a job.",
+        "",
+        "Models hold the GPUs that the job needs.",
+        "Give the job another GPU, or disable a model until the job is done.",
+    ),
+    "job-path-missing": Code(
+        "{what} {file} does not exist on the host.",
+        "Create it, or correct the path.",
+        "A job reads its weights and writes into its folder; gpurack creates neither.",
+    ),
+    "job-result-served": Code(
+        "{model} serves its result {result}, which would change while it is served.",
+        "Use another name for `result` and for the model's weights.",
+        "A model must not lose its weights while it runs.",
+    ),
+}
+
+PACKAGES: Mapping[str, Code] = {
+    "repository-not-signed": Code(
+        "repository {repository} is not signed with its key{key}.",
+        SIGNED_MIRROR,
+        "The package manager refuses a repository whose signature does not match.",
+    ),
+    "package-not-signed": Code(
+        "{package} is not signed with the key of its repository.",
+        SIGNED_MIRROR,
+        "The package manager refuses a package whose signature does not match.",
+    ),
+    "repository-unreachable": Code(
+        "repository {repository} cannot be read{why}.",
+        "{hint}",
+        "The host does not reach the repository, or it is not there.",
+        "Check the host's network and proxy, or set a mirror.",
+    ),
+    "package-not-found": Code(
+        "{package} is in none of the host's repositories ({command}).",
+        "",
+        "No repository of the host has this package or version.",
+        "Correct the version, or the mirror.",
+    ),
+    "version-not-found": Code(
+        "{package} {version} is in no repository.",
+        "Available: {versions}.",
+        "The repositories have other versions of the package.",
+        "Write one of the available versions.",
+    ),
+    "dependency-not-found": Code(
+        "{package} needs {what}, which none of the host's repositories has.",
+        "",
+        "A package depends on one that is not available.",
+        "Enable the repository that has it.",
+    ),
+    "package-hidden": Code(
+        "{package} exists, but an exclude, a module or a versionlock set outside gpurack hides it (excludepkgs in "
+        "/etc/dnf/dnf.conf and .repo files; {program} versionlock list).",
+        "",
+        "The host's own settings hide the package.",
+        "Remove the exclude, module or versionlock.",
+    ),
+    "toolkit-versions-conflict": Code(
+        "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: {which}.",
+        'Write nvidia: {{"toolkit": …}} with one of them, or keep it out of the other: {how}',
+        "The toolkit's four packages must have one version.",
+    ),
+    "packages-conflict": Code(
+        "the packages conflict with what is installed: {what}.",
+        "",
+        "The package manager found no set of versions that fit together.",
+        "Remove or upgrade the package that it names.",
+    ),
+    "package-file-conflict": Code(
+        "{package} conflicts: it also contains {file}.",
+        "If nothing else needs it, remove it ({command}), and run again.",
+        "Two packages cannot own one file.",
+    ),
+    "rpm-database-broken": Code(
+        "rpm's database on the host cannot be read.",
+        "Check: rpm --verifydb. Fix: rpm --rebuilddb.",
+        "An interrupted installation or a full disk damaged it.",
+    ),
+    "no-disk-space": Code(
+        "the host has no disk space for the packages: {what}.",
+        "",
+        "The package manager stopped before it installed anything.",
+        "Free space on the file system that it names.",
+    ),
+}
+
+WARNINGS: Mapping[str, Code] = {
+    "reachable-from-internet": warning(
+        "reachable from the internet: {names}.",
+        '`bind: lan` is the public address {address} here; write bind: "{address}" where that is meant, or "loopback".',
+        "The host's default route has a public address.",
+    ),
+    "weights-changeable": warning(
+        "weights of {names} are in folders that {who} can write to, and so change what is served.",
+        "Make root the owner (chown root:, chmod go-w), or let gpurack fetch the weights.",
+        "The container reads what somebody else may replace.",
+    ),
+    "older-settings": warning(
+        "{models} with settings of an older gpurack; --data renew=yes recreates {them}.",
+        "",
+        "An upgrade of gpurack recreates no container.",
+        "Recreate them when it suits: --data renew=yes.",
+    ),
+    "upstream-not-reached": warning(
+        "{service} cannot reach {model}.",
+        "It connects as soon as the model answers.",
+        "A model on another host does not answer yet, or a firewall is between.",
+    ),
+}
+
+LIVE: Mapping[str, Code] = {
+    **INSPECTION,
+    **DOCKER,
+    **ROOTLESS,
+    **DRIVER,
+    **GPUS,
+    **MODELS,
+    **JOBS,
+    **PACKAGES,
+    **WARNINGS,
+}
