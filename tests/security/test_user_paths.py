@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import pwd
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from gpurack.commands.plan_live import show_host
-from gpurack.facts.model import Header, HostFacts, User
+from gpurack.facts.model import Header, HostFacts, Unit, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
 from gpurack.locking.gather import hasher
@@ -26,6 +28,8 @@ from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.models.preflight import obstacle
 from gpurack.plan.questions import questions
+from gpurack.plan.remove import for_a_while, plan_remove
+from gpurack.plan.steps import Shell
 from gpurack.spec.host import Host
 from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
@@ -484,6 +488,37 @@ def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
 
 
 # --- homes -----------------------------------------------------------------------------------------------------------
+
+
+def test_removing_a_users_docker_leaves_the_home_to_that_user() -> None:
+    """Root enters no home and looks at nothing there."""
+    user = User(1001, 1001, "/home/eve", unit=Unit("loaded", "active", "enabled"))
+    (step,) = [one for one in plan_remove(host_state(users={"eve": user}), "all").steps if "set-up" in one.reason]
+    assert isinstance(step, Shell)
+    words = shlex.split(step.command, comments=False)
+    become = shlex.split(for_a_while("eve", user))
+    assert words[: len(become)] == become
+    assert words[len(become) : -1] == ["sh", "-c"], "all is one word, for a shell of that user's"
+    assert step.user == "eve"
+
+
+@needs_root
+def test_removing_a_users_docker_removes_no_file_of_roots(home: Path, place: Path) -> None:
+    account = pwd.getpwnam(USER)
+    (place / "unit.d").mkdir()
+    (place / "unit.d/gpurack.conf").write_text("root's")
+    (home / ".config/systemd/user").mkdir(parents=True)
+    (home / ".config/systemd/user/docker.service.d").symlink_to(place / "unit.d")
+    for path in [home, *home.rglob("*")]:
+        give(path)
+    user = User(account.pw_uid, account.pw_gid, str(home), unit=Unit("loaded", "active", "enabled"))
+    (step,) = [one for one in plan_remove(host_state(users={USER: user}), "all").steps if "set-up" in one.reason]
+    assert isinstance(step, Shell)
+    subprocess.run(["sh", "-c", step.command], capture_output=True, check=False, timeout=60)
+    assert (place / "unit.d/gpurack.conf").exists()
+    (home / ".config/systemd/user/docker.service.d").unlink()
+    done = subprocess.run(["sh", "-c", step.command], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, "nothing is left to remove"
 
 
 @needs_root
