@@ -14,7 +14,7 @@ from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 
 MANIFEST_LIMIT = 300
-"""Seconds for files/manifest.sh; each user's home takes at most 20 of them."""
+"""Seconds for files/manifest.sh; 32 homes at once take at most 40 of them."""
 NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run deploys/gpu_host.py first."
 
 
