@@ -188,7 +188,9 @@ def test_homes_of_a_dead_file_server_are_named_and_cost_one_limit(tmp_path: Path
     assert [line for line in said if line.startswith("unread")] == [
         f"unread /home/{user}: no end in 2 s" for user in ("alice", "carol", "dave")
     ]
-    assert [line.split()[1] for line in said if line.startswith("file")] == ["/home/erin/.config/systemd/user/x.service"]
+    assert [line.split()[1] for line in said if line.startswith("file")] == [
+        "/home/erin/.config/systemd/user/x.service"
+    ]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])

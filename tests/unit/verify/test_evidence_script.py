@@ -287,10 +287,11 @@ def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
 def test_what_a_program_prints_in_a_container(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker sends frames: a stream's number, a length, the bytes."""
     frames = b"".join(struct.pack(">BxxxI", stream, len(text)) + text for stream, text in ((1, b"GPU"), (2, b" 0")))
-    monkeypatch.setattr(script, "api", lambda path, where, *_: frames if "start" in where else b'{"Id": "7"}')
-    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == "GPU 0"
+    said = {"/exec/7/start": frames, "/exec/7/json": b'{"Running": false, "Pid": 1}'}
+    monkeypatch.setattr(script, "api", lambda path, where, *_: said.get(where, b'{"Id": "7"}'))
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("GPU 0", [])
     monkeypatch.setattr(script, "api", lambda *_: None)
-    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ""
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("", [])
 
 
 def test_a_part_that_fails_takes_no_other_with_it(script: ModuleType) -> None:
