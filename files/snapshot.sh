@@ -395,6 +395,14 @@ await() {
 	kill "$timer" 2>/dev/null
 }
 
+# The mount that a path is on, by its name: nothing there is touched.
+mount_of() {
+	WAY=$1/ awk '
+		{ mount = $2 == "/" ? "/" : $2 "/" }
+		index(ENVIRON["WAY"], mount) == 1 && length($2) > length(found) { found = $2 }
+		END { print found }' /proc/self/mounts
+}
+
 # Print every complete part, the late ones with the reason, and the end section if no part was cut off.
 deliver() {
 	short=''
@@ -416,6 +424,10 @@ $part
 	EOF
 	section late
 	printf '%s' "$late"
+	section mounts
+	printf '%s' "$late" | sed -n 's/^weights \(.*\)|[^|]*$/\1/p' | while IFS= read -r path; do
+		echo "$(mount_of "$path")|$path"
+	done
 	[ -n "$short" ] || section end
 }
 

@@ -117,7 +117,7 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
 
 def host_errors(spec: Host, facts: HostFacts) -> list[str]:
     """What is wrong with the host itself, each with its hint."""
-    found = [f"{part} {why}." for part, why in facts.late.items() if part != "Docker"]
+    found = facts.hanging(without=("Docker",))
     if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
     lost = lost_gpus(facts)

@@ -1,6 +1,7 @@
 """The observed state of a host, typed. Nothing here knows the desired state."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
@@ -273,6 +274,17 @@ class Header:
     seen: str = ""
 
 
+def reason(why: str) -> str:
+    """Why a part did not end, without the processes that differ from part to part.
+
+    >>> reason("timed out after 30 s, pid 7 (stat) is left behind")
+    'timed out after 30 s'
+    >>> reason("still hangs since 2026-01-01T00:00:00Z (pid 7)")
+    'still hangs'
+    """
+    return re.sub(r", pid .*| since \S+ \(pid \d+\)$", "", why)
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
@@ -351,6 +363,8 @@ class HostFacts:
     """The host's record of gpurack's containers; None where it is missing."""
     late: Mapping[str, str] = field(default_factory=dict)
     """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Paths of weights that did not answer → the mount that they are on."""
     unread: tuple[str, ...] = ()
     """Messages about output of the host that could not be parsed."""
 
@@ -402,7 +416,22 @@ class HostFacts:
     @property
     def remarks(self) -> list[str]:
         """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
-        return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
+        return [*self.hanging(), *self.unread, *self.foreign]
+
+    def hanging(self, without: Collection[str] = ()) -> list[str]:
+        """A sentence for each part of the snapshot that did not end, but one for all weights on a mount with the same
+        reason. without: parts that are left out."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for part, why in self.late.items():
+            if part not in without:
+                mount = self.mounts.get(part.removeprefix("weights "), "")
+                groups.setdefault((mount or part, reason(why)), []).append(part)
+        return [
+            f"weights on {mount} ({len(parts)} paths) {self.late[parts[0]]}."
+            if len(parts) > 1
+            else f"{parts[0]} {self.late[parts[0]]}."
+            for (mount, _), parts in groups.items()
+        ]
 
     @property
     def blind(self) -> str:

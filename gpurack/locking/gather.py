@@ -26,8 +26,8 @@ def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
         return seen
     served = {entry.dockerd for entry in wanted.everything.values() if entry.enabled}
     of_others = {f"user {user}" for user in wanted.users} - {f"user {user}" for user in served}
-    if missing := {part: why for part, why in seen.late.items() if part not in of_others}:
-        return replace(seen, trouble=" ".join(f"{part} {why}." for part, why in missing.items()))
+    if missing := seen.hanging(without=of_others):
+        return replace(seen, trouble=" ".join(missing))
     if not paths:
         return seen
     if "python3" not in seen.tools:

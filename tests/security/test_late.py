@@ -43,11 +43,32 @@ def late(*parts: str, **said: Any) -> HostFacts:
 
 def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
     plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
-    sentence = f"could not inspect its weights: {WHY}. It was not changed. Check: df -h; dmesg | tail."
+    sentence = "could not inspect its weights: timed out after 30 s. It was not changed. Check: df -h; dmesg | tail."
     assert plan.errors["alpha"] == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
     assert plan_jobs(WANTED, late(WEIGHTS)).errors == {"once": sentence}
     assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
+
+
+def test_paths_on_a_dead_mount_are_one_line() -> None:
+    """For each reason, whatever process each path left behind."""
+    paths = [f"/nfs/m{number}.gguf" for number in range(20)]
+    wanted = spec({"models": {f"m{n}": {"port": 8000 + n, "weights": path} for n, path in enumerate(paths)}})
+    facts = host_state(
+        late={f"weights {path}": f"timed out after 30 s, pid {n} (stat) is left behind" for n, path in enumerate(paths)}
+        | {"weights /else/a.gguf": WHY, "weights /nfs/old.gguf": "still hangs since 2026-01-01T00:00:00Z (pid 7)"},
+        mounts={**dict.fromkeys([*paths, "/nfs/old.gguf"], "/nfs"), "/else/a.gguf": "/else"},
+    )
+    lines = [
+        "weights on /nfs (20 paths) timed out after 30 s, pid 0 (stat) is left behind.",
+        f"weights /else/a.gguf {WHY}.",
+        "weights /nfs/old.gguf still hangs since 2026-01-01T00:00:00Z (pid 7).",
+    ]
+    assert facts.remarks == lines
+    assert host_status("gpu1", wanted, facts, NOW).errors[:3] == tuple(lines)
+    [error] = [line for kind, line in findings(wanted, facts, Run()) if kind == "error" and "weights" in line]
+    assert error.startswith("m0, m1, ")
+    assert ", m19: could not inspect its weights on /nfs: timed out after 30 s. It was not changed." in error
 
 
 def test_a_user_who_does_not_answer_is_alone_with_it() -> None:

@@ -311,6 +311,8 @@ def test_weights_that_do_not_answer_cost_themselves_alone(
     part = f"weights {tmp_path}/dead/a.gguf"
     assert [list(seen.late) for seen in (first, second)] == [[part], [part]]
     assert second.late[part].startswith("still hangs since 20")
+    mount = next(one for one in [tmp_path, *tmp_path.parents] if one.is_mount())
+    assert first.mounts == second.mounts == {f"{tmp_path}/dead/a.gguf": str(mount)}
     assert first.weights == second.weights == {f"{tmp_path}/b.gguf": 1}
 
 

@@ -37,7 +37,7 @@ HERS = ("own", "files", "docker", "containers", "digests", "images", "upstreams"
 EVERY = sorted({
     *SECTIONS, "rpms", "xids", "labels", "stamps", "headers", "commits", "hashes", "stamped", "owners", "amd",
     "digests", "names", "upstreams", "rootless", "user ada", "said ada", "probe alpha", "counter alpha", "late",
-    "inspected /w/a.gguf",
+    "mounts", "inspected /w/a.gguf",
 })  # fmt: skip
 EVIL = "/etc/apt/sources.list.d/evil.list"
 HOSTILE = [

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import HostFacts, reason
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
@@ -37,8 +37,12 @@ def unseen(spec: Host, name: str, facts: HostFacts) -> str | None:
     places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
     if isinstance(entry, Job):
         places += [job_folder(spec, name), result_path(spec, name) or ""]
-    why = next((facts.late[part] for path in places if (part := f"weights {path}") in facts.late), None)
-    return f"could not inspect its weights: {why}. It was not changed. Check: df -h; dmesg | tail." if why else None
+    path = next((path for path in places if f"weights {path}" in facts.late), None)
+    if path is None:
+        return None
+    where = f" on {facts.mounts[path]}" if path in facts.mounts else ""
+    why = reason(facts.late[f"weights {path}"])  # the same sentence for all models there
+    return f"could not inspect its weights{where}: {why}. It was not changed. Check: df -h; dmesg | tail."
 
 
 def irregular(path: str, facts: HostFacts) -> str | None:
