@@ -36,6 +36,8 @@ READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT = 5, 60, 60  # seconds
 LIMIT, TALK_LIMIT, DEEP_LIMIT = 90, 300, 86400  # seconds of a part, of a talk with a model, of hashing weights
 DAEMON_SIZE, USER_SIZE = 1 << 26, 1 << 22  # bytes of an answer of a Docker daemon, of all that a part says of a user
 HTTP_SIZE = 200000  # bytes of a model's answer
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+NOBODY = 65534  # the number of a user and a group that own nothing
 DEPTH, DIGITS = 40, 40  # of JSON, of an integer in it
 HUNG = "/run/gpurack/hung"  # a file for each part that left something behind, as snapshot.sh has it
 
@@ -205,9 +207,9 @@ def apart(seconds):
         os.dup2(nothing, number)
 
 
-def become(user):
+def become(user, group=NOBODY):
     """This process becomes a user's, with nothing of root's environment, and its memory stays closed to that user: the
-    secrets of others are in it."""
+    secrets of others are in it. user: a name, or a number, with its group."""
     global DAEMON_SIZE
     DAEMON_SIZE = USER_SIZE
     os.chdir("/")
@@ -215,7 +217,7 @@ def become(user):
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if isinstance(user, int):
         os.setgroups([])
-        os.setgid(NOBODY)
+        os.setgid(group)
         os.setuid(user)
     else:
         account = pwd.getpwnam(user)
@@ -225,10 +227,6 @@ def become(user):
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # as by default, but for fs.suid_dumpable=1
-
-
-PR_SET_DUMPABLE = 4
-NOBODY = 65534
 
 
 def process(pid):
@@ -660,33 +658,41 @@ def weights(path, deep, remembered):
 
 def weights_as_keeper(path, deep, remembered):
     """The same in a process of root's, which becomes that of whoever could lead the path elsewhere."""
-    who = keeper(path) if os.geteuid() == 0 else ""
-    if who != "":
-        become(who)
+    who = keeper(path) if os.geteuid() == 0 else ROOT
+    if who != ROOT:
+        become(*who)
     return weights(path, deep, remembered)
 
 
+ROOT = ("",)
+
+
 def keeper(path):
-    """The owner of the first thing on a path that is not root's, links of root's followed: a name, or the number of a
-    user that has none; "" for nobody."""
-    at, rest, steps = "/", path.split("/"), 0
+    """Who inspects a path, as arguments of `become`, ROOT where nobody else can lead it elsewhere: the owner of the
+    first thing on it that is not root's, links of root's followed; else nobody, in the group that can write to folders
+    on it, in none where everybody can, or several groups."""
+    at, rest, steps, groups = "/", path.split("/"), 0, set()
     while rest and steps < 1000:
         part, steps = os.path.normpath(os.path.join(at, rest.pop(0))), steps + 1
         try:
             status = os.lstat(part)
         except OSError:
-            return ""
+            break
         if status.st_uid != 0:
             try:
-                return pwd.getpwuid(status.st_uid).pw_name
+                return (pwd.getpwuid(status.st_uid).pw_name,)
             except KeyError:
-                return status.st_uid
+                return (status.st_uid,)
+        if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and status.st_mode & 0o022:
+            groups.add(NOBODY if status.st_mode & 0o002 else status.st_gid)
         if stat.S_ISLNK(status.st_mode):
             rest = os.readlink(part).split("/") + rest
             at = "/" if rest[0] == "" else at
         else:
             at = part
-    return ""
+    if not groups:
+        return ROOT
+    return NOBODY, groups.pop() if len(groups) == 1 else NOBODY
 
 
 def hashed_before():

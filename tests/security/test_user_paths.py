@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import pwd
+import random
 import shlex
 import shutil
 import socket
@@ -406,6 +407,95 @@ def test_who_is_asked_for_weights() -> None:
         },
     )
     assert weights.readers(both) == {"/data/one.gguf": "ada"}
+
+
+# --- who inspects a path ---------------------------------------------------------------------------------------------
+
+
+def tree(place: Path, dice: random.Random) -> str:
+    """A path below a folder of root's, of folders, links and a file, each of some user, group and mode."""
+    at, name = place, ""
+    for depth in range(dice.randint(1, 4)):
+        part = at / f"{name}{depth}"
+        if dice.random() < 0.25:
+            target = at / f"target{depth}"
+            target.mkdir(exist_ok=True)
+            part.symlink_to(dice.choice([target.name, str(target)]))
+            own(target, dice)
+            os.chown(part, dice.choice(OWNERS), 0, follow_symlinks=False)
+            at = target
+            name = ""
+            shown = part
+        else:
+            part.mkdir()
+            own(part, dice)
+            at = shown = part
+    file = at / "m.gguf"
+    if dice.random() < 0.8:
+        file.write_bytes(b"x")
+        own(file, dice)
+    return str(shown / "m.gguf")
+
+
+OWNERS = (0, 0, 0, 0, 0, 65534, 4711)
+
+
+def own(path: Path, dice: random.Random) -> None:
+    os.chown(path, dice.choice(OWNERS), dice.choice([0, 100, 4242]))
+    path.chmod(dice.choice([0o755, 0o755, 0o775, 0o777, 0o1777, 0o2775, 0o700]))
+
+
+@needs_root
+def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashes: Any) -> None:
+    """The snapshot is POSIX sh, as fresh hosts need it, and verification shares nothing with it on purpose."""
+    dice, evidence, trees = random.Random(12), load("evidence"), []
+    for number in range(40):
+        folder = place / str(number)
+        folder.mkdir()
+        trees.append(tree(folder, dice))
+    functions = (FILES / "snapshot_docker.sh").read_text() + (FILES / "snapshot.sh").read_text().partition("\neval ")[0]
+    script = functions + '\nwhile IFS= read -r path; do spots=$(spots_of "$path")\n'
+    script += 'echo "$(inspector "$spots" "")|$(inspector "$spots" eve)"; done'
+    run = subprocess.run(
+        ["sh", "-c", script], input="\n".join([*trees, ""]), capture_output=True, text=True, check=True
+    )
+    said = [tuple(line.split("|")) for line in run.stdout.splitlines()]
+    kept = [evidence.keeper(path) for path in trees]
+    assert said == [
+        (
+            "root" if who == evidence.ROOT else ":".join(map(str, who)),
+            "eve" if safe.weak_spot(path) else "root",
+        )
+        for path, who in zip(trees, kept, strict=True)
+    ]
+    assert {evidence.ROOT, ("nobody",), (4711,), (65534, 100), (65534, 4242), (65534, 65534)} <= set(kept)
+
+
+@needs_root
+def test_root_stays_out_of_a_folder_that_a_group_can_write_to(place: Path, secret: Path) -> None:
+    """A member could put a link there between two of root's system calls: nobody has no rights to follow it with."""
+    evidence = load("evidence")
+    group = place / "group"
+    group.mkdir()
+    os.chown(group, 0, 100)
+    group.chmod(0o2775)
+    for name, mode in (("open.gguf", 0o640), ("closed.gguf", 0o600)):
+        (group / name).write_bytes(b"weights")
+        (group / name).chmod(mode)
+    (group / "link.gguf").symlink_to(secret)  # of root's, as a member could have it in time
+    paths = {name: group / f"{name}.gguf" for name in ("open", "closed", "link")}
+    found = seen(wanted(*paths.values(), user=None))
+    assert {name: found.headers[str(path)].problem for name, path in paths.items()} == {
+        "open": "open.gguf is cut off in its header", "closed": "closed.gguf: Permission denied",
+        "link": "link.gguf: Permission denied",
+    }  # fmt: skip
+    assert found.owned[str(paths["open"])] == {"the group users"}
+    told = evidence.results(
+        {name: evidence.Part(name, 20, evidence.weights_as_keeper, str(path), True, {}) for name, path in paths.items()}
+    )
+    assert "sha256" in told["open"]["files"]["open.gguf"]
+    assert hashlib.sha256(SECRET).hexdigest() not in str(told)
+    assert "sha256" not in told["closed"]["files"]["closed.gguf"]
 
 
 # --- the warning -----------------------------------------------------------------------------------------------------

@@ -78,8 +78,9 @@ def by_user(spec: Host) -> Iterator[tuple[str, str]]:
 
 
 def readers(spec: Host) -> dict[str, str]:
-    """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
-    change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
+    """The paths that the entries of one user alone want → that user, who inspects and hashes them where others than
+    root may change them. What the host's own Docker wants, or several users, is inspected as files/snapshot.sh says
+    (`inspector`), and hashed by root, who follows nobody's links there (files/hashes.py: `reader`)."""
     wanted: dict[str, set[str]] = {}
     for user, path in by_user(spec):
         wanted.setdefault(path, set()).add(user)
