@@ -1,6 +1,6 @@
 """From a snapshot of a host to its entry in the lock. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from gpurack.engines import weights_of
 from gpurack.facts.model import Container, HostFacts
@@ -31,6 +31,26 @@ def observed(spec: Host, facts: HostFacts) -> HostLock:
         },
         packages=packages(spec, facts),
     )
+
+
+def unread(spec: Host, facts: HostFacts) -> dict[str, str]:
+    """The enabled models and services of which a part did not answer → the sentence for it. One user, or one file
+    server, keeps no other model from the lock."""
+    found = {}
+    for name, model in spec.entries.items():
+        late = [f"user {model.dockerd}"] if model.dockerd else []
+        late += [f"weights {weights.place(spec, one, model.dockerd)}" for one in weights_of(model)]
+        others = [part for part in facts.late if part not in late]
+        if model.enabled and (sentences := facts.hanging(without=others)):
+            found[name] = " ".join(sentences)
+    return found
+
+
+def keep(now: HostLock, before: HostLock, names: Collection[str]) -> HostLock:
+    """A lock in which these models have the entries that they had before, if any."""
+    models = {name: model for name, model in now.models.items() if name not in names}
+    kept = {name: before.models[name] for name in names if name in before.models}
+    return now.model_copy(update={"models": {**models, **kept}})
 
 
 def missing(spec: Host, found: HostLock) -> list[str]:

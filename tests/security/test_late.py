@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from gpurack.commands import lock
 from gpurack.commands.lab_status import host_status
+from gpurack.commands.main import main
 from gpurack.facts.model import HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
-from gpurack.locking import gather
+from gpurack.inventory.lock_file import read_lock
+from gpurack.locking import gather, observe
+from gpurack.locking.upgrade import News
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models.jobs import plan_jobs
 from gpurack.plan.models.plan import plan_models
@@ -19,9 +26,11 @@ from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.rootless import plan_rootless
+from gpurack.spec.lock import HostLock, Lock, ModelLock, text
 from tests.given import SALT, framed, host_state, running, spec
 from tests.unit.test_status import NOW
 
+DEFAULTS = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002}
 JOB = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "x"], "weights": "/w/a.gguf"}
 WANTED = spec(
@@ -120,9 +129,65 @@ def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
     assert removes(record=record), "there is no such user any more"
 
 
-@pytest.mark.parametrize(("who", "refused"), [("ada", False), ("bob", True)])
-def test_a_lock_needs_no_user_without_an_entry(monkeypatch: pytest.MonkeyPatch, who: str, refused: bool) -> None:
-    of = spec({"docker": {"rootless": {"ada": {}, "bob": {}}}, "models": {"beta": {"port": 8001, "user": "bob"}}})
-    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(f"user {who}"))
+LOCKED = {
+    "docker": {"rootless": {"ada": {}, "bob": {}}},
+    "models": {"alpha": {"port": 8000}, "beta": {"port": 8001, "user": "bob", "weights": "/home/bob/m.gguf"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "refused", "models"),
+    [
+        ("user ada", False, []),
+        ("user bob", False, ["beta"]),
+        ("weights /home/bob/m.gguf", False, ["beta"]),
+        (WEIGHTS, False, ["alpha"]),
+        ("NVIDIA", True, []),
+        ("Docker", True, []),
+    ],
+)
+def test_who_does_not_answer_keeps_no_other_from_the_lock(
+    monkeypatch: pytest.MonkeyPatch, part: str, refused: bool, models: list[str]
+) -> None:
+    of = spec(LOCKED)
+    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(part))
     seen = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), of)  # type: ignore[arg-type]
     assert bool(seen.trouble) is refused
+    assert refused or observe.unread(of, seen) == dict.fromkeys(models, f"{part} {WHY}.")
+
+
+def test_who_did_not_finish_reading_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = host_state(weights={"/home/bob/m.gguf": 1}, tools=frozenset({"python3"}))
+    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: seen)
+    monkeypatch.setattr(gather, "outdate", lambda host: None)
+    monkeypatch.setattr(gather, "run_as_root", lambda *given, **more: (True, ["late bob: nothing for 60 s"]))
+    found = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), spec(LOCKED))  # type: ignore[arg-type]
+    assert observe.unread(spec(LOCKED), found) == {
+        "beta": "user bob did not finish reading their weights: nothing for 60 s."
+    }
+
+
+@pytest.mark.parametrize("options", [(), ("--check",), ("--upgrade",)])
+def test_the_lock_keeps_what_it_has_of_who_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    inventory = tmp_path / "lab.py"
+    inventory.write_text(f"gpu = [('gpu1', {{'defaults': {DEFAULTS!r}, **{LOCKED!r}}})]\n")
+    state = replace(host_state(), late={"user bob": WHY})
+    old = Lock(hosts={"gpu1": HostLock(models={"beta": ModelLock(image="old@sha256:0", weights={"/x": "0" * 64})})})
+    (tmp_path / "lab.lock.yaml").write_text(text(old, inventory))
+
+    def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostFacts]:
+        return {name: do(SimpleNamespace(name=name), wanted) for name, wanted in fleet.items()}
+
+    monkeypatch.setattr(lock, "on_all_hosts", visit)
+    monkeypatch.setattr(lock, "snapshot_with_hashes", lambda host, wanted: state)
+    monkeypatch.setattr(lock, "find_newest", lambda *given: News())
+    result = CliRunner().invoke(main, ["lock", str(inventory), *options], env={"COLUMNS": "300"})
+    assert result.exit_code == 1, result.output
+    assert f"gpu1  error  beta: user bob {WHY}. The lock keeps what it has." in result.output
+    assert "beta has no container" not in result.output
+    found = read_lock(inventory)
+    assert found is not None
+    assert found.hosts["gpu1"].models["beta"] == old.hosts["gpu1"].models["beta"]
+    assert "models beta" not in result.output, "no drift, because nothing was seen"

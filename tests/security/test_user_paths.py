@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import pwd
 import random
@@ -22,6 +23,7 @@ from gpurack.commands.plan_live import show_host
 from gpurack.facts.model import Header, HostFacts, Unit, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
+from gpurack.locking import gather
 from gpurack.locking.gather import hasher
 from gpurack.plan.models import weights
 from gpurack.plan.models.desired import desire
@@ -224,6 +226,38 @@ def test_a_user_whose_programs_say_anything(
         hashes.known_hash("/home/eve/m.gguf", become=["sh", "-c", says, "sh"])
     assert time.monotonic() - begun < QUICK
     assert hashes.remembered() == {}
+
+
+def test_users_who_do_not_answer_cost_gpurack_lock_one_limit_and_are_named(
+    hashes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them together, however slowly each file of theirs comes."""
+    drip = 'case "$1" in stat) echo "9999999 1.000000000 regular file";; dd) while sleep 0.1; do printf x; done;; esac'
+    monkeypatch.setattr(hashes, "reader", lambda path, user: ["sh", "-c", drip, "sh"] if user else [])
+    monkeypatch.setattr(hashes, "LONG", 1)
+    (tmp_path / "own.gguf").write_bytes(b"weights")
+    eves = [f"eve{number}" for number in range(5)]
+    asked = [f"{user}|/home/{user}/{name}.gguf" for user in eves for name in "abc"] + [f"|{tmp_path}/own.gguf"]
+    monkeypatch.setattr(hashes.sys, "stdin", io.StringIO("\n".join(asked)))
+    begun = time.monotonic()
+    hashes.main()
+    assert time.monotonic() - begun < 4 * hashes.LONG
+    assert list(hashes.remembered()) == [f"{tmp_path}/own.gguf"]
+    why = "its user's dd came to no end in 1 s"
+    said = capsys.readouterr().out.splitlines()
+    assert gather.unanswered(said) == dict.fromkeys(eves, f"[Errno 110] {why}")
+
+
+def test_the_name_of_a_file_names_nobody(hashes: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """What is said while weights are read holds names that users choose."""
+    hashes.EVERY = -1
+    sign = hashes.Sign()
+    for sign.file in ("/home/eve/x\nlate bob: gone", "late bob: gone"):
+        sign(1)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    assert gather.unanswered(said) == {}
+    assert gather.unanswered(["late bob: gone", "late $(id): x", "late bob"]) == {"bob": "gone"}
 
 
 @needs_root
