@@ -1,6 +1,7 @@
 """Who on the network reaches what: nothing is opened wider than the inventory says, and no page waits for an admin."""
 
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from gpurack.facts.parse import addresses
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
-from gpurack.inventory.fleet import check_fleet
+from gpurack.inventory.fleet import check_fleet, read_fleet
+from gpurack.inventory.load import read_inventory
 from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import offline
 from gpurack.plan.host import Run, findings
@@ -37,6 +39,7 @@ from tests.unit.host_programs import Fakes
 
 ADDRESSES = ("10.0.0.7", "2001:db8::7")
 PUBLIC = "8.8.4.4"
+INVENTORIES = Path(__file__).resolve().parents[2] / "inventories"
 PAGE: dict[str, Any] = {"engine": "open-webui", "version": "0.12.4", "weights": None, "connects_to": ["alpha"]}
 VOLUME = "gpurack_open-webui-chat"
 READY = {"alpha": [200, '"alpha"'], "beta": [200, '"beta"'], "chat": [200, "true"]}
@@ -326,6 +329,23 @@ def test_the_plan_without_a_connection_says_that_it_is_needed() -> None:
         'administrator. Give the first account in `keys`: {"admin@uni.example": {"env": "PASSWORD"}}, or write '
         "`bind: loopback`."
     ]
+
+
+@pytest.mark.parametrize("path", sorted(INVENTORIES.glob("*.py")), ids=lambda path: path.name)
+def test_no_inventory_that_we_ship_leaves_a_page_to_the_first_visitor(path: Path) -> None:
+    fleet = read_fleet(read_inventory(path), secrets=False)
+    assert any(fleet.values())
+    assert [problem.what for problem in warnings(fleet) if "administrator" in problem.what] == []
+
+
+def test_no_example_of_the_pages_does_either() -> None:
+    """Where it opens a web UI to other machines, it has `keys` for the first account."""
+    pages = [*INVENTORIES.parent.glob("docs/*.md"), INVENTORIES.parent / "README.md"]
+    entries = [
+        text for page in pages for text in re.findall(r'\{"engine": "open-webui".*?\}\}', page.read_text(), re.DOTALL)
+    ]
+    assert entries
+    assert [one for one in entries if '"bind": "lan"' in one and '"keys"' not in one] == []
 
 
 def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connection:

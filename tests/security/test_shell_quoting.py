@@ -241,7 +241,8 @@ def test_a_home_is_one_word_when_its_docker_is_removed(hostile: str, machine: Ma
     machine.run(step.command)
     words = shlex.split(step.command)
     assert f"HOME={home}" in words
-    assert f"{home}/{rootless.DROP_IN}" in words
+    assert words[-2] == "-c"
+    assert rootless.DROP_IN in shlex.split(words[-1]), "below the home, in which that user's own shell is"
 
 
 def test_a_home_named_like_ours_is_not_removed_with_our_files() -> None:
