@@ -297,6 +297,19 @@ def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Pa
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
 
 
+def test_of_roots_files_regular_ones_of_some_size_are_read(fakes: Fakes, tmp_path: Path) -> None:
+    """A FIFO would hold the whole part up, and a device or a sparse file would fill the memory of two machines."""
+    os.mkfifo(tmp_path / "fifo.list")
+    (tmp_path / "zero.list").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.list").open("wb") as sparse:
+        sparse.truncate(1 << 33)
+    (tmp_path / "own.list").write_text("deb http://example trixie main")
+    (tmp_path / "a $(touch x).list").write_text("x")
+    seen = take_snapshot(models(alpha={}), ("/etc/apt/sources.list.d/*.list", f"{tmp_path}/*.list"))
+    assert seen.late == {}
+    assert [path for path in seen.files if path.startswith(str(tmp_path))] == [f"{tmp_path}/own.list"]
+
+
 def test_weights_that_do_not_answer_cost_themselves_alone(
     fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
