@@ -9,12 +9,13 @@ import threading
 import time
 
 import record
-from common import Failure, Progress, clock, describe_error, locked, parsed, run, say  # (beside this file)
+from common import Failure, Progress, TimeIsUp, clock, describe_error, locked, parsed, run, say  # (beside this file)
 from dockerd import OF_PROJECT, START, USERS, Dockerd
 from paths import MODEL_LABEL
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
-DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
+DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's TimeoutStartSec is a little more
+SMI_TIMEOUT = 300  # seconds of one nvidia-smi, which needs up to a minute where no other program has the GPUs open
 NODE = r"/dev/dri/renderD\d+"
 REFRESHING = threading.Lock()  # of CDI specs: one after the other
 
@@ -23,21 +24,27 @@ def boot():
     """Start the models of all daemons in parallel; users' daemons start some time after the host's own.
 
     Returns the number of failures."""
+    return min(len(side_by_side([(dockerd.by_hand, boot_of, dockerd) for dockerd in dockerds()])), 100)
+
+
+def side_by_side(calls):
+    """Call functions, each in a thread: (name, function, arguments…). Returns all that they return, and the names of
+    those that ended with an error."""
     failed = []
 
-    def guarded(dockerd):
+    def guarded(name, function, *arguments):
         try:
-            failed.extend(boot_of(dockerd))
+            failed.extend(function(*arguments))
         except Exception as error:  # an exception in a thread would be lost, and the boot would appear successful
-            say("", "error {}: {}".format(dockerd.by_hand, describe_error(error)))
-            failed.append(dockerd.by_hand)
+            say("", "error {}: {}".format(name, describe_error(error)))
+            failed.append(name)
 
-    threads = [threading.Thread(target=guarded, args=(dockerd,)) for dockerd in dockerds()]
+    threads = [threading.Thread(target=guarded, args=call) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return min(len(failed), 100)
+    return failed
 
 
 def dockerds():
@@ -62,11 +69,15 @@ def boot_of(dockerd):
         del models[name]
     failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
     nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
-    failed += start_with_nodes(dockerd, nodes)
     late = [name for name in models if models[name].get("uuids") and name not in nodes]
-    if late:
-        by_cdi = any(models[name].get("access", "cdi") == "cdi" for name in late)
-        failed += start_all(dockerd, late) if wait_for_driver(by_cdi) else late
+    by_cdi = any(models[name].get("access", "cdi") == "cdi" for name in late)
+    # a GPU of one vendor that never appears keeps no model from those of the other
+    failed += side_by_side(
+        [
+            (dockerd.by_hand, start_with_nodes, dockerd, nodes),
+            (dockerd.by_hand, start_with_driver, dockerd, late, by_cdi),
+        ]
+    )
     for name in failed:
         say("", "error {}: did not start; see {} logs {}".format(name, dockerd.by_hand, name))
     return unreadable + failed
@@ -138,24 +149,37 @@ def start_all(dockerd, names):
 
 def start_with_nodes(dockerd, nodes):
     """Start models on AMD GPUs, each once its devices exist. nodes: name → paths. Returns those that failed."""
-    progress, failed = Progress("boot"), []
+    progress, failed, told, missing = Progress("boot"), [], set(), nodes
     while nodes and progress.elapsed() < DRIVER_TIMEOUT:
-        ready = [name for name in nodes if all(map(os.path.exists, nodes[name]))]
+        missing = {name: [node for node in nodes[name] if not os.path.exists(node)] for name in nodes}
+        ready = [name for name in nodes if not missing[name]]
         if ready:
             failed += start_all(dockerd, ready)
             nodes = {name: nodes[name] for name in nodes if name not in ready}
-        else:
+        for name in sorted(set(nodes) - told):
+            say(name, "waiting for {}, at most {}".format(" and ".join(missing[name]), clock(DRIVER_TIMEOUT)))
+        told.update(nodes)
+        if not ready:
             time.sleep(1)
     for name in nodes:
-        say(name, "{} did not appear within {}".format(" and ".join(nodes[name]), clock(DRIVER_TIMEOUT)))
+        say(name, "{} did not appear within {}".format(" and ".join(missing[name]), clock(DRIVER_TIMEOUT)))
     return failed + list(nodes)
+
+
+def start_with_driver(dockerd, names, by_cdi):
+    """Start models on NVIDIA GPUs once their driver is ready. Returns those that failed."""
+    return start_all(dockerd, names) if names and wait_for_driver(by_cdi) else names
 
 
 def wait_for_driver(by_cdi):
     """Wait until GPUs answer and, where CDI is used, CDI lists them; both may take minutes after Docker."""
     progress = Progress("boot")
     while progress.elapsed() < DRIVER_TIMEOUT:
-        code, output = run("nvidia-smi", "-L")
+        try:
+            code, output = run("nvidia-smi", "-L", limit=SMI_TIMEOUT)
+        except TimeIsUp:  # a sick GPU; another one would hang as well
+            say("boot", "nvidia-smi did not answer within {}".format(clock(SMI_TIMEOUT)))
+            return False
         uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+)", output)
         if code in (0, 15) and uuids:
             with REFRESHING:

@@ -257,16 +257,24 @@ def grant_read(path, uid):
 
 @contextlib.contextmanager
 def locked(what, users=("",)):
-    """Hold the locks of these users' Dockers ("" is the host's own), always taken in the same order.
+    """Hold the locks of these users' Dockers ("" is the host's own).
 
-    The file beside each lock says which run holds it. what: the name of this run in that file."""
+    It waits for one of them while it holds none: another run may need hours in a user's Docker, which must keep no run
+    from the host's. All are tried in the same order, so that of two runs one always gets on. The file beside each lock
+    says which run holds it. what: the name of this run in that file."""
     with contextlib.ExitStack() as held:
+        while True:
+            busy = next((user for user in sorted(users) if not take(of_user(LOCK, user), held)), None)
+            if busy is None:
+                break
+            held.close()
+            with alone(of_user(LOCK, busy), busy):
+                pass
         for user in sorted(users):
-            held.enter_context(alone(of_user(LOCK, user), user))
-            busy = of_user(BUSY, user)
-            with open(busy, "w") as stream:
+            path = of_user(BUSY, user)
+            with open(path, "w") as stream:
                 stream.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
-            held.callback(forget, busy)
+            held.callback(forget, path)
         yield
 
 
@@ -281,21 +289,29 @@ def alone(path, user=""):
     be ended (it may be a user's dockerd). So the lock becomes a new file with the same name, which only root can open.
     Two runs at once remain impossible: every run checks that its locked file still has the name, and the file is not
     replaced while another process of root has it open, because an older version may wait for it without this check."""
+    progress, inspected = Progress(""), 0
+    with contextlib.ExitStack() as held:
+        while not take(path, held):
+            if time.monotonic() - inspected >= 1:
+                inspected = time.monotonic()
+                pids = replace_if_strange(path)
+            progress.tell(waiting_for(path, pids, user))
+            time.sleep(0.05)
+        yield
+
+
+def take(path, held):
+    """Take a lock if it is free, until `held` (an ExitStack) is closed. Returns whether it was."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)  # older versions made it with 0755
-    progress, inspected = Progress(""), 0
-    while True:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-            if is_taken(lock) and is_at(lock, path):
-                os.fchmod(lock.fileno(), 0o600)  # as the folder
-                yield
-                return
-        if time.monotonic() - inspected >= 1:
-            inspected = time.monotonic()
-            pids = replace_if_strange(path)
-        progress.tell(waiting_for(path, pids, user))
-        time.sleep(0.05)
+    with contextlib.ExitStack() as opened:
+        lock = opened.enter_context(open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w"))
+        if not (is_taken(lock) and is_at(lock, path)):
+            return False
+        os.fchmod(lock.fileno(), 0o600)  # as the folder
+        held.enter_context(opened.pop_all())
+    return True
 
 
 def is_taken(lock):

@@ -36,6 +36,8 @@ READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT = 5, 60, 60  # seconds
 LIMIT, TALK_LIMIT, DEEP_LIMIT = 90, 300, 86400  # seconds of a part, of a talk with a model, of hashing weights
 DAEMON_SIZE, USER_SIZE = 1 << 26, 1 << 22  # bytes of an answer of a Docker daemon, of all that a part says of a user
 HTTP_SIZE = 200000  # bytes of a model's answer
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+NOBODY = 65534  # the number of a user and a group that own nothing
 DEPTH, DIGITS = 40, 40  # of JSON, of an integer in it
 HUNG = "/run/gpurack/hung"  # a file for each part that left something behind, as snapshot.sh has it
 
@@ -128,26 +130,21 @@ class Part:
         """Ends one that takes too long. What SIGKILL does not end (it waits for a file system or a card) is left behind
         and written down."""
         self.late = "timed out after {} s".format(self.seconds)
-        for pid, name, ticks in self.stop(members(self.pid)):
-            os.makedirs(HUNG, mode=0o700, exist_ok=True)
-            with open(os.open(self.hung, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as note:
-                note.write("{} {} {}\n".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), pid, ticks))
-            self.late += ", pid {} ({}) is left behind".format(pid, name)
+        self.leave(self.stop(members(self.pid)))
+
+    def leave(self, left):
+        """Writes down what is left behind, so that no more of it is begun while it is there. left: pids."""
+        for pid, found in ((pid, process(pid)) for pid in left):
+            if found:
+                os.makedirs(HUNG, mode=0o700, exist_ok=True)
+                with open(os.open(self.hung, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as note:
+                    note.write("{} {} {}\n".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), pid, found[2]))
+                self.late += ", pid {} ({}) is left behind".format(pid, found[0])
 
     def stop(self, pids):
-        """Ends processes; returns (pid, name, begin) of those that are still there."""
+        """Ends processes; returns those that are still there."""
         os.close(self.pipe)
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        until = time.time() + 1
-        left = list(pids)
-        while left and time.time() < until:
-            with contextlib.suppress(OSError):
-                os.waitpid(self.pid, os.WNOHANG)
-            left = [pid for pid in left if process(pid)]
-            time.sleep(0.002 if left else 0)
-        return [(pid, found[0], found[2]) for pid, found in ((pid, process(pid)) for pid in left) if found]
+        return end(pids, self.pid)
 
     def result(self):
         """What the function returned; {"late": why} or {"broken": why} for nothing."""
@@ -159,6 +156,22 @@ class Part:
             return json.loads(self.said.decode("utf-8", "replace"))  # written by this program
         except ValueError:
             return {"broken": "its process was ended"}
+
+
+def end(pids, child=None):
+    """Ends processes; returns those that are still there after a second. child: one of this process's, which waits for
+    it."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    until = time.time() + 1
+    left = list(pids)
+    while left and time.time() < until:
+        with contextlib.suppress(OSError, TypeError):
+            os.waitpid(child, os.WNOHANG)
+        left = [pid for pid in left if process(pid)]
+        time.sleep(0.002 if left else 0)
+    return left
 
 
 def results(parts):
@@ -194,9 +207,9 @@ def apart(seconds):
         os.dup2(nothing, number)
 
 
-def become(user):
+def become(user, group=NOBODY):
     """This process becomes a user's, with nothing of root's environment, and its memory stays closed to that user: the
-    secrets of others are in it."""
+    secrets of others are in it. user: a name, or a number, with its group."""
     global DAEMON_SIZE
     DAEMON_SIZE = USER_SIZE
     os.chdir("/")
@@ -204,7 +217,7 @@ def become(user):
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if isinstance(user, int):
         os.setgroups([])
-        os.setgid(NOBODY)
+        os.setgid(group)
         os.setuid(user)
     else:
         account = pwd.getpwnam(user)
@@ -214,10 +227,6 @@ def become(user):
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # as by default, but for fs.suid_dumpable=1
-
-
-PR_SET_DUMPABLE = 4
-NOBODY = 65534
 
 
 def process(pid):
@@ -234,6 +243,18 @@ def members(session):
     """The processes of a session."""
     pids = [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/stat")]
     return [pid for pid in pids if (process(pid) or (None, None))[1] == session]
+
+
+def family(pid):
+    """A process and its descendants."""
+    found, parents = [pid], {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        words = (content(path) or "").rpartition(")")[2].split()
+        if len(words) > 1:
+            parents.setdefault(int(words[1]), []).append(int(path.split("/")[2]))
+    for one in found:
+        found += parents.get(one, [])
+    return found
 
 
 def still_hangs(note):
@@ -588,19 +609,22 @@ def docker(user):
 
 
 def inside(path, container, argv):
-    """What a program prints inside a container."""
+    """(what a program prints inside a container, its processes that nothing ends: they wait for a card)"""
     body = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv}
     made = api(path, "/containers/{}/exec".format(container), "POST", body)
     if not made:
-        return ""
+        return "", []
     number = data(made.decode())["Id"]
     raw = api(path, "/exec/{}/start".format(number), "POST", {"Detach": False, "Tty": False}) or b""
+    started = asked(path, "/exec/{}/json".format(number)) or {}
+    pid = started.get("Pid") if started.get("Running") else None
+    left = end(family(pid)) if isinstance(pid, int) and pid > 1 else []
     text, at = b"", 0
     while at + 8 <= len(raw):  # frames: stream, three zeros, length, bytes
         size = int.from_bytes(raw[at + 4 : at + 8], "big")
         text += raw[at + 8 : at + 8 + size]
         at += 8 + size
-    return text.decode("utf-8", "replace")
+    return text.decode("utf-8", "replace"), left
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -634,33 +658,41 @@ def weights(path, deep, remembered):
 
 def weights_as_keeper(path, deep, remembered):
     """The same in a process of root's, which becomes that of whoever could lead the path elsewhere."""
-    who = keeper(path) if os.geteuid() == 0 else ""
-    if who != "":
-        become(who)
+    who = keeper(path) if os.geteuid() == 0 else ROOT
+    if who != ROOT:
+        become(*who)
     return weights(path, deep, remembered)
 
 
+ROOT = ("",)
+
+
 def keeper(path):
-    """The owner of the first thing on a path that is not root's, links of root's followed: a name, or the number of a
-    user that has none; "" for nobody."""
-    at, rest, steps = "/", path.split("/"), 0
+    """Who inspects a path, as arguments of `become`, ROOT where nobody else can lead it elsewhere: the owner of the
+    first thing on it that is not root's, links of root's followed; else nobody, in the group that can write to folders
+    on it, in none where everybody can, or several groups."""
+    at, rest, steps, groups = "/", path.split("/"), 0, set()
     while rest and steps < 1000:
         part, steps = os.path.normpath(os.path.join(at, rest.pop(0))), steps + 1
         try:
             status = os.lstat(part)
         except OSError:
-            return ""
+            break
         if status.st_uid != 0:
             try:
-                return pwd.getpwuid(status.st_uid).pw_name
+                return (pwd.getpwuid(status.st_uid).pw_name,)
             except KeyError:
-                return status.st_uid
+                return (status.st_uid,)
+        if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and status.st_mode & 0o022:
+            groups.add(NOBODY if status.st_mode & 0o002 else status.st_gid)
         if stat.S_ISLNK(status.st_mode):
             rest = os.readlink(part).split("/") + rest
             at = "/" if rest[0] == "" else at
         else:
             at = part
-    return ""
+    if not groups:
+        return ROOT
+    return NOBODY, groups.pop() if len(groups) == 1 else NOBODY
 
 
 def hashed_before():
@@ -797,8 +829,8 @@ def published(container, port):
 
 
 def conversation(one, container, system):
-    """What a model answers, and which cards it sees inside. container: its id. Whether that still runs is asked before
-    each request: whoever listens at its port later is not it, and would get its key."""
+    """What a model answers. container: its id. Whether that still runs is asked before each request: whoever listens at
+    its port later is not it, and would get its key."""
     path = socket_of(one["user"])
 
     def ask(*words, **options):
@@ -811,12 +843,14 @@ def conversation(one, container, system):
         address = one["address"] or system["address"] or at
         return http_answer({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), one["port"], *words, **options)
 
-    found = answers(one, ask)
-    if one["cards"]:
-        listed = inside(path, container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
-        found["cards inside"] = re.findall(r"UUID: (GPU-[0-9a-f-]+)|(/dev/dri/renderD\d+)", listed)
-        found["cards inside"] = [uuid or node for uuid, node in found["cards inside"]]
-    return found
+    return answers(one, ask)
+
+
+def cards_inside(user, container):
+    """The cards that a container sees, and what its program leaves behind (as `inside`)."""
+    listed, left = inside(socket_of(user), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
+    found = re.findall(r"UUID: (GPU-[0-9a-f-]+)|(/dev/dri/renderD\d+)", listed)
+    return {"cards": [uuid or node for uuid, node in found], "left": left}
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -916,7 +950,11 @@ def main():
             begun["mounted", name] = Part("mounts " + name, LIMIT, same_inside, container, user=user)
             talk = (conversation, one, container["Id"], found["system"])
             begun["answers", name] = Part("answers " + name, TALK_LIMIT, *talk, user=user)
+            if one["cards"]:
+                words = (cards_inside, user, container["Id"])
+                begun["cards", name] = Part("cards in " + name, TALK_LIMIT, *words, user=user)
     said = results(begun)
+    said.update({key: seen_inside(begun[key], said[key]) for key in begun if key[0] == "cards"})
 
     found["secrets"] = with_arguments(said)
     found["models"] = {name: of_model(name, one, said) for name, one in models.items()}
@@ -924,6 +962,18 @@ def main():
     # after the requests: some engines load a model only then
     found.update(results({"processes": Part("processes", LIMIT, processes)}))
     json.dump(found, sys.stdout)
+
+
+def seen_inside(part, said):
+    """The cards of a part of `cards_inside`. A program that hangs in the container is written down as the part's."""
+    if unread(said):
+        return said
+    left = [pid for pid in said["left"] if isinstance(pid, int)]
+    if not left:
+        return said["cards"]
+    part.late = "nvidia-smi in the container did not end in {} s".format(DAEMON_TIMEOUT)
+    part.leave(left)
+    return part.result()
 
 
 def with_arguments(said):
@@ -946,6 +996,8 @@ def of_model(name, one, said):
         answered = {"ready": [0, answered.get("late") or answered["broken"]]}
     found = {"weights": {path: said["weights", name, path] for path in one["weights"]}}
     found.update(answered, mounted=said.get(("mounted", name), {}))
+    if ("cards", name) in said:
+        found["cards inside"] = said["cards", name]
     return found
 
 

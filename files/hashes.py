@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The sha256 of model weights on this host, remembered with size and time, so that terabytes are read once. A part of
 models.py. `gpurack lock` runs it by itself, with weights on standard input (`USER|PATH`, no user for those of the
-host's own Docker), and then reads what it remembers.
+host's own Docker), and then reads what it remembers; it prints who did not answer.
 
 What a user could lead elsewhere is read as that user: root would read for them what they may not. Runs on the host's
 own python3 (3.6 or newer, standard library only), as root.
@@ -12,15 +12,17 @@ import errno
 import fcntl
 import glob
 import hashlib
+import math
 import os
 import re
 import select
 import stat
 import subprocess
 import sys
+import threading
 import time
 
-from common import Failure  # (beside this file)
+from common import Failure, describe_error, say  # (beside this file)
 from dockerd import as_user
 from safe_paths import open_file, weak_spot
 
@@ -28,14 +30,18 @@ MEMORY = "/var/lib/gpurack/sha256"
 """A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
 EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
-LONG = 4 * 3600  # seconds that one file may take altogether, which a user can make as large and slow as they like
+LONG = 4 * 3600  # seconds that one file may take altogether, which a user can make as large and slow as they like;
+# where this program runs by itself, all files of all users
+DEADLINE = math.inf  # of all that is read as users, on the clock of time.monotonic
 BLOCK = 1 << 22
 LONGEST = 1 << 24  # bytes of what is said of a user's files
 
 
 def reader(path, user):
-    """The words before a command that reads weights as the user in whose Docker they are; none where root reads: those
-    of the host's own Docker (user ""), and those that nobody but root may change. Raises Failure for no such user."""
+    """The words before a command that reads weights as the user in whose Docker they are. None where root reads: what
+    nobody but root may change, and weights of the host's own Docker (user ""). Of those root opens only what it gets to
+    without a link of others (`open_file`): the host's lock is held meanwhile, and a reader of the owner's could take
+    hours. Raises Failure for no such user."""
     return as_user(user)[1] if user and weak_spot(path) else []
 
 
@@ -147,12 +153,15 @@ def output_as(become, *argv):
     process = subprocess.Popen(
         [*become, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    end = time.monotonic() + LONG
+    end = min(time.monotonic() + LONG, DEADLINE)
     try:
         while True:
-            if time.monotonic() > end:
+            left = end - time.monotonic()
+            if left < 0:
                 raise OSError(errno.ETIMEDOUT, "its user's {} came to no end in {} s".format(argv[0], LONG))
-            if not select.select([process.stdout], [], [], SILENCE)[0]:
+            if not select.select([process.stdout], [], [], min(SILENCE, left))[0]:
+                if left < SILENCE:
+                    continue
                 raise OSError(errno.ETIMEDOUT, "its user's {} printed nothing for {} s".format(argv[0], SILENCE))
             block = os.read(process.stdout.fileno(), 1 << 20)
             if not block:
@@ -224,18 +233,60 @@ class Sign:
     def __call__(self, done):
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            print("sha256 of {}, {:.1f} GB".format(os.path.basename(self.file), done / 1e9), flush=True)
+            say("", "sha256 of {}, {:.1f} GB".format(os.path.basename(self.file), done / 1e9))
+
+
+def hash_all(user, paths):
+    """Remember the sha256 of weights in a user's Docker. Returns why that user is asked no more, "" for nothing: the
+    first file that does not come to an end is the last."""
+    sign = Sign()
+    for path in paths:
+        try:
+            become = reader(path, user)
+            for sign.file in files_of(path, become):
+                hash_one(sign, become)
+        except FileNotFoundError:
+            pass  # the snapshot says so
+        except (OSError, Failure) as error:
+            if getattr(error, "errno", None) == errno.ETIMEDOUT:
+                return describe_error(error)
+            say("", "no sha256 of {}: {}".format(path, describe_error(error)))
+    return ""
+
+
+def hash_one(sign, become):
+    """Remember the sha256 of one file, or say why there is none. Raises OSError where its user does not answer."""
+    try:
+        known_hash(sign.file, sign, become)
+    except OSError as error:
+        if error.errno in (errno.ETIMEDOUT, errno.ENOENT):
+            raise
+        say("", "no sha256 of {}: {}".format(sign.file, describe_error(error)))
 
 
 def main():
-    sign = Sign()
+    """Users are read side by side, so that all who do not answer cost one limit. Each of them is one line, `late USER:
+    why`."""
+    global DEADLINE
+    DEADLINE = time.monotonic() + LONG
+    asked, late = {}, {}
     for line in sys.stdin.read().splitlines():
         user, _, path = line.partition("|")
-        with contextlib.suppress(OSError, Failure):  # not there, or not to be read: the memory lacks it
-            become = reader(path, user)
-            for sign.file in files_of(path, become):
-                with contextlib.suppress(OSError):
-                    known_hash(sign.file, sign, become)
+        asked.setdefault(user, []).append(path)
+
+    def work(user):
+        try:
+            late[user] = hash_all(user, asked[user])
+        except Exception as error:  # an exception in a thread would be lost
+            late[user] = describe_error(error)
+
+    threads = [threading.Thread(target=work, args=(user,)) for user in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for user in sorted(user for user in late if late[user]):
+        say("", "late {}: {}".format(user, late[user]))
 
 
 if __name__ == "__main__":

@@ -82,17 +82,16 @@ snapshot_system() {
 }
 
 # snapshot_weights PATH: one part for each path, because its file system may hang. A path that other users can change is
-# inspected as one of them, in a line of base64: the only user whose Docker uses it, or the owner of the first part of
-# the path that is not root's. Root touches nothing beyond that.
+# inspected as one of them, in a line of base64. Root touches nothing beyond it, because they could lead root elsewhere
+# at any moment.
 snapshot_weights() {
 	spots=$(spots_of "$1")
 	section owned
 	[ -z "$spots" ] || printf '%s\n' "$spots" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
 	reader=$(printf '%s\n' "$READERS" | P="|$1" awk 'index($0, "|") && substr($0, index($0, "|")) == ENVIRON["P"] { sub(/\|.*/, ""); print; exit }')
-	owner=$(printf '%s\n' "$spots" | sed -n '$s/^[a-z] [0-7]* \([^|]*\)|.*/\1/p')
-	[ -z "$spots" ] || who=${reader:-$owner}
+	who=$(inspector "$spots" "$reader")
 	remembered=$(remembered_of "$1")
-	if [ -n "$spots" ] && [ "$who" != root ]; then
+	if [ "$who" != root ]; then
 		section "inspected $1"
 		as_account "$who" SEEN="$SEEN" READER="$READER" sh -c "$OF_DOCKER
 inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 500000 | base64 -w 0
@@ -105,10 +104,35 @@ inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 500000 | base64 -w 
 	echo "$(dd if="$1.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$1"
 }
 
-# as_account WHO COMMAND…: run as this user, or uid without a user, without root's environment.
+# inspector SPOTS USER: who inspects a path with these spots (spots_of). Root where there are none, or files alone, which
+# lead nowhere; USER, the only one whose Docker uses it; the owner of the first part that is not root's; else nobody, in
+# the group that can write to the folders, as UID:GID: in none where everybody can, or several groups. (The same rule as
+# in files/evidence.py: keeper.)
+inspector() {
+	owner=$(printf '%s\n' "$1" | sed -n '$s/^[a-z] [0-7]* \([^|]*\)|.*/\1/p')
+	folders=$(printf '%s\n' "$1" | sed -n 's/^d [0-7]*\([0-7]\) [^|]*|\(.*\)/\1 \2/p')
+	if [ -z "$1" ]; then
+		echo root
+	elif [ -n "$2" ]; then
+		echo "$2"
+	elif [ "$owner" != root ]; then
+		echo "$owner"
+	elif [ -z "$folders" ]; then
+		echo root
+	else
+		group=$(printf '%s\n' "$folders" | awk '
+			{ open += /^[2367]/; sub(/^. /, ""); open += NR > 1 && $0 != group; group = $0 }
+			END { print open ? "-" : group }')
+		number=$(getent group "$group" | cut -d : -f 3)
+		case ${number:-$group} in *[!0-9]*) echo 65534:65534 ;; *) echo "65534:${number:-$group}" ;; esac
+	fi
+}
+
+# as_account WHO COMMAND…: run as this user, or uid without a user, or UID:GID, without root's environment.
 as_account() {
 	groups=--init-groups
-	account=$(getent passwd "$1") || account="$1:x:$1:65534::/:" groups=--clear-groups
+	account=$(getent passwd "$1") || account="$1:x:${1%%:*}:65534::/:" groups=--clear-groups
+	case $1 in *:*) account="nobody:x:$1::/:" groups=--clear-groups ;; esac
 	user=${account%%:*} account=${account#*:*:}
 	uid=${account%%:*} account=${account#*:}
 	gid=${account%%:*}
@@ -395,6 +419,14 @@ await() {
 	kill "$timer" 2>/dev/null
 }
 
+# The mount that a path is on, by its name: nothing there is touched.
+mount_of() {
+	WAY=$1/ awk '
+		{ mount = $2 == "/" ? "/" : $2 "/" }
+		index(ENVIRON["WAY"], mount) == 1 && length($2) > length(found) { found = $2 }
+		END { print found }' /proc/self/mounts
+}
+
 # Print every complete part, the late ones with the reason, and the end section if no part was cut off.
 deliver() {
 	short=''
@@ -416,6 +448,10 @@ $part
 	EOF
 	section late
 	printf '%s' "$late"
+	section mounts
+	printf '%s' "$late" | sed -n 's/^weights \(.*\)|[^|]*$/\1/p' | while IFS= read -r path; do
+		echo "$(mount_of "$path")|$path"
+	done
 	[ -n "$short" ] || section end
 }
 

@@ -132,8 +132,7 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
 
 def host_errors(spec: Host, facts: HostFacts) -> list[Problem]:
     """What is wrong with the host itself, each with its hint."""
-    late = ((part, why) for part, why in facts.late.items() if part != "Docker")
-    found = [Problem.of("part-late", part=part, why=why) for part, why in late]
+    found = facts.hanging(without=("Docker",))
     if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
     lost = lost_gpus(facts)

@@ -1,6 +1,7 @@
 """The commands `gpurack lock` and `gpurack manifest`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from pyinfra import api as pyinfra
@@ -16,11 +17,11 @@ from gpurack.inventory.load import read_inventory
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
 from gpurack.locking.manifest import manifest
-from gpurack.locking.observe import missing, observed
+from gpurack.locking.observe import keep, missing, observed, unread
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, facts, place, text
-from gpurack.spec.problems import NotAsked, Problem
+from gpurack.spec.problems import NotAsked, Problem, grouped
 
 NOT_IN_INVENTORY = "is in the lock but not in the inventory. Run `gpurack lock {inventory}` to remove it."
 
@@ -46,11 +47,13 @@ def write(console: screen.Console, inventory: Path) -> int:
             code = print_error(console, name, not_understood(error))
             hosts |= {name: before} if name in old.hosts else {}
             continue
-        absent = missing(fleet[name], now)
+        hidden = unread(fleet[name], state)
+        absent = [model for model in missing(fleet[name], now) if model not in hidden]
+        for sentence in unread_sentences(hidden):
+            code = print_error(console, name, sentence)
         for model in absent:
             code = print_error(console, name, f"{model} has no container. Its entry in the lock is kept.")
-        kept = {model: before.models[model] for model in absent if model in before.models}
-        hosts[name] = now.model_copy(update={"models": {**now.models, **kept}})
+        hosts[name] = keep(now, before, [*absent, *hidden])
     print_changes(console, {name: (old.hosts.get(name, HostLock()), host) for name, host in hosts.items()})
     save(console, inventory, Lock(hosts=hosts))
     return code
@@ -73,9 +76,13 @@ def check(console: screen.Console, inventory: Path) -> int:
             code = print_error(console, name, "is not in the lock.")
         else:
             try:
-                pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+                hidden = unread(fleet[name], state)
+                pairs[name] = (lock.hosts[name], keep(observed(fleet[name], state), lock.hosts[name], hidden))
             except Exception as error:
                 code = print_error(console, name, not_understood(error))
+            else:
+                for sentence in unread_sentences(hidden):
+                    code = print_error(console, name, sentence)
     for name in lock.hosts:
         if name not in fleet:
             code = print_error(console, name, NOT_IN_INVENTORY.format(inventory=inventory))
@@ -111,14 +118,15 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     code, pairs = 0, {}
     for name, state in on_all_hosts(loaded, fleet, inspect).items():
         before = old.hosts.get(name, HostLock())
-        for sentence in (state.trouble,) if state.trouble else news[name].errors:
+        hidden = {} if state.trouble else unread(fleet[name], state)
+        for sentence in (state.trouble,) if state.trouble else (*unread_sentences(hidden), *news[name].errors):
             code = print_error(console, name, sentence)
         found = news.get(name)
         if not found and name not in old.hosts:
             continue
         try:
             now = observed(fleet[name], state) if found else before
-            after = upgraded(what, fleet[name], state, before, now, found) if found else before
+            after = keep(upgraded(what, fleet[name], state, before, now, found), before, hidden) if found else before
             HostLock.model_validate(after.model_dump())
         except Exception as error:
             code, after = print_error(console, name, not_understood(error)), before
@@ -143,8 +151,8 @@ def show_manifest(inventory: Path, name: str) -> str:
         with ctx_host.use(host):
             try:
                 seen = snapshot_with_hashes(host, fleet[name])
-                if seen.trouble:
-                    raise OSError(seen.trouble)
+                if seen.trouble or (hidden := unread(fleet[name], seen)):
+                    raise OSError(seen.trouble or " ".join(grouped(chain(*hidden.values()))))
                 return manifest(fleet[name], seen, manifest_lines(host, seen))
             except OSError:
                 raise
@@ -157,6 +165,11 @@ def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[st
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded, secrets=False)
     return fleet, on_all_hosts(loaded, fleet, snapshot_with_hashes)
+
+
+def unread_sentences(hidden: Mapping[str, Sequence[Problem]]) -> list[str]:
+    """The errors about models of which a part did not answer."""
+    return [f"{sentence} The lock keeps what it has." for sentence in grouped(chain(*hidden.values()))]
 
 
 def print_changes(console: screen.Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:

@@ -1,6 +1,7 @@
 """The observed state of a host, typed. Nothing here knows the desired state."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
@@ -291,6 +292,17 @@ class Header:
     seen: str = ""
 
 
+def reason(why: str) -> str:
+    """Why a part did not end, without the processes that differ from part to part.
+
+    >>> reason("timed out after 30 s, pid 7 (stat) is left behind")
+    'timed out after 30 s'
+    >>> reason("still hangs since 2026-01-01T00:00:00Z (pid 7)")
+    'still hangs'
+    """
+    return re.sub(r", pid .*| since \S+ \(pid \d+\)$", "", why)
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
@@ -378,6 +390,8 @@ class HostFacts:
     """The host's record of gpurack's containers; None if missing."""
     late: Mapping[str, str] = field(default_factory=dict)
     """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Paths of weights that did not answer → the mount that they are on."""
     unread: tuple[str, ...] = ()
     """Warnings about output of the host that could not be parsed."""
 
@@ -432,8 +446,26 @@ class HostFacts:
     @property
     def remarks(self) -> list[Problem]:
         """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
-        late = (Problem.of("part-late", part=part, why=why) for part, why in self.late.items())
-        return [*late, *self.notes]
+        return [*self.hanging(), *self.notes]
+
+    def hanging(self, without: Collection[str] = ()) -> list[Problem]:
+        """A warning for each part of the snapshot that did not end, one for all weights on a mount with one reason.
+
+        without: parts to leave out.
+        """
+        groups: dict[tuple[str, str], list[str]] = {}
+        for part, why in self.late.items():
+            if part not in without:
+                mount = self.mounts.get(part.removeprefix("weights "), "")
+                groups.setdefault((mount or part, reason(why)), []).append(part)
+        return [
+            Problem.of(
+                "part-late",
+                part=f"weights on {mount} ({len(parts)} paths)" if len(parts) > 1 else parts[0],
+                why=self.late[parts[0]],
+            )
+            for (mount, _), parts in groups.items()
+        ]
 
     @property
     def notes(self) -> list[Problem]:

@@ -100,6 +100,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
     late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
     if "system" in late:
         return HostFacts(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
+    mounts = each(get("mounts"), lambda line: pair(r"(/[^|]*)\|(/.*)", line))
     machine = get("machine")
     seen = files(get("files"))
     try:
@@ -186,6 +187,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         ),
         record=record,
         late=late,
+        mounts={path: mount for mount, path in mounts if f"weights {path}" in late},
     )
     unread = [sentence for user, said in daemons.items() if (sentence := not_understood(user, said))]
     return replace(facts, unread=tuple(unread))

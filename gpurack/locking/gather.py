@@ -1,5 +1,7 @@
 """Snapshots for locks, with the sha256 of all weights, and the output of files/manifest.sh."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +16,22 @@ from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 
 MANIFEST_LIMIT = 300
-"""Seconds for files/manifest.sh; each user's home takes at most 20 of them."""
+"""Seconds for files/manifest.sh; 32 homes at once take at most 40 of them."""
 NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run deploys/gpu_host.py first."
 
 
 def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
-    """A snapshot in which every file of weights has a sha256. Progress is shown on stderr."""
+    """A snapshot in which every file of weights has a sha256. Progress is shown on stderr.
+
+    Users and weights that did not answer are in `late`: they keep no other model from the lock (observe.unread).
+    """
     seen = snapshot(host, wanted)
     paths = [path for path, size in seen.weights.items() if size is not None]
     if seen.trouble:
         return seen
-    served = {entry.dockerd for entry in wanted.everything.values() if entry.enabled}
-    of_others = {f"user {user}" for user in wanted.users} - {f"user {user}" for user in served}
-    if missing := {part: why for part, why in seen.late.items() if part not in of_others}:
-        return replace(seen, trouble=" ".join(f"{part} {why}." for part, why in missing.items()))
+    apart = [part for part in seen.late if part.startswith(("user ", "weights "))]
+    if missing := seen.hanging(without=apart):
+        return replace(seen, trouble=" ".join(problem.what for problem in missing))
     if not paths:
         return seen
     if "python3" not in seen.tools:
@@ -38,7 +42,15 @@ def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
     if not ok:
         return replace(seen, trouble=f"could not read the sha256 of the weights: {last_line(lines)}.")
     outdate(host)
-    return snapshot(host, wanted)
+    seen = snapshot(host, wanted)
+    late = {f"user {user}": f"did not finish reading their weights: {why}" for user, why in unanswered(lines).items()}
+    return replace(seen, late={**late, **seen.late})
+
+
+def unanswered(lines: Sequence[str]) -> dict[str, str]:
+    """User → why files/hashes.py asked them no more."""
+    found = (re.fullmatch(r"late ([A-Za-z_][A-Za-z0-9_.-]*\$?): (.+)", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
 
 
 def hasher() -> str:

@@ -1,6 +1,7 @@
 """From a snapshot of a host to its entry in the lock. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from gpurack.engines import weights_of
 from gpurack.facts.model import Container, HostFacts
@@ -13,6 +14,7 @@ from gpurack.plan.system.docker import BELOW, packages_of
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import same_repository, split_digest
 from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.problems import Problem
 from gpurack.spec.weights import belongs
 
 KEY_FILE = "gpurack-"
@@ -31,6 +33,28 @@ def observed(spec: Host, facts: HostFacts) -> HostLock:
         },
         packages=packages(spec, facts),
     )
+
+
+def unread(spec: Host, facts: HostFacts) -> dict[str, list[Problem]]:
+    """The enabled models and services of which a part did not answer → their errors.
+
+    One user, or one file server, keeps no other model from the lock.
+    """
+    found = {}
+    for name, model in spec.entries.items():
+        late = [f"user {model.dockerd}"] if model.dockerd else []
+        late += [f"weights {weights.place(spec, one, model.dockerd)}" for one in weights_of(model)]
+        others = [part for part in facts.late if part not in late]
+        if model.enabled and (problems := facts.hanging(without=others)):
+            found[name] = [replace(problem, path=spec.path_of(name)) for problem in problems]
+    return found
+
+
+def keep(now: HostLock, before: HostLock, names: Collection[str]) -> HostLock:
+    """A lock in which these models have the entries that they had before, if any."""
+    models = {name: model for name, model in now.models.items() if name not in names}
+    kept = {name: before.models[name] for name in names if name in before.models}
+    return now.model_copy(update={"models": {**models, **kept}})
 
 
 def missing(spec: Host, found: HostLock) -> list[str]:

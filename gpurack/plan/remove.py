@@ -8,7 +8,7 @@ from gpurack.plan.system.network import certificates, docker_proxy
 from gpurack.plan.system.nvidia_driver import driver_holds
 from gpurack.plan.system.restart import foreign_running
 from gpurack.plan.system.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
-from gpurack.shell import Sh, sh
+from gpurack.shell import Sh, sh, word
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -79,17 +79,15 @@ def is_set_up(user: User, facts: HostFacts) -> bool:
 def uninstall(name: str, user: User) -> Step:
     """Return the step that removes a user's docker.service with the tool that created it, and our drop-in.
 
-    Debian's tool fails after it has done so, because it expects the docker command in its own folder for the client's
-    context.
+    It runs as that user, because root would follow a link in the home, or wait for its file server. Debian's tool fails
+    after it has done so, because it expects the docker command in its own folder for the client's context.
     """
-    command = sh(
-        "cd {home} && { {become} dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; "
-        "[ ! -e {home}/.config/systemd/user/docker.service ]; } && {become} rm -f {home}/{drop_in} && "
-        "{ {become} docker context rm --force rootless || :; }",
-        home=user.home,
-        become=with_time_limit(name, user),
-        drop_in=DROP_IN,
+    script = sh(
+        'cd "$HOME" && { dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; '
+        "[ ! -e .config/systemd/user/docker.service ]; } && rm -f {} && { docker context rm --force rootless || :; }",
+        DROP_IN,
     )
+    command = sh("{} sh -c {}", with_time_limit(name, user), word(script))
     return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True, user=name)
 
 

@@ -337,7 +337,7 @@ MODELS: Mapping[str, Code] = {
         "Devices, pipes and sockets cannot be weights.",
     ),
     "weights-late": Code(
-        "could not inspect its weights: {why}. It was not changed.",
+        "could not inspect its weights{where}: {why}. It was not changed.",
         "Check: df -h; dmesg | tail.",
         "The file system did not answer in time, often a network file system.",
     ),

@@ -21,7 +21,7 @@ from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
 from gpurack.verify.drift import Drift, on_models
-from gpurack.verify.evidence import names_of, published
+from gpurack.verify.evidence import names_of, published, whole
 from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
 from gpurack.verify.weights import expected_hashes, known
@@ -216,7 +216,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         yield Drift("GPUs given by Docker", listed(expected), listed(given_gpus(container)), recreate(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi fails everywhere then; test_driver reports it
-    inside = set(entry.answers.get("cards inside", ()))
+    inside = set(whole(entry.answers.get("cards inside", ()), f"the GPUs inside {entry.name}"))
     if inside != expected:
         yield Drift("GPUs seen inside", listed(expected), listed(inside), recreate(entry))
     whose = entry.server.state.uid_of(entry.model.dockerd)

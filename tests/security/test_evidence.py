@@ -136,6 +136,39 @@ def test_abandons_unkillable_process_and_does_not_start_it_again(script: Any, mo
     assert not note.exists()
 
 
+def test_notes_hung_program_in_container_and_does_not_repeat_it(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker started it, so no process of verification is its parent. Here it gets no signal."""
+    kill = os.kill
+    monkeypatch.setattr(script.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(script, "socket_of", lambda user: "/run/docker.sock")
+    with subprocess.Popen(["sh", "-c", "sleep 60; :"]) as smi:
+        while len(script.family(smi.pid)) < 2:
+            time.sleep(0.01)
+        pids = script.family(smi.pid)
+        said = {"/containers/c/exec": {"Id": "7"}, "/exec/7/json": {"Running": True, "Pid": smi.pid}}
+        monkeypatch.setattr(
+            script, "api", lambda path, where, *_: json.dumps(said[where]).encode() if where in said else None
+        )
+
+        def verify() -> Any:
+            part = script.Part("cards in alpha", 20, script.cards_inside, "", "c")
+            return script.seen_inside(part, script.results({"x": part})["x"])
+
+        late = verify()["late"]
+        assert late.startswith("nvidia-smi in the container did not end in 60 s, ")
+        assert re.findall(r"pid (\d+) \((?:sh|sleep)\) is left behind", late) == [str(pid) for pid in pids]
+        del said["/containers/c/exec"]  # asked again, it would be an error
+        assert re.fullmatch(rf"still hangs since \S+Z \(pid {smi.pid}\)", verify()["late"])
+        for pid in pids:
+            kill(pid, signal.SIGKILL)
+        smi.wait(10)
+        while any(map(script.process, pids)):  # the kernel ends the second one by itself
+            time.sleep(0.01)
+        said["/containers/c/exec"] = {"Id": "7"}
+        said["/exec/7/json"]["Running"] = False
+        assert verify() == []
+
+
 def test_kills_programs_of_a_part_with_it(script: Any) -> None:
     said = part(script, 2, script.run, "sh", "-c", "sleep 61 & sleep 62")
     assert said == {"late": "timed out after 2 s"}

@@ -1,6 +1,7 @@
 """Who on the network reaches what: nothing is more open than the inventory says, and no web UI waits for an admin."""
 
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Mapping
@@ -11,17 +12,18 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import addresses
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
-from gpurack.inventory.fleet import check_fleet
+from gpurack.inventory.fleet import check_fleet, read_fleet
+from gpurack.inventory.load import read_inventory
 from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import offline
 from gpurack.plan.host import Run, findings
-from gpurack.plan.models import compose, jobs, refusals
+from gpurack.plan.models import compose, jobs, refusals, weights
 from gpurack.plan.models.addresses import address_of, probe_url
 from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.devices import devices
@@ -31,11 +33,14 @@ from gpurack.plan.models.preflight import addresses_overlap
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
 from gpurack.spec.problems import grouped
+from gpurack.spec.weights import belongs
 from tests.given import SALT, host_state, models, running, said, spec
+from tests.unit.engines.test_engines import CASES, host_of, outcome, read
 from tests.unit.host_programs import Fakes
 
 ADDRESSES = ("10.0.0.7", "2001:db8::7")
 PUBLIC = "8.8.4.4"
+INVENTORIES = Path(__file__).resolve().parents[2] / "inventories"
 PAGE: dict[str, Any] = {"engine": "open-webui", "version": "0.12.4", "weights": None, "connects_to": ["alpha"]}
 VOLUME = "gpurack_open-webui-chat"
 READY = {"alpha": [200, '"alpha"'], "beta": [200, '"beta"'], "chat": [200, "true"]}
@@ -330,6 +335,23 @@ def test_offline_plan_warns_of_missing_account() -> None:
     ]
 
 
+@pytest.mark.parametrize("path", sorted(INVENTORIES.glob("*.py")), ids=lambda path: path.name)
+def test_shipped_inventories_need_no_first_visitor(path: Path) -> None:
+    fleet = read_fleet(read_inventory(path), secrets=False)
+    assert any(fleet.values())
+    assert [problem.what for problem in warnings(fleet) if "administrator" in problem.what] == []
+
+
+def test_examples_in_pages_need_no_first_visitor() -> None:
+    """Where it opens a web UI to other machines, it has `keys` for the first account."""
+    pages = [*INVENTORIES.parent.glob("docs/*.md"), INVENTORIES.parent / "README.md"]
+    entries = [
+        text for page in pages for text in re.findall(r'\{"engine": "open-webui".*?\}\}', page.read_text(), re.DOTALL)
+    ]
+    assert entries
+    assert [one for one in entries if '"bind": "lan"' in one and '"keys"' not in one] == []
+
+
 def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connection:
     """webui.db of Open WebUI: a table of users, and one with their passwords."""
     connection = sqlite3.connect(path)
@@ -412,49 +434,68 @@ def snapshot_of(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
 
 # --- privileges and shared memory of containers ----------------------------------------------------------------------
 
-EVERY: dict[str, dict[str, Any]] = {
+MADE = [path for path in CASES if "service" in (case := read(path)) and "compose" not in case["model"]]
+"""The cases of all engines (tests/unit/engines) whose container is gpurack's own decision."""
+in_all_cases = pytest.mark.parametrize("path", MADE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+FIELDS: dict[str, dict[str, Any]] = {
     "llama.cpp": {"version": "b7000", "weights": "/w/a.gguf"},
     "vllm": {"version": "0.33.0", "weights": "/w/m", "gpus": [0]},
     "sglang": {"version": "0.5.23", "weights": "/w/m", "gpus": [0]},
     "tei": {"version": "1.9", "weights": "/w/m"},
-    "llama-cpp-python": {"version": "0.3.36", "weights": "/w/a.gguf"},
     "ollama": {"version": "0.33.0", "weights": None, "pull": ["qwen2.5:7b"]},
-    "custom": {"version": None, "image": "some/app:1.2", "compose": {"expose": ["8000"]}},
     "litellm": {"version": "1.109.1", "weights": None, "connects_to": "all"},
     "open-webui": {"version": "0.12.4", "weights": None, "connects_to": "all"},
-    "llama-gpt": {"version": "latest", "weights": None, "connects_to": ["behind"]},
 }
+"""The entries of the tests that are about one engine."""
 
 
-def test_every_engine_is_looked_at() -> None:
-    assert set(EVERY) == set(ENGINES)
+@pytest.fixture
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LAB_KEY", "OTHER_KEY"):
+        monkeypatch.setenv(name, f"sk-{name}")
+
+
+def test_every_engine_has_a_case_that_is_inspected_here() -> None:
+    missing = sorted(set(ENGINES) - {path.parent.name for path in MADE})
+    assert not missing, f"add a case with `service` and without `compose` to tests/unit/engines/{missing[0]}/"
 
 
 def service_of(engine: str, **fields: Any) -> Mapping[str, Any]:
-    kind = "services" if ENGINES[engine].service else "models"
-    entry = {"engine": engine, **EVERY[engine], "port": 8000, **fields}
-    behind = {"engine": "llama-cpp-python", "version": "0.3.36", "weights": "/w/a.gguf", "port": 9000}
-    inventory: dict[str, dict[str, Any]] = {"models": {"behind": behind}, "services": {}}
-    inventory[kind]["alpha"] = entry
-    wanted = check_fleet({"gpu1": [inventory | {"hardware": {"A30": 4}}]})["gpu1"]
-    uuids = ("GPU-0",) if entry.get("gpus") else ()
+    wanted = check_fleet({"gpu1": [inventory_of(engine, **fields) | {"hardware": {"A30": 4}}]})["gpu1"]
+    uuids = ("GPU-0",) if wanted.entries["alpha"].gpus else ()
     return desire("alpha", wanted, offline.imagined(wanted), uuids).service
 
 
-@pytest.mark.parametrize("engine", sorted(EVERY))
-def test_programs_get_no_more_privileges(engine: str) -> None:
-    service = service_of(engine)
+def inventory_of(engine: str, **fields: Any) -> dict[str, Any]:
+    """A host's data with one entry of this engine, and a model that services can connect to."""
+    behind = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 9000}
+    inventory: dict[str, Any] = {"models": {"behind": behind}, "services": {}}
+    kind = "services" if ENGINES[engine].service else "models"
+    inventory[kind]["alpha"] = {"engine": engine, **FIELDS[engine], "port": 8000, **fields}
+    return inventory
+
+
+@in_all_cases
+@pytest.mark.usefixtures("_keys")
+def test_programs_get_no_more_privileges(path: Path) -> None:
+    service = outcome(read(path))["service"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert not {"privileged", "ipc", "pid", "userns_mode"} & set(service)
 
 
-@pytest.mark.parametrize("engine", sorted(EVERY))
-def test_container_cannot_change_host(engine: str) -> None:
-    """It writes to its own volumes only. `/w` is where the inventory has weights."""
-    mounts = service_of(engine).get("volumes", [])
-    paths = [mount["source"] for mount in mounts if mount["type"] == "bind"]
-    assert [path for path in paths if not path.startswith("/w/")] == [], "no socket of Docker's, and no other folder"
-    assert all(mount["read_only"] for mount in mounts if mount["type"] == "bind")
+@in_all_cases
+@pytest.mark.usefixtures("_keys")
+def test_container_cannot_change_host(path: Path) -> None:
+    """What it may write are volumes of its own; of the host it gets its weights, keys and configuration, read-only."""
+    case = read(path)
+    wanted = host_of(case)
+    entry = wanted.entries[case["name"]]
+    own = [weights.mount(weights.place(wanted, one, entry.dockerd))[0] for one in weights_of(entry)]
+    own.append(paths.container_file(entry.dockerd, case["name"], "").rstrip("/"))
+    mounts = [mount for mount in outcome(case)["service"].get("volumes", []) if mount["type"] == "bind"]
+    others = [mount["source"] for mount in mounts if not any(belongs(mount["source"], one) for one in own)]
+    assert others == [], "no socket of Docker's, and no other folder"
+    assert all(mount["read_only"] for mount in mounts)
 
 
 @pytest.mark.parametrize(
@@ -560,12 +601,7 @@ def test_running_containers_stay_unchanged() -> None:
     ],
 )
 def test_warns_of_settings_that_log_prompts(engine: str, fields: dict[str, Any], settings: str | None) -> None:
-    entry = {"engine": engine, **EVERY[engine], "port": 8000, **fields}
-    kind = "services" if ENGINES[engine].service else "models"
-    behind = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 9000}
-    inventory: dict[str, dict[str, Any]] = {"models": {"behind": behind}, "services": {}}
-    inventory[kind]["alpha"] = entry
-    found = warnings(check_fleet({"gpu1": [inventory]}))
+    found = warnings(check_fleet({"gpu1": [inventory_of(engine, **fields)]}))
     expected = [f"{settings}: what clients ask is written to its log on the host."] if settings else []
     assert [problem.what for problem in found if "what clients ask" in problem.what] == expected
 

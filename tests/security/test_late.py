@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from gpurack.commands import lock
 from gpurack.commands.lab_status import host_status
+from gpurack.commands.main import main
 from gpurack.facts.model import HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
-from gpurack.locking import gather
+from gpurack.inventory.lock_file import read_lock
+from gpurack.locking import gather, observe
+from gpurack.locking.upgrade import News
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models.jobs import plan_jobs
 from gpurack.plan.models.plan import plan_models
@@ -19,9 +26,11 @@ from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.rootless import plan_rootless
+from gpurack.spec.lock import HostLock, Lock, ModelLock, text
 from tests.given import SALT, framed, host_state, running, said, spec
 from tests.unit.test_status import NOW
 
+DEFAULTS = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002}
 JOB = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "x"], "weights": "/w/a.gguf"}
 WANTED = spec(
@@ -43,11 +52,32 @@ def late(*parts: str, **said: Any) -> HostFacts:
 
 def test_late_weights_hold_their_models_only() -> None:
     plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
-    sentence = f"could not inspect its weights: {WHY}. It was not changed. Check: df -h; dmesg | tail."
+    sentence = "could not inspect its weights: timed out after 30 s. It was not changed. Check: df -h; dmesg | tail."
     assert plan.errors["alpha"].what == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
     assert said(plan_jobs(WANTED, late(WEIGHTS)).errors) == {"once": sentence}
     assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
+
+
+def test_groups_paths_on_dead_mount() -> None:
+    """For each reason, whatever process each path left behind."""
+    paths = [f"/nfs/m{number}.gguf" for number in range(20)]
+    wanted = spec({"models": {f"m{n}": {"port": 8000 + n, "weights": path} for n, path in enumerate(paths)}})
+    facts = host_state(
+        late={f"weights {path}": f"timed out after 30 s, pid {n} (stat) is left behind" for n, path in enumerate(paths)}
+        | {"weights /else/a.gguf": WHY, "weights /nfs/old.gguf": "still hangs since 2026-01-01T00:00:00Z (pid 7)"},
+        mounts={**dict.fromkeys([*paths, "/nfs/old.gguf"], "/nfs"), "/else/a.gguf": "/else"},
+    )
+    lines = [
+        "weights on /nfs (20 paths) timed out after 30 s, pid 0 (stat) is left behind.",
+        f"weights /else/a.gguf {WHY}.",
+        "weights /nfs/old.gguf still hangs since 2026-01-01T00:00:00Z (pid 7).",
+    ]
+    assert [problem.what for problem in facts.remarks] == lines
+    assert [problem.what for problem in host_status("gpu1", wanted, facts, NOW).errors[:3]] == lines
+    [error] = [one.line for one in findings(wanted, facts, Run()) if one.kind == "error" and "weights" in one.line]
+    assert error.startswith("m0, m1, ")
+    assert ", m19: could not inspect its weights on /nfs: timed out after 30 s. It was not changed." in error
 
 
 def test_late_user_is_one_warning() -> None:
@@ -100,9 +130,70 @@ def test_keeps_record_while_its_daemon_is_silent() -> None:
     assert removes(record=record), "there is no such user any more"
 
 
-@pytest.mark.parametrize(("who", "refused"), [("ada", False), ("bob", True)])
-def test_lock_ignores_users_without_entries(monkeypatch: pytest.MonkeyPatch, who: str, refused: bool) -> None:
-    of = spec({"docker": {"rootless": {"ada": {}, "bob": {}}}, "models": {"beta": {"port": 8001, "user": "bob"}}})
-    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(f"user {who}"))
+def first_sentences(found: Any) -> dict[str, str]:
+    """Model → its first error."""
+    return {name: problems[0].what for name, problems in found.items()}
+
+
+LOCKED = {
+    "docker": {"rootless": {"ada": {}, "bob": {}}},
+    "models": {"alpha": {"port": 8000}, "beta": {"port": 8001, "user": "bob", "weights": "/home/bob/m.gguf"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "refused", "models"),
+    [
+        ("user ada", False, []),
+        ("user bob", False, ["beta"]),
+        ("weights /home/bob/m.gguf", False, ["beta"]),
+        (WEIGHTS, False, ["alpha"]),
+        ("NVIDIA", True, []),
+        ("Docker", True, []),
+    ],
+)
+def test_late_part_keeps_no_other_model_from_lock(
+    monkeypatch: pytest.MonkeyPatch, part: str, refused: bool, models: list[str]
+) -> None:
+    of = spec(LOCKED)
+    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(part))
     seen = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), of)  # type: ignore[arg-type]
     assert bool(seen.trouble) is refused
+    assert refused or first_sentences(observe.unread(of, seen)) == dict.fromkeys(models, f"{part} {WHY}.")
+
+
+def test_user_who_did_not_finish_reading_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = host_state(weights={"/home/bob/m.gguf": 1}, tools=frozenset({"python3"}))
+    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: seen)
+    monkeypatch.setattr(gather, "outdate", lambda host: None)
+    monkeypatch.setattr(gather, "run_as_root", lambda *given, **more: (True, ["late bob: nothing for 60 s"]))
+    found = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), spec(LOCKED))  # type: ignore[arg-type]
+    assert first_sentences(observe.unread(spec(LOCKED), found)) == {
+        "beta": "user bob did not finish reading their weights: nothing for 60 s."
+    }
+
+
+@pytest.mark.parametrize("options", [(), ("--check",), ("--upgrade",)])
+def test_lock_keeps_entries_of_late_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    inventory = tmp_path / "lab.py"
+    inventory.write_text(f"gpu = [('gpu1', {{'defaults': {DEFAULTS!r}, **{LOCKED!r}}})]\n")
+    state = replace(host_state(), late={"user bob": WHY})
+    old = Lock(hosts={"gpu1": HostLock(models={"beta": ModelLock(image="old@sha256:0", weights={"/x": "0" * 64})})})
+    (tmp_path / "lab.lock.yaml").write_text(text(old, inventory))
+
+    def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostFacts]:
+        return {name: do(SimpleNamespace(name=name), wanted) for name, wanted in fleet.items()}
+
+    monkeypatch.setattr(lock, "on_all_hosts", visit)
+    monkeypatch.setattr(lock, "snapshot_with_hashes", lambda host, wanted: state)
+    monkeypatch.setattr(lock, "find_newest", lambda *given: News())
+    result = CliRunner().invoke(main, ["lock", str(inventory), *options], env={"COLUMNS": "300"})
+    assert result.exit_code == 1, result.output
+    assert f"gpu1  error  beta: user bob {WHY}. The lock keeps what it has." in result.output
+    assert "beta has no container" not in result.output
+    found = read_lock(inventory)
+    assert found is not None
+    assert found.hosts["gpu1"].models["beta"] == old.hosts["gpu1"].models["beta"]
+    assert "models beta" not in result.output, "no drift, because nothing was seen"

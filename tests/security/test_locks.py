@@ -85,8 +85,7 @@ def test_no_program_inherits_lock(common: Any) -> None:
             assert "lock" not in said
 
 
-def test_locks_are_taken_in_one_order(common: Any) -> None:
-    """Otherwise two runs could wait for each other for ever."""
+def test_runs_that_need_several_locks_do_not_block_each_other(common: Any) -> None:
     threads = [
         threading.Thread(target=lambda users=users: [take(common, users) for _ in range(20)], daemon=True)  # type: ignore[misc]
         for users in (["ada", "", "bob"], ["bob", "ada"], ["", "bob"])
@@ -96,6 +95,24 @@ def test_locks_are_taken_in_one_order(common: Any) -> None:
     for thread in threads:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_no_lock_is_held_while_another_one_is_waited_for(common: Any, capsys: Any, monkeypatch: Any) -> None:
+    """A run may be at work in a user's Docker for hours, and more so where the user delays it."""
+    monkeypatch.setattr(common, "EVERY", 0)
+    users = ["", "ada", "bob"]
+    with held(common.LOCK + ".ada", 0) as pid:
+        waiting = threading.Thread(target=take, args=(common, users))
+        waiting.start()
+        wait_until(lambda: f"(pid {pid}, user" in capsys.readouterr().out)
+        assert [is_free(common.LOCK + end) for end in ("", ".bob")] == [True, True]
+        assert [Path(common.BUSY + end).exists() for end in ("", ".bob")] == [False, False]
+        assert waiting.is_alive()
+        os.kill(pid, signal.SIGKILL)
+        waiting.join(10)
+    assert not waiting.is_alive()
+    with common.locked("models", users):
+        assert not any(is_free(common.LOCK + end) for end in ("", ".ada", ".bob"))
 
 
 def take(common: Any, users: list[str]) -> None:

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = (CHECKOUT / "docs/security.md").read_text(encoding="utf-8")
 HOSTILE = "tests/security/testbed/test_hostile_user.py"
@@ -36,3 +38,23 @@ def test_every_promise_names_a_proof() -> None:
     assert len(rows) > 20
     proof = re.compile(r"`(?:hostile::\w+|test_\w+\.py|tests/[\w./]+)`")
     assert [row for row in rows if not proof.search(row.split("|")[2])] == []
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "### A user of a host", "### A compromised host", "### The network", "### A client of a model",
+        "## Docker's ports and UFW", "## Plain HTTP on a LAN", "## Pinning the SSH keys of hosts",
+        "## Where prompts are kept",
+    ],
+)  # fmt: skip
+def test_the_page_is_about(topic: str) -> None:
+    text = PAGE.partition(f"\n{topic}\n")[2].partition("\n## ")[0]
+    assert len(text.split()) > 40
+
+
+def test_each_attacker_has_promises_and_what_is_not_promised() -> None:
+    attackers = PAGE.partition("\n## Attackers and promises\n")[2].partition("\n## ")[0]
+    parts = {part.partition("\n")[0]: part for part in attackers.split("\n### ")[1:] if "| gpurack promises |" in part}
+    assert len(parts) == 4
+    assert [name for name, part in parts.items() if not re.search("Not promised:|does not sandbox", part)] == []

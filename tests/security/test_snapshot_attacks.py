@@ -297,8 +297,21 @@ def test_does_not_open_fifo_as_weights(fakes: Fakes, tmp_path: Path) -> None:
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
 
 
+def test_reads_only_regular_files_of_limited_size(fakes: Fakes, tmp_path: Path) -> None:
+    """A FIFO would hold the whole part up, and a device or a sparse file would fill the memory of two machines."""
+    os.mkfifo(tmp_path / "fifo.list")
+    (tmp_path / "zero.list").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.list").open("wb") as sparse:
+        sparse.truncate(1 << 33)
+    (tmp_path / "own.list").write_text("deb http://example trixie main")
+    (tmp_path / "a $(touch x).list").write_text("x")
+    seen = take_snapshot(models(alpha={}), ("/etc/apt/sources.list.d/*.list", f"{tmp_path}/*.list"))
+    assert seen.late == {}
+    assert [path for path in seen.files if path.startswith(str(tmp_path))] == [f"{tmp_path}/own.list"]
+
+
 def test_silent_weights_are_late_alone(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead home or file server. One path is late the first time, and known to hang the second time."""
+    """A dead home or file server, of which one path is late the first time, and known to hang the second."""
     monkeypatch.setattr(snapshot, "LIMIT", 4)  # all others must be in time, also on a busy machine
     (tmp_path / "dead").mkdir()
     for name in ("dead/a.gguf", "b.gguf"):
@@ -309,6 +322,8 @@ def test_silent_weights_are_late_alone(fakes: Fakes, tmp_path: Path, monkeypatch
     part = f"weights {tmp_path}/dead/a.gguf"
     assert [list(seen.late) for seen in (first, second)] == [[part], [part]]
     assert second.late[part].startswith("still hangs since 20")
+    mount = next(one for one in [tmp_path, *tmp_path.parents] if one.is_mount())
+    assert first.mounts == second.mounts == {f"{tmp_path}/dead/a.gguf": str(mount)}
     assert first.weights == second.weights == {f"{tmp_path}/b.gguf": 1}
 
 

@@ -24,6 +24,7 @@ from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell, WriteFile
 from gpurack.plan.system.rootless import plan_rootless
 from tests.given import container, framed, host_state, running, spec
+from tests.unit.host_programs import FILES
 from tests.unit.test_parse import ID, IMAGE, PIECES, SECTIONS, inspected, plain_look
 from tests.unit.test_status import NOW
 
@@ -34,12 +35,19 @@ WANTED = spec(
                    "lama": {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002, "pull": ["a:1"]}},
     }
 )  # fmt: skip
-HERS = ("own", "files", "docker", "containers", "digests", "images", "upstreams", "probe hers", "counter hers")
-EVERY = sorted({
-    *SECTIONS, "rpms", "xids", "labels", "stamps", "headers", "commits", "hashes", "stamped", "owners", "amd",
-    "digests", "names", "upstreams", "rootless", "user ada", "said ada", "probe alpha", "counter alpha", "late",
-    "inspected /w/a.gguf",
-})  # fmt: skip
+SUBJECTS = {"user": "ada", "said": "ada", "probe": "alpha", "counter": "alpha", "inspected": "/w/a.gguf"}
+"""What a section is about, of those that are about something."""
+
+
+def sections_of(script: str) -> list[str]:
+    """The sections that a script of files/ prints, but the two that say that it is complete."""
+    text = re.sub(r"(?m)^\s*#.*", "", (FILES / script).read_text())
+    plain = set(re.findall(r"\bsection ([a-z]+)", text)) - {"end", "whole"}
+    return sorted(plain | {f"{word} {SUBJECTS[word]}" for word in re.findall(r'\bsection "([a-z]+) \$', text)})
+
+
+HERS = [name.replace("alpha", "hers") for name in sections_of("snapshot_docker.sh")]
+EVERY = sorted({*sections_of("snapshot.sh"), *sections_of("snapshot_docker.sh")})
 EVIL = "/etc/apt/sources.list.d/evil.list"
 HOSTILE = [
     *PIECES,
@@ -142,6 +150,12 @@ def snapshot_with(section: str, lines: list[str]) -> HostFacts:
         at += 1
     framed_lines = framed(plain)
     return Snapshot().process([*framed_lines[: at + 1], *lines, *framed_lines[at + 1 :]])
+
+
+def test_the_sections_are_all_that_there_are() -> None:
+    assert set(SECTIONS) <= set(EVERY)
+    assert {"late", "mounts", "accounts", "said ada", "inspected /w/a.gguf"} <= set(EVERY)
+    assert {"own", "files", "containers", "probe hers"} <= set(HERS)
 
 
 @given(section=st.sampled_from(EVERY), lines=LINES | st.lists(BYTES, max_size=3))

@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
+import pwd
+import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,9 +22,10 @@ import pytest
 from rich.console import Console
 
 from gpurack.commands.plan_live import show_host, understood
-from gpurack.facts.model import Header, HostFacts, User
+from gpurack.facts.model import Header, HostFacts, Unit, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
+from gpurack.locking import gather
 from gpurack.locking.gather import hasher
 from gpurack.plan.models import weights
 from gpurack.plan.models.desired import desire
@@ -28,6 +33,8 @@ from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.models.preflight import obstacle
 from gpurack.plan.questions import questions
+from gpurack.plan.remove import plan_remove, with_time_limit
+from gpurack.plan.steps import Shell
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from tests.given import SALT, framed, host_state, models, said, spec
@@ -224,6 +231,38 @@ def test_ignores_invalid_output_of_users_process(
     assert hashes.remembered() == {}
 
 
+def test_silent_users_cost_lock_one_limit_and_are_named(
+    hashes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them together, however slowly each file of theirs comes."""
+    drip = 'case "$1" in stat) echo "9999999 1.000000000 regular file";; dd) while sleep 0.1; do printf x; done;; esac'
+    monkeypatch.setattr(hashes, "reader", lambda path, user: ["sh", "-c", drip, "sh"] if user else [])
+    monkeypatch.setattr(hashes, "LONG", 1)
+    (tmp_path / "own.gguf").write_bytes(b"weights")
+    eves = [f"eve{number}" for number in range(5)]
+    asked = [f"{user}|/home/{user}/{name}.gguf" for user in eves for name in "abc"] + [f"|{tmp_path}/own.gguf"]
+    monkeypatch.setattr(hashes.sys, "stdin", io.StringIO("\n".join(asked)))
+    begun = time.monotonic()
+    hashes.main()
+    assert time.monotonic() - begun < 4 * hashes.LONG
+    assert list(hashes.remembered()) == [f"{tmp_path}/own.gguf"]
+    why = "its user's dd came to no end in 1 s"
+    said = capsys.readouterr().out.splitlines()
+    assert gather.unanswered(said) == dict.fromkeys(eves, f"[Errno 110] {why}")
+
+
+def test_file_name_cannot_name_a_late_user(hashes: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """What is said while weights are read holds names that users choose."""
+    hashes.EVERY = -1
+    sign = hashes.Sign()
+    for sign.file in ("/home/eve/x\nlate bob: gone", "late bob: gone"):
+        sign(1)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    assert gather.unanswered(said) == {}
+    assert gather.unanswered(["late bob: gone", "late $(id): x", "late bob"]) == {"bob": "gone"}
+
+
 @needs_root
 def test_verify_reads_as_user(home: Path, secret: Path) -> None:
     evidence = load("evidence")
@@ -407,6 +446,95 @@ def test_chooses_users_to_ask_for_weights() -> None:
     assert weights.readers(both) == {"/data/one.gguf": "ada"}
 
 
+# --- who inspects a path ---------------------------------------------------------------------------------------------
+
+
+def tree(place: Path, dice: random.Random) -> str:
+    """A path below a folder of root's, of folders, links and a file, each of some user, group and mode."""
+    at, name = place, ""
+    for depth in range(dice.randint(1, 4)):
+        part = at / f"{name}{depth}"
+        if dice.random() < 0.25:
+            target = at / f"target{depth}"
+            target.mkdir(exist_ok=True)
+            part.symlink_to(dice.choice([target.name, str(target)]))
+            own(target, dice)
+            os.chown(part, dice.choice(OWNERS), 0, follow_symlinks=False)
+            at = target
+            name = ""
+            shown = part
+        else:
+            part.mkdir()
+            own(part, dice)
+            at = shown = part
+    file = at / "m.gguf"
+    if dice.random() < 0.8:
+        file.write_bytes(b"x")
+        own(file, dice)
+    return str(shown / "m.gguf")
+
+
+OWNERS = (0, 0, 0, 0, 0, 65534, 4711)
+
+
+def own(path: Path, dice: random.Random) -> None:
+    os.chown(path, dice.choice(OWNERS), dice.choice([0, 100, 4242]))
+    path.chmod(dice.choice([0o755, 0o755, 0o775, 0o777, 0o1777, 0o2775, 0o700]))
+
+
+@needs_root
+def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashes: Any) -> None:
+    """The snapshot is POSIX sh, as fresh hosts need it, and verification shares nothing with it on purpose."""
+    dice, evidence, trees = random.Random(12), load("evidence"), []
+    for number in range(40):
+        folder = place / str(number)
+        folder.mkdir()
+        trees.append(tree(folder, dice))
+    functions = (FILES / "snapshot_docker.sh").read_text() + (FILES / "snapshot.sh").read_text().partition("\neval ")[0]
+    script = functions + '\nwhile IFS= read -r path; do spots=$(spots_of "$path")\n'
+    script += 'echo "$(inspector "$spots" "")|$(inspector "$spots" eve)"; done'
+    run = subprocess.run(
+        ["sh", "-c", script], input="\n".join([*trees, ""]), capture_output=True, text=True, check=True
+    )
+    said = [tuple(line.split("|")) for line in run.stdout.splitlines()]
+    kept = [evidence.keeper(path) for path in trees]
+    assert said == [
+        (
+            "root" if who == evidence.ROOT else ":".join(map(str, who)),
+            "eve" if safe.weak_spot(path) else "root",
+        )
+        for path, who in zip(trees, kept, strict=True)
+    ]
+    assert {evidence.ROOT, ("nobody",), (4711,), (65534, 100), (65534, 4242), (65534, 65534)} <= set(kept)
+
+
+@needs_root
+def test_root_stays_out_of_a_folder_that_a_group_can_write_to(place: Path, secret: Path) -> None:
+    """A member could put a link there between two of root's system calls: nobody has no rights to follow it with."""
+    evidence = load("evidence")
+    group = place / "group"
+    group.mkdir()
+    os.chown(group, 0, 100)
+    group.chmod(0o2775)
+    for name, mode in (("open.gguf", 0o640), ("closed.gguf", 0o600)):
+        (group / name).write_bytes(b"weights")
+        (group / name).chmod(mode)
+    (group / "link.gguf").symlink_to(secret)  # of root's, as a member could have it in time
+    paths = {name: group / f"{name}.gguf" for name in ("open", "closed", "link")}
+    found = seen(wanted(*paths.values(), user=None))
+    assert {name: found.headers[str(path)].problem for name, path in paths.items()} == {
+        "open": "open.gguf is cut off in its header", "closed": "closed.gguf: Permission denied",
+        "link": "link.gguf: Permission denied",
+    }  # fmt: skip
+    assert found.owned[str(paths["open"])] == {"the group users"}
+    told = evidence.results(
+        {name: evidence.Part(name, 20, evidence.weights_as_keeper, str(path), True, {}) for name, path in paths.items()}
+    )
+    assert "sha256" in told["open"]["files"]["open.gguf"]
+    assert hashlib.sha256(SECRET).hexdigest() not in str(told)
+    assert "sha256" not in told["closed"]["files"]["closed.gguf"]
+
+
 # --- the warning -----------------------------------------------------------------------------------------------------
 
 OWNED = ["@@ owned", "d 40755 ada|ada|/w/a.gguf", "d 2775 root|the lab|/w/b.gguf", "f 666 root|root|/w/b.gguf",
@@ -489,6 +617,37 @@ def test_weights_unreadable_for_user_are_not_called_missing() -> None:
 # --- homes -----------------------------------------------------------------------------------------------------------
 
 
+def test_root_enters_no_home_when_removing_docker() -> None:
+    """Root enters no home and looks at nothing there."""
+    user = User(1001, 1001, "/home/eve", unit=Unit("loaded", "active", "enabled"))
+    (step,) = [one for one in plan_remove(host_state(users={"eve": user}), "all").steps if "set-up" in one.reason]
+    assert isinstance(step, Shell)
+    words = shlex.split(step.command, comments=False)
+    become = shlex.split(with_time_limit("eve", user))
+    assert words[: len(become)] == become
+    assert words[len(become) : -1] == ["sh", "-c"], "all is one word, for a shell of that user's"
+    assert step.user == "eve"
+
+
+@needs_root
+def test_removing_docker_of_user_removes_no_file_of_root(home: Path, place: Path) -> None:
+    account = pwd.getpwnam(USER)
+    (place / "unit.d").mkdir()
+    (place / "unit.d/gpurack.conf").write_text("root's")
+    (home / ".config/systemd/user").mkdir(parents=True)
+    (home / ".config/systemd/user/docker.service.d").symlink_to(place / "unit.d")
+    for path in [home, *home.rglob("*")]:
+        give(path)
+    user = User(account.pw_uid, account.pw_gid, str(home), unit=Unit("loaded", "active", "enabled"))
+    (step,) = [one for one in plan_remove(host_state(users={USER: user}), "all").steps if "set-up" in one.reason]
+    assert isinstance(step, Shell)
+    subprocess.run(["sh", "-c", step.command], capture_output=True, check=False, timeout=60)
+    assert (place / "unit.d/gpurack.conf").exists()
+    (home / ".config/systemd/user/docker.service.d").unlink()
+    done = subprocess.run(["sh", "-c", step.command], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, "nothing is left to remove"
+
+
 @needs_root
 def test_manifest_follows_no_link_out_of_home(place: Path, secret: Path) -> None:
     config = place / "home/eve/.config/systemd"
@@ -503,7 +662,10 @@ def test_manifest_follows_no_link_out_of_home(place: Path, secret: Path) -> None
     (place / "home/eve/.config/docker/daemon.json").symlink_to(secret)
     for path in [place / "home/eve", *(place / "home/eve").rglob("*")]:
         give(path)
-    text = (FILES / "manifest.sh").read_text().replace("in /home/*", f"in {place}/home/*")
+    text = (FILES / "manifest.sh").read_text()
+    for words in ("ls /home/", "home=/home/"):
+        assert words in text
+        text = text.replace(words, words.replace("/home/", f"{place}/home/"))
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
     about = [line for line in done.stdout.splitlines() if str(place) in line or "/etc/passwd" in line]
     assert [line.split()[1] for line in about if line.startswith("file ")] == [f"{config}/own.service"]

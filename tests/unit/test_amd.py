@@ -123,13 +123,33 @@ def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
     return root
 
 
-def test_snapshot_reads_kernel_files(sysfs: Path) -> None:
+def test_process_name_cannot_add_lines(sysfs: Path) -> None:
+    """A user names their processes, also with a newline in it."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_text().strip()
+    try:
+        comm.write_text("x\\n\n@@ os")
+        state = seen_in(sysfs)
+    finally:
+        comm.write_text(before)
+    assert [(held.uuid, held.pid, held.name, held.memory) for held in state.gpu_processes] == [
+        (FIRST, os.getpid(), "x\\n", 2048)
+    ]
+    assert state.unread == ()
+
+
+def seen_in(sysfs: Path) -> HostFacts:
+    """The snapshot of a host with these files."""
     text = script(questions(models(alpha={})))
     for folder in ("/sys/class/kfd", "/sys/class/drm", "/dev/kfd", "/dev/dri", "/usr/share/libdrm"):
         assert folder in text
         text = text.replace(folder, f"{sysfs}{folder}")
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
-    state = Snapshot().process(done.stdout.splitlines())
+    return Snapshot().process(done.stdout.splitlines())
+
+
+def test_snapshot_reads_kernel_files(sysfs: Path) -> None:
+    state = seen_in(sysfs)
     gid = (sysfs / "dev/kfd").stat().st_gid
     assert state.trouble == ""
     assert [(gpu.uuid, gpu.name, gpu.memory_total, gpu.memory_used, gpu.utilization) for gpu in state.gpus] == [

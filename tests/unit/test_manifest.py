@@ -173,6 +173,26 @@ def test_reports_home_that_does_not_answer(tmp_path: Path) -> None:
     assert [line.split()[1] for line in said if line.startswith("file")] == ["/srv/bob/.config/systemd/user/y.service"]
 
 
+def test_homes_of_a_dead_file_server_are_named_and_cost_one_limit(tmp_path: Path) -> None:
+    """Not even who owns them can be asked there, so root asks with a limit, and of all at once."""
+    root = Root(tmp_path)
+    for user in ("alice", "carol", "dave", "erin"):
+        root.put(f"/home/{user}/.config/systemd/user/x.service")
+    (tmp_path / "home/link").symlink_to("erin")
+    stat = shutil.which("stat")
+    root.fakes.add("stat", f'case "$*" in */home/erin*|*/link) ;; */home/*) exec sleep 60;; esac; exec {stat} "$@"')
+    root.limit = 2
+    begun = time.monotonic()
+    said = root.says(["sh"])
+    assert time.monotonic() - begun < 2 * root.limit + 3
+    assert [line for line in said if line.startswith("unread")] == [
+        f"unread /home/{user}: no end in 2 s" for user in ("alice", "carol", "dave")
+    ]
+    assert [line.split()[1] for line in said if line.startswith("file")] == [
+        "/home/erin/.config/systemd/user/x.service"
+    ]
+
+
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 def test_does_not_hash_passwords_of_apt(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)

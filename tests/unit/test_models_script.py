@@ -8,6 +8,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -482,7 +483,52 @@ def test_boot_waits_for_amd_devices(
         "docker start comes",
     ]
     assert not [call for call in fakes.calls if call.startswith("nvidia")]
-    assert f"lost: {nodes['lost']} did not appear within 0:00" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"lost: waiting for {nodes['lost']}, at most 0:00" in said
+    assert f"lost: {nodes['lost']} did not appear within 0:00" in said
+
+
+def test_boot_starts_no_second_nvidia_smi_when_one_hangs(
+    runner: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("boot.SMI_TIMEOUT", 0.2)
+    there(fakes, "gpu", {"uuids": ["GPU-a"]})
+    fakes.add("docker", CONTAINERS)
+    fakes.add("nvidia-smi", "exec sleep 60")
+    assert runner.boot.boot() == 1
+    assert [call for call in fakes.calls if call.startswith("nvidia-smi")] == ["nvidia-smi -L"]
+    assert "boot: nvidia-smi did not answer within 0:00" in capsys.readouterr().out
+
+
+def test_a_device_that_never_appears_keeps_no_other_model(
+    runner: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of AMD's: neither one on another device, nor those of NVIDIA's."""
+    monkeypatch.setattr("boot.NODE", r"/\S+")
+    (tmp_path / "there").touch()
+    for name in ("lost", "there"):
+        there(fakes, name, {"uuids": [f"GPU-{name}"], "render_nodes": [str(tmp_path / name)]})
+    there(fakes, "nvidia", {"uuids": ["GPU-a"]})
+    fakes.add(
+        "docker",
+        CONTAINERS + 'case "$*" in *inspect*) echo \'{"status":"exited","restarts":0,"code":0,"error":""}\';; esac',
+    )
+    fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
+    fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
+    end, pause = time.monotonic() + 60, time.sleep
+
+    def sleep(seconds: float) -> None:
+        pause(0.02)
+        if "docker start nvidia" in fakes.calls or time.monotonic() > end:
+            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # only now the time is over
+
+    monkeypatch.setattr(runner.boot, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    assert runner.boot.boot() == 1
+    assert sorted(call for call in fakes.calls if call.startswith("docker start")) == [
+        "docker start nvidia",
+        "docker start there",
+    ]
+    assert time.monotonic() < end
 
 
 def test_unknown_verb_prints_usage(runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -9,7 +9,7 @@ from gpurack.facts.parse import labels
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.system.docker import plan_docker
 from gpurack.spec.host import Docker, Host
-from tests.given import docker_info, host_state, models
+from tests.given import docker_info, host_state, models, said
 
 WEIGHTS = "/data/models/alpha.gguf"
 CONFINED = docker_info(SecurityOptions=["name=seccomp,profile=builtin", "name=selinux"])
@@ -22,7 +22,7 @@ def rocky(label: str | None, info: Any = CONFINED, **over: Any) -> HostFacts:
 
 def errors(label: str | None, info: Any = CONFINED, **fields: Any) -> dict[str, str]:
     wanted = models(alpha={"weights": WEIGHTS, "gpus": [], **fields})
-    return dict(plan_models(wanted, rocky(label, info), {}, "5a" * 16).errors)
+    return said(plan_models(wanted, rocky(label, info), {}, "5a" * 16).errors)
 
 
 def test_reports_label_that_containers_cannot_read() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import HostFacts, reason
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem
@@ -38,8 +38,12 @@ def unseen(spec: Host, name: str, facts: HostFacts) -> Problem | None:
     places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
     if isinstance(entry, Job):
         places += [job_folder(spec, name), result_path(spec, name) or ""]
-    why = next((facts.late[part] for path in places if (part := f"weights {path}") in facts.late), None)
-    return Problem.of("weights-late", path=spec.path_of(name), why=why) if why else None
+    path = next((path for path in places if f"weights {path}" in facts.late), None)
+    if path is None:
+        return None
+    where = f" on {facts.mounts[path]}" if path in facts.mounts else ""
+    why = reason(facts.late[f"weights {path}"])  # the same sentence for all models there
+    return Problem.of("weights-late", path=spec.path_of(name), where=where, why=why)
 
 
 def irregular(file: str, facts: HostFacts, path: str) -> Problem | None:
@@ -75,8 +79,9 @@ def by_user(spec: Host) -> Iterator[tuple[str, str]]:
 
 
 def readers(spec: Host) -> dict[str, str]:
-    """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
-    change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
+    """The paths that the entries of one user alone want → that user, who inspects and hashes them where others than
+    root may change them. What the host's own Docker wants, or several users, is inspected as files/snapshot.sh says
+    (`inspector`), and hashed by root, who follows nobody's links there (files/hashes.py: `reader`)."""
     wanted: dict[str, set[str]] = {}
     for user, path in by_user(spec):
         wanted.setdefault(path, set()).add(user)

@@ -142,7 +142,17 @@ def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
     assert drifts(test_models.test_cards, entry(change=change)) == lines
 
 
-def test_accepts_vulkan_process_missing_in_nvidia_smi() -> None:
+def test_reports_hung_nvidia_smi_in_container() -> None:
+    """It is not "no GPUs"; the remedy is not to make it anew."""
+
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["models"]["alpha"]["cards inside"] = {"late": "still hangs since 2026-01-01T00:00:00Z (pid 7)"}
+
+    with pytest.raises(Unread, match="the GPUs inside alpha could not be read on the host: still hangs since"):
+        drifts(test_models.test_cards, entry(change=change))
+
+
+def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
     on_no_list = entry(change=on_the_cpu)
     vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
     assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []

@@ -285,10 +285,11 @@ def test_distinguishes_closed_port_from_no_answer(script: ModuleType) -> None:
 def test_decodes_docker_exec_output(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker sends frames: number of the stream, length, bytes."""
     frames = b"".join(struct.pack(">BxxxI", stream, len(text)) + text for stream, text in ((1, b"GPU"), (2, b" 0")))
-    monkeypatch.setattr(script, "api", lambda path, where, *_: frames if "start" in where else b'{"Id": "7"}')
-    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == "GPU 0"
+    said = {"/exec/7/start": frames, "/exec/7/json": b'{"Running": false, "Pid": 1}'}
+    monkeypatch.setattr(script, "api", lambda path, where, *_: said.get(where, b'{"Id": "7"}'))
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("GPU 0", [])
     monkeypatch.setattr(script, "api", lambda *_: None)
-    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ""
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("", [])
 
 
 def test_failed_part_keeps_others(script: ModuleType) -> None:
