@@ -90,7 +90,7 @@ def world(testbed: Testbed, lab: Lab) -> Iterator[World]:
 # --- one attack, one test ---------------------------------------------------------------------------------------------
 
 
-def test_the_tripwire_fires_when_root_runs_a_program_of_the_users(world: World) -> None:
+def test_tripwire_fires_when_root_runs_a_users_program(world: World) -> None:
     """Also when it inherits a lock. All tests here rely on it as proof that this did not happen."""
     program = f"{HOME}/bin/curl"
     with world.eve.programs_of_hers():
@@ -102,7 +102,7 @@ def test_the_tripwire_fires_when_root_runs_a_program_of_the_users(world: World) 
         assert ran(world.host) == [f"{world.eve.uid} {program} -V"]
 
 
-def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
+def test_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
     """Her docker-compose prints a list of packages with a repository of hers, like root's own snapshot."""
     with world.eve.programs_of_hers(), unharmed(world.host):
         run = world.admin.run(world.inventory)
@@ -110,7 +110,7 @@ def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
     assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
 
 
-def test_a_users_containers_are_no_options_and_do_not_shadow_the_hosts(world: World) -> None:
+def test_users_containers_are_no_options_and_do_not_hide_the_hosts(world: World) -> None:
     """`gpurack.probe=-K/home/bob/c` on a container called `alpha`, a ~/.curlrc, a label of `delta` that is not JSON, a
     Compose project of bob's with the name of gpurack's: the host's own models are shown."""
     ready = dict.fromkeys(("alpha", "beta", "gamma", "delta"), "ready")
@@ -120,7 +120,7 @@ def test_a_users_containers_are_no_options_and_do_not_shadow_the_hosts(world: Wo
         world.eve.does("rm .curlrc; [ ! -e curlrc-was-read ]")
 
 
-def test_a_process_name_opens_no_section_and_no_line(world: World) -> None:
+def test_process_name_opens_no_section_and_no_line(world: World) -> None:
     """Processes whose names contain newlines or escapes listen at the models' ports: the admin reads whose they are."""
     data = wanted()
     for name, port in zip(("alpha", "gamma", "delta"), LISTENERS, strict=True):
@@ -137,7 +137,7 @@ def test_file_and_mount_names_open_no_section(world: World) -> None:
         assert set(world.admin.models(world.inventory).values()) == {"ready"}
 
 
-def test_a_fifo_in_place_of_weights_blocks_nobody(world: World) -> None:
+def test_fifo_as_weights_blocks_nobody(world: World) -> None:
     with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
         world.eve.does(f"mkfifo {WEIGHTS}")
         assert world.admin.models(world.inventory)["alpha"] == "ready"
@@ -145,7 +145,7 @@ def test_a_fifo_in_place_of_weights_blocks_nobody(world: World) -> None:
         world.admin.verify(world.inventory, "-m", "deep").is_harmless()
 
 
-def test_a_link_in_place_of_weights_is_not_followed_by_root(world: World) -> None:
+def test_root_does_not_follow_link_as_weights(world: World) -> None:
     """Neither the content of /etc/shadow nor its digest reaches a place that bob can read."""
     digest = world.host.root("sha256sum /etc/shadow").stdout.split()[0]
     to_lock = world.with_inventory("linked", wanted())  # its lock is not that of the others
@@ -159,7 +159,7 @@ def test_a_link_in_place_of_weights_is_not_followed_by_root(world: World) -> Non
 
 
 @pytest.mark.parametrize("command", ["mkfifo {path}", "ln -s /etc/shadow {path}", "mkdir {path}"])
-def test_what_is_no_file_in_place_of_daemon_json_blocks_nobody(world: World, command: str) -> None:
+def test_special_file_as_daemon_json_blocks_nobody(world: World, command: str) -> None:
     with world.eve.in_place_of(DAEMON_JSON) as path, unharmed(world.host):
         world.eve.does(command.format(path=path))
         plan = world.admin.gpurack("plan", world.inventory, "--live")
@@ -175,7 +175,7 @@ def test_no_user_holds_or_sees_the_lock(world: World) -> None:
     assert world.eve.does("echo eve >/run/gpurack/busy", check=False).returncode != 0
 
 
-def test_two_looks_at_once_do_not_call_each_other_a_run(world: World) -> None:
+def test_parallel_snapshots_are_no_other_run(world: World) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = [task.result() for task in [pool.submit(world.admin.run, world.inventory) for _ in range(2)]]
     for run in runs:
@@ -193,14 +193,14 @@ def copies(world: World) -> dict[str, str]:
     return {name: data["Id"] for name, data in containers(world.host).items() if name in COPIES}
 
 
-def test_copies_of_our_containers_are_reported_and_left_alone(world: World, copies: dict[str, str]) -> None:
+def test_reports_copies_of_our_containers_and_leaves_them(world: World, copies: dict[str, str]) -> None:
     with unharmed(world.host):
         run = world.admin.run(world.inventory)
     assert run.exit_code == 0, run.text
     assert [name for name in COPIES if name not in run.text] == [], run.text
 
 
-def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World, copies: dict[str, str]) -> None:
+def test_boot_unit_starts_our_containers_beside_copies(world: World, copies: dict[str, str]) -> None:
     world.host.root("docker stop alpha; docker stop -t 1 alpha-copy", check=False)
     booted = world.host.root("systemctl restart gpurack", check=False)
     running = {name for name, data in containers(world.host).items() if data["State"]["Running"]}
@@ -209,7 +209,7 @@ def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World, copi
     assert running == {"alpha", "delta", "no-json"}, "it starts what is ours, and nothing else"
 
 
-def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
+def test_model_output_reaches_screen_harmlessly(world: World) -> None:
     """A model of bob's that fails to start logs what its weights say; so does any server in its place."""
     changed_port = world.with_inventory("moved", wanted(gamma={"port": 8012}))
     with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
@@ -223,7 +223,7 @@ def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
     assert again.exit_code == 0, again.text
 
 
-def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> None:
+def test_other_server_in_place_of_users_model_is_harmless(world: World) -> None:
     """Its answers are text that a terminal would obey."""
     body = f'{{"object": "list", "data": [{{"id": "{NASTY}"}}], "status": "ok"}}'.encode()
     argv = ["python3", f"{HOME}/.eve/listener.py", "8002", b"llama-server".hex(), body.hex()]
@@ -238,7 +238,7 @@ def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> N
     world.eve.does("docker start gamma")
 
 
-def test_a_host_with_another_key_than_the_pinned_one_gets_no_command(world: World) -> None:
+def test_host_with_other_key_than_pinned_gets_no_command(world: World) -> None:
     """With the key pinned as in docs/security.md, another server answers; or no key of this host is pinned."""
     known = world.inventory.with_name("known_hosts")
     pinned = wanted()
@@ -294,19 +294,19 @@ def at_once(world: World) -> AllAtOnce:
         return AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
 
 
-def test_at_once_no_file_of_roots_changes(at_once: AllAtOnce) -> None:
+def test_at_once_root_files_stay_unchanged(at_once: AllAtOnce) -> None:
     assert at_once.files == {}
 
 
-def test_at_once_root_runs_nothing_of_the_users(at_once: AllAtOnce) -> None:
+def test_at_once_root_runs_no_program_of_user(at_once: AllAtOnce) -> None:
     assert not [line for line in at_once.ran if line.startswith("0 ")]
 
 
-def test_at_once_nothing_of_the_users_is_handed_the_lock(at_once: AllAtOnce) -> None:
+def test_at_once_users_programs_get_no_lock(at_once: AllAtOnce) -> None:
     assert not [line for line in at_once.ran if line.startswith("lock ")]
 
 
-def test_at_once_the_others_models_answer(world: World, at_once: AllAtOnce) -> None:
+def test_at_once_other_models_answer(world: World, at_once: AllAtOnce) -> None:
     world.others_serve()
 
 
@@ -321,7 +321,7 @@ def test_at_once_a_run_changes_nothing(at_once: AllAtOnce) -> None:
     assert "homework" in run.text, "the copy of its label in another project is not reported"
 
 
-def test_at_once_the_checks_find_the_others_as_they_should_be(at_once: AllAtOnce) -> None:
+def test_at_once_checks_find_other_models_correct(at_once: AllAtOnce) -> None:
     found = at_once.of("verify")
     failed = [line for line in found.text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     about = [line for line in failed if f"[{NAME}-gamma]" not in line]
@@ -331,7 +331,7 @@ def test_at_once_the_checks_find_the_others_as_they_should_be(at_once: AllAtOnce
 # --- a Docker that lies -----------------------------------------------------------------------------------------------
 
 
-def test_a_docker_that_lies_fools_and_harms_nobody(world: World) -> None:
+def test_lying_docker_deceives_and_harms_nobody(world: World) -> None:
     """Names, ids, labels and ports that are commands, sections or escapes: in status, a run, the checks and remove."""
     with world.eve.docker_replaced("lying", world.eve.lies()) as journal, world.eve.programs_of_hers():
         with unharmed(world.host):
@@ -381,8 +381,8 @@ def hanging(world: World) -> Hanging:
     return Hanging(status, run, left)
 
 
-def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) -> None:
-    """In bounded time (admin.LIMITS)."""
+def test_names_what_hangs_and_shows_rest_of_host(hanging: Hanging) -> None:
+    """Within the limits (admin.LIMITS)."""
     hanging.status.is_harmless()
     assert "UNREACHABLE" not in hanging.status.text
     assert "user bob timed out after 30 s" in hanging.status.text, hanging.status.text
@@ -390,25 +390,25 @@ def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) 
     assert [row[3] for row in rows] == ["ready", "ready"], hanging.status.text
 
 
-def test_what_no_signal_ends_is_named_and_still_known_the_next_time(hanging: Hanging) -> None:
+def test_names_unkillable_process_again_in_next_snapshot(hanging: Hanging) -> None:
     assert re.search(r"weights \S+ timed out after 30 s, pid \d+ \(\w+\) is left behind", hanging.status.text)
     assert re.search(r"still hangs since \S+ \(pid \d+\)", hanging.run.text), hanging.run.text
 
 
-def test_what_hangs_does_not_pile_up(hanging: Hanging) -> None:
+def test_hanging_processes_do_not_pile_up(hanging: Hanging) -> None:
     """A process that no signal ends is abandoned, and not started again while it hangs."""
     first, second = hanging.left
     assert first, "nothing hung"
     assert len(second) <= len(first), second
 
 
-def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
+def test_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
     hanging.run.is_harmless()
     assert hanging.run.exit_code == 1
     assert any("bob" in line or "gamma" in line for line in hanging.run.errors), hanging.run.text
 
 
-def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
+def test_host_lock_is_free_while_waiting_for_users_docker(world: World) -> None:
     """bob's Docker falls silent during a run that moves gamma to another port."""
     world.admin.run(world.inventory)  # repair what the previous attack left
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
@@ -429,7 +429,7 @@ def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: Wo
     world.others_serve()
 
 
-def test_the_boot_unit_waits_for_no_silent_docker(world: World) -> None:
+def test_boot_unit_does_not_wait_for_silent_docker(world: World) -> None:
     """The host's own models start, and its lock is free."""
     with world.eve.docker_replaced("silent"):
         world.host.root("docker stop -t 2 alpha; systemctl restart --no-block gpurack")
@@ -441,7 +441,7 @@ def test_the_boot_unit_waits_for_no_silent_docker(world: World) -> None:
     assert free, "somebody holds it"
 
 
-def test_after_all_that_hung_the_next_run_is_well(world: World, hanging: Hanging) -> None:
+def test_next_run_succeeds_after_all_that_hung(world: World, hanging: Hanging) -> None:
     run = world.admin.run(world.inventory)
     assert run.exit_code == 0, run.text
     world.others_serve()
@@ -450,7 +450,7 @@ def test_after_all_that_hung_the_next_run_is_well(world: World, hanging: Hanging
 # --- at the end -------------------------------------------------------------------------------------------------------
 
 
-def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
+def test_root_creates_no_folder_through_users_link(world: World) -> None:
     """The data-root of bob's Docker is behind a link of bob's to /etc."""
     elsewhere = world.with_inventory("elsewhere", wanted(**{"data-root": f"{HOME}/space/docker-data"}))
     with world.eve.in_place_of(f"{HOME}/space") as path, unharmed(world.host):
@@ -460,7 +460,7 @@ def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
     assert run.exit_code == 1, run.text
 
 
-def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World, copies: dict[str, str]) -> None:
+def test_remove_beside_lying_docker_removes_only_ours(world: World, copies: dict[str, str]) -> None:
     """Copies of our containers stay, no name becomes a command, and other files of root are unchanged."""
     before = manifest(world.host)
     with world.eve.docker_replaced("lying", world.eve.lies()), world.eve.programs_of_hers():
