@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,20 @@ def load(name: str) -> Any:
     module: ModuleType = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
     return module
+
+
+PARTS = ("system", "NVIDIA", "AMD", "Docker", "names", "upstreams")
+
+
+def without_parts(snapshot: str, *kept: str) -> str:
+    """A snapshot's script with only these of its PARTS, for what the others, which take time, do not matter to.
+    Weights and users are inspected always."""
+    for part in PARTS:
+        line = re.compile(rf"^\tbegin {part} \w+\n", re.MULTILINE)
+        assert len(line.findall(snapshot)) == 1, part
+        snapshot = snapshot if part in kept else line.sub("", snapshot)
+    assert set(kept) <= set(PARTS)
+    return snapshot
 
 
 def container_id(name: str) -> str:
