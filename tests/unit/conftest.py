@@ -45,8 +45,9 @@ NUMBERS = itertools.count()
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector, and with it each fork, away from what lasts until the end."""
+    """Spare the garbage collector what lasts until the end, and most of its turns."""
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +76,7 @@ def _nothing_is_remembered(request: pytest.FixtureRequest, monkeypatch: pytest.M
         folder = request.getfixturevalue("tmp_path")
     else:
         folder = request.getfixturevalue("tmp_path_factory").getbasetemp() / f"none-{next(NUMBERS)}"
+        folder.mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
     for module, constant, path in (
         ("hashes", "MEMORY", "state/sha256"),
