@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,18 @@ from typing import Any
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run
+
+
+def found_shells() -> list[list[str]]:
+    """POSIX shells of this machine, each program once: sh is one of the others on most systems."""
+    found: dict[str, list[str]] = {}
+    for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]):
+        if place := shutil.which(shell[0]):
+            found.setdefault(os.path.realpath(place), shell)
+    return list(found.values())
+
+
+SHELLS = found_shells()
 
 
 def load(name: str) -> Any:

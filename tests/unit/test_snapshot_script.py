@@ -11,9 +11,8 @@ import pytest
 from gpurack.facts.snapshot import RAISED, Snapshot, script
 from gpurack.plan.questions import images_by_user, questions
 from tests.given import models, recorded
-from tests.unit.host_programs import FILES, Fakes, without_parts
+from tests.unit.host_programs import FILES, SHELLS, Fakes, without_parts
 
-SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
 SCRIPTS = [FILES / "snapshot.sh", FILES / "snapshot_docker.sh"]
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, 00000000:00:06.0, 0"
