@@ -6,8 +6,9 @@ GPURACK_EXAMPLES names the profile: `check` (the default, for the inner loop) or
 import functools
 import gc
 import importlib
-import itertools
 import os
+import socketserver
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,11 @@ gevent.monkey.patch_all = lambda *_, **__: True
 HOSTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 os.environ["PATH"] = f"{HOSTS_PATH}:{os.environ['PATH']}"
 
+# A server of a test ends when it is told to, not half a second later.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
+
 # For each inventory pyinfra reads the metadata of all installed packages anew.
 inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
-
-NUMBERS = itertools.count()
 
 
 def pytest_collection_finish() -> None:
@@ -75,8 +77,7 @@ def _nothing_is_remembered(request: pytest.FixtureRequest, monkeypatch: pytest.M
     if "tmp_path" in request.fixturenames:
         folder = request.getfixturevalue("tmp_path")
     else:
-        folder = request.getfixturevalue("tmp_path_factory").getbasetemp() / f"none-{next(NUMBERS)}"
-        folder.mkdir()
+        folder = tempfile.mkdtemp(dir=request.getfixturevalue("tmp_path_factory").getbasetemp())
     monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
     for module, constant, path in (
         ("hashes", "MEMORY", "state/sha256"),
