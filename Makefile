@@ -10,7 +10,7 @@ EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts attacks attacks-a-o attacks-p-z modules-a-k modules-l-z test acceptance test-engines \
+.PHONY: help setup lock docs picture check lint types unit doctests modules attacks test acceptance test-engines \
     test-platforms test-rebuild test-security test-upgrade test-all demo demo-down
 
 help: ## this list
@@ -42,9 +42,9 @@ docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, t
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture
 
-# The longest parts come first, so that both cores end at about the same time.
-check: $(READY) ## the inner loop: lint, types, unit and operation tests; two minutes on two cores
-	@$(MAKE) --no-print-directory -j 2 --output-sync attacks-p-z attacks-a-o modules-l-z modules-a-k types parts lint doctests
+# The longest come first. Three at once keep two cores busy, because some tests wait.
+check: $(READY) ## the inner loop: lint, types, unit and operation tests; a minute on two cores
+	@$(MAKE) --no-print-directory -j 3 --output-sync modules attacks types doctests lint
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,22 +53,17 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# In parts, so that `check` uses two cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
-unit: doctests modules-a-k modules-l-z parts attacks
+# In parts, so that `check` uses all cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
+unit: doctests modules attacks
 
 doctests: $(READY)
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
 
-modules-a-k modules-l-z: $(READY)
-	$(BIN)/pytest -q tests/unit/test_[$(@:modules-%=%)]*.py
+modules: $(READY)
+	$(BIN)/pytest -q tests/unit tests/operations
 
-parts: $(READY)
-	$(BIN)/pytest -q tests/unit/*/ tests/operations
-
-attacks: attacks-a-o attacks-p-z
-
-attacks-a-o attacks-p-z: $(READY)
-	$(BIN)/pytest -q tests/security/test_[$(@:attacks-%=%)]*.py
+attacks: $(READY)
+	$(BIN)/pytest -q tests/security/test_*.py
 
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 

@@ -25,7 +25,8 @@ while IFS= read -r file; do
 	if [ -L "$file" ]; then
 		echo "link $file $(readlink "$file")"
 	elif [ -f "$file" ]; then
-		echo "file $file $(stat -c "%a %U %G" "$file") $(sha256sum <"$file" | cut -d " " -f 1)"
+		digest=$(sha256sum <"$file")
+		echo "file $file $(stat -c "%a %U %G" "$file") ${digest%% *}"
 	fi
 done'
 

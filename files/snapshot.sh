@@ -13,13 +13,14 @@ snapshot_system() {
 	cat /etc/os-release
 	section machine
 	echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
-	echo "init $(cat /proc/1/comm)"
+	read -r init </proc/1/comm
+	echo "init $init"
 	echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 	echo "address $(own_address)"
 	echo "addresses $(ip -o address show scope global 2>/dev/null | sed -n -e '/^[0-9]*: docker0 /d' \
 		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
-	ls /usr/lib*/docker/cli-plugins/docker-buildx >/dev/null 2>&1 && echo "tool buildx"
+	for file in /usr/lib*/docker/cli-plugins/docker-buildx; do [ -e "$file" ] && echo "tool buildx" && break; done
 	# A shared lock: two snapshots at once are no "other run" to each other.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
 		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo unknown)"
@@ -34,7 +35,7 @@ snapshot_system() {
 		break
 	done
 	section rpms
-	rpm -qa --qf '%{NAME}|%{EPOCH}|%{VERSION}-%{RELEASE}|%{ARCH}|%{INSTALLTIME}\n' 'docker*' 'containerd*' runc moby-engine shadow-utils acl \
+	have rpm && rpm -qa --qf '%{NAME}|%{EPOCH}|%{VERSION}-%{RELEASE}|%{ARCH}|%{INSTALLTIME}\n' 'docker*' 'containerd*' runc moby-engine shadow-utils acl \
 		podman-docker '*nvidia*' 'cuda-drivers*' '*versionlock*' ca-certificates 2>/dev/null
 	section packages
 	dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
@@ -42,12 +43,22 @@ snapshot_system() {
 	section audit
 	dpkg --audit 2>/dev/null | grep -c '^ ' || :
 	section units
-	for unit in docker.service containerd.service gpurack.service nvidia-cdi-refresh.service \
-		snap.docker.dockerd.service firewalld.service; do
-		echo "$unit $(systemctl show "$unit" -p LoadState,ActiveState,UnitFileState 2>/dev/null | tr '\n' ' ')"
-	done
+	set -- docker.service containerd.service gpurack.service nvidia-cdi-refresh.service \
+		snap.docker.dockerd.service firewalld.service
+	# blocks in the order of the units, parted by empty lines
+	systemctl show "$@" -p LoadState,ActiveState,UnitFileState 2>/dev/null | {
+		said=''
+		while read -r line; do
+			[ -z "$line" ] || { said="$said $line" && continue; }
+			echo "$1$said"
+			said=''
+			shift
+		done
+		[ -z "$said" ] || echo "$1$said"
+	}
 	echo "flags $(systemctl show docker.service -p ExecStart --value 2>/dev/null | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p')"
 	section files
+	set --
 	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/yum.repos.d/*.repo \
 		/etc/docker/daemon.json /etc/apt/keyrings/gpurack-*.asc /etc/pki/rpm-gpg/gpurack-*.asc \
 		/etc/dnf/plugins/versionlock.list /etc/dnf/versionlock.toml /etc/yum/pluginconf.d/versionlock.list \
@@ -58,9 +69,10 @@ snapshot_system() {
 		/run/gpurack/docker-restart /etc/nvidia-container-runtime/config.toml \
 		/etc/tmpfiles.d/gpurack.conf /etc/sysctl.d/60-gpurack.conf /etc/apparmor.d/gpurack-rootlesskit; do
 		case $file in *[!A-Za-z0-9._/@+:-]*) continue ;; esac
-		[ -f "$file" ] && [ "$(stat -L -c %s "$file")" -le 4194304 ] &&
-			echo "$file $(stat -c '%a %u %g' "$file") $(base64 -w 0 "$file")"
+		[ ! -f "$file" ] || set -- "$@" "$file"
 	done
+	[ "$#" = 0 ] || find -L "$@" -maxdepth 0 -type f -size -4194305c -print0 | xargs -0 -r stat -c '%n %a %u %g' |
+		while read -r file attributes; do echo "$file $attributes $(base64 -w 0 "$file")"; done
 	section hashes
 	cat /var/lib/gpurack/sha256 2>/dev/null
 	section secrets
@@ -88,8 +100,9 @@ snapshot_weights() {
 	spots=$(spots_of "$1")
 	section owned
 	[ -z "$spots" ] || printf '%s\n' "$spots" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
-	reader=$(printf '%s\n' "$READERS" | P="|$1" awk 'index($0, "|") && substr($0, index($0, "|")) == ENVIRON["P"] { sub(/\|.*/, ""); print; exit }')
-	who=$(inspector "$spots" "$reader")
+	reader='' who=root
+	[ -z "$spots" ] || reader=$(printf '%s\n' "$READERS" | P="|$1" awk 'index($0, "|") && substr($0, index($0, "|")) == ENVIRON["P"] { sub(/\|.*/, ""); print; exit }')
+	[ -z "$spots" ] || who=$(inspector "$spots" "$reader")
 	remembered=$(remembered_of "$1")
 	if [ "$who" != root ]; then
 		section "inspected $1"
@@ -142,7 +155,7 @@ as_account() {
 
 # The files of weights at a path whose sha256 earlier runs computed (hashes.py).
 remembered_of() {
-	cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | WEIGHTS=$1 awk '
+	[ -f /var/lib/gpurack/sha256 ] && cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | WEIGHTS=$1 awk '
 		BEGIN {
 			path = ENVIRON["WEIGHTS"]
 			split_file = sub(/-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]\.gguf$/, "-", path)
@@ -250,7 +263,7 @@ snapshot_rootless() {
 
 # The lines for one Docker: those with its user in front, without it.
 questions() {
-	printf '%s\n' "$1" | while IFS= read -r line; do
+	[ -z "$1" ] || printf '%s\n' "$1" | while IFS= read -r line; do
 		case $line in "$user|"*) printf '%s\n' "${line#"$user|"}" ;; esac
 	done
 }
@@ -309,7 +322,7 @@ snapshot_own" &
 
 # begin NAME COMMAND…: run a part of the snapshot in parallel. A part that still hangs from an earlier one is not begun.
 begin() {
-	if since=$(hangs "$1"); then
+	if [ -d "$RUN/hung" ] && since=$(hangs "$1"); then
 		late="$late$1|still hangs since $since
 "
 		return
@@ -430,6 +443,7 @@ mount_of() {
 # Print every complete part, the late ones with the reason, and the end section if no part was cut off.
 deliver() {
 	short=''
+	set --
 	while read -r part pid name; do
 		[ -n "$name" ] || continue
 		case "
@@ -437,8 +451,7 @@ $ended" in
 		*"
 $part
 "*)
-			[ "$(tail -n 1 "$work/part $part")" = "@@$MARK whole" ] || short=yes
-			cat "$work/part $part"
+			set -- "$@" "$work/part $part"
 			;;
 		*) late="$late$name|timed out after $LIMIT s$(abandon "$name" "$pid")
 " ;;
@@ -446,6 +459,10 @@ $part
 	done <<-EOF
 	$begun
 	EOF
+	if [ "$#" -gt 0 ]; then
+		[ "$(tail -q -n 1 "$@" | grep -cxF "@@$MARK whole")" = "$#" ] || short=yes
+		cat "$@"
+	fi
 	section late
 	printf '%s' "$late"
 	section mounts
@@ -470,7 +487,8 @@ main() {
 	unset DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH XDG_RUNTIME_DIR
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
-	MARK=$(od -A n -N 16 -t x1 /dev/urandom | tr -d ' \n')
+	# shellcheck disable=SC2046 # several words on purpose
+	MARK=$(IFS=' ' && set -- $(od -A n -N 16 -t x1 /dev/urandom) && IFS='' && printf '%s' "$*")
 	printf '@@ mark %s\n' "$MARK"
 	mkfifo "$work/ended" || exit 1
 	exec 4<>"$work/ended"

@@ -67,13 +67,13 @@ weights_of() {
 	section stamps
 	printf '%s\n' "$seen"
 	# With SELinux enforced, Docker may confine containers by labels.
-	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
+	if [ -e /sys/fs/selinux/enforce ] && [ "$(cat /sys/fs/selinux/enforce)" = 1 ]; then
 		section labels
 		echo "$(stat -L -c %C "$1" 2>/dev/null)|$1"
 	fi
 	section stamped
-	printf '%s\n' "$2" | grep . | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
-	printf '%s\n' "$SEEN" | grep -qxF -e "$seen" && return
+	[ -z "$2" ] || printf '%s\n' "$2" | grep . | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
+	[ -n "$SEEN" ] && printf '%s\n' "$SEEN" | grep -qxF -e "$seen" && return
 	section headers
 	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
 }
@@ -101,7 +101,7 @@ snapshot_docker() {
 	section docker
 	docker info --format '{{json .}}' 2>/dev/null | grep '^{'
 	section containers
-	ids=$(docker ps -aq --no-trunc 2>/dev/null)
+	ids=$(docker ps -aq --no-trunc 2>/dev/null) || return 0 # no daemon, which would be asked five times more
 	all=''
 	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}}}' $ids 2>/dev/null | grep '^{')
 	printf '%s\n' "$all"

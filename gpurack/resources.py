@@ -2,6 +2,10 @@
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _PACKAGE = Path(__file__).parent
 
@@ -33,6 +37,11 @@ def program(name: str, *parts: str) -> str:
 
 def render(path: str, **values: object) -> str:
     """Render a Jinja2 template. Values in HTML are escaped and made printable. Raises jinja2.UndefinedError."""
+    return _template(path).render(**values)
+
+
+@cache
+def _template(path: str) -> "Template":
     # imported here because it would slow down the start of `gpurack plan`, which does not need it
     from jinja2 import Environment, StrictUndefined
 
@@ -42,4 +51,4 @@ def render(path: str, **values: object) -> str:
     environment = Environment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=html, finalize=clean if html else None
     )
-    return environment.from_string(read_text(path)).render(**values)
+    return environment.from_string(read_text(path))

@@ -1,7 +1,3 @@
-"""The fixtures of the unit tests. Hypothesis always uses the thorough profile, because security depends on it."""
+"""The fixtures and settings of the unit tests."""
 
-from hypothesis import settings
-
-from tests.unit.conftest import _nothing_is_remembered, fakes  # noqa: F401
-
-settings.load_profile("thorough")
+from tests.unit.conftest import _nothing_is_remembered, fakes, pytest_collection_finish  # noqa: F401

@@ -14,6 +14,7 @@ from gpurack.host_data import DEPTH, JSON_LIMIT, YAML_LIMIT, json_from_host, jso
 from gpurack.plan.models import compose, jobs, ledger, pulls
 from gpurack.plan.system import daemon_json
 from tests.given import container, host_state, spec
+from tests.sources import nodes, tree
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -108,9 +109,9 @@ OWN = {"host_data.py", "inventory/load.py", "importing/compose_file.py", "facts/
 """Modules that also parse the admin's own files: the inventory, an imported compose file, what gpurack remembers."""
 
 
-def readers(source: str) -> set[str]:
+def readers(module: ast.Module) -> set[str]:
     """The parsers of JSON and YAML that a module calls directly."""
-    names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    names = [node for node in nodes(module) if isinstance(node, ast.Attribute)]
     found = {f"{node.value.id}.{node.attr}" for node in names if isinstance(node.value, ast.Name)
              and (node.value.id, node.attr) in READERS}  # fmt: skip
     return found | {node.attr for node in names if node.attr in ("raw_decode", "JSONDecoder")}
@@ -128,8 +129,11 @@ def test_host_output_is_parsed_in_one_module() -> None:
     folder = Path(__file__).parents[2] / "gpurack"
     for file in sorted(folder.rglob("*.py")):
         if str(file.relative_to(folder)) not in OWN:
-            assert not readers(file.read_text()), file
+            assert not readers(tree(file)), file
 
 
 def test_lint_finds_other_parsers() -> None:
-    assert readers("import json, yaml\njson.loads(a)\nyaml.safe_load(b)\n") == {"json.loads", "yaml.safe_load"}
+    assert readers(ast.parse("import json, yaml\njson.loads(a)\nyaml.safe_load(b)\n")) == {
+        "json.loads",
+        "yaml.safe_load",
+    }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import name_of, nodes, tree
+
 GPURACK = Path(__file__).parents[2] / "gpurack"
 SCREEN = "screen.py"
 TAG = re.compile(r"\[/\]|\[/?(bold|dim|italic|red|green|blue|yellow|cyan|magenta|link)\b[^\]]*\]")
@@ -13,28 +15,27 @@ TAG = re.compile(r"\[/\]|\[/?(bold|dim|italic|red|green|blue|yellow|cyan|magenta
 WRITERS = {"echo", "secho", "style", "echo_via_pager", "write", "writelines", "set_echo"}
 
 
-def faults(source: str) -> list[str]:
+def faults(module: ast.Module) -> list[str]:
     """What a module does that only gpurack/screen.py may do."""
     found = []
-    tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(module)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes(module):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import | ast.ImportFrom):
-            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            names = [module, *(alias.name for alias in node.names)]
+            source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            names = [source, *(alias.name for alias in node.names)]
             if any(re.match(r"(rich|logging|colorama|termcolor)(\.|$)", name) for name in names):
                 found.append(f"line {line}: imports {', '.join(names)}")
-            if module == "click" and WRITERS & {alias.name for alias in node.names}:
+            if source == "click" and WRITERS & {alias.name for alias in node.names}:
                 found.append(f"line {line}: takes a writer from click")
         elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
+            called = name_of(node.func)
             whose, _, name = called.rpartition(".")
             if called in ("print", "Console", "Text", "getpass"):
                 found.append(f"line {line}: {called}(…)")
@@ -53,7 +54,7 @@ def faults(source: str) -> list[str]:
 @pytest.mark.parametrize("file", sorted(GPURACK.rglob("*.py")), ids=lambda file: str(file.relative_to(GPURACK)))
 def test_modules_print_only_through_screen(file: Path) -> None:
     if file.relative_to(GPURACK) != Path(SCREEN):
-        assert faults(file.read_text(encoding="utf-8")) == []
+        assert faults(tree(file)) == []
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,12 @@ def test_modules_print_only_through_screen(file: Path) -> None:
     ],
 )
 def test_lint_finds_other_output(wrong: str) -> None:
-    assert faults(wrong)
+    assert faults(ast.parse(wrong))
 
 
 def test_lint_accepts_lookalikes() -> None:
-    assert faults('"""`[/]` is markup."""\nx = f"gpus [{number}] of {names[0]}"\nscreen.echo(x)\n') == []
+    source = '"""`[/]` is markup."""\nx = f"gpus [{number}] of {names[0]}"\nscreen.echo(x)\n'
+    assert faults(ast.parse(source)) == []
 
 
 def test_screen_itself_parses_no_markup() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpurack.shell import placeholders
+from tests.sources import name_of, nodes, tree
 
 ROOT = Path(__file__).parents[2]
 HELPER = "gpurack/shell.py"
@@ -34,18 +35,18 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
-def problems(text: str, path: str) -> list[str]:
+def problems(module: ast.Module, path: str) -> list[str]:
     """`line: what is wrong` for each violation in a module of gpurack."""
-    return sorted({f"{line}: {what}" for line, what in found(ast.parse(text), path)})
+    return sorted({f"{line}: {what}" for line, what in found(module, path)})
 
 
-def found(tree: ast.AST, path: str) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def found(module: ast.Module, path: str) -> Iterator[tuple[int, str]]:
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom | ast.Import):
             yield from ((node.lineno, what) for what in imported(node, path))
         if not isinstance(node, ast.Call):
             continue
-        name = ast.unparse(node.func)
+        name = name_of(node.func)
         last = name.rpartition(".")[2]
         if name in FORBIDDEN:
             yield node.lineno, f"{name} runs a shell on the admin's machine"
@@ -100,7 +101,7 @@ def built(call: ast.Call, name: str) -> Iterator[tuple[int, str]]:
     arguments = [*call.args[1 if reason else 0 :], *(word.value for word in call.keywords if word.arg != reason)]
     while arguments:
         node = arguments.pop()
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in MAKERS:
+        if isinstance(node, ast.Call) and name_of(node.func).rpartition(".")[2] in MAKERS:
             continue
         if isinstance(node, ast.JoinedStr):
             yield node.lineno, f"an f-string in {name}"
@@ -119,7 +120,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gpurack"
 
 
 def test_one_helper_builds_shell_text() -> None:
-    wrong = {path: problems((ROOT / path).read_text(), path) for path in MODULES}
+    wrong = {path: problems(tree(ROOT / path), path) for path in MODULES}
     assert len(MODULES) > 100
     assert not {path: found for path, found in wrong.items() if found}
 
@@ -165,7 +166,7 @@ def test_one_helper_builds_shell_text() -> None:
     ],
 )
 def test_lint_finds_violations(bad: str) -> None:
-    assert problems(bad, "gpurack/plan/x.py")
+    assert problems(ast.parse(bad), "gpurack/plan/x.py")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_lint_finds_violations(bad: str) -> None:
     ],
 )
 def test_lint_accepts_correct_code(good: str) -> None:
-    assert not problems(good, "gpurack/plan/x.py")
+    assert not problems(ast.parse(good), "gpurack/plan/x.py")
 
 
 # --- what runs on hosts ----------------------------------------------------------------------------------------------
@@ -191,17 +192,17 @@ PROGRAMS = sorted((ROOT / "files").glob("*.py"))
 def shells(text: str) -> list[str]:
     """The violations in a program of files/, which has no helper: a shell only by `sh -c` with a literal, and then
     words."""
-    tree, wrong = ast.parse(text), []
+    module, wrong = ast.parse(text), []
     literals = {
         target.id
-        for node in ast.walk(tree)
+        for node in ast.walk(module)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
+            name = name_of(node.func)
             if name in FORBIDDEN or any(word.arg == "shell" and not is_false(word.value) for word in node.keywords):
                 wrong.append(f"{node.lineno}: {name} runs a shell")
         words = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.List) else []

@@ -32,7 +32,7 @@ from gpurack.plan.system.rootless import not_ready
 from gpurack.pyinfra_patches import OUTPUT_LIMIT
 from gpurack.spec.host import Host
 from tests.given import models, said, spec
-from tests.unit.host_programs import Fakes
+from tests.unit.host_programs import PARTS, Fakes, without_parts
 
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 LIMIT = 1
@@ -51,9 +51,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
-    """A snapshot of this machine with the fakes first in PATH. change: a text in the script, and its replacement."""
-    text = script(questions(spec))
+def take_snapshot(spec: Host, *parts: str, change: tuple[str, str] = ("", "")) -> HostFacts:
+    """A snapshot of this machine with the fakes first in PATH: these of its parts, the weights and the users.
+
+    change: a text in the script, and its replacement."""
+    text = without_parts(script(questions(spec)), *parts)
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
     return Snapshot().process(printed(text).decode().split("\n"))
@@ -115,7 +117,7 @@ def test_users_docker_opens_no_section_of_root(fakes: Fakes, eve: Path) -> None:
     fakes.state("evil", f"@@ files\n{EVIL} 644 0 0 {TEXT}\n@@ packages\nii |evil|1\n@@ end\n@@ mark {'0' * 32}\n")
     fakes.add("docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac; cat "$STATE/evil"')
     (eve / ".config/docker/daemon.json").write_text("{}")
-    seen = take_snapshot(spec(EVE))
+    seen = take_snapshot(spec(EVE), *PARTS)
     assert seen.trouble == ""
     assert EVIL not in seen.files
     assert "evil" not in seen.packages
@@ -128,7 +130,7 @@ def test_does_not_ask_user_for_compose(fakes: Fakes, eve: Path) -> None:
         "docker",
         '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac',
     )
-    take_snapshot(spec(HERS))
+    take_snapshot(spec(HERS), "Docker")
     hers = (fakes.folder / "state" / "hers").read_text()
     assert "info" in hers
     assert "compose" not in hers
@@ -141,14 +143,14 @@ def test_asks_user_who_is_only_in_record(fakes: Fakes, eve: Path, tmp_path: Path
     content = {"format": 1, "containers": {"": {"alpha": {"id": None, "kind": "model"}}, "eve": {}, "$(id)": {}}}
     (tmp_path / "record.json").write_text(record.as_text(content))
     containers(fakes, "mine")
-    seen = take_snapshot(models(alpha={}), ("/var/lib/gpurack/record.json 2>", f"{tmp_path}/record.json 2>"))
+    seen = take_snapshot(models(alpha={}), change=("/var/lib/gpurack/record.json 2>", f"{tmp_path}/record.json 2>"))
     assert list(seen.users) == ["eve"]
     assert ("eve", "mine") in {(found.user, found.name) for found in seen.containers}
 
 
 def test_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "alpha")
-    seen = take_snapshot(spec(HERS))
+    seen = take_snapshot(spec(HERS), "Docker")
     assert [(found.user, found.name) for found in seen.containers] == [("", "alpha"), ("eve", "alpha")]
     assert seen.ours == {}
     assert len(seen.foreign) == 2
@@ -157,7 +159,7 @@ def test_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
 def test_users_models_and_connections_are_asked_by_that_user(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "mine", "alpha", bindings="")
     fakes.add("curl", 'echo "${WHO:-root} $*" >>"$STATE/asked"; printf "\\n200"')
-    seen = take_snapshot(spec(HERS))
+    seen = take_snapshot(spec(HERS), "Docker", "upstreams")
     asked = re.findall(r"^(eve|root) .*\n.* --url (\S+)", (fakes.folder / "state" / "asked").read_text(), re.MULTILINE)
     assert sorted(asked) == [("eve", "http://127.0.0.1:8001/v1/models"), ("root", "http://127.0.0.1:8000/v1/models")]
     assert sorted(seen.probes) == [("", "alpha"), ("eve", "mine")]
@@ -168,7 +170,7 @@ def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
         "docker",
         '[ -n "$WHO" ] || exit 1; case "$*" in info*) head -c 9000000 /dev/zero | tr "\\0" x;; ps*) yes;; esac',
     )
-    output = printed(script(questions(spec(EVE))))
+    output = printed(without_parts(script(questions(spec(EVE)))))
     seen = Snapshot().process(output.decode().split("\n"))
     assert seen.trouble == ""
     assert "user eve" in seen.late
@@ -182,7 +184,7 @@ def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
 def test_label_is_no_argument_of_curl(fakes: Fakes) -> None:
     containers(fakes, "alpha")
     fakes.add("curl", 'printf "\\n200"')
-    assert take_snapshot(models(alpha={})).probes["", "alpha"].status == 200
+    assert take_snapshot(models(alpha={}), "Docker").probes["", "alpha"].status == 200
     (call,) = re.findall("^curl (?s:.*?)--url .*$", fakes.log.read_text(), re.MULTILINE)
     assert call.startswith("curl -q -g -K - -sS --proto =http,https ")
     assert call.endswith(" --url http://127.0.0.1:8000/v1/models")
@@ -207,7 +209,7 @@ def test_label_is_no_argument_of_curl(fakes: Fakes) -> None:
 def test_address_and_port_are_validated(fakes: Fakes, bindings: str, url: str | None) -> None:
     containers(fakes, "alpha", bindings=bindings)
     fakes.add("curl", 'printf "\\n200"')
-    take_snapshot(models(alpha={}))
+    take_snapshot(models(alpha={}), "Docker")
     urls = re.findall(r" --url (.*)", fakes.log.read_text())
     assert urls == ([url] if url else [])
 
@@ -216,7 +218,7 @@ def test_address_and_port_are_validated(fakes: Fakes, bindings: str, url: str | 
 def test_sends_no_key_to_stopped_container(fakes: Fakes, status: str) -> None:
     containers(fakes, "alpha", status=status)
     fakes.add("curl", "exit 7")
-    seen = take_snapshot(models(alpha={}))
+    seen = take_snapshot(models(alpha={}), "Docker")
     assert not [call for call in fakes.calls if call.startswith("curl")]
     assert (seen.probes["", "alpha"].status, seen.probes["", "alpha"].body) == (0, f"its container is {status}")
 
@@ -240,7 +242,8 @@ def test_key_with_quotes_arrives_unchanged(fakes: Fakes, tmp_path: Path) -> None
     with http.server.HTTPServer(("127.0.0.1", 0), Model) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         containers(fakes, "alpha", bindings=f"8080/tcp;127.0.0.1;{server.server_port} ")
-        seen = take_snapshot(models(alpha={}), ("SECRETS=/etc/gpurack/secrets", f"SECRETS={tmp_path}/secrets"))
+        to = ("SECRETS=/etc/gpurack/secrets", f"SECRETS={tmp_path}/secrets")
+        seen = take_snapshot(models(alpha={}), "Docker", change=to)
         server.shutdown()
     assert seen.probes["", "alpha"].status == 200
     assert got == ['Bearer ab"cd\\efurl = "http://evil.example"']
@@ -252,7 +255,7 @@ def test_key_with_quotes_arrives_unchanged(fakes: Fakes, tmp_path: Path) -> None
 def test_silent_docker_is_late_alone(fakes: Fakes) -> None:
     fakes.add("docker", "trap '' TERM; sleep 60")
     begun = time.monotonic()
-    seen = take_snapshot(models(alpha={}))
+    seen = take_snapshot(models(alpha={}), *PARTS)
     assert time.monotonic() - begun < 20
     assert seen.late == {"Docker": f"timed out after {LIMIT} s"}
     assert (seen.trouble, seen.os.id != "", seen.weights) == ("", True, {"/w/a.gguf": None})
@@ -265,7 +268,7 @@ def test_silent_daemon_of_user_is_late_alone(fakes: Fakes, eve: Path) -> None:
         (fakes.folder / "docker").read_text().replace("case", 'if [ "$WHO" = eve ]; then setsid sleep 60; fi\ncase', 1)
     )
     (fakes.folder / "docker").write_text(docker)
-    seen = take_snapshot(spec(EVE))
+    seen = take_snapshot(spec(EVE), *PARTS)
     assert list(seen.late) == ["user eve"]
     assert (seen.docker, [found.name for found in seen.containers]) == ({"ServerVersion": "28.5.2"}, ["alpha"])
 
@@ -273,18 +276,18 @@ def test_silent_daemon_of_user_is_late_alone(fakes: Fakes, eve: Path) -> None:
 def test_abandons_unkillable_process_and_names_it(fakes: Fakes, run: Path) -> None:
     fakes.add("docker", "exec sleep 60")
     immortal = ("kill -9", "kill -0")
-    first = take_snapshot(models(alpha={}), immortal)
+    first = take_snapshot(models(alpha={}), "Docker", change=immortal)
     assert first.late["Docker"].startswith(f"timed out after {LIMIT} s, pid ")
     assert "(sleep) is left behind" in first.late["Docker"]
     assert ((run / "hung").stat().st_mode & 0o777, list(run.glob("hung/*"))) == (0o700, [run / "hung" / "Docker"])
     calls = len(fakes.calls)
-    again = take_snapshot(models(alpha={}), immortal)
+    again = take_snapshot(models(alpha={}), "Docker", change=immortal)
     assert again.late["Docker"].startswith("still hangs since 20")
     assert len([call for call in fakes.calls[calls:] if call.startswith("docker")]) == 0
     for line in (run / "hung" / "Docker").read_text().splitlines():
         os.kill(int(line.split()[1]), signal.SIGKILL)
     containers(fakes, "alpha")
-    assert take_snapshot(models(alpha={})).late == {}
+    assert take_snapshot(models(alpha={}), "Docker").late == {}
     assert not list(run.glob("hung/*"))
 
 
@@ -305,7 +308,7 @@ def test_reads_only_regular_files_of_limited_size(fakes: Fakes, tmp_path: Path) 
         sparse.truncate(1 << 33)
     (tmp_path / "own.list").write_text("deb http://example trixie main")
     (tmp_path / "a $(touch x).list").write_text("x")
-    seen = take_snapshot(models(alpha={}), ("/etc/apt/sources.list.d/*.list", f"{tmp_path}/*.list"))
+    seen = take_snapshot(models(alpha={}), "system", change=("/etc/apt/sources.list.d/*.list", f"{tmp_path}/*.list"))
     assert seen.late == {}
     assert [path for path in seen.files if path.startswith(str(tmp_path))] == [f"{tmp_path}/own.list"]
 
@@ -318,7 +321,7 @@ def test_silent_weights_are_late_alone(fakes: Fakes, tmp_path: Path, monkeypatch
         (tmp_path / name).write_bytes(b"x")
     fakes.add("stat", f'case "$*" in *dead*) sleep 60;; esac; exec {shutil.which("stat")} "$@"')
     wanted = models(one={"weights": f"{tmp_path}/dead/a.gguf"}, two={"weights": f"{tmp_path}/b.gguf"})
-    first, second = take_snapshot(wanted, ("kill -9", "kill -0")), take_snapshot(wanted)
+    first, second = take_snapshot(wanted, *PARTS, change=("kill -9", "kill -0")), take_snapshot(wanted, *PARTS)
     part = f"weights {tmp_path}/dead/a.gguf"
     assert [list(seen.late) for seen in (first, second)] == [[part], [part]]
     assert second.late[part].startswith("still hangs since 20")
@@ -332,10 +335,10 @@ def test_parallel_snapshots_are_no_other_run(run: Path) -> None:
     (run / "busy").write_text("models since 16:58\nin two lines\n")
     with (run / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        assert take_snapshot(models(alpha={})).busy == ""
+        assert take_snapshot(models(alpha={}), "system").busy == ""
     with (run / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert take_snapshot(models(alpha={})).busy == "models since 16:58"
+        assert take_snapshot(models(alpha={}), "system").busy == "models since 16:58"
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -357,7 +360,7 @@ def test_process_name_adds_no_listener(fakes: Fakes) -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         port = int(process.stdout.readline())
-        seen = take_snapshot(models(alpha={}))
+        seen = take_snapshot(models(alpha={}), "system")
         process.kill()
     assert 1 not in {listener.port for listener in seen.listeners}
     owners = [listener.owner for listener in seen.listeners if listener.port == port]
@@ -374,7 +377,7 @@ def test_process_name_adds_no_gpu_process(fakes: Fakes) -> None:
     fakes.add("nvidia-smi", f'case "$*" in *process_name*) exit 1;; *compute-apps*) {done};; esac')
     libc.prctl(15, name.encode(), 0, 0, 0)
     try:
-        seen = take_snapshot(models(alpha={}))
+        seen = take_snapshot(models(alpha={}), "NVIDIA")
     finally:
         libc.prctl(15, before.encode(), 0, 0, 0)
     assert ("GPU-1", os.getpid(), "x", 5) in {(p.uuid, p.pid, p.name, p.memory) for p in seen.gpu_processes}
@@ -397,7 +400,7 @@ def test_backslash_in_process_name_stays_backslash(fakes: Fakes, name: str) -> N
     with socket.create_server(("127.0.0.1", 0)) as server:
         libc.prctl(15, name.encode(), 0, 0, 0)
         try:
-            seen = take_snapshot(models(alpha={}))
+            seen = take_snapshot(models(alpha={}), "system", "NVIDIA")
         finally:
             libc.prctl(15, before.encode(), 0, 0, 0)
         owners = [found.owner for found in seen.listeners if found.port == server.getsockname()[1]]
@@ -409,10 +412,10 @@ def test_backslash_in_process_name_stays_backslash(fakes: Fakes, name: str) -> N
 def test_removes_copies_of_databases(fakes: Fakes) -> None:
     """A hostile database can make its reader too slow, and a killed reader removes nothing."""
     fakes.add(
-        "docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; volume*) echo /nowhere;; *) exit 1;; esac'
+        "docker",
+        'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; ps*) ;; volume*) echo /nowhere;; *) exit 1;; esac',
     )
     fakes.add("python3", 'mktemp >"$STATE/copy"; kill -9 $$')
-    asked = Questions(volumes=(("", "gpurack_open-webui-chat"),))
-    subprocess.run(["sh", "-s"], input=script(asked).encode(), capture_output=True, check=True, timeout=60)
+    printed(without_parts(script(Questions(volumes=(("", "gpurack_open-webui-chat"),))), "Docker"))
     copy = Path((fakes.folder / "state" / "copy").read_text().strip())
     assert not copy.exists()

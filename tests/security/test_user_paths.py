@@ -41,7 +41,7 @@ from gpurack.spec.problems import Problem
 from tests.given import SALT, framed, host_state, models, said, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
-from tests.unit.host_programs import FILES, Fakes, load
+from tests.unit.host_programs import FILES, Fakes, load, without_parts
 
 # ruff: noqa: F811 - fixtures
 
@@ -317,7 +317,12 @@ def wanted(*paths: Path, user: str | None = USER) -> Host:
 
 def seen(of: Host) -> HostFacts:
     done = subprocess.run(
-        ["sh", "-s"], input=script(questions(of)), capture_output=True, text=True, check=True, timeout=60
+        ["sh", "-s"],
+        input=without_parts(script(questions(of))),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return parse(done.stdout.splitlines())
 
@@ -364,8 +369,8 @@ def test_root_touches_nothing_in_users_reach(fakes: Fakes, home: Path, place: Pa
         hashes.remember(str(path), "ab" * 32)
     for name in ("stat", "readlink"):
         fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be recorded
-    text = script(questions(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user)))
-    text = text.replace("/var/lib/gpurack/sha256", hashes.MEMORY)
+    asked = questions(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user))
+    text = without_parts(script(asked), "system").replace("/var/lib/gpurack/sha256", hashes.MEMORY)
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
     found = parse(done.stdout.splitlines())
     known = {str(path) for path in (home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf")}

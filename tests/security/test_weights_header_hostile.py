@@ -94,12 +94,20 @@ GGUFS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", GGUFS)
-def test_hostile_gguf_is_one_message(tmp_path: Path, how: str) -> None:
-    path = gguf(tmp_path / "m.gguf", **GGUFS[how])
-    good = tmp_path / "good.gguf"
+@pytest.fixture(scope="module")
+def of_ggufs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """Case → answers to it and to the good file after it, all of one program."""
+    folder = tmp_path_factory.mktemp("ggufs")
+    good = folder / "good.gguf"
     gguf_models.say(good, "Alpha speaks.")
-    hostile, fine = asked(path, good)
+    paths = [gguf(folder / f"{number}.gguf", **case) for number, case in enumerate(GGUFS.values())]
+    said = asked(*(path for each in paths for path in (each, good)))
+    return dict(zip(GGUFS, zip(said[::2], said[1::2], strict=True), strict=True))
+
+
+@pytest.mark.parametrize("how", GGUFS)
+def test_hostile_gguf_is_one_message(of_ggufs: dict[str, tuple[Any, Any]], how: str) -> None:
+    hostile, fine = of_ggufs[how]
     assert hostile["problem"]
     assert len(hostile["problem"]) <= 300
     assert fine["kind"] == "gguf"  # the next weights are read anyway
@@ -141,16 +149,26 @@ HEADERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def of_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Case → answer, all of one program."""
+    folder = tmp_path_factory.mktemp("folders")
+    paths = [safetensors(folder / str(number), **case) for number, case in enumerate(HEADERS.values())]
+    return dict(zip(HEADERS, asked(*paths), strict=True))
+
+
 @pytest.mark.parametrize("how", HEADERS)
-def test_hostile_folder_is_one_message(tmp_path: Path, how: str) -> None:
-    (said,) = asked(safetensors(tmp_path / "m", **HEADERS[how]))
-    assert said["problem"]
+def test_hostile_folder_is_one_message(of_folders: dict[str, Any], how: str) -> None:
+    assert of_folders[how]["problem"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("how", ["huge", "deep", "fifo", "folder", "list"])
-def test_hostile_files_beside_weights_are_harmless(tmp_path: Path, name: str, how: str) -> None:
-    folder = safetensors(tmp_path / "m", tensor(0, 0))
+BESIDE = ("config.json", "model.safetensors.index.json", "tokenizer_config.json")
+AS = ("huge", "deep", "fifo", "folder", "list")
+
+
+def folder_with(folder: Path, name: str, how: str) -> Path:
+    """Weights with such a file beside them."""
+    safetensors(folder, tensor(0, 0))
     path = folder / name
     path.unlink(missing_ok=True)
     if how == "huge":
@@ -162,8 +180,24 @@ def test_hostile_files_beside_weights_are_harmless(tmp_path: Path, name: str, ho
         path.mkdir()
     else:
         path.write_text({"deep": "[" * 1_000_000, "list": "[1]"}[how])
-    (said,) = asked(folder)
-    assert said["problem"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_files_beside(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """Name and case → answer, all of one program."""
+    cases = [(name, how) for name in BESIDE for how in AS]
+    folder = tmp_path_factory.mktemp("beside")
+    paths = [folder_with(folder / str(number), *case) for number, case in enumerate(cases)]
+    return dict(zip(cases, asked(*paths), strict=True))
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("how", AS)
+def test_hostile_files_beside_weights_are_harmless(
+    of_files_beside: dict[tuple[str, str], Any], name: str, how: str
+) -> None:
+    assert of_files_beside[name, how]["problem"]
 
 
 def test_names_in_index_stay_in_folder(tmp_path: Path) -> None:

@@ -3,17 +3,24 @@
 GPURACK_EXAMPLES names the profile: `check` (the default, for the inner loop) or `thorough` (what .ci/run uses).
 """
 
+import functools
+import gc
+import importlib
 import os
+import socketserver
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import gevent.monkey
 import pytest
 from hypothesis import HealthCheck, settings
+from pyinfra.api import connectors, inventory
 
 from tests.unit import golden
 from tests.unit.host_programs import Fakes
 
-for profile, examples in (("check", 15), ("thorough", 60)):
+for profile, examples in (("check", 25), ("thorough", 60)):
     settings.register_profile(
         profile,
         deadline=None,
@@ -22,6 +29,27 @@ for profile, examples in (("check", 15), ("thorough", 60)):
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("GPURACK_EXAMPLES", "check"))
+
+# The tests start a thousand programs. gevent, which pyinfra_cli puts in the place of `subprocess`, would fork the whole
+# test process for each of them.
+assert not gevent.monkey.saved, "pyinfra_cli was imported before tests/unit/conftest.py"
+gevent.monkey.patch_all = lambda *_, **__: True
+
+# Programs of hosts are found as on a host: a developer's own python3 may be a slow script that looks for another one.
+HOSTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+os.environ["PATH"] = f"{HOSTS_PATH}:{os.environ['PATH']}"
+
+# A server of a test ends when it is told to, not half a second later.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
+
+# For each inventory pyinfra reads the metadata of all installed packages anew.
+inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lasts until the end, and most of its turns."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,14 +72,21 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, dict[str, lis
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_is_remembered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that somebody's own gpurack has seen are no part of a test."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("hashes.MEMORY", str(tmp_path / "state" / "sha256"))
-    monkeypatch.setattr("record.RECORD", str(tmp_path / "state" / "record.json"))
-    monkeypatch.setattr("record.LOCK", str(tmp_path / "run" / "record"))
-    monkeypatch.setattr("common.LOCK", str(tmp_path / "run" / "lock"))
-    monkeypatch.setattr("common.BUSY", str(tmp_path / "run" / "busy"))
+    if "tmp_path" in request.fixturenames:
+        folder = request.getfixturevalue("tmp_path")
+    else:
+        folder = tempfile.mkdtemp(dir=request.getfixturevalue("tmp_path_factory").getbasetemp())
+    monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
+    for module, constant, path in (
+        ("hashes", "MEMORY", "state/sha256"),
+        ("record", "RECORD", "state/record.json"),
+        ("record", "LOCK", "run/record"),
+        ("common", "LOCK", "run/lock"),
+        ("common", "BUSY", "run/busy"),
+    ):
+        monkeypatch.setattr(importlib.import_module(module), constant, f"{folder}/{path}")
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,18 @@ from typing import Any
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run
+
+
+def found_shells() -> list[list[str]]:
+    """POSIX shells of this machine, each program once: sh is one of the others on most systems."""
+    found: dict[str, list[str]] = {}
+    for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]):
+        if place := shutil.which(shell[0]):
+            found.setdefault(os.path.realpath(place), shell)
+    return list(found.values())
+
+
+SHELLS = found_shells()
 
 
 def load(name: str) -> Any:
@@ -21,6 +35,20 @@ def load(name: str) -> Any:
     module: ModuleType = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
     return module
+
+
+PARTS = ("system", "NVIDIA", "AMD", "Docker", "names", "upstreams")
+
+
+def without_parts(snapshot: str, *kept: str) -> str:
+    """A snapshot's script with only these of its PARTS, for what the others, which take time, do not matter to.
+    Weights and users are inspected always."""
+    for part in PARTS:
+        line = re.compile(rf"^\tbegin {part} \w+\n", re.MULTILINE)
+        assert len(line.findall(snapshot)) == 1, part
+        snapshot = snapshot if part in kept else line.sub("", snapshot)
+    assert set(kept) <= set(PARTS)
+    return snapshot
 
 
 def container_id(name: str) -> str:

@@ -19,10 +19,9 @@ from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.ledger import assign
 from tests.given import container, host_state, running, spec
-from tests.unit.host_programs import FILES, Fakes
+from tests.unit.host_programs import FILES, SHELLS, Fakes
 
 SCRIPT = FILES / "manifest.sh"
-SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
 WANTED = spec({"models": {"alpha": {"port": 8000, "gpus": [1], "api_key": {"env": "PATH"}}}})
 MORE = ["package runc 1.1 held", "file /etc/docker/daemon.json 644 root root 12ab", "unit docker.service enabled"]
 

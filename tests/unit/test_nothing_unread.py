@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpurack.resources import read_text
+from tests.sources import nodes, tree
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gpurack"
 FRAME = {"mark", "whole"}
@@ -19,10 +20,10 @@ def printed() -> set[str]:
     return set(re.findall(r'\bsection "?([a-z]+)', code)) - FRAME
 
 
-def parsed(source: str) -> Iterator[str]:
+def parsed(module: ast.Module) -> Iterator[str]:
     """The kinds of sections that the parser reads: `get("os")`, `said.get("own", Section())`,
     `sections_of(said, "probe")`, `"end" in said`, `kind == "user"`."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(module):
         if isinstance(node, ast.Call):
             words = [ast.unparse(each) for each in node.args]
             if ast.unparse(node.func) == "get" or words[1:] == ["Section()"]:
@@ -44,7 +45,7 @@ def constants(node: ast.expr) -> Iterator[str]:
 
 
 def test_every_section_is_printed_and_parsed() -> None:
-    read = set(parsed((PACKAGE / "facts/parse.py").read_text()))
+    read = set(parsed(tree(PACKAGE / "facts/parse.py")))
     assert sorted(printed() - read) == [], "nobody parses these"
     assert sorted(read - printed()) == [], "nobody prints these"
 
@@ -53,7 +54,7 @@ def test_every_field_is_read() -> None:
     """By name: if two classes have a field of that name, one may still be unread."""
     declared = {
         (group.name, field.target.id)
-        for group in ast.parse((PACKAGE / "facts/model.py").read_text()).body
+        for group in tree(PACKAGE / "facts/model.py").body
         if isinstance(group, ast.ClassDef)
         for field in group.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
@@ -61,7 +62,7 @@ def test_every_field_is_read() -> None:
     read = {
         node.attr
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(tree(path))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     assert sorted(f"{group}.{name}" for group, name in declared if name not in read) == []

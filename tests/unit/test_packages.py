@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
 from gpurack.spec.problems import Problem
 from tests.given import SYSTEMS, container, host_state, id_of, package, said, spec, uuid
+from tests.unit.host_programs import SHELLS
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
 CE = {
@@ -530,8 +530,6 @@ def test_remove_knows_two_words() -> None:
 
 
 # --- every command is shell ------------------------------------------------------------------------------------------
-
-SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(shell[0])]
 
 
 @pytest.mark.parametrize(

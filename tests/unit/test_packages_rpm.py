@@ -20,6 +20,7 @@ from gpurack.plan.system.docker import ce_repository, plan_docker
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
 from gpurack.spec.host import Docker, Host
 from tests.given import host_state, said, spec, uuid
+from tests.unit.host_programs import SHELLS
 
 ROCKY = PLATFORMS["rocky", "9"]
 CE = {
@@ -466,8 +467,6 @@ def test_remove_keeps_dependencies() -> None:
 
 
 # --- every command is shell ------------------------------------------------------------------------------------------
-
-SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(shell[0])]
 
 
 @pytest.mark.parametrize(

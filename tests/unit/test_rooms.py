@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import name_of, tree
+
 PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
     *("paths", "host_data", "screen", "resources", "shell", "remote"),
@@ -24,7 +26,7 @@ MODULES = {
 
 
 def is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    return isinstance(node, ast.If) and name_of(node.test) == "TYPE_CHECKING"
 
 
 def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
@@ -32,14 +34,14 @@ def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ImportFrom):
             yield child
-        elif not is_for_types(child):
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case) and not is_for_types(child):
             yield from statements(child)
 
 
 def imports(name: str) -> set[str]:
     """The modules of gpurack that a module imports."""
     found = set()
-    for node in statements(ast.parse(MODULES[name].read_text())):
+    for node in statements(tree(MODULES[name])):
         for alias in node.names:
             full = f"{node.module}.{alias.name}"
             found.add(full if full in MODULES else str(node.module))
@@ -52,11 +54,10 @@ def room(module: str) -> str:
 
 def at_the_top(name: str) -> set[str]:
     """What a module imports when it is imported itself."""
-    tree = ast.parse(MODULES[name].read_text())
-    tree.body = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     found = set()
-    for node in tree.body:
-        assert isinstance(node, ast.ImportFrom)
+    for node in tree(MODULES[name]).body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
         for alias in node.names:
             full = f"{node.module}.{alias.name}"
             found.add(full if full in MODULES else str(node.module))
@@ -77,7 +78,7 @@ def test_has_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
 def test_package_introduces_itself(package: Path) -> None:
-    introduction = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    introduction = ast.get_docstring(tree(package / "__init__.py"))
     assert introduction
     for word in introduction.replace(":", " ").replace(",", " ").split():
         if word.endswith(".py"):

@@ -11,9 +11,8 @@ import pytest
 from gpurack.facts.snapshot import RAISED, Snapshot, script
 from gpurack.plan.questions import images_by_user, questions
 from tests.given import models, recorded
-from tests.unit.host_programs import FILES, Fakes
+from tests.unit.host_programs import FILES, SHELLS, Fakes, without_parts
 
-SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
 SCRIPTS = [FILES / "snapshot.sh", FILES / "snapshot_docker.sh"]
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, 00000000:00:06.0, 0"
@@ -72,7 +71,10 @@ def host(fakes: Fakes) -> Fakes:
     fakes.add("ss", "echo 'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:1 sk:1 <->'")
     fakes.add(
         "systemctl",
-        'case "$*" in *ExecStart*) ;; *) printf "LoadState=loaded\\nActiveState=active\\n";; esac',
+        'case "$*" in *ExecStart*) echo "{ argv[]=/usr/bin/dockerd -H fd:// ; ignore=no }"; exit;; esac; '
+        "shift; between=; for unit; do "
+        "case $unit in -p) exit;; docker.service) state=active;; *) state=inactive;; esac; "
+        'printf "${between}LoadState=%s\\nActiveState=%s\\n" "${unit%%.*}" "$state"; between="\\n"; done',
     )
     return fakes
 
@@ -101,7 +103,14 @@ def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None
     ]
     assert seen.cdi == {"nvidia.com/gpu=all"}
     assert [(listener.address, listener.port) for listener in seen.listeners] == [("127.0.0.1", 8000)]
-    assert (seen.units["docker.service"].active, seen.init != "") == ("active", True)
+    assert {name: (unit.loaded, unit.active) for name, unit in seen.units.items()} == {
+        f"{name}.service": (name.partition(".")[0], "active" if name == "docker" else "inactive")
+        for name in (
+            "docker", "containerd", "gpurack", "nvidia-cdi-refresh", "snap.docker.dockerd", "firewalld",
+        )
+    }  # fmt: skip
+    assert seen.docker_flags == "/usr/bin/dockerd -H fd://"
+    assert seen.init == Path("/proc/1/comm").read_text().strip()
     assert seen.os.id
 
 
@@ -121,20 +130,24 @@ def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None
 def test_reports_error_of_nvidia_smi(host: Fakes, answer: str, code: int, message: str) -> None:
     host.state("answer", answer)
     host.add("nvidia-smi", f'case "$*" in *compute-apps*) ;; *) cat "$STATE/answer"; exit {code};; esac')
-    seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
+    text = without_parts(script(questions(models(alpha={}))), "NVIDIA")
+    seen = Snapshot().process(look(["sh"], text))
     assert (seen.trouble, seen.driver.exit_code, seen.gpus) == ("", code, ())
     assert message in seen.driver.message
 
 
 def test_silent_docker_is_missing(host: Fakes) -> None:
     host.add("docker", "echo Cannot connect to the Docker daemon >&2; exit 1")
-    seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
+    text = without_parts(script(questions(models(alpha={}))), "Docker")
+    seen = Snapshot().process(look(["sh"], text))
     assert (seen.trouble, seen.docker, seen.containers, seen.probes) == ("", {}, (), {})
+    assert [call.split()[1] for call in host.calls if call.startswith("docker ")] == ["info", "ps", "compose"]
 
 
 def test_probe_without_answer_has_reason(host: Fakes) -> None:
     host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
-    probe = Snapshot().process(look(["sh"], script(questions(models(alpha={}))))).probes["", "alpha"]
+    text = without_parts(script(questions(models(alpha={}))), "Docker")
+    probe = Snapshot().process(look(["sh"], text)).probes["", "alpha"]
     assert (probe.status, probe.body.strip()) == (0, "curl: (28) Operation timed out")
 
 

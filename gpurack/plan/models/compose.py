@@ -82,8 +82,15 @@ def _maps(values: Any) -> list[Mapping[str, Any]]:
 
 def as_yaml(data: Mapping[str, Any]) -> str:
     """Return data as YAML for Compose: `$` doubled, every string quoted."""
-    text: str = yaml.dump(escaped(data), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
-    return text
+    plain = escaped(data)
+    key = repr(plain)
+    if key not in _WRITTEN:
+        _WRITTEN[key] = yaml.dump(plain, Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
+    return _WRITTEN[key]
+
+
+_WRITTEN: dict[str, str] = {}
+"""Data (as `repr`) → their text. A run plans each host several times, and PyYAML takes most of that time."""
 
 
 def old_services(facts: HostFacts, user: str = "") -> dict[str, Any]:

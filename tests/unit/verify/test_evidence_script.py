@@ -215,7 +215,10 @@ def test_lists_secrets_without_values(script: ModuleType, tmp_path: Path) -> Non
     inspected = {"": {"containers": {"mine": {"Config": {"Env": ["KEY=sk-very-secret"]}}}}}
     found = script.secrets(inspected)
     assert sorted(found["leaks"]) == [["alpha api_key", str(compose)], ["alpha api_key", "docker inspect mine"]]
-    with subprocess.Popen(["sh", "-c", "sleep 60 # sk-very-secret"]) as process:
+    command = ["sh", "-c", "echo begun; read line # sk-very-secret"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # the kernel shows the arguments only once the program has begun
         leaks = script.arguments([process.pid, os.getpid()])
         process.kill()
     assert leaks == [["alpha api_key", f"the arguments of process {process.pid}"]]
