@@ -46,11 +46,17 @@ def run(
 
 
 def run_script(
-    path: Path, *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    path: Path,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script in a fork. Modules beside it win over imported ones of the same name."""
+    """Run a Python script in a fork, which calls `prepare` first. Modules beside it win over imported ones of the same
+    name."""
 
     def program() -> None:
+        prepare()
         folder = path.resolve().parent
         for beside in folder.glob("*.py"):
             sys.modules.pop(beside.stem, None)

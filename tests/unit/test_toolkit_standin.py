@@ -3,13 +3,19 @@
 golden.tsv was recorded by conformance.py with the real programs of 1.20.0.
 """
 
+import compileall
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -27,8 +33,7 @@ def programs() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="gpurack-toolkit.") as folder:
         Path(folder).chmod(0o755)
         programs = lay_out(Path(folder), "1.20.0")
-        for python in (sys.executable, "/usr/bin/python3"):  # compiled once; the programs themselves keep no cache
-            subprocess.run([python, "-m", "compileall", "-q", programs.parent / "lib"], check=True)
+        compileall.compile_dir(programs.parent / "lib", quiet=1)  # once; the programs themselves keep no cache
         yield programs
 
 
@@ -43,12 +48,34 @@ def ctk(programs: Path, tmp_path: Path):
     return run
 
 
+def fork(
+    argv: list[str], *, input: bytes, umask: int, cwd: str, env: dict[str, str], user: int | None = None, **_: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """subprocess.run for conformance.py, without starting a new Python."""
+    reader, writer = os.pipe()
+    os.write(writer, input)
+    os.close(writer)
+
+    def prepare() -> None:
+        os.dup2(reader, 0)
+        os.umask(umask)
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+
+    done = forked.run_script(Path(argv[0]), *argv[1:], env=env, cwd=Path(cwd), prepare=prepare)
+    os.close(reader)
+    return subprocess.CompletedProcess(argv, done.returncode, done.stdout.encode(), done.stderr.encode())
+
+
 @pytest.fixture(scope="module")
 def recorded(programs: Path) -> dict[str, str]:
     """What conformance.py records with the stand-ins: case -> line."""
-    command = [sys.executable, CONFORMANCE / "conformance.py", programs]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {line.split("\t")[0]: line for line in done.stdout.splitlines()}
+    script, output = CONFORMANCE / "conformance.py", io.StringIO()
+    with patch("subprocess.run", fork), patch("sys.argv", [str(script), str(programs)]), redirect_stdout(output):
+        runpy.run_path(str(script))
+    return {line.split("\t")[0]: line for line in output.getvalue().splitlines()}
 
 
 @pytest.mark.parametrize("case", GOLDEN)
