@@ -10,7 +10,7 @@ EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests modules attacks test acceptance test-engines \
+.PHONY: help setup lock docs picture check lint types unit test acceptance test-engines \
     test-platforms test-rebuild test-security test-upgrade test-all demo demo-down
 
 help: ## this list
@@ -42,9 +42,9 @@ docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, t
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture
 
-# The longest come first. Three at once keep two cores busy, because some tests wait.
+# Tests come first because they take longest.
 check: $(READY) ## the inner loop: lint, types, unit and operation tests; a minute on two cores
-	@$(MAKE) --no-print-directory -j 3 --output-sync modules attacks types doctests lint
+	@$(MAKE) --no-print-directory -j 3 --output-sync unit types lint
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,17 +53,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# In parts, so that `check` uses all cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
-unit: doctests modules attacks
-
-doctests: $(READY)
-	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
-
-modules: $(READY)
-	$(BIN)/pytest -q tests/unit tests/operations
-
-attacks: $(READY)
-	$(BIN)/pytest -q tests/security/test_*.py
+unit: $(READY)
+	$(BIN)/python -m pytest -q -p tests.lanes
 
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 

@@ -1,3 +1,3 @@
 """The fixtures and settings of the unit tests."""
 
-from tests.unit.conftest import _nothing_is_remembered, fakes, pytest_collection_finish  # noqa: F401
+from tests.unit.conftest import fakes, pytest_collection_finish, pytest_runtest_setup  # noqa: F401

@@ -18,7 +18,7 @@ DOCKER = (
 case "$*" in
 "image inspect"*) exit 0;;
 *" config "*) exit 0;;
-*" up "*) cp "$STATE/../../state/record.json" "$STATE/record.at_up" 2>/dev/null; touch "$STATE/runs.$name"; exit;;
+*" up "*) cp "$XDG_STATE_HOME/record.json" "$STATE/record.at_up" 2>/dev/null; touch "$STATE/runs.$name"; exit;;
 "container inspect --format {{json .Mounts}}"*) echo "[]";;
 "container inspect"*)
     [ -e "$STATE/runs.$name" ] || exit 1

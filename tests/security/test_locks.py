@@ -67,7 +67,7 @@ def mode(path: str) -> int:
 
 def test_makes_lock_folder_private_again(common: Any) -> None:
     folder = str(Path(common.LOCK).parent)
-    Path(folder).mkdir(mode=0o755)
+    Path(folder).mkdir(mode=0o755, parents=True)
     with common.locked("models", ["", "ada"]):
         assert mode(folder) == 0o700
         assert (mode(common.LOCK), mode(common.LOCK + ".ada")) == (0o600, 0o600)
@@ -321,7 +321,7 @@ HOLDS = (
 @contextlib.contextmanager
 def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
     """Another process holds a lock, as when everybody could read the file; yields its id."""
-    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).touch()
     argv = [sys.executable, "-c", HOLDS, path, kind, str(uid)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
@@ -392,7 +392,7 @@ def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_waiter_for_replaced_lock_takes_new_one(common: Any) -> None:
     """Otherwise two runs would work at once when the holder of the old one ends."""
-    Path(common.LOCK).parent.mkdir()
+    Path(common.LOCK).parent.mkdir(parents=True)
     with open(common.LOCK, "w") as old:  # noqa: PTH123
         assert common.is_taken(old)
         Path(f"{common.LOCK}.x").touch()

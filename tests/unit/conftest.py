@@ -6,9 +6,9 @@ GPURACK_EXAMPLES names the profile: `check` (the default, for the inner loop) or
 import functools
 import gc
 import importlib
+import itertools
 import os
 import socketserver
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,22 +71,27 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, dict[str, lis
     return check
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_remembered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that somebody's own gpurack has seen are no part of a test."""
-    if "tmp_path" in request.fixturenames:
-        folder = request.getfixturevalue("tmp_path")
-    else:
-        folder = tempfile.mkdtemp(dir=request.getfixturevalue("tmp_path_factory").getbasetemp())
-    monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
+_FOLDERS = itertools.count()
+_OF_A_HOST = [
+    (importlib.import_module(module), constant, path)
     for module, constant, path in (
         ("hashes", "MEMORY", "state/sha256"),
         ("record", "RECORD", "state/record.json"),
         ("record", "LOCK", "run/record"),
         ("common", "LOCK", "run/lock"),
         ("common", "BUSY", "run/busy"),
-    ):
-        monkeypatch.setattr(importlib.import_module(module), constant, f"{folder}/{path}")
+    )
+]
+"""Module of files/, its constant, and the place of that file in a test's own folder."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Weights that somebody's own gpurack has seen are no part of a test. No fixture: each costs a millisecond."""
+    base = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    folder = f"{base}/{__name__}-{os.getpid()}-{next(_FOLDERS)}"
+    os.environ["XDG_STATE_HOME"] = f"{folder}/state"
+    for module, constant, path in _OF_A_HOST:
+        setattr(module, constant, f"{folder}/{path}")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpurack import paths
 from gpurack.operations import commands
 from gpurack.operations.commands import Refusal, carry_out, slow, write_file
 from gpurack.plan.steps import SetAside, Shell, Step
@@ -24,6 +25,13 @@ def run(command: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def _own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of files is in a folder of the test."""
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("_own_run")
 @pytest.mark.parametrize("content", ["", "a\n", "größe $HOME `x` 'y' \"z\"", "a" * 100_000])
 def test_writes_file_unchanged(tmp_path: Path, content: str) -> None:
     path = tmp_path / "new folder/it's"
@@ -33,6 +41,7 @@ def test_writes_file_unchanged(tmp_path: Path, content: str) -> None:
     assert content not in write_file(str(path), content, "640").get_raw_value() or not content
 
 
+@pytest.mark.usefixtures("_own_run")
 def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     (tmp_path / "a.gpurack-new").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,8 @@ def test_hashes_each_file_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("kept", ["", "[]", '{"x": 5}', '{"x": [1]}'])
-def test_ignores_invalid_cache(file: Path, kept: str, tmp_path: Path) -> None:
-    sums = tmp_path / "state/gpurack/sums.json"
+def test_ignores_invalid_cache(file: Path, kept: str) -> None:
+    sums = Path(os.environ["XDG_STATE_HOME"], "gpurack/sums.json")
     sums.parent.mkdir(parents=True)
     sums.write_text(kept)
     assert place(file)

@@ -143,7 +143,10 @@ def test_script_runs_in_every_shell(shell: list[str], tmp_path: Path) -> None:
     for file in DEFINES:
         root.put(file)
     told = root.says(shell)
-    assert [line for line in told if line.startswith("unit")] == ["unit ssh.service enabled", "unit cups.service masked"]
+    assert [line for line in told if line.startswith("unit")] == [
+        "unit ssh.service enabled",
+        "unit cups.service masked",
+    ]
     words = {line.split()[0] for line in told}
     assert {"file"} <= words <= {"package", "file", "job", "link", "secret", "unit", "unread", "versionlock"}
 
