@@ -1,4 +1,6 @@
-"""The package's own modules as syntax trees, for tests that lint them: each is parsed once for all of them."""
+"""The package's own modules as syntax trees, for tests that lint them. All are parsed when the first of these tests is
+collected, because processes that are forked later (tests/lanes.py) then need not.
+"""
 
 import ast
 from functools import cache
@@ -24,3 +26,7 @@ def name_of(node: ast.AST) -> str:
         parts.append(inner.attr)
         inner = inner.value
     return ".".join([inner.id, *reversed(parts)]) if isinstance(inner, ast.Name) else ast.unparse(node)
+
+
+for module in (Path(__file__).parents[1] / "gpurack").rglob("*.py"):
+    nodes(tree(module))

@@ -1,8 +1,6 @@
 """`gpurack plan` with remembered headers of weights: the map, the JSON, the exit codes."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from gpurack.commands.main import main
 from gpurack.facts import remembered
 from gpurack.facts.model import Header, HostFacts
 from gpurack.plan.models.memory import GIB
+from tests import forked
 from tests.weights import qwen, read
 
 LAB = """\
@@ -169,15 +168,12 @@ def test_json_has_gpus_as_in_inventory_and_rounded_numbers(tmp_path: Path) -> No
 
 def test_output_without_utf_8_has_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(LAB)
-    command = [
-        sys.executable,
-        "-c",
-        "from gpurack.commands.main import main; main()",
-        "plan",
-        str(tmp_path / "lab.yaml"),
-    ]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False
-    )
+
+    def program() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding="ascii")  # type: ignore[union-attr]
+        main()
+
+    done = forked.run(program, ["gpurack", "plan", str(tmp_path / "lab.yaml")])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 hosts, 6 models ? offline")
