@@ -46,9 +46,13 @@ socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
 
 
+gc.disable()  # nearly all of what is made until tests run lasts until the end
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lasts until the end, and most of its turns."""
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000)
 
 
