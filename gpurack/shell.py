@@ -15,6 +15,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import LiteralString, Self
 
 from gpurack.resources import read_text
@@ -52,7 +53,7 @@ def sh(template: LiteralString, *values: Value, **named: Value) -> Sh:
     >>> str(sh("cd {}/{} && { {}; }", "/a b", "c", sh("ls | wc -l")))
     "cd '/a b'/c && { ls | wc -l; }"
     """
-    found = list(placeholders(template))
+    found = placeholders(template)
     if sum(not place.name for place in found) != len(values) or {place.name for place in found} - {""} != set(named):
         raise TypeError(f"values do not match the placeholders of {template!r}")
     positional, text, end = iter(values), "", 0
@@ -112,8 +113,13 @@ class Placeholder:
     quoted: bool
 
 
-def placeholders(template: str) -> Iterator[Placeholder]:
+@cache  # templates are literals of this program, and a run uses each for many hosts
+def placeholders(template: str) -> tuple[Placeholder, ...]:
     """The placeholders of a template. Raises ValueError for one inside single quotes and for unclosed quotes."""
+    return tuple(_placeholders(template))
+
+
+def _placeholders(template: str) -> Iterator[Placeholder]:
     inside, position = [""], 0  # "", a quote, or "(" for `$(…)`, whose content is unquoted inside double quotes
     while position < len(template):
         char, now = template[position], inside[-1]

@@ -84,7 +84,7 @@ def wrong_template(call: ast.Call, name: str) -> Iterator[str]:
     if name != "sh":
         return
     try:
-        places = list(placeholders(template.value))
+        places = placeholders(template.value)
     except ValueError as error:
         yield str(error)
         return

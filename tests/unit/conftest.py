@@ -43,7 +43,7 @@ os.environ["PATH"] = f"{HOSTS_PATH}:{os.environ['PATH']}"
 socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 
 # For each inventory pyinfra reads the metadata of all installed packages anew.
-inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
+connectors.get_all_connectors = inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
 
 
 gc.disable()  # nearly all of what is made until tests run lasts until the end
