@@ -31,6 +31,8 @@ class Lane:
         self, session: pytest.Session, queue: int, files: list[list[pytest.Item]], reports: Connection
     ) -> None:
         self.session, self.queue, self.files, self.reports = session, queue, files, reports
+        self.seconds: Counter[str] = Counter()
+        self.waiting: list[Any] = []
 
     def run(self) -> None:
         plugins = self.session.config.pluginmanager
@@ -46,22 +48,24 @@ class Lane:
             following = next(tests, None)
             test.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
             test = following
-        self.reports.send(("done", {}))
+        self.reports.send(("done", self.seconds))
 
     def _tests(self) -> Iterator[pytest.Item]:
         while number := os.read(self.queue, 2):
             yield from self.files[struct.unpack("H", number)[0]]
 
-    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
-        self.reports.send(("logstart", {"nodeid": nodeid, "location": location}))
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.reports.send(("begun", nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        config = self.session.config
-        data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        self.reports.send(("logreport", data))
+        self.seconds[report.location[0]] += report.duration
+        if report.when == "call" or not report.passed:  # nobody reads the others, which would cost seconds
+            config = self.session.config
+            self.waiting.append(config.hook.pytest_report_to_serializable(config=config, report=report))
 
     def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
-        self.reports.send(("logfinish", {"nodeid": nodeid, "location": location}))
+        self.reports.send(("ended", (nodeid, location, self.waiting)))
+        self.waiting = []
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
         said = f"{warning_message.category.__name__}: {warning_message.message}"
@@ -120,19 +124,21 @@ def _replay(session: pytest.Session, lanes: dict[Connection, int]) -> Counter[st
                 kind, data = lane.recv()
             except EOFError:
                 raise session.Interrupted(f"the process of {begun[lane]} ended") from None
-            if kind == "done":
-                del lanes[lane]
-            elif kind == "logreport":
-                report = hook.pytest_report_from_serializable(config=session.config, data=data)
-                seconds[report.location[0]] += report.duration
-                hook.pytest_runtest_logreport(report=report)
+            if kind == "begun":
+                begun[lane] = data
+            elif kind == "ended":
+                nodeid, location, reports = data
+                for each in reports:
+                    report = hook.pytest_report_from_serializable(config=session.config, data=each)
+                    hook.pytest_runtest_logreport(report=report)
+                hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
             elif kind == "warning":
                 message = warnings.WarningMessage(data["said"], pytest.PytestWarning, *data["place"])
                 where = {"when": data["when"], "nodeid": data["nodeid"], "location": None}
                 hook.pytest_warning_recorded.call_historic(kwargs={"warning_message": message, **where})
             else:
-                begun[lane] = data["nodeid"]
-                getattr(hook, f"pytest_runtest_{kind}")(**data)
+                seconds.update(data)
+                del lanes[lane]
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
