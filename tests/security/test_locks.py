@@ -177,7 +177,7 @@ HANGING = {
 def test_kills_hanging_program(common: Any, script: str) -> None:
     begun = time.monotonic()
     with pytest.raises(common.TimeIsUp):
-        common.run("sh", "-c", script, limit=1)
+        common.run("sh", "-c", script, limit=0.3)
     assert time.monotonic() - begun < 8
 
 
@@ -190,7 +190,7 @@ def test_does_not_wait_for_children_of_program(common: Any) -> None:
 def test_kills_silent_pull(common: Any) -> None:
     begun = time.monotonic()
     with pytest.raises(common.TimeIsUp):
-        common.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=1)
+        common.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=0.3)
     assert time.monotonic() - begun < 8
 
 

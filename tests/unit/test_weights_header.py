@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +29,8 @@ SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2
 
 def by_the_package(path: Path) -> tuple[int, dict[str, Any]]:
     """(bytes of tensors, values) as read by ggml's own Python package."""
+    import gguf  # not above: where numpy is imported, hypothesis seeds its random numbers for each example of all tests
+
     file = gguf.GGUFReader(path)
     return sum(int(tensor.n_bytes) for tensor in file.tensors), {
         key: field.contents() for key, field in file.fields.items()
@@ -51,6 +51,9 @@ def test_reads_testbed_models_like_gguf_package(tmp_path: Path, layers: int, hid
 
 def written(path: Path, blocks: list[int], **values: Any) -> Path:
     """A file written by the package, with this many blocks of Q4_K tensors, and values of every type."""
+    import gguf
+    import numpy
+
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(len(blocks))
     writer.add_head_count_kv([2] * len(blocks))
