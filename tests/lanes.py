@@ -51,8 +51,14 @@ class Lane:
         self.reports.send(("done", self.seconds))
 
     def _tests(self) -> Iterator[pytest.Item]:
-        while number := os.read(self.queue, 2):
-            yield from self.files[struct.unpack("H", number)[0]]
+        """The tests of the next files. Each file has a folder of its own, because tmp_path lists all that is in it."""
+        factory = self.session.config._tmp_path_factory  # type: ignore[attr-defined]
+        base = factory.getbasetemp()
+        while packed := os.read(self.queue, 2):
+            (number,) = struct.unpack("H", packed)
+            factory._basetemp = base / str(number)
+            factory._basetemp.mkdir(mode=0o700)
+            yield from self.files[number]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.reports.send(("begun", nodeid))

@@ -45,7 +45,6 @@ socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 # For each inventory pyinfra reads the metadata of all installed packages anew.
 connectors.get_all_connectors = inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
 
-
 gc.disable()  # nearly all of what is made until tests run lasts until the end
 
 
@@ -53,7 +52,7 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector what lasts until the end, and most of its turns."""
     gc.freeze()
     gc.enable()
-    gc.set_threshold(20_000)
+    gc.set_threshold(100_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,7 +89,7 @@ _OF_A_HOST = [
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Weights that somebody's own gpurack has seen are no part of a test. No fixture: each costs a millisecond."""
+    """Give the test a memory, a record and locks of its own. A fixture for it would cost three times as much."""
     base = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
     folder = f"{base}/{__name__}-{os.getpid()}-{next(_FOLDERS)}"
     os.environ["XDG_STATE_HOME"] = f"{folder}/state"
