@@ -9,6 +9,8 @@ HUB_CACHE = "gpurack fetches weights itself, once for all models of the host (we
 OWN_VOLUME = "gpurack keeps this in a volume of its own, which starts empty"
 CONNECTS_TO = "connects_to"
 CONTEXT = "context"
+NODES = "nnodes"
+"""The flag of engines that run over several hosts, for their number."""
 SWITCHES = frozenset({
     "trust-remote-code", "enforce-eager", "enable-prefix-caching", "enable-chunked-prefill", "enable-auto-tool-choice",
     "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",

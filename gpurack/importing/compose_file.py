@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gpurack.importing import built, docker_run
+from gpurack.importing import built, docker_run, gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 
 AS_IT_IS = {
@@ -116,16 +116,12 @@ def service(
                 Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
                         "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
-    by_cdi = docker_run.cdi_gpus(list(map(str, settings.get("devices") or [])))
-    if by_cdi:
-        settings["devices"] = [device for device in settings["devices"] if not str(device).startswith(docker_run.CDI)]
     compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
     for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
         del settings[key]
     deploy = settings.pop("deploy", None) or {}
     devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
-    gpus = gpus_of_service(settings.pop("gpus", None) or devices) or by_cdi
     limits = deploy.get("resources", {}).get("limits")
     if limits:
         compose["deploy"] = {"resources": {"limits": limits}}
@@ -134,9 +130,15 @@ def service(
     environment, unset = environment_of(settings.pop("environment", None))
     if unset:
         compose["environment"] = unset
-    gpus, environment, remark = docker_run.with_runtime(gpus, settings.pop("runtime", None), environment)
-    if remark:
-        findings.append(Finding("changed", where, remark))
+    given = gpus.given(
+        gpus.reserved(settings.pop("gpus", None) or devices),
+        compose.pop("devices", []),
+        settings.pop("runtime", None),
+        environment,
+    )
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += docker_run.given_findings(given, where)
     network = settings.pop("network_mode", None)
     if network and network not in ("host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
@@ -147,10 +149,10 @@ def service(
         image=image,
         command=tuple(argv(command)),
         entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
-        environment=environment,
+        environment=given.environment,
         mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
         ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
-        gpus=gpus,
+        gpus=given.gpus,
         host_network=network == "host",
         compose=compose,
     )
@@ -222,19 +224,3 @@ def ports(settings: Any) -> list[Port]:
     return [
         Port(str(settings.get("host_ip", "")), outside, int(settings["target"]), str(settings.get("protocol", "tcp")))
     ]
-
-
-def gpus_of_service(devices: Any) -> str | int | tuple[str, ...] | None:
-    """The GPUs of `gpus: all` or of device reservations (NVIDIA's driver or CDI)."""
-    if not devices:
-        return None
-    if isinstance(devices, str):
-        return docker_run.gpus_of(devices)
-    ids: list[str] = []
-    for device in devices:
-        if device.get("device_ids"):
-            ids += [str(item).removeprefix("nvidia.com/gpu=") for item in device["device_ids"]]
-        else:
-            count = device.get("count", "all")
-            return "all" if count in ("all", -1) else int(count)
-    return tuple(ids)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpurack.importing.gpus import Gpus
+
 Kind = Literal["open", "changed", "left out"]
 
 
@@ -70,7 +72,7 @@ class ContainerRun:
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     ports: tuple[Port, ...] = ()
-    gpus: str | int | tuple[str, ...] | None = None
+    gpus: Gpus = None
     host_network: bool = False
     interactive: bool = False
     detached: bool = True

@@ -3,9 +3,10 @@
 import argparse
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from gpurack.importing import gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 
 FLAGS = (
@@ -39,10 +40,8 @@ COMPOSE = {
     "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
 }  # fmt: skip
 """Options of docker run → Compose's field with the same value."""
-CDI = "nvidia.com/gpu="
 OLD_DOCKER = "nvidia-docker"
 """The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
-AMD = ("/dev/kfd", "/dev/dri")
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
     "detach",
@@ -132,11 +131,6 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     def changed(what: str) -> None:
         findings.append(Finding("changed", where, what))
 
-    by_cdi = [device for device in options.get("device", []) if device.startswith(CDI)]
-    if "device" in options:
-        options["device"] = [device for device in options["device"] if device not in by_cdi]
-    if not options.get("device"):
-        options.pop("device", None)
     compose = {COMPOSE[name]: options.pop(name) for name in list(options) if name in COMPOSE}
     compose |= _other_fields(options)
     network = options.pop("network", None) or options.pop("net", None)
@@ -155,30 +149,25 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         long_mount(text) for text in options.pop("mount", [])
     ]
     ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
-    gpus = gpus_of(options.pop("gpus", None)) or cdi_gpus(by_cdi)
-    if set(AMD) <= set(compose.get("devices", [])):
-        gpus = "all"
-        compose["devices"] = [device for device in compose["devices"] if device not in AMD]
-        if not compose["devices"]:
-            del compose["devices"]
-        changed("--device /dev/kfd and /dev/dri are left out: `gpus` adds the devices of AMD GPUs.")
-    runtime = options.pop("runtime", None)
-    gpus, environment, remark = with_runtime(gpus, runtime, environment)
-    if remark:
-        changed(remark)
+    given = gpus.given(
+        gpus.option(options.pop("gpus", None)), compose.pop("devices", []), options.pop("runtime", None), environment
+    )
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += given_findings(given, where)
     if unset:
         compose["environment"] = unset
-    entrypoint = options.pop("entrypoint", None)
+    entrypoint = options.pop("entrypoint", None)  # "" takes the image's entry point away
     run = ContainerRun(
         where=where,
         name=options.pop("name", None),
         image=options.pop("image"),
         command=tuple(options.pop("command")),
-        entrypoint=(entrypoint,) if entrypoint else None,
-        environment=environment,
+        entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
+        environment=given.environment,
         mounts=tuple(mounts),
         ports=tuple(ports),
-        gpus=gpus,
+        gpus=given.gpus,
         host_network=network == "host",
         interactive=bool(options.get("interactive")),
         detached=bool(options.get("detach")),
@@ -188,6 +177,13 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         shown = f" {options[name]}" if options[name] is not True else ""
         findings.append(Finding("open", where, f"--{name}{shown} was not converted. Set it in compose: {{…}}."))
     return run, findings
+
+
+def given_findings(given: gpus.Given, where: str) -> list[Finding]:
+    """The findings about a container's GPUs."""
+    return [Finding("changed", where, what) for what in given.changed] + [
+        Finding("open", where, what) for what in given.open
+    ]
 
 
 def plain(words: Sequence[str]) -> list[str]:
@@ -296,50 +292,3 @@ def ports_of(text: str) -> list[Port]:
 def _range(text: str) -> list[int]:
     first, _, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1))
-
-
-def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
-    """The value of --gpus: `all`, `2`, `count=2`, or `device=0,1` with or without Docker's quotes.
-
-    >>> gpus_of('"device=0,1"'), gpus_of("all"), gpus_of("2")
-    (('0', '1'), 'all', 2)
-    """
-    if not text:
-        return None
-    plain = text.strip("\"'")
-    if plain == "all" or "count=all" in plain or "count=-1" in plain:
-        return "all"
-    if plain.isdigit():
-        return int(plain)
-    found = re.search(r"device=([^\"']*)", plain)
-    if found:
-        ids = re.split(r",(?=[a-z]+=)", found[1])[0]
-        return tuple(part.strip() for part in ids.split(",") if part.strip())
-    counted = re.search(r"count=(\d+)", plain)
-    return int(counted[1]) if counted else "all"
-
-
-def cdi_gpus(devices: Sequence[str]) -> str | tuple[str, ...] | None:
-    """The GPUs of `--device nvidia.com/gpu=…`."""
-    ids = tuple(device.removeprefix(CDI) for device in devices if device.startswith(CDI))
-    return "all" if "all" in ids else ids or None
-
-
-def with_runtime(
-    gpus: Any, runtime: str | None, environment: Mapping[str, str]
-) -> tuple[Any, dict[str, str], str | None]:
-    """(gpus, remaining variables, finding or None): the GPUs of --runtime nvidia are NVIDIA_VISIBLE_DEVICES, or all."""
-    rest = dict(environment)
-    visible = rest.pop("NVIDIA_VISIBLE_DEVICES", None)
-    rest.pop("NVIDIA_DRIVER_CAPABILITIES", None) if visible or runtime == "nvidia" else None
-    if runtime not in (None, "nvidia", "runc"):
-        return gpus, rest, f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.'
-    if gpus is None and (runtime == "nvidia" or visible):
-        shown = visible or "all"
-        if shown in ("none", "void", ""):
-            return None, rest, None
-        found: Any = "all" if shown == "all" else tuple(shown.split(","))
-        return found, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
-    if runtime == "nvidia":
-        return gpus, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
-    return gpus, rest, None

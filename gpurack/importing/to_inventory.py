@@ -2,11 +2,12 @@
 
 from gpurack.engines import ENGINES
 from gpurack.engines.custom import Custom
+from gpurack.engines.dialect import NODES
 from gpurack.importing import built, jobs, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, convert_address
 from gpurack.importing.arguments import convert_args, convert_own_flags, environment_to_flags
-from gpurack.importing.cards import convert_gpus, convert_parallelism
+from gpurack.importing.cards import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.command import read_arguments
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.image import choose_engine, convert_image
@@ -49,7 +50,8 @@ def entry_in(t: Translation) -> Entry | None:
         t.findings = []
         t.note("left out", f"not a service: {run.image} publishes no port and runs in the foreground.")
         return None
-    arguments = read_arguments(t)
+    slices = keep_slices(t)
+    arguments = None if slices else read_arguments(t)
     t.listens = None
     in_front = run.interactive and not run.detached
     if arguments is None and (run.running or in_front) and not run.ports and not run.host_network:
@@ -64,6 +66,10 @@ def entry_in(t: Translation) -> Entry | None:
             t.compose["x-ready"] = t.engine.ready_path
         t.engine, arguments = ENGINES[Custom.name], flags_of.Flags()
     t.flags = arguments
+    if hosts := hosts_of(t):
+        t.findings = []
+        t.note("open", f"not imported: it runs over {hosts} hosts (--{NODES}), and an entry runs on one host.")
+        return None
     t.fields["engine"] = t.engine.name
     convert_image(t, image)
     environment_to_flags(t)

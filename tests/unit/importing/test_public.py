@@ -1,0 +1,148 @@
+"""Shapes of public compose files and scripts: each imports as what it means, or says what it cannot.
+
+`public/` has them, reduced and in own words. An entry is `custom` with the original's own words where no other means
+exactly the same. What no entry can mean is a finding.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.importing.reader import Imported, read
+
+FOLDER = Path(__file__).parent / "public"
+
+
+def imported(name: str, **options: Any) -> Imported:
+    return read((FOLDER / name).read_text(encoding="utf-8"), **options)
+
+
+def entries(result: Imported) -> dict[str, dict[str, Any]]:
+    """All entries by name."""
+    return {**result.models, **result.services, **result.jobs}
+
+
+def only(text: str) -> dict[str, Any]:
+    """The fields of the one entry of a text."""
+    [fields] = entries(read(text)).values()
+    return fields
+
+
+def told(result: Imported, kind: str = "open") -> str:
+    """The findings of a kind, one a line."""
+    return "\n".join(str(finding) for finding in result.findings if finding.kind == kind)
+
+
+# --- GPUs ------------------------------------------------------------------------------------------------------------
+
+VLLM = "vllm/vllm-openai:v0.19.0 --model a/b"
+LLAMA = "ghcr.io/ggml-org/llama.cpp"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"),
+    [
+        ("gb10.sh", {"chat": [0]}),
+        ("amd-devices-compose.yml", {"chat": [0, 1]}),
+        ("amd-render-node.sh", {"chat": [1]}),
+        ("amd-run-exact.sh", {"chat": [0]}),
+        ("vulkan-dri.sh", {"chat": "all"}),
+        ("cuda-visible-devices-one.sh", {"chat": [1]}),
+        ("cdi-device-ids.yml", {"llm": [0], "ollama": "all", "whisper": "all"}),
+        ("open-webui-cuda.sh", {"webui": None}),
+        ("nvidia-visible-devices.yml", {"webui": None}),
+    ],
+)
+def test_public_shape_keeps_its_gpus(name: str, gpus: dict[str, Any]) -> None:
+    found = entries(imported(name))
+    assert {key: fields.get("gpus") for key, fields in found.items()} == gpus
+    assert not any("devices" in fields.get("compose", {}) for fields in found.values())
+    assert not any("CUDA_VISIBLE_DEVICES" in fields.get("env", {}) for fields in found.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [
+        ("--device nvidia.com/gpu=all", "all"),
+        ("--gpus device=nvidia.com/gpu=1", [1]),
+        ("--device /dev/nvidia1 --device /dev/nvidiactl --device /dev/nvidia-uvm", [1]),
+        ("--device /dev/nvidia2:/dev/nvidia2:rwm", [2]),
+        ("--device /dev/kfd:/dev/kfd --device /dev/dri:/dev/dri", "all"),
+        ("--device=/dev/kfd --device=/dev/dri/card1 --device=/dev/dri/renderD130", [2]),
+        ("--device amd.com/gpu=0", [0]),
+        ("--gpus all -e CUDA_VISIBLE_DEVICES=2,3", [2, 3]),
+        ("--gpus '\"device=4,5\"' -e CUDA_VISIBLE_DEVICES=1", [5]),
+        ("--gpus 2 -e CUDA_VISIBLE_DEVICES=0", [0]),
+        ("--gpus all -e CUDA_VISIBLE_DEVICES=GPU-1a2b", ["GPU-1a2b"]),
+        ("--gpus all -e CUDA_VISIBLE_DEVICES=-1", []),
+        ("--device /dev/kfd --device /dev/dri -e ROCR_VISIBLE_DEVICES=2,3 -e HIP_VISIBLE_DEVICES=1", [3]),
+        ("--runtime nvidia -e NVIDIA_VISIBLE_DEVICES=1 -e CUDA_VISIBLE_DEVICES=0", [1]),
+        ("", []),
+    ],
+)
+def test_unknown_image_keeps_its_gpus(options: str, gpus: Any) -> None:
+    fields = only(f"docker run -d --name one -p 9000:9000 {options} lab/asr:1")
+    assert fields["gpus"] == gpus
+    assert not {"devices"} & set(fields.get("compose", {}))
+    assert "env" not in fields
+
+
+def test_amd_form_of_compose_devices_is_read() -> None:
+    long = "devices: [{source: /dev/kfd, target: /dev/kfd}, {source: /dev/dri, target: /dev/dri}, /dev/fuse]"
+    fields = only(f"services:\n  one:\n    image: lab/x:1\n    ports: ['80:80']\n    {long}\n")
+    assert (fields["gpus"], fields["compose"]) == ("all", {"devices": ["/dev/fuse"]})
+
+
+@pytest.mark.parametrize("variant", ["server-vulkan-b8000", "server-vulkan", "server-intel-b8000"])
+def test_graphics_node_is_a_gpu(variant: str) -> None:
+    node = "docker run -d --name a1 -p 8080:8080 -v /m:/m --device /dev/dri/renderD129"
+    assert only(f"{node} {LLAMA}:{variant} -m /m/a.gguf")["gpus"] == [1]
+
+
+def test_graphics_device_of_unknown_image_stays_and_is_said() -> None:
+    result = read("docker run -d --name films -p 8096:8096 --device /dev/dri lab/jellyfin:10")
+    assert result.models["films"]["compose"]["devices"] == ["/dev/dri"]
+    assert "Set `gpus` if a model computes there" in told(result)
+
+
+@pytest.mark.parametrize("ids", ["MIG-1a", "MIG-GPU-1a/1/0", "0:1"])
+def test_mig_slice_is_kept_in_words_of_compose(ids: str) -> None:
+    result = read(f"docker run -d --name one --gpus device={ids} -p 80:8000 {VLLM}")
+    fields = result.models["one"]
+    [device] = fields["compose"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (fields["engine"], device["device_ids"], fields["compose"]["command"]) == (
+        "custom",
+        [ids],
+        ["--model", "a/b"],
+    )
+    assert "gpurack gives out whole GPUs only" in told(result)
+
+
+def test_engine_that_needs_a_gpu_says_that_the_text_gives_none() -> None:
+    result = read(f"docker run -d --name one -p 80:8000 {VLLM}")
+    assert result.models["one"]["gpus"] == []
+    assert "was given no GPU in this text" in told(result)
+
+
+def test_web_ui_with_gpus_has_none_and_says_so() -> None:
+    for name in ("open-webui-cuda.sh", "nvidia-visible-devices.yml"):
+        assert "`gpus` is left out" in told(imported(name), "changed")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "lmsysorg/sglang:v0.5.4 python3 -m sglang.launch_server --model-path org/Big --tp 16 --nnodes 2",
+        "vllm/vllm-openai:v0.19.0 --model org/Big -tp 16 --nnodes 4 --node-rank 1",
+        "vllm/vllm-openai:v0.19.0 org/Big --nnodes=$NODES",
+    ],
+)
+def test_model_over_several_hosts_is_not_imported(command: str) -> None:
+    result = read(f"docker run -d --name node0 --gpus all --network=host {command}")
+    assert not entries(result)
+    assert "an entry runs on one host" in told(result)
+
+
+def test_public_model_over_several_hosts_is_not_imported() -> None:
+    assert "not imported: it runs over 2 hosts" in told(imported("sglang-two-nodes.sh"))
