@@ -24,7 +24,7 @@ class Dialect:
     """How users start an engine by hand.
 
     images: pattern for the end of the image's name, without tag. moved: an image's former name → its name today.
-    known_by: flags that identify the engine in an unknown image.
+    known_by: flags that identify the engine in an unknown image, beside `model`.
 
     programs: the words with which its command may begin, before the flags. positional: may its first word be the
     weights? short: short and old flags → the long flag of today. one_dash: flags of several letters with one dash.

@@ -93,7 +93,7 @@ TASKS: Mapping[str, Mapping[str, ArgValue]] = {
 """Values of the removed --task → the flags that replace them."""
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
-    known_by=("model", "served-model-name", "tensor-parallel-size"),
+    known_by=("served-model-name", "max-model-len", "gpu-memory-utilization", "tensor-parallel-size"),
     programs=(("vllm", "serve"), *python("vllm.entrypoints.openai.api_server")),
     positional=True,
     short={

@@ -148,7 +148,7 @@ def service(
         name=settings.pop("container_name", None) or name,
         image=image,
         command=tuple(argv(command)),
-        entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
+        entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
         environment=given.environment,
         mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
         ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),

@@ -107,7 +107,7 @@ def convert_compose(t: Translation) -> None:
     if t.unknown:
         if t.run.command:
             t.compose["command"] = list(t.run.command)
-        if t.run.entrypoint:
+        if t.run.entrypoint is not None:
             t.compose["entrypoint"] = list(t.run.entrypoint)
     if t.engine.shared_memory:
         own = f"gpurack gives {t.engine.name} up to {t.engine.shared_memory} of shared memory (shm_size)"

@@ -106,6 +106,10 @@ class Translation:
             return self.absolute(inside), mount
         return None
 
+    def in_mount(self, path: str) -> bool:
+        """True if a path in the container is in a mount."""
+        return any(mount.inside(path) is not None for mount in self.run.mounts)
+
     def absolute(self, path: str) -> str:
         """A path of the host with `.`, `~` and Windows drives resolved, if that is possible."""
         windows = WINDOWS.match(path)

@@ -28,11 +28,12 @@ class Command:
 
 @dataclass
 class Script:
-    """The commands of a text. comments: (where, text) of comment lines."""
+    """The commands of a text. comments: (where, text) of comment lines. exported: variables that commands get."""
 
     commands: list[Command] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     comments: list[tuple[str, str]] = field(default_factory=list)
+    exported: dict[str, str] = field(default_factory=dict)
 
 
 def read(
@@ -64,10 +65,17 @@ def read(
                 name = words[0].partition("=")[0]
                 script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
                 continue
+            exports = words[:1] == ["export"]
+            script.exported |= {name: value for name, equals, value in map(halves, words[1:]) if equals and exports}
             words = assign(words, undefined, known)
             if words:
                 script.commands.append(Command(where, tuple(words), undefined))
     return script
+
+
+def halves(word: str) -> tuple[str, str, str]:
+    """The two sides of an assignment."""
+    return word.partition("=")
 
 
 def first_words(part: str) -> str:

@@ -146,3 +146,103 @@ def test_model_over_several_hosts_is_not_imported(command: str) -> None:
 
 def test_public_model_over_several_hosts_is_not_imported() -> None:
     assert "not imported: it runs over 2 hosts" in told(imported("sglang-two-nodes.sh"))
+
+
+# --- programs, not words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["entrypoint-bash-c.yml", "entrypoint-bash-noslash.yml", "entrypoint-usr-bin-python3.yml"]
+)
+def test_public_program_is_the_engine_behind_its_shell(name: str) -> None:
+    fields = imported(name).models["llm"]
+    assert (fields["engine"], fields["weights"], fields["context"]) == ("vllm", {"hf": "Qwen/Qwen3-8B"}, 8192)
+    assert not {"args", "compose"} & set(fields)
+
+
+RUN = "docker run -d --name one --gpus device=0 -p 8000:8000"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--entrypoint /usr/local/bin/vllm vllm/vllm-openai:v0.19.0 serve a/b --max-model-len 8192",
+        "--entrypoint tini vllm/vllm-openai:v0.19.0 -s -- vllm serve a/b --max-model-len 8192",
+        "--entrypoint /bin/sh vllm/vllm-openai:v0.19.0 -ec 'exec vllm serve a/b --max-model-len 8192'",
+        "--entrypoint bash -e LONG=8192 vllm/vllm-openai:v0.19.0 -lc 'vllm serve a/b --max-model-len $LONG'",
+        "--entrypoint python3.12 vllm/vllm-openai:v0.19.0 -u -m vllm.entrypoints.openai.api_server --model a/b "
+        "--max-model-len 8192",
+        "lab/serving:3 vllm serve a/b --max-model-len 8192",
+        "lab/serving:3 /bin/bash -c 'vllm serve a/b \\\n --max-model-len 8192'",
+        "lab/serving:3 --model a/b --max-model-len 8192",
+    ],
+)
+def test_engine_is_known_by_its_program(command: str) -> None:
+    fields = only(f"{RUN} {command}")
+    assert (fields["engine"], fields["weights"], fields["context"]) == ("vllm", {"hf": "a/b"}, 8192)
+    assert "args" not in fields
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "words"),
+    [
+        ("/bin/bash", ["-c", "pip install x && vllm serve a/b"]),
+        ("sh", ["-c", "export A=1; exec vllm serve a/b"]),
+        ("sh", ["-c", "vllm serve a/b | tee /log"]),
+        ("sh", ["-c", "A=1 vllm serve a/b"]),
+        ("sh", ["-c", 'vllm serve "$@"', "sh", "a/b"]),
+        ("bash", ["-c", "vllm serve $(cat /model)"]),
+        ("/usr/bin/python3", ["/app/serve.py", "--model", "a/b"]),
+        ("/opt/start.sh", []),
+        ("/bin/sh", ["/start.sh", "a/b"]),
+    ],
+)
+def test_other_program_is_kept_in_its_own_words(entrypoint: str, words: list[str]) -> None:
+    quoted = " ".join(f"'{word}'" for word in words)
+    fields = only(f"{RUN} --entrypoint {entrypoint} vllm/vllm-openai:v0.19.0 {quoted}")
+    assert fields["engine"] == "custom"
+    assert (fields["compose"]["entrypoint"], fields["compose"].get("command", [])) == ([entrypoint], words)
+    assert "weights" not in fields
+
+
+def test_public_script_as_entrypoint_is_kept_and_asked_for() -> None:
+    result = imported("entrypoint-sh-script.yml")
+    assert result.models["chat"]["engine"] == "custom"
+    assert result.models["chat"]["compose"]["entrypoint"] == ["/bin/sh", "/start.sh"]
+    assert "--file /srv/chat/start.sh=SCRIPT" in told(result)
+
+
+@pytest.mark.parametrize(
+    "start", ["entrypoint: [/bin/sh, /start.sh]", "entrypoint: /start.sh", "command: bash /start.sh"]
+)
+def test_script_becomes_fields_if_it_only_starts_the_engine(start: str) -> None:
+    text = (
+        "services:\n  one:\n    image: vllm/vllm-openai:v0.19.0\n    gpus: all\n    ports: ['8000:8000']\n"
+        f"    volumes: ['/srv/start.sh:/start.sh']\n    {start}\n"
+    )
+    script = "#!/bin/sh\nset -e\nexport VLLM_LOGGING_LEVEL=DEBUG\necho hi\nexec vllm serve a/b --max-model-len 8192\n"
+    fields = read(text, files={"/srv/start.sh": script}).models["one"]
+    assert (fields["engine"], fields["context"], fields["env"]) == ("vllm", 8192, {"VLLM_LOGGING_LEVEL": "DEBUG"})
+    for prepared in (script.replace("echo hi", "pip install flash-attn"), script.replace("exec", "source /env;")):
+        result = read(text, files={"/srv/start.sh": prepared})
+        assert result.models["one"]["engine"] == "custom"
+        assert "before it starts vllm. It is kept" in told(result)
+
+
+def test_entry_point_that_is_taken_away_stays_away() -> None:
+    for text in (
+        f"{RUN} --entrypoint '' vllm/vllm-openai:v0.19.0 bench",
+        "services:\n  one: {image: 'vllm/vllm-openai:v0.19.0', entrypoint: [], command: bench, ports: ['1:1']}\n",
+    ):
+        assert only(text)["compose"]["entrypoint"] == []
+
+
+def test_model_flag_of_unknown_image_proves_nothing() -> None:
+    found = imported("unknown-image-model-flag.sh").models
+    assert {name: fields["engine"] for name, fields in found.items()} == {
+        "stt": "custom",
+        "sg": "sglang",
+        "tab": "custom",
+    }
+    assert (found["sg"]["weights"], found["sg"]["gpus"]) == ({"hf": "Qwen/Qwen3-8B"}, [0, 1])
+    assert found["stt"]["compose"]["command"] == ["--model", "tiny-int8", "--language", "en"]
