@@ -113,6 +113,9 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
 @click.option("--name", metavar="HOST", help="Host name to print. Default: the value of --host, or gpu1.lab.")
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="Define a variable that SOURCE uses.")
 @click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A local copy of the host's PATH.")
+@click.option(
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Also import this profile of a compose file."
+)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print a YAML inventory instead of Python.")
 def import_(
     source: Path | None,
@@ -120,6 +123,7 @@ def import_(
     name: str | None,
     variables: tuple[str, ...],
     files: tuple[str, ...],
+    profiles: tuple[str, ...],
     as_yaml: bool,
 ) -> None:
     """Convert docker commands to an inventory.
@@ -133,7 +137,7 @@ def import_(
 
     from gpurack.commands.import_ import run
 
-    sys.exit(run(source, host, name, variables, files, as_yaml))
+    sys.exit(run(source, host, name, variables, files, profiles, as_yaml))
 
 
 @main.command()

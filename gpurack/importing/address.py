@@ -42,7 +42,8 @@ def convert_address(t: Translation) -> None:
         port_number, bind = ours.host, {"": "any", "0.0.0.0": "any", "127.0.0.1": "loopback"}.get(ours.ip, ours.ip)
         if port_number is None:
             port_number = inside
-            t.note("open", f"Docker chose the port at every start; set to {inside}.")
+            why = f"its port is {ours.unset}" if ours.unset else "Docker chose the port at every start"
+            t.note("open", f"{why}; set to {inside}.")
         inside = ours.container
     elif t.run.host_network:
         port_number, bind = inside, "any"

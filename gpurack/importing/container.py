@@ -48,12 +48,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A published port. ip: "" for all addresses. host: None if Docker chooses it."""
+    """A published port. ip: "" for all addresses. host: None if Docker chooses it, or a variable (unset) does."""
 
     ip: str
     host: int | None
     container: int
     protocol: str = "tcp"
+    unset: str = ""
 
 
 @dataclass(frozen=True)

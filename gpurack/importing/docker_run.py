@@ -281,12 +281,17 @@ def ports_of(text: str) -> list[Port]:
     ip, _, outside = rest.rpartition(":")
     if rest.endswith("]") or ("." in rest and not ip):
         ip, outside = rest, ""
+    unset = outside if outside.startswith("$") else ""
+    outside = "" if unset else outside
     try:
         insides = _range(inside)
         outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
     except ValueError:
         raise Unreadable(f"-p {text} is not a valid port.") from None
-    return [Port(ip.strip("[]"), host, port, protocol or "tcp") for host, port in zip(outsides, insides, strict=False)]
+    return [
+        Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
+        for host, port in zip(outsides, insides, strict=False)
+    ]
 
 
 def _range(text: str) -> list[int]:

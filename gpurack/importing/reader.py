@@ -63,18 +63,25 @@ class Imported:
         return {"models": self.models, "services": self.services, "jobs": self.jobs}
 
 
-def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Imported:
+def read(
+    text: str,
+    variables: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),
+) -> Imported:
     """Import a shell script, a compose file or the output of `docker inspect`.
 
     variables: values of variables that the text does not define. files: path on the host → content, for files that
-    containers read (CONFIG_FILE, a start script). Raises compose_file.NoCompose, inspect.NoInspect.
+    containers read (CONFIG_FILE, a start script) or a compose file names. profiles: those of a compose file to import.
+    Raises compose_file.NoCompose, inspect.NoInspect.
     """
+    text = text.removeprefix("\ufeff")
     given = dict(variables or {})
     known = Known(variables=given, files=dict(files or {}))
     if inspect.is_inspect(text):
         runs, findings = inspect.read(text)
     elif compose_file.is_compose(text):
-        runs, findings, images = compose_file.read(text, given)
+        runs, findings, images = compose_file.read(text, given, known.files, profiles)
         services = {run.where.removeprefix("service "): run.name or "" for run in runs}
         known = replace(known, names=services, images=images)
     else:

@@ -22,6 +22,7 @@ replaces the old container.
 |---|---|
 | `--set model=BAAI/bge-m3` | defines a variable that the text does not define |
 | `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
+| `--profile gpu` | also imports the services of this profile of a compose file |
 | `--yaml` | prints YAML |
 
 **Exit codes.** 0: complete. 1: something is left for you to fill in or decide. 2: nothing could be read.

@@ -246,3 +246,100 @@ def test_model_flag_of_unknown_image_proves_nothing() -> None:
     }
     assert (found["sg"]["weights"], found["sg"]["gpus"]) == ({"hf": "Qwen/Qwen3-8B"}, [0, 1])
     assert found["stt"]["compose"]["command"] == ["--model", "tiny-int8", "--language", "en"]
+
+
+# --- Compose's own reading -------------------------------------------------------------------------------------------
+
+SERVICE = "services:\n  one:\n    image: lab/x:1\n    ports: ['9000:9000']\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("yaml-on-yes.yml", {"args": {"flash-attn": "on", "no-mmap": True},
+                             "env": {"LLAMA_ARG_FLASH_ATTN": "on", "LLAMA_OFFLINE": "yes"}}),
+        ("nested-default.yml", {"port": 8000, "gpus": [1], "env": {"MODE": "", "LEVEL": "info", "GPU": "0"},
+                                "compose": {"volumes": [{"type": "bind", "target": "/cache",
+                                                         "source": "/srv/data/cache"}]}}),
+        ("reset-override.yml", {"bind": "loopback", "env": {"A": "1"}}),
+        ("byte-order-mark.yml", {"engine": "vllm", "gpus": [0]}),
+        ("flow-services.yml", {"engine": "vllm", "gpus": [0]}),
+        ("second-document.yml", {"engine": "ollama", "version": "0.20.2"}),
+        ("undefined-port.yml", {"engine": "vllm", "port": 8000}),
+        ("ok-secrets-named.yml", {"engine": "vllm", "compose": {"deploy": {"resources": {
+            "limits": {"memory": "64g"}, "reservations": {"memory": "32g"}}}}}),
+    ],
+)  # fmt: skip
+def test_public_compose_file_is_read_as_compose_reads_it(name: str, fields: dict[str, Any]) -> None:
+    [found] = entries(imported(name)).values()
+    assert {key: found.get(key) for key in fields} == fields
+
+
+def test_undefined_port_is_open() -> None:
+    result = imported("undefined-port.yml")
+    assert "its port is $CHAT_PORT; set to 8000" in told(result)
+    assert imported("undefined-port.yml", variables={"CHAT_PORT": "81"}).models["chat"]["port"] == 81
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [("yes", "yes"), ("off", "off"), ("22:22", "22:22"), ("true", "true"), ("010", "010"), ("2024-01-01", "2024-01-01"),
+     ("~", None), ("1.5", "1.5"), ("'8'", "8"), ("0x1f", "31"), ("y", "y")],
+)  # fmt: skip
+def test_plain_yaml_values_are_those_of_compose(written: str, read_as: str | None) -> None:
+    assert only(f"{SERVICE}    environment: {{A: {written}}}\n").get("env", {}).get("A") == read_as
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("$A", "a"), ("${A}x", "ax"), ("$$A", "$A"), ("${N-d}", "d"), ("${E-d}", ""), ("${E:-d}", "d"),
+        ("${N:-${M:-${A}}}", "a"), ("${A:+${N:-b}}", "b"), ("${N+x}", ""), ("${A?no}", "a"), ("${N:?no}", "$N"),
+        ("$N/x", "$N/x"), ("a$", "a$"), ("${A", "${A"), ("100%", "100%"),
+    ],
+)  # fmt: skip
+def test_variables_are_those_of_compose(text: str, value: str) -> None:
+    result = read(f"{SERVICE}    environment: {{V: '{text}'}}\n", {"A": "a", "E": ""})
+    assert result.models["one"]["env"]["V"] == value
+    assert ("$N is not defined" in told(result)) == ("$N" in value)
+
+
+def test_later_document_is_merged_over_the_first() -> None:
+    over = "---\nservices:\n  one:\n    environment: [B=2]\n    ports: !override ['81:9000']\n    command: [b]\n"
+    fields = only(f"{SERVICE}    environment: {{A: 1, B: 1}}\n    command: [a]\n    volumes: ['/a:/a']\n{over}")
+    assert (fields["env"], fields["port"], fields["compose"]["command"]) == ({"A": "1", "B": "2"}, 81, ["b"])
+    assert (
+        only(f"{SERVICE}    tty: true\n---\nservices:\n  one:\n    ports: !reset null\n    gpus: all\n")["gpus"]
+        == "all"
+    )
+
+
+def test_service_has_what_it_extends() -> None:
+    base = "  base: &b\n    image: lab/x:1\n    gpus: all\n    environment: {A: '1'}\n    profiles: [never]\n"
+    text = f"services:\n{base}  one:\n    extends: base\n    profiles: !reset []\n    ports: ['80:80']\n"
+    fields = only(text)
+    assert (fields["gpus"], fields["env"], fields["port"]) == ("all", {"A": "1"}, 80)
+    elsewhere = text.replace("extends: base", "extends: {file: b.yml, service: other}")
+    result = read(elsewhere)
+    assert not result.models
+    assert "Pass that file with --file b.yml=COPY" in told(result)
+    other = "services: {other: {image: 'lab/y:2', gpus: all}}"
+    assert read(elsewhere, files={"b.yml": other}).models["one"]["image"] == "lab/y:2"
+    assert not entries(read("services: {a1: {extends: b1}, b1: {extends: a1}}"))
+
+
+def test_included_file_is_asked_for_and_read() -> None:
+    text = f"include:\n  - other.yml\n{SERVICE}"
+    assert "Pass it with --file other.yml=COPY" in told(read(text))
+    found = read(text, files={"other.yml": "services: {two: {image: 'lab/y:2', ports: ['81:81']}}"})
+    assert set(found.models) == {"one", "two"}
+
+
+def test_profile_is_chosen() -> None:
+    result = imported("profiles.yml")
+    assert not entries(result)
+    assert all(f"Choose it with --profile {name}" in told(result) for name in ("cpu", "gpu"))
+    assert {name: fields["gpus"] for name, fields in imported("profiles.yml", profiles=["gpu"]).models.items()} == {
+        "ollama-gpu": [0]
+    }
+    assert set(imported("profiles.yml", profiles=["*"]).models) == {"ollama-cpu", "ollama-gpu"}
