@@ -52,6 +52,7 @@ def convert_address(t: Translation) -> None:
         port_number, bind = inside, "loopback"
         t.note("open", f"publishes no port; gpurack publishes {inside} on the host's loopback. Set `bind` to make it "
               "reachable.")  # fmt: skip
+    t.inside = (listens or inside, inside if t.unknown else engine.port)
     if t.unknown and inside != port_number:
         t.compose["expose"] = [str(inside)]
     t.fields["port"], t.fields["bind"] = port_number, bind

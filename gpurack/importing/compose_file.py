@@ -128,6 +128,9 @@ def service(
                         "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
     compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
+    networks = settings.get("networks")
+    joined = networks.values() if isinstance(networks, Mapping) else ()
+    aliases = [name, *(str(alias) for network in joined if network for alias in network.get("aliases") or [])]
     for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
         del settings[key]
@@ -164,6 +167,7 @@ def service(
         mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
         ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
         gpus=given.gpus,
+        aliases=tuple(aliases),
         host_network=network == "host",
         compose=compose,
     )

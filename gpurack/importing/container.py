@@ -62,7 +62,8 @@ class ContainerRun:
     """Everything a container was started with.
 
     where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
-    host_network: uses the host's network. running: found on a host. compose: all other settings as Compose fields.
+    aliases: other names by which containers reach it. host_network: uses the host's network. running: found on a host.
+    compose: all other settings as Compose fields.
     """
 
     where: str
@@ -74,6 +75,7 @@ class ContainerRun:
     mounts: tuple[Mount, ...] = ()
     ports: tuple[Port, ...] = ()
     gpus: Gpus = None
+    aliases: tuple[str, ...] = ()
     host_network: bool = False
     interactive: bool = False
     detached: bool = True

@@ -168,6 +168,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         mounts=tuple(mounts),
         ports=tuple(ports),
         gpus=given.gpus,
+        aliases=(*options.pop("network-alias", []), *options.pop("net-alias", [])),
         host_network=network == "host",
         interactive=bool(options.get("interactive")),
         detached=bool(options.get("detach")),

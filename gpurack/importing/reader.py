@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack.engines.base import Engine
-from gpurack.importing import built, compose_file, docker_run, inspect, recognise, secret, words
+from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
@@ -82,12 +82,16 @@ def read(
         runs, findings = inspect.read(text)
     elif compose_file.is_compose(text):
         runs, findings, images = compose_file.read(text, given, known.files, profiles)
-        services = {run.where.removeprefix("service "): run.name or "" for run in runs}
-        known = replace(known, names=services, images=images)
+        known = replace(known, images=images)
     else:
         runs, findings, known = import_script(text, known)
-    known = replace(known, names={**{run.name: run.name for run in runs if run.name}, **known.names})
+    runs, pulls, pullers = helpers.without_pullers(runs)
+    findings += [pulled_by(*puller) for puller in pullers]
+    named = {name: run.name for run in runs if run.name for name in (run.name, *run.aliases)}
+    published_by = {number: run.name for run in runs if run.name for number in published_ports(run)}
+    known = replace(known, names={**named, **known.names}, pulls={**known.pulls, **pulls}, published=published_by)
     imported = Imported(findings=findings)
+    made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
         try:
             entry, found = entry_of(run, known)
@@ -99,11 +103,33 @@ def read(
             continue
         imported.findings += found
         if entry:
-            add(imported, entry)
+            made.append((entry, run))
         elif run.running:  # drop findings about a container that is not imported
             imported.findings = [one for one in imported.findings if one.where != run.where or one in found]
+    known_names = names.targets(runs, [entry for entry, _ in made])
+    published = {
+        entry.fields["port"]: known_names[run.name] for entry, run in made if run.name and entry.fields.get("port")
+    }
+    for entry, run in made:
+        imported.findings += names.adapt(entry, run, known_names, published)
+        add(imported, entry)
     imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
     return imported
+
+
+def published_ports(run: ContainerRun) -> list[int]:
+    """The ports of the host on which a container listens."""
+    engine = recognise.engine_of(run.image)
+    if run.host_network:
+        return [engine.port] if engine else []
+    return [port.host for port in run.ports if port.host]
+
+
+def pulled_by(run: ContainerRun, models: Sequence[str], server: str) -> Finding:
+    """The finding for a container that only pulls models."""
+    if server:
+        return Finding("changed", run.where, f"only pulls {', '.join(models)}, which became `pull` of {server}.")
+    return Finding("open", run.where, f"only pulls {', '.join(models)}. Add them to `pull` of an entry.")
 
 
 def line_of(finding: Finding) -> int:

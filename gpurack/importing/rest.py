@@ -7,6 +7,7 @@ from typing import Any
 from gpurack.engines.dialect import CONNECTS_TO
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
+from gpurack.importing.names import HERE
 from gpurack.importing.translation import Translation
 from gpurack.spec.secret_names import holds_secret
 
@@ -47,8 +48,11 @@ def convert_connections(t: Translation) -> None:
         if t.dialect.variables.get(name) != CONNECTS_TO:
             continue
         for url in filter(None, value.split(";")):
-            host = re.sub(r"^https?://", "", url).split("/")[0].split(":")[0]
-            if host in t.known.names:
+            host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
+            here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
+            if here and int(port) in t.known.published:
+                names.append(t.known.published[int(port)])
+            elif host in t.known.names:
                 names.append(t.known.names[host])
             else:
                 t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")

@@ -3,13 +3,13 @@
 from gpurack.engines import ENGINES
 from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import NODES
-from gpurack.importing import built, jobs, recognise, secret
+from gpurack.importing import built, helpers, jobs, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, convert_address
 from gpurack.importing.arguments import convert_args, convert_own_flags, environment_to_flags
 from gpurack.importing.cards import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.command import read_arguments
-from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.container import ContainerRun, Finding, Kind
 from gpurack.importing.image import choose_engine, convert_image
 from gpurack.importing.rest import (
     convert_compose,
@@ -21,6 +21,7 @@ from gpurack.importing.rest import (
 from gpurack.importing.translation import Entry, Known, Translation
 from gpurack.importing.weights import convert_weights
 from gpurack.spec.fields import in_order
+from gpurack.spec.image_ref import split
 from gpurack.spec.model import Job, Model
 
 
@@ -49,6 +50,12 @@ def entry_in(t: Translation) -> Entry | None:
     if t.unknown and not run.ports and not run.host_network and (run.interactive or not run.detached):
         t.findings = []
         t.note("left out", f"not a service: {run.image} publishes no port and runs in the foreground.")
+        return None
+    exposed = [str(port) for port in run.compose.get("expose") or []]
+    if t.unknown and not run.ports and not run.host_network and not (run.gpus is not None and exposed):
+        t.findings = []
+        kind: Kind = "left out" if run.gpus is None else "open"
+        t.note(kind, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means.")
         return None
     slices = keep_slices(t)
     arguments = None if slices else read_arguments(t)
@@ -85,8 +92,16 @@ def entry_in(t: Translation) -> Entry | None:
     convert_pulls(t)
     convert_mounts(t)
     convert_compose(t)
-    kind = "services" if t.engine.service else "models"
-    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host)
+    names_others = any(name in text for text in run.environment.values() for name in others_of(t))
+    helper = t.unknown and not t.gpus and (helpers.is_helper(split(run.image)[0]) or names_others)
+    kind = "services" if t.engine.service or helper else "models"
+    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host, t.inside)
+
+
+def others_of(t: Translation) -> list[str]:
+    """The beginnings of addresses of the text's other containers."""
+    own = {t.run.name, *t.run.aliases}
+    return [f"//{name}{end}" for name in t.known.names if name not in own for end in (":", "/")]
 
 
 def job_of(t: Translation, image: str) -> Entry:

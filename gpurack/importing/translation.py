@@ -23,7 +23,7 @@ class Known:
     variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
     it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
     was built from. pulls: container → models pulled in its ollama. names: name for other containers (Compose's service)
-    → key of the entry.
+    → key of the entry. published: port of the host → the container that listens there.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -33,17 +33,22 @@ class Known:
     images: Mapping[str, Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
 class Entry:
-    """An entry. kind: `models`, `services` or `jobs`. host: fields of the host that it needs (hf_token)."""
+    """An entry. kind: `models`, `services` or `jobs`. host: fields of the host that it needs (hf_token).
+
+    inside: its port in the container, in the text and in gpurack.
+    """
 
     where: str
     kind: str
     key: str
     fields: dict[str, Any]
     host: dict[str, Any] = field(default_factory=dict)
+    inside: tuple[int, int] = (0, 0)
 
 
 class Translation:
@@ -52,8 +57,8 @@ class Translation:
     fields: of the entry. host: fields of the host that it needs. environment, compose, flags: not converted yet.
     used: mounts with its weights or settings. scripts: mounts with its start script. named: a served name was set.
     Set by the steps that find them: engine, flags, model (the value of its model flag), gpus, key (name of the entry),
-    open (reachable from other machines), listens (container port of a program that is not the engine's), built (what
-    its image was built from).
+    open (reachable from other machines), listens (container port of a program that is not the engine's), inside (its
+    container port in the text, and now), built (what its image was built from).
     """
 
     engine: Engine
@@ -63,6 +68,7 @@ class Translation:
     key: str
     open: bool
     listens: int | None
+    inside: tuple[int, int]
     built: Built | None
 
     def __init__(self, run: ContainerRun, known: Known) -> None:

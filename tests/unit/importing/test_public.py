@@ -308,10 +308,8 @@ def test_later_document_is_merged_over_the_first() -> None:
     over = "---\nservices:\n  one:\n    environment: [B=2]\n    ports: !override ['81:9000']\n    command: [b]\n"
     fields = only(f"{SERVICE}    environment: {{A: 1, B: 1}}\n    command: [a]\n    volumes: ['/a:/a']\n{over}")
     assert (fields["env"], fields["port"], fields["compose"]["command"]) == ({"A": "1", "B": "2"}, 81, ["b"])
-    assert (
-        only(f"{SERVICE}    tty: true\n---\nservices:\n  one:\n    ports: !reset null\n    gpus: all\n")["gpus"]
-        == "all"
-    )
+    without = f"{SERVICE}---\nservices:\n  one:\n    ports: !reset null\n    expose: ['9000']\n    gpus: all\n"
+    assert (only(without)["gpus"], only(without)["bind"]) == ("all", "loopback")
 
 
 def test_service_has_what_it_extends() -> None:
@@ -343,3 +341,129 @@ def test_profile_is_chosen() -> None:
         "ollama-gpu": [0]
     }
     assert set(imported("profiles.yml", profiles=["*"]).models) == {"ollama-cpu", "ollama-gpu"}
+
+
+# --- containers beside the models ------------------------------------------------------------------------------------
+
+
+def test_public_helpers_without_a_port_are_named_and_get_none() -> None:
+    result = imported("helpers-as-models.yml")
+    assert list(entries(result)) == ["chat"]
+    assert "service db: not imported: postgres:16 is not a known engine and publishes no port" in told(
+        result, "left out"
+    )
+    assert "service cache: not imported: redis:7" in told(result, "left out")
+
+
+@pytest.mark.parametrize(
+    "image", ["redis:7", "pgvector/pgvector:pg16", "qdrant/qdrant:v1", "nginx:1.27", "prom/prometheus"]
+)
+def test_published_helper_is_a_service_and_no_model(image: str) -> None:
+    result = read(f"docker run -d --name one -p 6000:6000 {image}")
+    assert (set(result.services), result.models) == ({"one"}, {})
+
+
+def test_unknown_server_with_a_gpu_and_no_published_port_is_open() -> None:
+    result = read("docker run -d --name one --gpus all lab/train:1")
+    assert not entries(result)
+    assert "not imported: lab/train:1" in told(result)
+    kept = read("services: {tgi: {image: 'lab/tgi:3', gpus: all, expose: ['80']}}").models["tgi"]
+    assert (kept["gpus"], kept["bind"]) == ("all", "loopback")
+
+
+def test_public_puller_becomes_pull() -> None:
+    result = imported("puller.yml")
+    assert {name: (fields["engine"], fields["pull"]) for name, fields in entries(result).items()} == {
+        "ollama": ("ollama", ["qwen3:8b"])
+    }
+    assert "only pulls qwen3:8b, which became `pull` of ollama" in told(result, "changed")
+
+
+OLLAMA = "services:\n  ollama: {image: 'ollama/ollama:0.20.2', ports: ['11434:11434'], container_name: box}\n"
+
+
+@pytest.mark.parametrize(
+    "puller",
+    [
+        "{image: 'ollama/ollama:0.20.2', entrypoint: [sh, -c, 'ollama pull a:1 && ollama pull b:2']}",
+        "{image: 'ollama/ollama:0.20.2', environment: {OLLAMA_HOST: 'ollama:11434'}, entrypoint: /bin/bash, "
+        "command: [-c, 'sleep 5; ollama pull a:1; ollama pull b:2']}",
+        '{image: \'curlimages/curl:8\', command: [sh, -c, "curl ollama:11434/api/pull -d \'{\\"name\\": \\"a:1\\"}\'; '
+        'curl ollama:11434/api/pull -d \'{\\"model\\":\\"b:2\\"}\'"]}',
+    ],
+)
+def test_puller_becomes_pull_of_its_server(puller: str) -> None:
+    found = entries(read(f"{OLLAMA}  puller: {puller}\n"))
+    assert {name: fields.get("pull") for name, fields in found.items()} == {"box": ["a:1", "b:2"]}
+
+
+def test_start_that_does_more_than_to_pull_is_custom() -> None:
+    text = "docker run -d --name one -p 80:11434 --entrypoint sh ollama/ollama:0.20.2 -c 'apt-get update; ollama serve'"
+    assert only(text)["engine"] == "custom"
+
+
+def test_public_names_resolve() -> None:
+    env = imported("aliases.yml").services["app"]["env"]
+    assert env == {"REDIS_URL": "redis://app-redis:6379", "LLM": "http://qwen:8000/v1"}
+
+
+def test_public_inner_port_is_changed_everywhere() -> None:
+    result = imported("inner-port.yml")
+    assert result.services["ui"]["env"] == {"OPENAI_BASE": "http://llama:8080/v1"}
+    assert result.models["llama"]["compose"]["healthcheck"]["test"][-1] == "http://localhost:8080/health"
+    assert "llama:8000 in its settings became llama:8080" in told(result, "changed")
+
+
+BACKEND = (
+    "services:\n  llm:\n    image: vllm/vllm-openai:v0.19.0\n    container_name: qwen\n"
+    "    command: --model a/b --port 9000\n    gpus: all\n    ports: ['9001:9000']\n"
+    "    networks: {default: {aliases: [model]}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("http://llm:9000/v1", "http://qwen:8000/v1"),
+        ("http://model:9000", "http://qwen:8000"),
+        ("model:9000", "qwen:8000"),
+        ("http://a:1;http://llm:9000", "http://a:1;http://qwen:8000"),
+        ("http://u:p@elsewhere:9000", None),
+        ("llm", "llm"),
+        ("http://other:9000/llm:9000", "http://other:9000/llm:9000"),
+        ("http://localhost:9000", "http://localhost:9000"),
+    ],
+)
+def test_address_of_another_container_is_followed(before: str, after: str | None) -> None:
+    text = f"{BACKEND}  app: {{image: 'lab/app:1', ports: ['80:80'], environment: {{LLM: '{before}'}}}}\n"
+    assert entries(read(text))["app"].get("env", {}).get("LLM") == after
+
+
+def test_address_of_a_container_on_the_hosts_network_is_followed() -> None:
+    app = "  app: {image: 'lab/app:1', network_mode: host, ports: ['80:80'], "
+    app += "environment: {LLM: 'http://localhost:9001/v1'}}\n"
+    assert entries(read(BACKEND + app))["app"]["env"] == {"LLM": "http://qwen:8000/v1"}
+
+
+def test_name_of_a_container_that_is_not_imported_is_said() -> None:
+    text = f"{BACKEND}  db: {{image: 'postgres:16'}}\n  app:\n    image: lab/app:1\n    ports: ['80:80']\n"
+    result = read(f"{text}    environment: {{DB: 'postgres://db:5432/x'}}\n")
+    assert "uses db, which is not imported" in told(result)
+
+
+@pytest.mark.parametrize(
+    "ui",
+    [
+        "--network=host -e OLLAMA_BASE_URL=http://127.0.0.1:11434",
+        "-p 3000:8080 -e OLLAMA_BASE_URL=http://host.docker.internal:11434",
+        "-p 3000:8080 -e OLLAMA_BASE_URL=http://box:11434",
+    ],
+)
+def test_web_ui_connects_to_the_backend_that_it_used(ui: str) -> None:
+    text = f"docker run -d {ui} --name web ghcr.io/open-webui/open-webui:v0.12.4\n"
+    text += "docker run -d --gpus=all -p 11434:11434 --name box ollama/ollama:0.33.0\n"
+    assert read(text).services["web"]["connects_to"] == ["box"]
+
+
+def test_public_web_ui_on_the_hosts_network_connects_to_ollama() -> None:
+    assert imported("localhost-backend.sh").services["webui"]["connects_to"] == ["ollama"]
