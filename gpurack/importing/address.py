@@ -25,16 +25,19 @@ def convert_address(t: Translation) -> None:
     """port and bind."""
     engine = t.engine
     port_flags = [flag for flag, place in engine.own_args.items() if place == "port"]
-    listens = next((int(value) for flag in port_flags if (value := t.flags.take(flag))), None)
+    listens = next((t.number(f"--{flag}", value) for flag in port_flags if (value := t.flags.take(flag))), None)
     for flag in [flag for flag, place in engine.own_args.items() if place == "bind"]:
         t.flags.given.pop(flag, None)
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]
+    if t.run.host_network and tcp:
+        t.note("changed", "-p is left out: Docker ignores it beside the host's network.")
+        listens, tcp = listens or tcp[0].container, []
     inside = listens or t.listens or getattr(engine, "port", None) or (tcp[0].container if tcp else 8000)
     ours = next((port for port in tcp if port.container == inside), tcp[0] if tcp else None)
     if ours and ours.container != inside and not t.unknown:
         t.note("open", f"port {ours.host} was mapped to container port {ours.container}, but the server listens on "
               f"{inside}; gpurack publishes that port.")  # fmt: skip
-    for port in t.run.ports:
+    for port in () if t.run.host_network else t.run.ports:
         if port is not ours:
             t.note("open", f"port {port.host or ''}:{port.container}/{port.protocol} was not converted; an "
                   "entry has one port.")  # fmt: skip

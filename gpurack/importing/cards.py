@@ -101,11 +101,16 @@ def convert_parallelism(t: Translation) -> None:
     """Reduce `gpus` to the number that the flags use. gpurack sets tensor parallelism by the number of GPUs."""
     if t.engine.parallel_flags and t.gpus:
         tensor, *others = t.engine.parallel_flags
-        sizes = [int(t.flags.given[flag][-1]) for flag in (tensor, *others) if flag in t.flags.given]
-        needed = 1
-        for size in sizes:
-            needed *= size
-        if t.gpus == "all":
+        needed, unknown = 1, False
+        for flag in (tensor, *others):
+            size = t.number(f"--{flag}", str(t.flags.given[flag][-1])) if flag in t.flags.given else 1
+            if size is None:
+                del t.flags.given[flag]
+                unknown = True
+            needed *= size or 1
+        if unknown:
+            pass
+        elif t.gpus == "all":
             t.gpus = list(range(needed))
             t.note("open", f"was given all GPUs but uses {counted(needed, 'GPU')}; set to gpus {t.gpus}. "
                   "Check which to use.")  # fmt: skip
@@ -113,7 +118,7 @@ def convert_parallelism(t: Translation) -> None:
             t.note("open", f"was given GPU {listed(t.gpus)} but uses {counted(needed, 'GPU')}; set to "
                   f"gpus {t.gpus[:needed]}. Set {tensor} to use more.")  # fmt: skip
             t.gpus = t.gpus[:needed]
-        if len(t.gpus) == needed:
+        if unknown or len(t.gpus) == needed:
             t.flags.given.pop(tensor, None)
         else:
             t.note("open", f"needs {counted(needed, 'GPU')} ({tensor}) but was given GPU {listed(t.gpus)}.")
@@ -126,5 +131,6 @@ def convert_parallelism(t: Translation) -> None:
         t.fields["gpus"] = t.gpus
     fraction = t.flags.given.get(t.dialect.share)
     if fraction and t.gpus:
-        t.fields["vram"] = f"{float(fraction[-1]) * 100:g}%"
-        del t.flags.given[t.dialect.share]
+        share = t.number(f"--{t.dialect.share}", str(t.flags.given.pop(t.dialect.share)[-1]), float)
+        if share:
+            t.fields["vram"] = f"{share * 100:g}%"

@@ -214,13 +214,15 @@ def _other_fields(options: dict[str, Any]) -> dict[str, Any]:
         words["logging"] = {"driver": options.pop("log-driver", "json-file")}
         if "log-opt" in options:
             words["logging"]["options"] = dict(text.partition("=")[::2] for text in options.pop("log-opt"))
-    health = {
-        name: options.pop(f"health-{name}")
-        for name in ("interval", "retries", "timeout")
+    health: dict[str, Any] = {
+        name.replace("-", "_"): options.pop(f"health-{name}")
+        for name in ("interval", "retries", "timeout", "start-period", "start-interval")
         if f"health-{name}" in options
     }
     if "health-cmd" in options:
-        words["healthcheck"] = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+        health = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+    if health:
+        words["healthcheck"] = health
     if options.pop("no-healthcheck", None):
         words["healthcheck"] = {"disable": True}
     return words

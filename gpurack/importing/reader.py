@@ -11,6 +11,7 @@ from gpurack.importing import built, compose_file, docker_run, helpers, inspect,
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
+from gpurack.spec.secret_names import is_secret
 
 READ_ONLY = "read-only command"
 IGNORED_DOCKER = {
@@ -112,7 +113,7 @@ def read(
     }
     for entry, run in made:
         imported.findings += names.adapt(entry, run, known_names, published)
-        add(imported, entry)
+        add(imported, entry, named=run.name is not None)
     imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
     return imported
 
@@ -138,10 +139,13 @@ def line_of(finding: Finding) -> int:
     return int(found[1]) if found else 0
 
 
-def add(imported: Imported, entry: Entry) -> None:
-    """Add an entry. Of two with the same name the last one wins."""
+def add(imported: Imported, entry: Entry, named: bool) -> None:
+    """Add an entry. Of two with the same name the last one wins. Containers without a name (named) get numbers."""
     others = imported.entries[entry.kind]
     before = others.get(entry.key)
+    if not named and before is not None and before != entry.fields:
+        number = next(number for number in range(2, 1000) if f"{entry.key}-{number}" not in others)
+        entry.key, before = f"{entry.key}-{number}", None
     if before is not None and before != entry.fields:
         differ = [name for name in {**before, **entry.fields} if before.get(name) != entry.fields.get(name)]
         earlier = "; ".join(f"{name}: {before.get(name, 'not set')!s}" for name in differ)
@@ -171,6 +175,8 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
     for command in script.commands:
         options, building = docker_run.run_words(command.words), built.build_words(command.words)
         for name in command.undefined if options is not None or building is not None else ():
+            if is_secret(name):
+                continue  # its entry reads it from the environment
             what = f"{name} is not defined." + (f" Pass --set {name[1:]}=…." if name[:2] != "$(" else "")
             findings.append(Finding("open", command.where, what))
         checkout = checkout.after(command.words)

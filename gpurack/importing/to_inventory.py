@@ -1,6 +1,7 @@
 """Convert a ContainerRun to an equivalent entry of `models`, `services` or `jobs`, with findings."""
 
 from gpurack.engines import ENGINES
+from gpurack.engines.args import with_dashes
 from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import NODES
 from gpurack.importing import built, helpers, jobs, recognise, secret
@@ -66,6 +67,9 @@ def entry_in(t: Translation) -> Entry | None:
         command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
         t.note("left out", f"not a service: runs `{command}` without a port.")
         return None
+    if arguments and not names_weights(t, arguments):
+        t.note("open", f"its flags name no model. The command is kept, with engine {Custom.name}.")
+        arguments = None
     if arguments is None:
         if not t.unknown:
             # another program in the image of a known engine usually listens on that engine's port
@@ -96,6 +100,14 @@ def entry_in(t: Translation) -> Entry | None:
     helper = t.unknown and not t.gpus and (helpers.is_helper(split(run.image)[0]) or names_others)
     kind = "services" if t.engine.service or helper else "models"
     return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host, t.inside)
+
+
+def names_weights(t: Translation, arguments: flags_of.Flags) -> bool:
+    """False if the engine needs weights and neither flags nor variables name them."""
+    places = {flag for flag, place in t.engine.own_args.items() if place in ("weights", "config")}
+    variables = {with_dashes(t.dialect.variables.get(name, "")) for name, value in t.environment.items() if value}
+    needed = t.engine.weights_folders or t.engine.weights_suffixes
+    return not needed or bool(places & {*arguments.given, *variables})
 
 
 def others_of(t: Translation) -> list[str]:

@@ -139,6 +139,21 @@ class Translation:
             self.note("open", what)
         return path
 
+    def number(self, name: str, text: str, kind: type[int] | type[float] = int) -> Any:
+        """The number in a value; None, with a finding, for a variable or another text."""
+        try:
+            return kind(text)
+        except ValueError:
+            self.note("open", f"{name} is `{secret.mask_words([text])[0]}`, not a number; it is left out.")
+            return None
+
+    def tokens(self, name: str, text: str) -> int | None:
+        """A number of tokens as the engine reads it: `32k` for some."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z])", text)
+        if found and found[2] in self.dialect.multipliers:
+            return int(float(found[1]) * self.dialect.multipliers[found[2]])
+        return self.number(name, text)  # type: ignore[no-any-return]
+
     def set_api_key(self, value: str | None) -> None:
         """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""
         given = secret.reference(value or "")

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from gpurack.engines import ENGINES
+from gpurack.engines.container import Run
 from gpurack.importing.reader import Imported, read
+from gpurack.inventory.fleet import check_fleet
 
 FOLDER = Path(__file__).parent / "public"
 
@@ -467,3 +470,169 @@ def test_web_ui_connects_to_the_backend_that_it_used(ui: str) -> None:
 
 def test_public_web_ui_on_the_hosts_network_connects_to_ollama() -> None:
     assert imported("localhost-backend.sh").services["webui"]["connects_to"] == ["ollama"]
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "entry"), [("hf-token-custom.yml", "tgi"), ("hf-token-custom.yml", "whisperx"),
+                                             ("secret-in-env.yml", "nim"), ("passed-secret.sh", "nim")])  # fmt: skip
+def test_public_secret_of_a_container_stays_its_secret(name: str, entry: str) -> None:
+    result = imported(name)
+    fields = result.models[entry]
+    assert fields["compose"]["env_file"] == [f"/root/{entry}.env"]
+    assert not result.host
+    assert f"Write NAME=value to /root/{entry}.env" in told(result)
+    assert "hf_abcdefghijk" not in f"{result}"
+    assert "--set" not in told(result)
+
+
+@pytest.mark.parametrize("value", ["${HF_TOKEN:-}", "${OTHER_TOKEN-}", "''"])
+def test_empty_token_is_no_token(value: str) -> None:
+    text = (FOLDER / "empty-hf-token.yml").read_text()
+    result = read(text.replace('"${HF_TOKEN:-}"', f'"{value}"' if value[0] == "$" else value))
+    assert not result.host
+    assert "TOKEN" not in told(result) + told(result, "changed")
+
+
+def test_token_for_weights_is_the_hosts() -> None:
+    for token in ("$HF_TOKEN", "${HF_TOKEN}"):
+        result = read(f"docker run -d --name one --gpus all -p 80:8000 -e HF_TOKEN={token} {VLLM}")
+        assert (result.host, "compose" in result.models["one"]) == ({"hf_token": {"env": "HF_TOKEN"}}, False)
+        assert "HF_TOKEN" not in told(result)
+
+
+def test_secret_file_is_added_to_the_containers_own() -> None:
+    run = "docker run -d --name one -p 80:80 --env-file /srv/a.env -e DB=postgres://u:pw@db/x lab/x:1"
+    assert only(run)["compose"]["env_file"] == ["/srv/a.env", "/root/one.env"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--tokenizer org/tok", "org/tok"),
+        ("--lora-modules sql=org/lora x=/l/x", "org/lora"),
+        ('--speculative-config \'{"model": "org/draft"}\'', "org/draft"),
+        ("--hf-config-path org/config", "org/config"),
+    ],
+)
+def test_other_repository_of_the_hub_is_said(flags: str, named: str) -> None:
+    said = told(read(f"{RUN} {VLLM} {flags}"))
+    assert f"names {named} of the hub" in said
+    assert "/l/x" not in said
+
+
+def test_public_names_of_the_hub_are_said() -> None:
+    said = told(imported("offline-names.sh"))
+    assert all(f"names {name} of the hub" in said for name in ("org/tok", "org/sql-lora", "org/draft"))
+
+
+def test_tokenizer_of_the_weights_themselves_is_not_needed() -> None:
+    fields = only(f"{RUN} {VLLM} --tokenizer a/b")
+    assert "args" not in fields
+
+
+def test_public_file_in_the_cache_keeps_its_mount() -> None:
+    fields = imported("cache-file-dropped.sh").models["vl"]
+    assert fields["args"] == {"chat-template": "/root/.cache/huggingface/tpl.jinja"}
+    [volume] = fields["compose"]["volumes"]
+    assert (volume["source"], volume["target"]) == ("/srv/hf", "/root/.cache/huggingface")
+
+
+@pytest.mark.parametrize(
+    ("command", "weights"),
+    [
+        (f"{VLLM.split()[0]} --model /c/hub/models--Qwen--Qwen3-8B/snapshots/0123abcd",
+         {"hf": "Qwen/Qwen3-8B", "revision": "0123abcd"}),
+        (f"{VLLM.split()[0]} /c/hub/models--a--b-c.d/snapshots/{'0' * 40}/", {"hf": "a/b-c.d", "revision": "0" * 40}),
+        (f"{LLAMA}:server-b8000 -m /c/models--a--b-GGUF/snapshots/0123abcd/b-Q4.gguf",
+         {"hf": "a/b-GGUF", "revision": "0123abcd", "file": "b-Q4.gguf"}),
+    ],
+)  # fmt: skip
+def test_snapshot_of_the_hub_is_its_repository(command: str, weights: dict[str, str]) -> None:
+    assert only(f"docker run -d --name one --gpus device=0 -p 80:8000 -v /srv/hub:/c {command}")["weights"] == weights
+
+
+# --- numbers and flags -----------------------------------------------------------------------------------------------
+
+
+def test_public_numbers_are_read_as_the_engine_reads_them() -> None:
+    found = imported("numbers.sh").models
+    assert [found[name].get("context") for name in sorted(found)] == [None, 32000, None, None, None]
+    assert (found["m1"]["args"], found["m5"]["args"]) == ({"max-model-len": "auto"}, {"max-model-len": -1})
+    assert found["m4"]["args"] == {"served-model-name": ["qwen-alt"]}
+    said = told(imported("numbers.sh"))
+    assert "--tensor-parallel-size is `$(nvidia-smi -L | wc -l)`, not a number" in said
+    assert "--gpu-memory-utilization is `$UTIL`, not a number" in said
+
+
+@pytest.mark.parametrize(
+    ("image", "flags", "context"),
+    [
+        (VLLM, "--max-model-len 32K", 32768),
+        (VLLM, "--max-model-len 1.5k", 1500),
+        (VLLM, "--max-model-len $LONG", None),
+        (VLLM, "--port $PORT --max-model-len 8", 8),
+        (f"{LLAMA}:server-b8000 -m /m/a.gguf", "-c 8k", None),
+        (f"{LLAMA}:server-b8000 -m /m/a.gguf", "-c 8192 -np $SLOTS", 8192),
+    ],
+)
+def test_number_that_cannot_be_read_keeps_its_entry(image: str, flags: str, context: int | None) -> None:
+    result = read(f"{RUN} -v /m:/m {image} {flags}")
+    assert result.models["one"].get("context") == context
+    assert ("not a number; it is left out" in told(result) or "is not defined" in told(result)) == (
+        "$" in flags or context is None
+    )
+
+
+def test_empty_variable_of_an_engine_is_absent() -> None:
+    found = imported("router-config-hf.yml").models["ollama"]
+    assert not {"context", "env"} & set(found)
+
+
+def test_public_server_without_a_named_model_is_kept_in_its_own_words() -> None:
+    found = imported("router-config-hf.yml").models
+    assert found["router"]["compose"]["command"] == "--models-dir /models --models-max 2 --host 0.0.0.0".split()
+    assert (found["vcfg"]["engine"], found["vcfg"]["compose"]["command"]) == ("custom", ["--config", "/cfg/vllm.yaml"])
+    assert found["hfq"]["weights"]["hf"] == "org/Model-GGUF"
+    assert "-hf chose a file of org/Model-GGUF:Q4_K_M" in told(imported("router-config-hf.yml"))
+
+
+def test_public_flags_with_several_words_are_whole() -> None:
+    fields = imported("nargs.sh").models["chat"]
+    assert fields["args"]["lora-modules"] == ["a=/l/a", "b=/l/b"]
+    assert (fields["served_name"], fields["args"]["served-model-name"]) == ("qwen", ["qwen-alt"])
+
+
+def test_several_words_reach_the_engine_behind_one_flag() -> None:
+    fields = imported("nargs.sh").models["chat"]
+    spec = check_fleet({"gpu1": [{"hardware": {"A30": 1}, "models": {"chat": fields}}]})["gpu1"]
+    model, engine = spec.models["chat"], ENGINES["vllm"]
+    words = " ".join(engine.container(model, Run("qwen", weights="/w/q", gpus=1)).command or [])
+    assert "--served-model-name qwen qwen-alt --host" in words
+    assert "--lora-modules a=/l/a b=/l/b" in words
+    assert engine.serves(model, "qwen") == ["qwen", "qwen-alt"]
+
+
+def test_public_containers_without_names_are_two_entries() -> None:
+    found = imported("nameless-one-image.sh").models
+    assert {name: (fields["port"], fields["gpus"]) for name, fields in found.items()} == {
+        "triton": (8001, "all"), "triton-2": (8000, [0])
+    }  # fmt: skip
+    assert "Docker ignores it beside the host's network" in told(imported("nameless-one-image.sh"), "changed")
+
+
+@pytest.mark.parametrize(
+    ("options", "healthcheck"),
+    [
+        ("--health-cmd 'curl x' --health-start-period 10m", {"test": ["CMD-SHELL", "curl x"], "start_period": "10m"}),
+        ("--health-start-interval 5s", {"start_interval": "5s"}),
+        ("--health-interval=1m --health-retries 3", {"interval": "1m", "retries": "3"}),
+    ],
+)
+def test_health_options_are_kept(options: str, healthcheck: dict[str, Any]) -> None:
+    assert only(f"{RUN} {options} lab/x:1")["compose"]["healthcheck"] == healthcheck
+
+
+def test_public_health_start_period_is_kept() -> None:
+    assert imported("health-start-period.sh").models["chat"]["compose"]["healthcheck"]["start_period"] == "10m"
