@@ -277,7 +277,7 @@ def ports_of(text: str) -> list[Port]:
     """The ports of `[IP:][HOST:]CONTAINER[/PROTOCOL]`, also of ranges. Raises Unreadable.
 
     >>> ports_of("127.0.0.1:8001:8000")
-    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp')]
+    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp', unset='')]
     """
     body, _, protocol = text.partition("/")
     rest, _, inside = body.rpartition(":")

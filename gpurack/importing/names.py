@@ -21,12 +21,12 @@ class Target:
     after: int = 0
 
 
-def targets(runs: Iterable[ContainerRun], entries: Iterable[Entry]) -> dict[str, Target]:
-    """Name in the text → what it is now."""
-    by_run = {entry.where: entry for entry in entries}
+def targets(runs: Iterable[ContainerRun], made: Iterable[tuple[Entry, ContainerRun]]) -> dict[str, Target]:
+    """Name in the text → what it is now. made: the entries with their containers."""
+    entries = {id(run): entry for entry, run in made}
     found: dict[str, Target] = {}
     for run in runs:
-        entry = by_run.get(run.where)
+        entry = entries.get(id(run))
         target = Target(entry.key, *entry.inside) if entry else Target("")
         found |= {name: target for name in (run.name, *run.aliases) if name}
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack.engines.base import Engine
-from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, recognise, secret, words
+from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, notes, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
@@ -34,6 +34,7 @@ IGNORED_DOCKER = {
 }  # fmt: skip
 
 
+QUADLET = re.compile(r"^\[Container\]\s*$", re.MULTILINE)
 Pulls = dict[tuple[Engine, str | None], list[str]]
 """(engine, container or None if unknown) → the models pulled in it."""
 NO_DOCKER = "not a docker command."
@@ -81,11 +82,13 @@ def read(
     known = Known(variables=given, files=dict(files or {}))
     if inspect.is_inspect(text):
         runs, findings = inspect.read(text)
-    elif compose_file.is_compose(text):
+    elif QUADLET.search(text):
+        raise compose_file.NoCompose("is a Quadlet file of Podman, which is not imported. Pass a docker run command.")
+    elif compose_file.is_compose(text) and not notes.has_blocks(text):
         runs, findings, images = compose_file.read(text, given, known.files, profiles)
         known = replace(known, images=images)
     else:
-        runs, findings, known = import_script(text, known)
+        runs, findings, known = import_notes(text, known, profiles)
     runs, pulls, pullers = helpers.without_pullers(runs)
     findings += [pulled_by(*puller) for puller in pullers]
     named = {name: run.name for run in runs if run.name for name in (run.name, *run.aliases)}
@@ -107,7 +110,7 @@ def read(
             made.append((entry, run))
         elif run.running:  # drop findings about a container that is not imported
             imported.findings = [one for one in imported.findings if one.where != run.where or one in found]
-    known_names = names.targets(runs, [entry for entry, _ in made])
+    known_names = names.targets(runs, made)
     published = {
         entry.fields["port"]: known_names[run.name] for entry, run in made if run.name and entry.fields.get("port")
     }
@@ -156,6 +159,23 @@ def add(imported: Imported, entry: Entry, named: bool) -> None:
         imported.findings.append(Finding("changed", entry.where, f"{entry.key} is defined twice identically."))
     others[entry.key] = entry.fields
     imported.host |= entry.host
+
+
+def import_notes(text: str, known: Known, profiles: Sequence[str]) -> tuple[list[ContainerRun], list[Finding], Known]:
+    """(containers of a script or of Markdown notes, also of compose files in them; findings; what the text shows)"""
+    shell, compose = notes.split(text)
+    runs, findings, known = import_script(shell, known)
+    if notes.is_markdown(text):
+        findings = [finding for finding in findings if not finding.what.endswith(NO_DOCKER)]
+    for number, block in compose:
+        try:
+            more, found, images = compose_file.read(block, known.variables, known.files, profiles)
+        except compose_file.NoCompose as error:
+            findings.append(Finding("open", f"line {number}", str(error)))
+            continue
+        runs, findings = [*runs, *more], [*findings, *found]
+        known = replace(known, images={**known.images, **images})
+    return runs, findings, known
 
 
 def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding], Known]:

@@ -11,7 +11,7 @@ HEAD = """\
 
 Read this to move containers that you start by hand, or a compose file, to gpurack.
 
-    gpurack import start.sh                      # docker run commands, a shell script or a compose file
+    gpurack import start.sh                      # a shell script, a compose file, or Markdown notes with either
     gpurack import --host gpu1.lab > lab.py      # the running containers of a host; changes nothing
 
 It prints an equivalent inventory. Comments below it list what is left for you to decide, what was converted

@@ -11,6 +11,7 @@ import pytest
 
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Run
+from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.reader import Imported, read
 from gpurack.inventory.fleet import check_fleet
 
@@ -592,7 +593,7 @@ def test_empty_variable_of_an_engine_is_absent() -> None:
 
 def test_public_server_without_a_named_model_is_kept_in_its_own_words() -> None:
     found = imported("router-config-hf.yml").models
-    assert found["router"]["compose"]["command"] == "--models-dir /models --models-max 2 --host 0.0.0.0".split()
+    assert found["router"]["compose"]["command"][:2] == ["--models-dir", "/models"]
     assert (found["vcfg"]["engine"], found["vcfg"]["compose"]["command"]) == ("custom", ["--config", "/cfg/vllm.yaml"])
     assert found["hfq"]["weights"]["hf"] == "org/Model-GGUF"
     assert "-hf chose a file of org/Model-GGUF:Q4_K_M" in told(imported("router-config-hf.yml"))
@@ -636,3 +637,117 @@ def test_health_options_are_kept(options: str, healthcheck: dict[str, Any]) -> N
 
 def test_public_health_start_period_is_kept() -> None:
     assert imported("health-start-period.sh").models["chat"]["compose"]["healthcheck"]["start_period"] == "10m"
+
+
+# --- shell and notes -------------------------------------------------------------------------------------------------
+
+
+def test_public_positional_parameter_has_its_default() -> None:
+    fields = imported("positional-model.sh").models["chat"]
+    assert (fields["weights"], fields["port"]) == ({"hf": "Qwen/Qwen3-8B"}, 8008)
+
+
+def test_public_array_is_its_words() -> None:
+    result = imported("shell-array.sh")
+    fields = result.models["llm"]
+    assert (fields["engine"], fields["version"], fields["port"], fields["gpus"]) == ("vllm", "0.19.0", 8000, [0])
+    assert "$EXTRA is not defined" in told(result)
+    assert not told(result, "left out")
+
+
+def test_public_loop_is_read_for_each_word() -> None:
+    found = imported("shell-loop.sh").models
+    assert {name: (fields["gpus"], fields["port"]) for name, fields in found.items()} == {
+        "tei-0": ([0], 8080), "tei-1": ([1], 8081)
+    }  # fmt: skip
+
+
+def test_function_of_a_script_is_followed() -> None:
+    text = (
+        'start() {\n  local port=$((8000 + 0))\n  docker run -d --name "$1" --gpus "device=$2" -p "$3:8000" \\\n'
+        f"    {VLLM.replace('a/b', '$4')}\n}}\nstart one 0 8001 a/b\nstart two 1 8002 c/d\n"
+    )
+    found = read(text).models
+    assert {name: (fields["gpus"], fields["port"], fields["weights"]) for name, fields in found.items()} == {
+        "one": ([0], 8001, {"hf": "a/b"}), "two": ([1], 8002, {"hf": "c/d"})
+    }  # fmt: skip
+
+
+def test_loop_over_unknown_words_is_said_and_read_once() -> None:
+    result = read("for m in $(cat models); do docker run -d --name x1 -p 80:80 lab/x:1 $m; done")
+    assert list(result.models) == ["x1"]
+    assert "repeats for $(cat models); read once" in told(result)
+
+
+def test_pulls_of_a_loop_are_all_pulled() -> None:
+    text = f"{OLLAMA}  puller: {{image: 'ollama/ollama:0.20.2', entrypoint: [sh, -c, "
+    found = entries(read(f"{text}'for m in a:1 b:2; do ollama pull $$m; done']}}\n"))
+    assert found["box"]["pull"] == ["a:1", "b:2"]
+
+
+FENCED = "# Notes\n\nFirst run this, it's easy:\n\n```{language}\n{body}\n```\nand that's all (don't forget).\n"
+DOCKER = "docker run -d --name one -p 80:80 \\\n  lab/x:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FENCED.format(language="bash", body=DOCKER),
+        FENCED.format(language="", body=f"$ {DOCKER}"),
+        FENCED.format(language="yaml", body=SERVICE.replace("9000:9000", "80:80")),
+        FENCED.format(
+            language="sh", body=f"cat > c.yml <<'E'\n{SERVICE.replace('9000:9000', '80:80')}E\ndocker compose up"
+        ),
+        FENCED.format(language="bash", body=DOCKER.replace("-p", "--gpus &#39;all&#39; -p")),
+        "1. Start it:\n\n   ```sh\n   docker run -d --name one \\\n     -p 80:80 lab/x:1\n   ```\n2. Done\n",
+        f"Text\n~~~\n{DOCKER}\n~~~\n```python\nprint('docker run -d --name no x')\n```\n",
+        "It's this:\n\n    docker run -d --name one \\\n      -p 80:80 lab/x:1\n\n```\nls -l\n```\n",
+    ],
+)
+def test_commands_of_notes_are_read_and_prose_is_skipped(text: str) -> None:
+    result = read(text)
+    assert {name: (fields["image"], fields["port"]) for name, fields in result.models.items()} == {
+        "one": ("lab/x:1", 80)
+    }
+    assert "not a docker command" not in told(result, "left out")
+    assert "quote" not in told(result)
+
+
+def test_line_numbers_of_notes_are_those_of_the_file() -> None:
+    result = read(FENCED.format(language="bash", body=DOCKER))
+    assert all(finding.where.startswith("line 6") for finding in result.findings)
+
+
+def test_public_script_that_writes_its_compose_file_imports_it() -> None:
+    assert imported("ok-heredoc.sh").models["llm"]["weights"] == {"hf": "Qwen/Qwen3-8B"}
+
+
+def test_public_quadlet_file_is_refused_with_one_sentence() -> None:
+    with pytest.raises(NoCompose, match="is a Quadlet file of Podman, which is not imported"):
+        imported("quadlet.container")
+
+
+@pytest.mark.parametrize("name", ["ok-bad-indent.yml", "ok-tabs.yml"])
+def test_public_broken_compose_file_is_refused_with_its_line(name: str) -> None:
+    with pytest.raises(NoCompose, match=r"is not valid YAML \(line \d"):
+        imported(name)
+
+
+def test_public_other_programs_are_custom() -> None:
+    found = imported("ok-four-others.yml").models
+    assert {name: (fields["engine"], fields["port"]) for name, fields in found.items()} == {
+        "comfy": ("custom", 8188), "whisper": ("custom", 9000), "fw": ("custom", 8001), "tts": ("custom", 8880)
+    }  # fmt: skip
+
+
+def test_public_text_without_services_has_no_entries() -> None:
+    assert not entries(imported("ok-no-services.yml"))
+
+
+def test_every_public_shape_has_a_test() -> None:
+    named = Path(__file__).read_text(encoding="utf-8")
+    assert not [path.name for path in FOLDER.iterdir() if path.name not in named and path.stem not in SHORT]
+
+
+SHORT = ("entrypoint-bash-c", "entrypoint-bash-noslash", "entrypoint-usr-bin-python3")
+"""Named by a part of their names."""
