@@ -129,8 +129,8 @@ def import_(
     """Convert docker commands to an inventory.
 
     Reads `docker run` commands, a shell script, a compose file, Markdown notes or output of `docker inspect`. SOURCE is
-    a file, or - (the default) for standard input. Comments below the inventory list what could not be converted and what changed.
-    Secrets are never printed.
+    a file, or - (the default) for standard input. Comments below the inventory list what could not be converted and
+    what changed. Secrets are never printed.
 
     Exit code 0: complete; 1: something is left for you to fill in or decide; 2: SOURCE could not be read.
     """

@@ -10,16 +10,19 @@ import yaml
 
 from gpurack.importing import built, compose_yaml, docker_run, gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+from gpurack.spec.compose_keys import SERVICE
 from gpurack.spec.secret_names import is_secret
 
-AS_IT_IS = {
-    "restart", "ipc", "shm_size", "cap_add", "cap_drop", "ulimits", "logging", "healthcheck", "extra_hosts", "user",
-    "working_dir", "privileged", "devices", "tmpfs", "security_opt", "mem_limit", "mem_reservation", "memswap_limit",
-    "cpus", "cpuset", "cpu_shares", "init", "stop_grace_period", "stop_signal", "dns", "dns_search", "hostname",
-    "sysctls", "group_add", "pid", "pids_limit", "platform", "read_only", "labels", "env_file", "oom_score_adj",
-    "userns_mode", "expose",
+CONVERTED = {
+    "build", "command", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends", "gpus",
+    "image", "links", "network_mode", "networks", "ports", "profiles", "pull_policy", "runtime", "scale", "stdin_open",
+    "tty", "volumes",
 }  # fmt: skip
-"""Fields of a service that are copied to `compose` of its entry."""
+"""Fields of a service that have a meaning of their own here."""
+NEED_MORE = {"configs", "credential_spec", "develop", "external_links", "models", "provider", "secrets", "volumes_from"}
+"""Fields that need something outside of the service."""
+AS_IT_IS = SERVICE - CONVERTED - NEED_MORE
+"""Fields that are copied to `compose` of its entry."""
 NO_MEANING = {
     "networks": "gpurack's containers share one network and reach each other by name",
     "depends_on": "gpurack starts all containers, and each waits for those it needs",
@@ -171,7 +174,9 @@ def service(
         host_network=network == "host",
         compose=compose,
     )
-    for key in settings.keys() - {"tty", "stdin_open", "profiles"}:
+    for key in sorted(settings.keys() - {"tty", "stdin_open", "profiles"}):
+        if key.startswith("x-"):
+            continue
         findings.append(Finding("open", where, f"{key} was not converted. Set it in compose: {{…}}."))
     return run
 

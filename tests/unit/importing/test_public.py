@@ -11,9 +11,11 @@ import pytest
 
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Run
-from gpurack.importing.compose_file import NoCompose
+from gpurack.importing.compose_file import CONVERTED, NoCompose
 from gpurack.importing.reader import Imported, read
 from gpurack.inventory.fleet import check_fleet
+from gpurack.spec.compose_keys import SERVICE as SERVICE_KEYS
+from gpurack.spec.problems import InventoryError
 
 FOLDER = Path(__file__).parent / "public"
 
@@ -751,3 +753,34 @@ def test_every_public_shape_has_a_test() -> None:
 
 SHORT = ("entrypoint-bash-c", "entrypoint-bash-noslash", "entrypoint-usr-bin-python3")
 """Named by a part of their names."""
+
+
+# --- `compose` of an entry -------------------------------------------------------------------------------------------
+
+
+def problems_of(fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """(path, code) of the errors of one custom entry with these Compose settings."""
+    entry = {"engine": "custom", "image": "lab/x:1", "gpus": [0], "port": 9000, "compose": fields}
+    try:
+        check_fleet({"gpu1": [{"hardware": {"A30": 1}, "models": {"one": entry}}]})
+    except InventoryError as error:
+        return [(problem.path, problem.code) for problem in error.problems]
+    return []
+
+
+def test_compose_takes_only_keys_of_the_compose_specification() -> None:
+    assert problems_of({"heathcheck": {}, "volume": []}) == [
+        ("models.one.compose.heathcheck", "unknown-compose-key"), ("models.one.compose.volume", "unknown-compose-key"),
+    ]  # fmt: skip
+    assert not problems_of({"x-anything": 1, "healthcheck": {"disable": True}, "ipc": None, "mac_address": "0:0"})
+
+
+def test_exposed_ports_beside_the_first_are_accepted() -> None:
+    assert not problems_of({"expose": ["9000", "9100"]})
+    assert problems_of({"expose": []}) == [("models.one.compose.expose", "invalid-expose")]
+
+
+def test_every_other_key_of_a_service_is_kept_or_said() -> None:
+    for key in sorted(SERVICE_KEYS - CONVERTED):
+        result = read(f"{SERVICE}    {key}: [aa]\n")
+        assert key in result.models["one"].get("compose", {}) or f"{key} was not converted" in told(result), key
