@@ -40,7 +40,7 @@ def convert_own_flags(t: Translation) -> None:
         values = t.flags.given.pop(flag)
         if place == "served_name":
             if more := [str(value) for value in values[1:]]:
-                if engine.adds(flag, more):
+                if engine.adds(flag, [*more]):
                     t.flags.given[flag] = list(more)
                 else:
                     t.note("open", f"more served names were not converted: {', '.join(more)}.")

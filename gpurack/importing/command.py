@@ -64,7 +64,8 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     started = None if command is None else recognise.after_program(t.engine, command)
     image_starts_it = t.run.entrypoint is None and command == whole
     if started is None and not (image_starts_it and not PROGRAM.fullmatch((command or [""])[0])):
-        return kept(t, whole)
+        kept(t, whole)
+        return None
     return parsed(t, whole if started is None else started)
 
 
@@ -74,7 +75,8 @@ def parsed(t: Translation, command: list[str]) -> flags_of.Flags | None:
     if t.dialect.positional and command[:1] == found.positional[:1] and "/" in "".join(command[:1]):
         found.given.setdefault("model", [found.positional.pop(0)])
     if found.positional and command[:1] == found.positional[:1]:
-        return kept(t, command)
+        kept(t, command)
+        return None
     if found.positional:
         t.note("open", f"arguments not converted: {' '.join(found.positional)}.")
     if found.strange:

@@ -39,13 +39,13 @@ _Loader.yaml_implicit_resolvers = {
     first: [pair for pair in pairs if pair[0] not in _PLAIN]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(0x[0-9a-fA-F]+|0|[1-9][0-9]*)$"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
 )
 _Loader.add_constructor("!reset", lambda loader, node: _Reset())
@@ -57,7 +57,7 @@ def _value(loader: Any, node: yaml.Node) -> Any:
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
-    tag = loader.resolve(yaml.ScalarNode, node.value, (not node.style, False))
+    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
     return loader.construct_object(yaml.ScalarNode(tag, node.value))
 
 

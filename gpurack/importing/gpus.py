@@ -37,7 +37,9 @@ class Given:
 
 def given(requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str]) -> Given:
     """The GPUs of a container. requested: by --gpus or a reservation. devices: as Compose or Docker write them."""
-    gpus, rest, changed, unclear = requested, list(devices), [], []
+    gpus, rest = requested, list(devices)
+    changed: list[str] = []
+    unclear: list[str] = []
     paths = [source(device) for device in devices]
     cdi = ids([path for path in paths if CDI.match(path)])
     nodes = [int(found["index"]) for path in paths if (found := NVIDIA.fullmatch(path)) and found["index"]]

@@ -55,8 +55,8 @@ def entry_in(t: Translation) -> Entry | None:
     exposed = [str(port) for port in run.compose.get("expose") or []]
     if t.unknown and not run.ports and not run.host_network and not (run.gpus is not None and exposed):
         t.findings = []
-        kind: Kind = "left out" if run.gpus is None else "open"
-        t.note(kind, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means.")
+        how: Kind = "left out" if run.gpus is None else "open"
+        t.note(how, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means.")
         return None
     slices = keep_slices(t)
     arguments = None if slices else read_arguments(t)

@@ -47,8 +47,8 @@ def convert_weights(t: Translation) -> None:
 
 def weights_of(t: Translation, model: str, revision: str | None, hub: bool = False) -> Any:
     """The value of `weights` for a model flag: a path in the container, or a repository."""
-    if found := SNAPSHOT.search(model):
-        owner, name, commit, file = found.groups()
+    if snapshot := SNAPSHOT.search(model):
+        owner, name, commit, file = snapshot.groups()
         return {"hf": f"{owner}/{name}", "revision": commit, **({"file": file} if file else {})}
     if not hub and (model.startswith("/") or WINDOWS.match(model)):
         found = t.on_host(model)
