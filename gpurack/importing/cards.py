@@ -122,9 +122,10 @@ def convert_parallelism(t: Translation) -> None:
             t.flags.given.pop(tensor, None)
         else:
             t.note("open", f"needs {counted(needed, 'GPU')} ({tensor}) but was given GPU {listed(t.gpus)}.")
-    elif t.engine.one_gpu and t.gpus == "all":
-        t.gpus = [0]
-        t.note("open", "was given all GPUs but uses one GPU; set to gpus [0]. Check which to use.")
+    elif t.engine.one_gpu and (t.gpus == "all" or len(t.gpus or []) > 1):
+        given = "all GPUs" if t.gpus == "all" else f"GPU {listed(t.gpus)}"
+        t.gpus = [0] if t.gpus == "all" else t.gpus[:1]
+        t.note("open", f"was given {given} but uses one GPU; set to gpus {t.gpus}. Check which to use.")
     elif t.gpus == "all":
         t.note("open", "uses all GPUs of the host, so no other model can. List GPUs by index to share the host.")
     if t.gpus is not None:
