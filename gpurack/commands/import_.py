@@ -26,6 +26,7 @@ def run(
     files: Sequence[str],
     profiles: Sequence[str],
     as_yaml: bool,
+    as_json: bool,
 ) -> int:
     """Read the source and print the inventory with its findings. Returns the exit code."""
     try:
@@ -43,15 +44,33 @@ def run(
         screen.echo(f"error  {host or called(source)}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
+    if as_json:
+        refused = refusals(imported, printed)
+        findings = [{"kind": one.kind, "where": one.where, "what": one.what} for one in imported.findings]
+        data = {
+            "schema": screen.SCHEMA,
+            "host": printed,
+            "data": imported.data,
+            "findings": findings,
+            "errors": refused,
+        }
+        screen.echo(screen.as_json(data))
+        return exit_code(imported, refused)
     if not any(imported.entries.values()):
         screen.echo("# No services found.")
         screen.echo(text_of.comments(imported.findings), nl=False)
-        if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
-            return UNREADABLE
-        return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+        return exit_code(imported, [])
     screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
     refused = refusals(imported, printed)
     screen.echo(text_of.comments(imported.findings, refused), nl=False)
+    return exit_code(imported, refused)
+
+
+def exit_code(imported: Imported, refused: Sequence[str]) -> int:
+    """Say if anything could be read, and if anything is left to do."""
+    nothing = not any(imported.entries.values())
+    if nothing and all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
+        return UNREADABLE
     return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
 
 

@@ -117,6 +117,7 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     "--profile", "profiles", multiple=True, metavar="NAME", help="Also import this profile of a compose file."
 )
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print a YAML inventory instead of Python.")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries, findings and errors as JSON.")
 def import_(
     source: Path | None,
     host: str | None,
@@ -125,6 +126,7 @@ def import_(
     files: tuple[str, ...],
     profiles: tuple[str, ...],
     as_yaml: bool,
+    as_json: bool,
 ) -> None:
     """Convert docker commands to an inventory.
 
@@ -137,7 +139,8 @@ def import_(
 
     from gpurack.commands.import_ import run
 
-    sys.exit(run(source, host, name, variables, files, profiles, as_yaml))
+    require_one_format(**{"--yaml": as_yaml, "--json": as_json})
+    sys.exit(run(source, host, name, variables, files, profiles, as_yaml, as_json))
 
 
 @main.command()

@@ -231,8 +231,13 @@ def mount(settings: Any) -> Mount:
     """A volume in short or long syntax."""
     if isinstance(settings, str):
         return docker_run.mount(settings)
-    kind = "bind" if settings.get("type") == "bind" else "volume"
-    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), bool(settings.get("read_only", False)))  # type: ignore[arg-type]
+    kind = str(settings.get("type", "volume"))
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise docker_run.Unreadable(f"a volume of type {kind} is not supported.")
+    sections = {name: value for name, value in settings.items() if name in ("bind", "volume", "tmpfs")}
+    more = tuple((name, key, item) for name, value in sections.items() for key, item in (value or {}).items())
+    read_only = bool(settings.get("read_only", False))
+    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), read_only, more)  # type: ignore[arg-type]
 
 
 def ports(settings: Any) -> list[Port]:

@@ -27,12 +27,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount. source: a path or the name of a volume, "" for an anonymous volume."""
+    """A mount. source: a path or the name of a volume, "" for an anonymous volume. options: (section, name, value) of
+    Compose's long syntax."""
 
-    kind: Literal["bind", "volume"]
+    kind: Literal["bind", "volume", "tmpfs"]
     source: str
     target: str
     read_only: bool = False
+    options: tuple[tuple[str, str, Any], ...] = ()
 
     def inside(self, path: str) -> str | None:
         """The source path of a path in the container; None if it is not in this mount.

@@ -40,6 +40,12 @@ COMPOSE = {
     "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
 }  # fmt: skip
 """Options of docker run → Compose's field with the same value."""
+PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate")
+MOUNT_OPTIONS = {
+    **{word: ("bind", "propagation", word) for word in PROPAGATION},
+    "z": ("bind", "selinux", "z"), "Z": ("bind", "selinux", "Z"), "nocopy": ("volume", "nocopy", True),
+}  # fmt: skip
+"""Options behind `SOURCE:TARGET:` → their place in Compose's long syntax."""
 OLD_DOCKER = "nvidia-docker"
 """The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
 NO_MEANING = {
@@ -258,19 +264,24 @@ def mount(text: str) -> Mount:
     source, target, *options = parts
     source = head + source
     is_path = bool(drive) or source.startswith(("/", ".", "~", "$"))
-    return Mount("bind" if is_path else "volume", source, target, "ro" in ",".join(options).split(","))
+    words = ",".join(options).split(",")
+    more = tuple(MOUNT_OPTIONS[word] for word in words if word in MOUNT_OPTIONS)
+    return Mount("bind" if is_path else "volume", source, target, "ro" in words, more)
 
 
 def long_mount(text: str) -> Mount:
     """A mount of `type=bind,source=/a,target=/b,readonly`. Raises Unreadable for other types."""
     options = dict(part.partition("=")[::2] for part in text.split(","))
     kind = options.get("type", "volume")
-    if kind not in ("bind", "volume"):
+    if kind not in ("bind", "volume", "tmpfs"):
         raise Unreadable(f"--mount type {kind} is not supported.")
     source = options.get("source") or options.get("src") or ""
     target = options.get("target") or options.get("dst") or options.get("destination") or ""
     read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
-    return Mount("bind" if kind == "bind" else "volume", source, target, read_only)
+    more = [("bind", "propagation", options[word]) for word in ("bind-propagation",) if word in options]
+    more += [("volume", "nocopy", True)] if "volume-nocopy" in options else []
+    more += [("tmpfs", "size", options[word]) for word in ("tmpfs-size",) if word in options]
+    return Mount(kind, source, target, read_only, tuple(more))  # type: ignore[arg-type]
 
 
 def ports_of(text: str) -> list[Port]:

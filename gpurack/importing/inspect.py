@@ -118,7 +118,7 @@ def gpus_of(host: Mapping[str, Any]) -> gpus.Gpus:
 
 def mount(settings: Mapping[str, Any]) -> Mount:
     """One entry of Mounts."""
-    kind = "volume" if settings.get("Type") == "volume" else "bind"
+    kind = str(settings.get("Type")) if settings.get("Type") in ("volume", "tmpfs") else "bind"
     source = settings.get("Name") if kind == "volume" else settings.get("Source")
     return Mount(kind, str(source or ""), settings["Destination"], not settings.get("RW", True))  # type: ignore[arg-type]
 

@@ -120,6 +120,8 @@ def volume(t: Translation, mount: Mount) -> dict[str, Any]:
         which = f"volume {mount.source}" if mount.source else "the anonymous volume"
         t.note("open", f"{which} on {mount.target} starts empty, because gpurack creates its own volumes "
                "(gpurack_NAME). Copy what you need.")  # fmt: skip
+    for section, name, value in mount.options:
+        settings.setdefault(section, {})[name] = value
     return {**settings, **({"read_only": True} if mount.read_only else {})}
 
 

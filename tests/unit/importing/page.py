@@ -24,6 +24,7 @@ replaces the old container.
 | `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
 | `--profile gpu` | also imports the services of this profile of a compose file |
 | `--yaml` | prints YAML |
+| `--json` | prints entries, findings and the errors of `plan` as JSON |
 
 **Exit codes.** 0: complete. 1: something is left for you to fill in or decide. 2: nothing could be read.
 

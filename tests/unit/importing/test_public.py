@@ -4,6 +4,7 @@
 exactly the same. What no entry can mean is a finding.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -784,3 +785,31 @@ def test_every_other_key_of_a_service_is_kept_or_said() -> None:
     for key in sorted(SERVICE_KEYS - CONVERTED):
         result = read(f"{SERVICE}    {key}: [aa]\n")
         assert key in result.models["one"].get("compose", {}) or f"{key} was not converted" in told(result), key
+
+
+@pytest.mark.parametrize(
+    ("option", "volume"),
+    [
+        ("-v /a:/b:ro,z", {"type": "bind", "source": "/a", "read_only": True, "bind": {"selinux": "z"}}),
+        ("-v /a:/b:rshared", {"type": "bind", "source": "/a", "bind": {"propagation": "rshared"}}),
+        ("--mount type=tmpfs,dst=/b,tmpfs-size=1g", {"type": "tmpfs", "tmpfs": {"size": "1g"}}),
+        ("-v vol:/b:nocopy", {"type": "volume", "source": "vol", "volume": {"nocopy": True}}),
+        ("-v /a:/b:rw,cached", {"type": "bind", "source": "/a"}),
+    ],
+)
+def test_options_of_a_mount_are_kept(option: str, volume: dict[str, Any]) -> None:
+    [found] = only(f"{RUN} {option} lab/x:1")["compose"]["volumes"]
+    assert found == {"target": "/b", **volume}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"type": "bind", "source": "/a", "bind": {"create_host_path": False}},
+        {"type": "tmpfs", "tmpfs": {"size": 1000}},
+        {"type": "volume", "source": "v", "read_only": True, "volume": {"nocopy": True}},
+    ],
+)
+def test_long_form_of_a_mount_is_kept(settings: dict[str, Any]) -> None:
+    text = f"{SERVICE}    volumes: [{json.dumps({**settings, 'target': '/b'})}]\n"
+    assert only(text)["compose"]["volumes"] == [{**settings, "target": "/b"}]
