@@ -278,9 +278,13 @@ def long_mount(text: str) -> Mount:
     source = options.get("source") or options.get("src") or ""
     target = options.get("target") or options.get("dst") or options.get("destination") or ""
     read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
-    more = [("bind", "propagation", options[word]) for word in ("bind-propagation",) if word in options]
-    more += [("volume", "nocopy", True)] if "volume-nocopy" in options else []
-    more += [("tmpfs", "size", options[word]) for word in ("tmpfs-size",) if word in options]
+    more: list[tuple[str, str, Any]] = []
+    if "bind-propagation" in options:
+        more.append(("bind", "propagation", options["bind-propagation"]))
+    if "volume-nocopy" in options:
+        more.append(("volume", "nocopy", True))
+    if "tmpfs-size" in options:
+        more.append(("tmpfs", "size", options["tmpfs-size"]))
     return Mount(kind, source, target, read_only, tuple(more))  # type: ignore[arg-type]
 
 
