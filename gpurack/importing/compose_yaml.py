@@ -16,6 +16,8 @@ REPLACED = ("command", "entrypoint", "test")
 """Lists that a later file replaces; others are joined."""
 MAPS = ("environment", "labels", "args", "annotations", "sysctls", "extra_hosts")
 """Fields that are a map or a list of `NAME=value`."""
+DEEPEST = 20
+"""The most nested defaults that are followed."""
 Notes = Callable[[str], None]
 
 
@@ -159,7 +161,7 @@ def interpolated(value: Any, variables: Mapping[str, str], undefined: Notes) -> 
     return substituted(value, variables, undefined) if isinstance(value, str) else value
 
 
-def substituted(text: str, variables: Mapping[str, str], undefined: Notes) -> str:
+def substituted(text: str, variables: Mapping[str, str], undefined: Notes, depth: int = 0) -> str:
     """A text with `$A`, `${A:-default}`, `${A:+alternative}` and `$$`, also nested.
 
     >>> substituted("${A:-${B:-c}}/$D ${E:+x}$$", {"D": "d"}, print)
@@ -178,22 +180,24 @@ def substituted(text: str, variables: Mapping[str, str], undefined: Notes) -> st
             out, position = out + "$", start + 1
             continue
         rest = text[found.end() : end - 1] if braced else ""
-        out += one_variable(found[0], rest, variables, undefined)
+        out += one_variable(found[0], rest, variables, undefined, depth)
         position = end
     return out + text[position:]
 
 
-def one_variable(name: str, rest: str, variables: Mapping[str, str], undefined: Notes) -> str:
+def one_variable(name: str, rest: str, variables: Mapping[str, str], undefined: Notes, depth: int) -> str:
     """The value of `${NAME…}`. rest: the text after the name."""
     found = re.match(r"(:?)([-?+])(.*)", rest, re.DOTALL)
     colon, sign, word = found.groups() if found else ("", "", "")
+    if depth > DEEPEST:
+        return rest
     there = bool(variables.get(name)) if colon else name in variables
     if sign == "+":
-        return substituted(word, variables, undefined) if there else ""
+        return substituted(word, variables, undefined, depth + 1) if there else ""
     if there or (not sign and name in variables):
         return variables[name]
     if sign == "-":
-        return substituted(word, variables, undefined)
+        return substituted(word, variables, undefined, depth + 1)
     undefined(name)
     return f"${name}"
 

@@ -254,7 +254,7 @@ def mount(text: str) -> Mount:
     """A mount of `SOURCE:TARGET[:ro]`, also with Windows drives.
 
     >>> mount("c:/models:/models")
-    Mount(kind='bind', source='c:/models', target='/models', read_only=False)
+    Mount(kind='bind', source='c:/models', target='/models', read_only=False, options=())
     """
     drive = re.match(r"[A-Za-z]:[\\/][^:]*:", text)
     head, tail = (text[:2], text[2:]) if drive else ("", text)

@@ -76,11 +76,15 @@ def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
 def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
     """One container, without what it inherits from its image."""
     config, host = item["Config"], item["HostConfig"]
+    if not isinstance(config["Image"], str):
+        raise TypeError("the image is not text")
     where = f"container {name}"
     brought = set(image.get("Env") or [])
     environment, _ = docker_run.environment_of([text for text in config.get("Env") or [] if text not in brought])
-    command = tuple(config.get("Cmd") or ()) if config.get("Cmd") != image.get("Cmd") else ()
-    entrypoint = tuple(config["Entrypoint"]) if config.get("Entrypoint") != image.get("Entrypoint") else None
+    command = tuple(map(str, config.get("Cmd") or ())) if config.get("Cmd") != image.get("Cmd") else ()
+    entrypoint = (
+        tuple(map(str, config["Entrypoint"] or ())) if config.get("Entrypoint") != image.get("Entrypoint") else None
+    )
     compose = compose_fields(config, host, image)
     given = gpus.given(gpus_of(host), compose.pop("devices", []), host.get("Runtime"), environment)
     if given.devices:

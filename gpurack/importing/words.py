@@ -13,8 +13,9 @@ MISSING = "missing backslash at the end of the line; joined with the next line."
 SPACE = "space after the backslash, which would end the command; joined with the next line."
 NEVER_CLOSED = "unclosed quote"
 LOOPS = ("for", "while", "until")
-MOST = 64
-"""The most words of a loop that are followed."""
+MOST, STEPS, LONGEST, DEEPEST = 64, 5000, 20_000, 20
+"""The most words of a loop, commands, characters of a command, and nested defaults of a variable that are followed."""
+VARIABLE = re.compile(rf"\$(\{{)?({NAME}|[0-9@*])")
 LOOP = re.compile(rf"\s*for\s+({NAME})\s+in\s+(.*)", re.DOTALL)
 FUNCTION = re.compile(r"\s*(?:function\s+)?([\w-]+)\s*\(\)\s*\{(.*)", re.DOTALL)
 ARRAY = re.compile(rf"\s*(?:(?:declare|local|readonly|export)\s+(?:-\w+\s+)?)?({NAME})(\+?)=\((.*)\)\s*", re.DOTALL)
@@ -75,13 +76,15 @@ class _Reader:
         self.script, self.known = script, known
         self.functions: dict[str, list[Part]] = {}
         self.inside = self.calls = 0
+        self.left = STEPS
 
     def run(self, parts: Sequence[Part]) -> None:
         """Read commands in order."""
         at = 0
-        while at < len(parts):
+        while at < len(parts) and self.left > 0:
             where, part = parts[at]
             at += 1
+            self.left -= 1
             first = part.split(maxsplit=1)
             if found := FUNCTION.match(part):
                 rest = [(where, found[2])] if found[2].strip() else []
@@ -103,7 +106,7 @@ class _Reader:
         """Read a loop's body once for each word. Words that are not in the text stay open."""
         expanded, undefined = expand(with_arrays(text, self.known), self.known)
         try:
-            items = shlex.split(expanded)[:MOST]
+            items = shlex.split(expanded[:LONGEST])[:MOST]
         except ValueError:
             self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: for …"))
             return
@@ -116,8 +119,6 @@ class _Reader:
 
     def command(self, where: str, part: str) -> None:
         """Read one simple command."""
-        if len(self.script.commands) > MOST * MOST:
-            return
         if found := ARRAY.match(part):
             self.array(where, found[1], bool(found[2]), found[3])
             return
@@ -125,7 +126,7 @@ class _Reader:
         for name in re.findall(rf"\$\{{({NAME})\[", part):
             undefined += self.known.get(f"{name}[]", ("", ()))[1]
         try:
-            words = shlex.split(expanded)
+            words = shlex.split(expanded[:LONGEST])
         except ValueError:
             self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {first_words(part)} …"))
             return
@@ -145,7 +146,7 @@ class _Reader:
         """Read `NAME=(…)` and `NAME+=(…)`."""
         expanded, undefined = expand(with_arrays(text, self.known), self.known)
         try:
-            items = shlex.split(expanded)
+            items = shlex.split(expanded[:LONGEST])
         except ValueError:
             self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {name}"))
             return
@@ -322,7 +323,7 @@ def simple_commands(line: str) -> list[str]:
     return [part for part in [*parts, current] if part.strip()]
 
 
-def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
+def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]], depth: int = 0) -> tuple[str, tuple[str, ...]]:
     """(text with variables substituted as the shell does, the undefined ones, which stay in the text)"""
     out, quote, position = "", "", 0
     undefined: list[str] = []
@@ -332,12 +333,13 @@ def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple
             out += text[position : position + 2]
             position += 2
             continue
-        found = re.match(rf"\$(\{{)?({NAME}|[0-9@*])", text[position:])
+        found = VARIABLE.match(text, position)
         if quote != "'" and found:
-            end = closing_brace(text, position) if found[1] else position + found.end()
-            name, rest = found[2], text[position + found.end() : end - 1] if found[1] else ""
+            end = closing_brace(text, position) if found[1] else found.end()
+            name, rest = found[2], text[found.end() : end - 1] if found[1] else ""
             sign = re.match(r":?([-?+=])(.*)", rest, re.DOTALL)
-            default = expand(sign[2], known)[0] if sign and sign[1] in "-=+" else ""
+            default = sign[2] if sign else ""
+            default = expand(default, known, depth + 1)[0] if default and depth < DEEPEST else default
             if name in known and rest and not sign:  # ${NAME##*/} and the like
                 value = text[position:end]
                 undefined.append(value)
@@ -351,6 +353,7 @@ def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple
             else:
                 value = f"${name}" if not rest or sign else text[position:end]
                 undefined.append(value)
+            value = value[:LONGEST]
             if not quote and re.search(r"\$\(|`", value):
                 out += shlex.quote(value)
             else:
