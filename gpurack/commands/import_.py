@@ -9,8 +9,10 @@ import click
 from gpurack import screen
 from gpurack.importing import text as text_of
 from gpurack.importing.compose_file import NoCompose
+from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
+from gpurack.spec.secret_names import holds_secret
 
 ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
 HOST = "gpu1.lab"
@@ -22,13 +24,16 @@ def run(
     name: str | None,
     variables: Sequence[str],
     files: Sequence[str],
+    profiles: Sequence[str],
     as_yaml: bool,
+    as_json: bool,
 ) -> int:
     """Read the source and print the inventory with its findings. Returns the exit code."""
     try:
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
-        imported = read(text, dict(pairs(variables, "--set")), copies)
+        given = {**beside(None if host else source), **dict(pairs(variables, "--set"))}
+        imported = read(text, given, copies, profiles)
     except UnicodeDecodeError:
         screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
         return UNREADABLE
@@ -39,15 +44,33 @@ def run(
         screen.echo(f"error  {host or called(source)}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
+    if as_json:
+        refused = refusals(imported, printed)
+        findings = [{"kind": one.kind, "where": one.where, "what": one.what} for one in imported.findings]
+        data = {
+            "schema": screen.SCHEMA,
+            "host": printed,
+            "data": imported.data,
+            "findings": findings,
+            "errors": refused,
+        }
+        screen.echo(screen.as_json(data))
+        return exit_code(imported, refused)
     if not any(imported.entries.values()):
         screen.echo("# No services found.")
         screen.echo(text_of.comments(imported.findings), nl=False)
-        if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
-            return UNREADABLE
-        return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+        return exit_code(imported, [])
     screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
     refused = refusals(imported, printed)
     screen.echo(text_of.comments(imported.findings, refused), nl=False)
+    return exit_code(imported, refused)
+
+
+def exit_code(imported: Imported, refused: Sequence[str]) -> int:
+    """Say if anything could be read, and if anything is left to do."""
+    nothing = not any(imported.entries.values())
+    if nothing and all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
+        return UNREADABLE
     return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
 
 
@@ -67,6 +90,13 @@ def from_file(source: Path | None) -> str:
             screen.echo("Paste the commands, then press Ctrl-D.", err=True)
         return sys.stdin.read()
     return source.read_text(encoding="utf-8")
+
+
+def beside(source: Path | None) -> dict[str, str]:
+    """The variables of `.env` beside a compose file, as Compose reads it. Secrets stay references."""
+    env = source.parent / ".env" if source and source.suffix in (".yml", ".yaml") else None
+    found = dotenv(env.read_text(encoding="utf-8")) if env and env.is_file() else {}
+    return {name: value for name, value in found.items() if not value or not holds_secret(name, value)}
 
 
 def from_host(host: str, inventory: Path | None) -> str:

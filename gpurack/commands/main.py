@@ -113,27 +113,34 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
 @click.option("--name", metavar="HOST", help="Host name to print. Default: the value of --host, or gpu1.lab.")
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="Define a variable that SOURCE uses.")
 @click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A local copy of the host's PATH.")
+@click.option(
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Also import this profile of a compose file."
+)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print a YAML inventory instead of Python.")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries, findings and errors as JSON.")
 def import_(
     source: Path | None,
     host: str | None,
     name: str | None,
     variables: tuple[str, ...],
     files: tuple[str, ...],
+    profiles: tuple[str, ...],
     as_yaml: bool,
+    as_json: bool,
 ) -> None:
     """Convert docker commands to an inventory.
 
-    Reads `docker run` commands, a shell script, a compose file or output of `docker inspect`. SOURCE is a file, or -
-    (the default) for standard input. Comments below the inventory list what could not be converted and what changed.
-    Secrets are never printed.
+    Reads `docker run` commands, a shell script, a compose file, Markdown notes or output of `docker inspect`. SOURCE is
+    a file, or - (the default) for standard input. Comments below the inventory list what could not be converted and
+    what changed. Secrets are never printed.
 
     Exit code 0: complete; 1: something is left for you to fill in or decide; 2: SOURCE could not be read.
     """
 
     from gpurack.commands.import_ import run
 
-    sys.exit(run(source, host, name, variables, files, as_yaml))
+    require_one_format(**{"--yaml": as_yaml, "--json": as_json})
+    sys.exit(run(source, host, name, variables, files, profiles, as_yaml, as_json))
 
 
 @main.command()

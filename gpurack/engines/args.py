@@ -22,17 +22,23 @@ def explicit_args(model: Model) -> dict[str, ArgValue]:
     return {with_dashes(flag): value for flag, value in model.args.items() if value is not False}
 
 
-def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
+def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = (), several: Collection[str] = ()) -> list[str]:
     """Return the inventory's `args` as the engine's flags: `true` gives the flag alone, a list repeats it.
 
-    one_dash: names of several letters that the engine writes with one dash.
+    one_dash: names of several letters that the engine writes with one dash. several: flags that take the words of a
+    list at once, because a second one would replace the first.
 
     >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
     ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
+    >>> flags({"lora-modules": ["a=/a", "b=/b"]}, several={"lora-modules"})
+    ['--lora-modules', 'a=/a', 'b=/b']
     """
     words: list[str] = []
     for name, value in args.items():
         flag = f"-{name}" if len(name) == 1 or name in one_dash else f"--{name}"
+        if isinstance(value, list) and with_dashes(name) in several:
+            words += [flag, *map(str, value)]
+            continue
         for item in value if isinstance(value, list) else [value]:
             if item is True:
                 words.append(flag)

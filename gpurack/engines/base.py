@@ -295,7 +295,7 @@ class Engine(ABC):
                 "set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[with_dashes(flag)]}`."
             )
             for flag in model.args
-            if with_dashes(flag) in self.own_args
+            if with_dashes(flag) in self.own_args and not self.adds(with_dashes(flag), model.args[flag])
         ]
         problems += [
             Problem.of("flag-removed", path=f"args.{flag}", engine=self.name, flag=with_dashes(flag), hint=instead)
@@ -320,6 +320,10 @@ class Engine(ABC):
             except LookupError as error:
                 problems.append(Problem.of("gpu-incompatible", path="gpus", what=error))
         return problems + self.check_weights(model)
+
+    def adds(self, flag: str, value: ArgValue) -> bool:
+        """Does this value of a flag that gpurack sets add to what gpurack sets, so that `args` may have it?"""
+        return False
 
     def words(self, model: Model) -> list[Word]:
         """Return the settings that known_flags.py checks, as the engine spells them: its flags."""

@@ -84,8 +84,8 @@ class Custom(Engine):
 
 
 def _exposed(model: Model) -> str | None:
-    """Return the port in `compose.expose`, as text; None if it is not set, "" if it is invalid."""
+    """Return the first port in `compose.expose`, as text; None if it is not set, "" if it is invalid."""
     given = model.compose.get("expose")
     if given is None:
         return None
-    return str(given[0]) if isinstance(given, list) and len(given) == 1 else ""
+    return str(given[0]) if isinstance(given, list) and given else ""

@@ -9,6 +9,8 @@ HUB_CACHE = "gpurack fetches weights itself, once for all models of the host (we
 OWN_VOLUME = "gpurack keeps this in a volume of its own, which starts empty"
 CONNECTS_TO = "connects_to"
 CONTEXT = "context"
+NODES = "nnodes"
+"""The flag of engines that run over several hosts, for their number."""
 SWITCHES = frozenset({
     "trust-remote-code", "enforce-eager", "enable-prefix-caching", "enable-chunked-prefill", "enable-auto-tool-choice",
     "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",
@@ -22,17 +24,21 @@ class Dialect:
     """How users start an engine by hand.
 
     images: pattern for the end of the image's name, without tag. moved: an image's former name → its name today.
-    known_by: flags that identify the engine in an unknown image.
+    known_by: flags that identify the engine in an unknown image, beside `model`.
 
     programs: the words with which its command may begin, before the flags. positional: may its first word be the
     weights? short: short and old flags → the long flag of today. one_dash: flags of several letters with one dash.
-    switches: flags that never take a value, in addition to SWITCHES. keeps_spelling: does its parser distinguish dashes
-    from underscores, so that `args` must keep the flag as it was written?
+    switches: flags that never take a value, in addition to SWITCHES. several: flags that take several words.
+    keeps_spelling: does its parser distinguish dashes from underscores, so that `args` must keep the flag as it was
+    written?
 
     variables: environment variables → the flag with the same meaning (CONTEXT, CONNECTS_TO: the field), or a text with
     a space that says why the variable is left out. modelscope: the variable that makes it fetch weights from
     ModelScope. caches: paths inside of data that can be fetched again → what happens to it. pulls: commands that
     precede the name of a model to pull.
+
+    multipliers: the letters behind a number of tokens → what they multiply it with. hub: flags that may name further
+    repositories of the hub, which the engine would fetch itself.
 
     named_by_weights: without a name, does it answer to the path or repository that it loaded? share: the flag for its
     share of each GPU, which is the field vram. assumed: flags that gpurack sets on GPUs if the command does not → what
@@ -49,12 +55,16 @@ class Dialect:
     short: Mapping[str, str] = field(default_factory=dict)
     one_dash: Collection[str] = ()
     switches: Collection[str] = ()
+    several: Collection[str] = ()
     keeps_spelling: bool = False
 
     variables: Mapping[str, str] = field(default_factory=dict)
     modelscope: str = ""
     caches: Mapping[str, str] = field(default_factory=dict)
     pulls: tuple[tuple[str, ...], ...] = ()
+
+    multipliers: Mapping[str, int] = field(default_factory=dict)
+    hub: Collection[str] = ()
 
     named_by_weights: bool = False
     share: str = ""

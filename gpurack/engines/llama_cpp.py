@@ -81,6 +81,7 @@ DIALECT = Dialect(
         "LLAMA_ARG_HOST": "host", "LLAMA_ARG_N_GPU_LAYERS": "n-gpu-layers", "LLAMA_ARG_HF_REPO": "hf-repo",
         "LLAMA_ARG_ALIAS": "alias", "LLAMA_API_KEY": "api-key",
     },
+    hub=("hf-repo-draft", "hfrd", "hfd"),
     caches={"/root/.cache/llama.cpp": HUB_CACHE, "/root/.cache/huggingface": HUB_CACHE},
     assumed={"n-gpu-layers": "gpurack puts all layers on the GPUs"},
 )  # fmt: skip
@@ -244,7 +245,8 @@ class LlamaCpp(Engine):
     def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
         """Return the number of its slots, unless they share one cache."""
         unified = {"kv-unified", "kvu"} & set(given)
-        return int(str(given["parallel"][-1])) if "parallel" in given and not unified else 1
+        slots = str(given.get("parallel", ["1"])[-1])
+        return int(slots) if slots.isdecimal() and int(slots) and not unified else 1
 
     def uses_graphics_driver(self, model: Model | Job) -> bool:
         """True for Vulkan: upstream's variant in `version` or image name, or its Dockerfile."""

@@ -58,6 +58,7 @@ class Sglang(Engine):
         images="sglang",
         programs=(*python("sglang.launch_server"), ("sglang", "serve")),
         short={"tp": "tp-size", "tensor-parallel-size": "tp-size", "pp": "pp-size", "dp": "dp-size"},
+        hub=("tokenizer-path", "lora-paths", "speculative-draft-model-path"),
         modelscope="SGLANG_USE_MODELSCOPE",
         caches={"/root/.cache/huggingface": HUB_CACHE, "/root/.cache": HUB_CACHE},
         named_by_weights=True,

@@ -85,6 +85,14 @@ _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp s
 ONE_DASH = frozenset(_ONE_DASH.split())
 """The flags of vLLM (0.32.0) with one dash and more than one letter."""
 
+SEVERAL = frozenset({"served-model-name", "lora-modules", "cudagraph-capture-sizes"})
+"""Its flags that take several words (nargs="+" in vllm/entrypoints/openai/cli_args.py and engine/arg_utils.py)."""
+AUTOMATIC = ("auto", "-1")
+"""Values of --max-model-len that make it choose the longest context that fits (from 0.14 on)."""
+SERVED = "served-model-name"
+MULTIPLIERS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+"""How it reads `32k` (engine/arg_utils.py: human_readable_int)."""
+
 _EMBED: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "embed"}
 _CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
 TASKS: Mapping[str, Mapping[str, ArgValue]] = {
@@ -93,7 +101,7 @@ TASKS: Mapping[str, Mapping[str, ArgValue]] = {
 """Values of the removed --task → the flags that replace them."""
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
-    known_by=("model", "served-model-name", "tensor-parallel-size"),
+    known_by=("served-model-name", "max-model-len", "gpu-memory-utilization", "tensor-parallel-size"),
     programs=(("vllm", "serve"), *python("vllm.entrypoints.openai.api_server")),
     positional=True,
     short={
@@ -101,6 +109,9 @@ DIALECT = Dialect(
         "q": "quantization", "O": "compilation-config",
     },
     one_dash=ONE_DASH,
+    several=SEVERAL,
+    multipliers=MULTIPLIERS,
+    hub=("tokenizer", "hf-config-path", "lora-modules", "speculative-config", "speculative-model"),
     variables={"VLLM_API_KEY": "api-key"},
     modelscope="VLLM_USE_MODELSCOPE",
     caches={
@@ -190,7 +201,7 @@ class Vllm(Engine):
 
     def container(self, model: Model, run: Run) -> Container:
         """Return `vllm serve PATH …`, offline, because the weights are on the host."""
-        argv = [str(run.weights), "--served-model-name", run.served_name]
+        argv = [str(run.weights), f"--{SERVED}", *self.serves(model, run.served_name)]
         argv += ["--host", "0.0.0.0", "--port", str(self.port)]
         named = {with_dashes(flag) for flag in model.args}
         tensor, _ = self.parallelism(model, run.gpus)
@@ -200,7 +211,8 @@ class Vllm(Engine):
             argv += ["--max-model-len", str(model.context)]
         if run.memory_fraction is not None and "gpu-memory-utilization" not in named:
             argv += ["--gpu-memory-utilization", f"{run.memory_fraction:.3f}"]
-        argv += flags(model.args, ONE_DASH)
+        others = {flag: value for flag, value in model.args.items() if with_dashes(flag) != SERVED}
+        argv += flags(others, ONE_DASH, SEVERAL)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
         volumes = {"vllm-cache": "/root/.cache/vllm"}
@@ -209,6 +221,15 @@ class Vllm(Engine):
             return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])
         return Container(command, entrypoint, environment, volumes, compose=compose)
+
+    def serves(self, model: Model, served_name: str) -> list[str]:
+        """Return its served name, and those that `args` add."""
+        more = explicit_args(model).get(SERVED, [])
+        return list(dict.fromkeys([served_name, *map(str, more if isinstance(more, list) else [more])]))
+
+    def adds(self, flag: str, value: ArgValue) -> bool:
+        """Accept further served names, and a context that vLLM chooses."""
+        return flag == SERVED or (flag == "max-model-len" and str(value) in AUTOMATIC)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
         """Return a KV cache for one request of the longest context. vLLM fills the rest of its share."""

@@ -25,16 +25,19 @@ def convert_address(t: Translation) -> None:
     """port and bind."""
     engine = t.engine
     port_flags = [flag for flag, place in engine.own_args.items() if place == "port"]
-    listens = next((int(value) for flag in port_flags if (value := t.flags.take(flag))), None)
+    listens = next((t.number(f"--{flag}", value) for flag in port_flags if (value := t.flags.take(flag))), None)
     for flag in [flag for flag, place in engine.own_args.items() if place == "bind"]:
         t.flags.given.pop(flag, None)
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]
+    if t.run.host_network and tcp:
+        t.note("changed", "-p is left out: Docker ignores it beside the host's network.")
+        listens, tcp = listens or tcp[0].container, []
     inside = listens or t.listens or getattr(engine, "port", None) or (tcp[0].container if tcp else 8000)
     ours = next((port for port in tcp if port.container == inside), tcp[0] if tcp else None)
     if ours and ours.container != inside and not t.unknown:
         t.note("open", f"port {ours.host} was mapped to container port {ours.container}, but the server listens on "
               f"{inside}; gpurack publishes that port.")  # fmt: skip
-    for port in t.run.ports:
+    for port in () if t.run.host_network else t.run.ports:
         if port is not ours:
             t.note("open", f"port {port.host or ''}:{port.container}/{port.protocol} was not converted; an "
                   "entry has one port.")  # fmt: skip
@@ -42,7 +45,8 @@ def convert_address(t: Translation) -> None:
         port_number, bind = ours.host, {"": "any", "0.0.0.0": "any", "127.0.0.1": "loopback"}.get(ours.ip, ours.ip)
         if port_number is None:
             port_number = inside
-            t.note("open", f"Docker chose the port at every start; set to {inside}.")
+            why = f"its port is {ours.unset}" if ours.unset else "Docker chose the port at every start"
+            t.note("open", f"{why}; set to {inside}.")
         inside = ours.container
     elif t.run.host_network:
         port_number, bind = inside, "any"
@@ -51,6 +55,7 @@ def convert_address(t: Translation) -> None:
         port_number, bind = inside, "loopback"
         t.note("open", f"publishes no port; gpurack publishes {inside} on the host's loopback. Set `bind` to make it "
               "reachable.")  # fmt: skip
+    t.inside = (listens or inside, inside if t.unknown else engine.port)
     if t.unknown and inside != port_number:
         t.compose["expose"] = [str(inside)]
     t.fields["port"], t.fields["bind"] = port_number, bind

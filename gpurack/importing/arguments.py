@@ -1,5 +1,7 @@
 """Convert an engine's flags to fields of the entry, and the rest to `args`."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from gpurack.engines.args import with_dashes
@@ -16,8 +18,11 @@ def environment_to_flags(t: Translation) -> None:
         if meaning in (None, CONNECTS_TO):
             continue
         value = t.environment.pop(name)
+        if not value:
+            continue  # as if it was not set
         if meaning == CONTEXT:
-            t.fields["context"] = int(value)
+            if tokens := t.tokens(name, value):
+                t.fields["context"] = tokens
         elif " " in meaning:
             t.note("changed", f"{name} is left out: {meaning}.")
         else:
@@ -34,13 +39,19 @@ def convert_own_flags(t: Translation) -> None:
             continue
         values = t.flags.given.pop(flag)
         if place == "served_name":
-            if len(values) > 1:
-                t.note("open", f"more served names were not converted: {', '.join(map(str, values[1:]))}.")
+            if more := [str(value) for value in values[1:]]:
+                if engine.adds(flag, [*more]):
+                    t.flags.given[flag] = list(more)
+                else:
+                    t.note("open", f"more served names were not converted: {', '.join(more)}.")
             if str(values[0]) != t.key:
                 t.fields["served_name"] = str(values[0])
             t.named = True
         elif place == "context":
-            convert_context(t, int(values[-1]))
+            if engine.adds(flag, values[-1]):
+                t.flags.given[flag] = values[-1:]
+            elif tokens := t.tokens(f"--{flag}", str(values[-1])):
+                convert_context(t, tokens)
         elif place == "api_key" and flag.endswith("file"):
             t.note("open", f'its API key is in {values[-1]}. Name the file on your machine: api_key: {{"file": …}}.')
         elif place == "api_key":
@@ -64,7 +75,7 @@ def convert_own_flags(t: Translation) -> None:
 
 def convert_context(t: Translation, tokens: int) -> None:
     """Set `context`: tokens of prompt and answer per slot. The flag may be the sum of all slots."""
-    slots = t.engine.context_parts(t.flags.given)
+    slots = int(t.engine.context_parts(t.flags.given))
     if slots > 1:
         if tokens % slots:
             t.note("open", f"context is {tokens // slots}: {tokens} tokens shared by {slots} slots, rounded down.")
@@ -95,11 +106,26 @@ def convert_args(t: Translation) -> None:
             t.note("open", f"{t.engine.name} removed --{flag}: {removed} It is left out.")
         elif is_secret(flag):
             t.note("open", f"--{flag} is a secret; it is left out.")
+        elif flag in dialect.hub and any(str(value) == t.model for value in values) and len(values) == 1:
+            t.note("changed", f"--{flag} is left out: it names the weights themselves.")
         else:
+            if flag in dialect.hub and (named := hub_names(values)):
+                t.note("open", f"--{flag} names {', '.join(named)} of the hub, but gpurack starts {engine.name} "
+                      "offline. Copy it to the host, mount it with compose.volumes, and set its path.")  # fmt: skip
             name = t.flags.spelled.get(flag, flag) if dialect.keeps_spelling else flag
-            args[name] = values[0] if len(values) == 1 else values
+            is_list = len(values) > 1 or (flag in t.engine.own_args and flag in dialect.several)
+            args[name] = values if is_list else values[0]
     for flag, what in dialect.assumed.items():
         if t.gpus and flag not in args:
             t.note("changed", f"--{flag} was not set; {what}.")
     if args:
         t.fields["args"] = args
+
+
+def hub_names(values: Sequence[Any]) -> list[str]:
+    """The repositories of the hub in values of flags, also in JSON and behind `name=`.
+
+    >>> hub_names(["sql=org/lora", '{"model": "org/draft"}', "/m/x", "a/b/c"])
+    ['org/lora', 'org/draft']
+    """
+    return [found for value in values for found in re.findall(r"""(?:^|[="])([\w.-]+/[\w.-]+)(?=$|")""", str(value))]

@@ -1,36 +1,116 @@
 """The GPUs of a container, and how many of them it uses."""
 
+import re
+from dataclasses import replace
+
+from gpurack.engines.container import CPU
+from gpurack.engines.dialect import NODES
+from gpurack.importing.gpus import AS_DEVICES, DRI, VISIBLE, Gpus, narrowed, rendered, source
 from gpurack.importing.translation import Translation, counted, listed
+from gpurack.spec.model import PCI_ADDRESS
+
+NAMED = re.compile(rf"\d+|GPU-[0-9a-f-]+|{PCI_ADDRESS}")
+"""The ids that `gpus` can hold."""
+
+
+def keep_slices(t: Translation) -> bool:
+    """Keep GPUs that `gpus` cannot name (MIG slices) in the words of Compose; true if there are any."""
+    strange = [item for item in t.run.gpus if not NAMED.fullmatch(item)] if isinstance(t.run.gpus, tuple) else []
+    if not strange:
+        return False
+    devices = [{"driver": "nvidia", "device_ids": list(t.run.gpus or ()), "capabilities": ["gpu"]}]  # type: ignore[arg-type]
+    deploy = t.compose.setdefault("deploy", {}).setdefault("resources", {})
+    deploy["reservations"] = {**deploy.get("reservations", {}), "devices": devices}
+    t.run = replace(t.run, gpus=None)
+    t.note("open", f"GPU {', '.join(strange)}: gpurack gives out whole GPUs only. It is kept in compose.deploy, where "
+          "no plan sees that it is used.")  # fmt: skip
+    return True
+
+
+def hosts_of(t: Translation) -> str:
+    """The number of hosts over which it runs, as its flags say; "" for one."""
+    nodes = str(t.flags.given.get(NODES, ["1"])[-1])
+    return "" if nodes == "1" else nodes
 
 
 def convert_gpus(t: Translation) -> None:
-    """The GPUs that the container was given, by index or UUID."""
-    gpus = t.run.gpus
-    if gpus is None:
-        computes = t.engine.unused.get("gpus") is None
-        t.gpus = [] if computes else None
+    """The GPUs that the container was given, by index or UUID, and that its variables left visible."""
+    gpus = visible_gpus(t, graphics_devices(t) if t.run.gpus is None else t.run.gpus)
+    if t.engine.unused.get("gpus"):
+        t.gpus = None
+        if gpus is not None:
+            t.note("changed", f"was given GPUs, but {t.engine.title} in gpurack runs no model. `gpus` is left out.")
+    elif gpus is None:
+        t.gpus = []
+        if needs_gpu(t):
+            t.note("open", f"was given no GPU in this text, but {t.engine.title} needs one. Set `gpus`.")
     elif isinstance(gpus, int):
         t.gpus = list(range(gpus))
         t.note("open", f"asked for any {counted(gpus, 'GPU')}; set to gpus {t.gpus}. Check which to use.")
-    elif gpus == "all":
-        t.gpus = "all"
     else:
-        t.gpus = [int(item) if item.isdigit() else item for item in gpus]
-        strange = [item for item in t.gpus if isinstance(item, str) and not item.startswith("GPU-")]
-        if strange:
-            t.note("open", f"GPU {', '.join(strange)} was not converted. Use an index or a UUID.")
-            t.gpus = [item for item in t.gpus if item not in strange]
+        t.gpus = gpus if gpus == "all" else [int(item) if item.isdigit() else item for item in gpus]
+
+
+def needs_gpu(t: Translation) -> bool:
+    """True if the engine has no image for the CPU."""
+    try:
+        t.engine.image("1", CPU)
+    except LookupError:
+        return not t.unknown
+    return False
+
+
+def graphics_devices(t: Translation) -> Gpus:
+    """The GPUs of /dev/dri, for an engine that computes with Vulkan or the like. Unknown images keep the devices."""
+    paths = [source(device) for device in t.compose.get("devices", [])]
+    graphics = [path for path in paths if DRI.fullmatch(path)]
+    if not graphics or t.engine.unused.get("gpus"):
+        return None
+    if t.unknown:
+        t.note("open", f"uses {', '.join(graphics)}, kept in compose.devices. Set `gpus` if a model computes there.")
+        return None
+    unclear: list[str] = []
+    gpus = rendered(graphics, unclear)
+    for what in unclear:
+        t.note("open", what)
+    t.compose["devices"] = [device for device in t.compose["devices"] if not DRI.fullmatch(source(device))]
+    if not t.compose["devices"]:
+        del t.compose["devices"]
+    t.note("changed", AS_DEVICES)
+    return gpus
+
+
+def visible_gpus(t: Translation, gpus: Gpus) -> Gpus:
+    """The GPUs without those that CUDA_VISIBLE_DEVICES or its like hides. In the container they count from 0 again."""
+    for name in VISIBLE:
+        if gpus is None or name not in t.environment:
+            continue
+        try:
+            seen = narrowed(gpus, t.environment[name])
+        except ValueError:
+            t.note("open", f"{name}={t.environment[name]} was not applied to `gpus`. List the GPUs there, and remove "
+                  "it.")  # fmt: skip
+            continue
+        shown = "all GPUs" if gpus == "all" else counted(gpus, "GPU") if isinstance(gpus, int) else listed(gpus)
+        t.note("changed", f"{name}={t.environment.pop(name)} of {shown} became `gpus`.")
+        gpus = seen
+    return gpus
 
 
 def convert_parallelism(t: Translation) -> None:
     """Reduce `gpus` to the number that the flags use. gpurack sets tensor parallelism by the number of GPUs."""
     if t.engine.parallel_flags and t.gpus:
         tensor, *others = t.engine.parallel_flags
-        sizes = [int(t.flags.given[flag][-1]) for flag in (tensor, *others) if flag in t.flags.given]
-        needed = 1
-        for size in sizes:
-            needed *= size
-        if t.gpus == "all":
+        needed, unknown = 1, False
+        for flag in (tensor, *others):
+            size = t.number(f"--{flag}", str(t.flags.given[flag][-1])) if flag in t.flags.given else 1
+            if size is None:
+                del t.flags.given[flag]
+                unknown = True
+            needed *= size or 1
+        if unknown:
+            pass
+        elif t.gpus == "all":
             t.gpus = list(range(needed))
             t.note("open", f"was given all GPUs but uses {counted(needed, 'GPU')}; set to gpus {t.gpus}. "
                   "Check which to use.")  # fmt: skip
@@ -38,18 +118,20 @@ def convert_parallelism(t: Translation) -> None:
             t.note("open", f"was given GPU {listed(t.gpus)} but uses {counted(needed, 'GPU')}; set to "
                   f"gpus {t.gpus[:needed]}. Set {tensor} to use more.")  # fmt: skip
             t.gpus = t.gpus[:needed]
-        if len(t.gpus) == needed:
+        if unknown or len(t.gpus) == needed:
             t.flags.given.pop(tensor, None)
         else:
             t.note("open", f"needs {counted(needed, 'GPU')} ({tensor}) but was given GPU {listed(t.gpus)}.")
-    elif t.engine.one_gpu and t.gpus == "all":
-        t.gpus = [0]
-        t.note("open", "was given all GPUs but uses one GPU; set to gpus [0]. Check which to use.")
+    elif t.engine.one_gpu and (t.gpus == "all" or len(t.gpus or []) > 1):
+        given = "all GPUs" if t.gpus == "all" else f"GPU {listed(t.gpus)}"
+        t.gpus = [0] if t.gpus == "all" else t.gpus[:1]
+        t.note("open", f"was given {given} but uses one GPU; set to gpus {t.gpus}. Check which to use.")
     elif t.gpus == "all":
         t.note("open", "uses all GPUs of the host, so no other model can. List GPUs by index to share the host.")
     if t.gpus is not None:
         t.fields["gpus"] = t.gpus
     fraction = t.flags.given.get(t.dialect.share)
     if fraction and t.gpus:
-        t.fields["vram"] = f"{float(fraction[-1]) * 100:g}%"
-        del t.flags.given[t.dialect.share]
+        share = t.number(f"--{t.dialect.share}", str(t.flags.given.pop(t.dialect.share)[-1]), float)
+        if share:
+            t.fields["vram"] = f"{share * 100:g}%"

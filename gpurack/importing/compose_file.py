@@ -2,23 +2,27 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from gpurack.importing import built, docker_run
+from gpurack.importing import built, compose_yaml, docker_run, gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+from gpurack.spec.compose_keys import SERVICE
+from gpurack.spec.secret_names import is_secret
 
-AS_IT_IS = {
-    "restart", "ipc", "shm_size", "cap_add", "cap_drop", "ulimits", "logging", "healthcheck", "extra_hosts", "user",
-    "working_dir", "privileged", "devices", "tmpfs", "security_opt", "mem_limit", "mem_reservation", "memswap_limit",
-    "cpus", "cpuset", "cpu_shares", "init", "stop_grace_period", "stop_signal", "dns", "dns_search", "hostname",
-    "sysctls", "group_add", "pid", "pids_limit", "platform", "read_only", "labels", "env_file", "oom_score_adj",
-    "userns_mode", "expose",
+CONVERTED = {
+    "build", "command", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends", "gpus",
+    "image", "links", "network_mode", "networks", "ports", "profiles", "pull_policy", "runtime", "scale", "stdin_open",
+    "tty", "volumes",
 }  # fmt: skip
-"""Fields of a service that are copied to `compose` of its entry."""
+"""Fields of a service that have a meaning of their own here."""
+NEED_MORE = {"configs", "credential_spec", "develop", "external_links", "models", "provider", "secrets", "volumes_from"}
+"""Fields that need something outside of the service."""
+AS_IT_IS = SERVICE - CONVERTED - NEED_MORE
+"""Fields that are copied to `compose` of its entry."""
 NO_MEANING = {
     "networks": "gpurack's containers share one network and reach each other by name",
     "depends_on": "gpurack starts all containers, and each waits for those it needs",
@@ -30,21 +34,44 @@ NO_MEANING = {
 LISTS = ("ports", "volumes", "devices")
 
 
+INVALID = "is not a valid service. Run `docker compose config` to find the error."
+
+
 class NoCompose(Exception):
     """The text is not a compose file; the message says why."""
 
 
 def is_compose(text: str) -> bool:
     """True if the text looks like a compose file."""
-    return bool(re.search(r"^services:\s*(#.*)?$", text, re.MULTILINE))
+    return bool(re.search(r"""^(\{\s*)?["']?services["']?\s*:(\s|$)""", text, re.MULTILINE))
 
 
-def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], list[Finding], dict[str, built.Built]]:
-    """The services of a compose file, and the images that it builds. Raises NoCompose."""
+def read(
+    text: str,
+    variables: Mapping[str, str],
+    files: Mapping[str, str] | None = None,
+    profiles: Collection[str] = (),
+) -> tuple[list[ContainerRun], list[Finding], dict[str, built.Built]]:
+    """The services of a compose file, and the images that it builds. Raises NoCompose.
+
+    files: path as the compose file writes it → content, for `extends` and `include`. profiles: the chosen ones.
+    """
     images: dict[str, built.Built] = {}
     findings: list[Finding] = []
+
+    def note(what: str) -> None:
+        if (finding := Finding("open", "compose file", what)) not in findings:
+            findings.append(finding)
+
+    def undefined(name: str) -> None:
+        if not is_secret(name):  # stays a reference, which its entry reads from the environment
+            note(f"${name} is not defined. Pass --set {name}=….")
+
+    given = files or {}
     try:
-        content = interpolated(yaml.safe_load(text), variables, findings)
+        content = compose_yaml.load(text)
+        if isinstance(content, dict):
+            content = compose_yaml.included(content, given, note)
     except RecursionError:
         raise NoCompose("looks like a compose file but is nested too deeply.") from None
     except yaml.YAMLError as error:
@@ -59,43 +86,30 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
         if key not in ("version", "name", "services", "volumes", "networks") and not str(key).startswith("x-"):
             findings.append(Finding("open", "compose file", f"{key} was not converted."))
     runs = []
-    for name, fields in services.items():
+    for name in services:
+        where = f"service {name}"
         try:
-            runs.append(service(str(name), fields or {}, findings, images))
+            fields = compose_yaml.plain(compose_yaml.extended(name, services, given)) or {}
+            if unchosen := left_by_profiles(fields, profiles):
+                findings.append(Finding("open", where, unchosen))
+                continue
+            runs.append(service(str(name), compose_yaml.interpolated(fields, variables, undefined), findings, images))
         except docker_run.Unreadable as error:
-            findings.append(Finding("open", f"service {name}", f"is not a valid service: {error}"))
-        except (AttributeError, KeyError, TypeError, ValueError):  # Python's message may contain a secret
-            what = "is not a valid service. Run `docker compose config` to find the error."
-            findings.append(Finding("open", f"service {name}", what))
+            findings.append(Finding("open", where, f"is not a valid service: {error}"))
+        except LookupError as error:
+            what = str(error.args[0]) if type(error) is LookupError else INVALID
+            findings.append(Finding("open", where, what if what == INVALID else f"not imported: {what}"))
+        except (AttributeError, TypeError, ValueError):  # Python's message may contain a secret
+            findings.append(Finding("open", where, INVALID))
     return runs, findings, images
 
 
-def interpolated(value: Any, variables: Mapping[str, str], findings: list[Finding]) -> Any:
-    """Substitute variables as Compose does; undefined ones stay and become findings."""
-    if isinstance(value, dict):
-        return {key: interpolated(item, variables, findings) for key, item in value.items()}
-    if isinstance(value, list):
-        return [interpolated(item, variables, findings) for item in value]
-    if not isinstance(value, str):
-        return value
-
-    def filled(found: re.Match[str]) -> str:
-        if found[0] == "$$":
-            return "$"
-        name = found["bare"] or found["braced"]
-        if variables.get(name):
-            return variables[name]
-        if found["sign"] == "-":
-            return str(found["default"])
-        missing = f"${name} is not defined. Pass --set {name}=…."
-        if Finding("open", "compose file", missing) not in findings:
-            findings.append(Finding("open", "compose file", missing))
-        return f"${name}"
-
-    name = r"[A-Za-z_][A-Za-z0-9_]*"
-    return re.sub(
-        rf"\$\$|\$(?:(?P<bare>{name})|\{{(?P<braced>{name})(?::?(?P<sign>[-?+])(?P<default>[^}}]*))?\}})", filled, value
-    )
+def left_by_profiles(fields: Any, profiles: Collection[str]) -> str:
+    """Why a service is not chosen: it belongs to other profiles; "" if it is chosen."""
+    own = [str(profile) for profile in fields.get("profiles") or []] if isinstance(fields, Mapping) else []
+    if not own or {*own, "*"} & set(profiles):
+        return ""
+    return f"not imported: it belongs to profile {', '.join(own)}. Choose it with --profile {own[0]}."
 
 
 def service(
@@ -116,27 +130,32 @@ def service(
                 Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
                         "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
-    by_cdi = docker_run.cdi_gpus(list(map(str, settings.get("devices") or [])))
-    if by_cdi:
-        settings["devices"] = [device for device in settings["devices"] if not str(device).startswith(docker_run.CDI)]
     compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
+    networks = settings.get("networks")
+    joined = networks.values() if isinstance(networks, Mapping) else ()
+    aliases = [name, *(str(alias) for network in joined if network for alias in network.get("aliases") or [])]
     for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
         del settings[key]
     deploy = settings.pop("deploy", None) or {}
-    devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
-    gpus = gpus_of_service(settings.pop("gpus", None) or devices) or by_cdi
-    limits = deploy.get("resources", {}).get("limits")
-    if limits:
-        compose["deploy"] = {"resources": {"limits": limits}}
+    resources = {key: dict(value) for key, value in (deploy.get("resources") or {}).items()}
+    devices = resources.get("reservations", {}).pop("devices", [])
+    if kept := {key: value for key, value in resources.items() if value}:
+        compose["deploy"] = {"resources": kept}
     for key in deploy.keys() - {"resources"}:
         findings.append(Finding("open", where, f"deploy.{key} was not converted."))
     environment, unset = environment_of(settings.pop("environment", None))
     if unset:
         compose["environment"] = unset
-    gpus, environment, remark = docker_run.with_runtime(gpus, settings.pop("runtime", None), environment)
-    if remark:
-        findings.append(Finding("changed", where, remark))
+    given = gpus.given(
+        gpus.reserved(settings.pop("gpus", None) or devices),
+        compose.pop("devices", []),
+        settings.pop("runtime", None),
+        environment,
+    )
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += docker_run.given_findings(given, where)
     network = settings.pop("network_mode", None)
     if network and network not in ("host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
@@ -146,15 +165,18 @@ def service(
         name=settings.pop("container_name", None) or name,
         image=image,
         command=tuple(argv(command)),
-        entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
-        environment=environment,
+        entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
+        environment=given.environment,
         mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
         ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
-        gpus=gpus,
+        gpus=given.gpus,
+        aliases=tuple(aliases),
         host_network=network == "host",
         compose=compose,
     )
-    for key in settings.keys() - {"tty", "stdin_open"}:
+    for key in sorted(settings.keys() - {"tty", "stdin_open", "profiles"}):
+        if key.startswith("x-"):
+            continue
         findings.append(Finding("open", where, f"{key} was not converted. Set it in compose: {{…}}."))
     return run
 
@@ -189,7 +211,7 @@ def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built 
 
 def argv(command: Any) -> list[str]:
     """A command, given as text or list, as words."""
-    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
+    return shlex.split(command) if isinstance(command, str) else [_text(word) for word in command or []]
 
 
 def environment_of(settings: Any) -> tuple[dict[str, str], list[str]]:
@@ -209,32 +231,20 @@ def mount(settings: Any) -> Mount:
     """A volume in short or long syntax."""
     if isinstance(settings, str):
         return docker_run.mount(settings)
-    kind = "bind" if settings.get("type") == "bind" else "volume"
-    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), bool(settings.get("read_only", False)))  # type: ignore[arg-type]
+    kind = str(settings.get("type", "volume"))
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise docker_run.Unreadable(f"a volume of type {kind} is not supported.")
+    sections = {name: value for name, value in settings.items() if name in ("bind", "volume", "tmpfs")}
+    more = tuple((name, key, item) for name, value in sections.items() for key, item in (value or {}).items())
+    read_only = bool(settings.get("read_only", False))
+    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), read_only, more)  # type: ignore[arg-type]
 
 
 def ports(settings: Any) -> list[Port]:
     """A port in short or long syntax."""
     if not isinstance(settings, dict):
         return docker_run.ports_of(str(settings))
-    published = settings.get("published")
-    outside = int(published) if published else None
-    return [
-        Port(str(settings.get("host_ip", "")), outside, int(settings["target"]), str(settings.get("protocol", "tcp")))
-    ]
-
-
-def gpus_of_service(devices: Any) -> str | int | tuple[str, ...] | None:
-    """The GPUs of `gpus: all` or of device reservations (NVIDIA's driver or CDI)."""
-    if not devices:
-        return None
-    if isinstance(devices, str):
-        return docker_run.gpus_of(devices)
-    ids: list[str] = []
-    for device in devices:
-        if device.get("device_ids"):
-            ids += [str(item).removeprefix("nvidia.com/gpu=") for item in device["device_ids"]]
-        else:
-            count = device.get("count", "all")
-            return "all" if count in ("all", -1) else int(count)
-    return tuple(ids)
+    published, protocol = settings.get("published") or "", str(settings.get("protocol", "tcp"))
+    ip = str(settings.get("host_ip", ""))
+    outside = f"{f'[{ip}]' if ':' in ip else ip}:{published}".lstrip(":")
+    return docker_run.ports_of(f"{outside}:{settings['target']}/{protocol}".lstrip(":"))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gpurack.importing.gpus import Gpus
+
 Kind = Literal["open", "changed", "left out"]
 
 
@@ -25,12 +27,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount. source: a path or the name of a volume, "" for an anonymous volume."""
+    """A mount. source: a path or the name of a volume, "" for an anonymous volume. options: (section, name, value) of
+    Compose's long syntax."""
 
-    kind: Literal["bind", "volume"]
+    kind: Literal["bind", "volume", "tmpfs"]
     source: str
     target: str
     read_only: bool = False
+    options: tuple[tuple[str, str, Any], ...] = ()
 
     def inside(self, path: str) -> str | None:
         """The source path of a path in the container; None if it is not in this mount.
@@ -46,12 +50,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A published port. ip: "" for all addresses. host: None if Docker chooses it."""
+    """A published port. ip: "" for all addresses. host: None if Docker chooses it, or a variable (unset) does."""
 
     ip: str
     host: int | None
     container: int
     protocol: str = "tcp"
+    unset: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class ContainerRun:
     """Everything a container was started with.
 
     where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
-    host_network: uses the host's network. running: found on a host. compose: all other settings as Compose fields.
+    aliases: other names by which containers reach it. host_network: uses the host's network. running: found on a host.
+    compose: all other settings as Compose fields.
     """
 
     where: str
@@ -70,7 +76,8 @@ class ContainerRun:
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     ports: tuple[Port, ...] = ()
-    gpus: str | int | tuple[str, ...] | None = None
+    gpus: Gpus = None
+    aliases: tuple[str, ...] = ()
     host_network: bool = False
     interactive: bool = False
     detached: bool = True

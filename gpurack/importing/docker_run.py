@@ -3,9 +3,10 @@
 import argparse
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from gpurack.importing import gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 
 FLAGS = (
@@ -39,10 +40,14 @@ COMPOSE = {
     "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
 }  # fmt: skip
 """Options of docker run → Compose's field with the same value."""
-CDI = "nvidia.com/gpu="
+PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate")
+MOUNT_OPTIONS = {
+    **{word: ("bind", "propagation", word) for word in PROPAGATION},
+    "z": ("bind", "selinux", "z"), "Z": ("bind", "selinux", "Z"), "nocopy": ("volume", "nocopy", True),
+}  # fmt: skip
+"""Options behind `SOURCE:TARGET:` → their place in Compose's long syntax."""
 OLD_DOCKER = "nvidia-docker"
 """The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
-AMD = ("/dev/kfd", "/dev/dri")
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
     "detach",
@@ -132,11 +137,6 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     def changed(what: str) -> None:
         findings.append(Finding("changed", where, what))
 
-    by_cdi = [device for device in options.get("device", []) if device.startswith(CDI)]
-    if "device" in options:
-        options["device"] = [device for device in options["device"] if device not in by_cdi]
-    if not options.get("device"):
-        options.pop("device", None)
     compose = {COMPOSE[name]: options.pop(name) for name in list(options) if name in COMPOSE}
     compose |= _other_fields(options)
     network = options.pop("network", None) or options.pop("net", None)
@@ -155,30 +155,26 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         long_mount(text) for text in options.pop("mount", [])
     ]
     ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
-    gpus = gpus_of(options.pop("gpus", None)) or cdi_gpus(by_cdi)
-    if set(AMD) <= set(compose.get("devices", [])):
-        gpus = "all"
-        compose["devices"] = [device for device in compose["devices"] if device not in AMD]
-        if not compose["devices"]:
-            del compose["devices"]
-        changed("--device /dev/kfd and /dev/dri are left out: `gpus` adds the devices of AMD GPUs.")
-    runtime = options.pop("runtime", None)
-    gpus, environment, remark = with_runtime(gpus, runtime, environment)
-    if remark:
-        changed(remark)
+    given = gpus.given(
+        gpus.option(options.pop("gpus", None)), compose.pop("devices", []), options.pop("runtime", None), environment
+    )
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += given_findings(given, where)
     if unset:
         compose["environment"] = unset
-    entrypoint = options.pop("entrypoint", None)
+    entrypoint = options.pop("entrypoint", None)  # "" takes the image's entry point away
     run = ContainerRun(
         where=where,
         name=options.pop("name", None),
         image=options.pop("image"),
         command=tuple(options.pop("command")),
-        entrypoint=(entrypoint,) if entrypoint else None,
-        environment=environment,
+        entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
+        environment=given.environment,
         mounts=tuple(mounts),
         ports=tuple(ports),
-        gpus=gpus,
+        gpus=given.gpus,
+        aliases=(*options.pop("network-alias", []), *options.pop("net-alias", [])),
         host_network=network == "host",
         interactive=bool(options.get("interactive")),
         detached=bool(options.get("detach")),
@@ -188,6 +184,13 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         shown = f" {options[name]}" if options[name] is not True else ""
         findings.append(Finding("open", where, f"--{name}{shown} was not converted. Set it in compose: {{…}}."))
     return run, findings
+
+
+def given_findings(given: gpus.Given, where: str) -> list[Finding]:
+    """The findings about a container's GPUs."""
+    return [Finding("changed", where, what) for what in given.changed] + [
+        Finding("open", where, what) for what in given.open
+    ]
 
 
 def plain(words: Sequence[str]) -> list[str]:
@@ -217,13 +220,15 @@ def _other_fields(options: dict[str, Any]) -> dict[str, Any]:
         words["logging"] = {"driver": options.pop("log-driver", "json-file")}
         if "log-opt" in options:
             words["logging"]["options"] = dict(text.partition("=")[::2] for text in options.pop("log-opt"))
-    health = {
-        name: options.pop(f"health-{name}")
-        for name in ("interval", "retries", "timeout")
+    health: dict[str, Any] = {
+        name.replace("-", "_"): options.pop(f"health-{name}")
+        for name in ("interval", "retries", "timeout", "start-period", "start-interval")
         if f"health-{name}" in options
     }
     if "health-cmd" in options:
-        words["healthcheck"] = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+        health = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+    if health:
+        words["healthcheck"] = health
     if options.pop("no-healthcheck", None):
         words["healthcheck"] = {"disable": True}
     return words
@@ -249,7 +254,7 @@ def mount(text: str) -> Mount:
     """A mount of `SOURCE:TARGET[:ro]`, also with Windows drives.
 
     >>> mount("c:/models:/models")
-    Mount(kind='bind', source='c:/models', target='/models', read_only=False)
+    Mount(kind='bind', source='c:/models', target='/models', read_only=False, options=())
     """
     drive = re.match(r"[A-Za-z]:[\\/][^:]*:", text)
     head, tail = (text[:2], text[2:]) if drive else ("", text)
@@ -259,87 +264,54 @@ def mount(text: str) -> Mount:
     source, target, *options = parts
     source = head + source
     is_path = bool(drive) or source.startswith(("/", ".", "~", "$"))
-    return Mount("bind" if is_path else "volume", source, target, "ro" in ",".join(options).split(","))
+    words = ",".join(options).split(",")
+    more = tuple(MOUNT_OPTIONS[word] for word in words if word in MOUNT_OPTIONS)
+    return Mount("bind" if is_path else "volume", source, target, "ro" in words, more)
 
 
 def long_mount(text: str) -> Mount:
     """A mount of `type=bind,source=/a,target=/b,readonly`. Raises Unreadable for other types."""
     options = dict(part.partition("=")[::2] for part in text.split(","))
     kind = options.get("type", "volume")
-    if kind not in ("bind", "volume"):
+    if kind not in ("bind", "volume", "tmpfs"):
         raise Unreadable(f"--mount type {kind} is not supported.")
     source = options.get("source") or options.get("src") or ""
     target = options.get("target") or options.get("dst") or options.get("destination") or ""
     read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
-    return Mount("bind" if kind == "bind" else "volume", source, target, read_only)
+    more: list[tuple[str, str, Any]] = []
+    if "bind-propagation" in options:
+        more.append(("bind", "propagation", options["bind-propagation"]))
+    if "volume-nocopy" in options:
+        more.append(("volume", "nocopy", True))
+    if "tmpfs-size" in options:
+        more.append(("tmpfs", "size", options["tmpfs-size"]))
+    return Mount(kind, source, target, read_only, tuple(more))  # type: ignore[arg-type]
 
 
 def ports_of(text: str) -> list[Port]:
     """The ports of `[IP:][HOST:]CONTAINER[/PROTOCOL]`, also of ranges. Raises Unreadable.
 
     >>> ports_of("127.0.0.1:8001:8000")
-    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp')]
+    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp', unset='')]
     """
     body, _, protocol = text.partition("/")
     rest, _, inside = body.rpartition(":")
     ip, _, outside = rest.rpartition(":")
     if rest.endswith("]") or ("." in rest and not ip):
         ip, outside = rest, ""
+    unset = outside if outside.startswith("$") else ""
+    outside = "" if unset else outside
     try:
         insides = _range(inside)
         outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
     except ValueError:
         raise Unreadable(f"-p {text} is not a valid port.") from None
-    return [Port(ip.strip("[]"), host, port, protocol or "tcp") for host, port in zip(outsides, insides, strict=False)]
+    return [
+        Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
+        for host, port in zip(outsides, insides, strict=False)
+    ]
 
 
 def _range(text: str) -> list[int]:
     first, _, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1))
-
-
-def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
-    """The value of --gpus: `all`, `2`, `count=2`, or `device=0,1` with or without Docker's quotes.
-
-    >>> gpus_of('"device=0,1"'), gpus_of("all"), gpus_of("2")
-    (('0', '1'), 'all', 2)
-    """
-    if not text:
-        return None
-    plain = text.strip("\"'")
-    if plain == "all" or "count=all" in plain or "count=-1" in plain:
-        return "all"
-    if plain.isdigit():
-        return int(plain)
-    found = re.search(r"device=([^\"']*)", plain)
-    if found:
-        ids = re.split(r",(?=[a-z]+=)", found[1])[0]
-        return tuple(part.strip() for part in ids.split(",") if part.strip())
-    counted = re.search(r"count=(\d+)", plain)
-    return int(counted[1]) if counted else "all"
-
-
-def cdi_gpus(devices: Sequence[str]) -> str | tuple[str, ...] | None:
-    """The GPUs of `--device nvidia.com/gpu=…`."""
-    ids = tuple(device.removeprefix(CDI) for device in devices if device.startswith(CDI))
-    return "all" if "all" in ids else ids or None
-
-
-def with_runtime(
-    gpus: Any, runtime: str | None, environment: Mapping[str, str]
-) -> tuple[Any, dict[str, str], str | None]:
-    """(gpus, remaining variables, finding or None): the GPUs of --runtime nvidia are NVIDIA_VISIBLE_DEVICES, or all."""
-    rest = dict(environment)
-    visible = rest.pop("NVIDIA_VISIBLE_DEVICES", None)
-    rest.pop("NVIDIA_DRIVER_CAPABILITIES", None) if visible or runtime == "nvidia" else None
-    if runtime not in (None, "nvidia", "runc"):
-        return gpus, rest, f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.'
-    if gpus is None and (runtime == "nvidia" or visible):
-        shown = visible or "all"
-        if shown in ("none", "void", ""):
-            return None, rest, None
-        found: Any = "all" if shown == "all" else tuple(shown.split(","))
-        return found, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
-    if runtime == "nvidia":
-        return gpus, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
-    return gpus, rest, None

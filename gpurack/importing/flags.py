@@ -56,6 +56,9 @@ def parse(words: Sequence[str], dialect: Dialect) -> Flags:
             position += 1
             equals = "="
         found.given.setdefault(key, []).append(typed(value) if equals else True)
+        while equals and key in dialect.several and position < len(words) and not is_flag(words[position]):
+            found.given[key].append(typed(words[position]))
+            position += 1
         found.spelled[key] = long
     return found
 

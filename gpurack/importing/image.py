@@ -9,6 +9,7 @@ from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import Dialect
 from gpurack.importing import built, recognise
 from gpurack.importing import flags as flags_of
+from gpurack.importing.command import program_of
 from gpurack.importing.translation import Translation
 from gpurack.spec.image_ref import split
 
@@ -25,11 +26,15 @@ def choose_engine(t: Translation, image: str) -> Engine:
               "mounted model and exists on one host only. Set version instead of image.")  # fmt: skip
     if engine:
         return engine
-    guess = flags_of.parse(t.run.command, Dialect()).given
-    for known in ENGINES.values():
-        if set(known.dialect.known_by) & set(guess) and ".gguf" not in str(guess.get("model")):
-            t.note("open", f"unknown image {image}; engine {known.title} was chosen by its arguments.")
-            return known
+    command = program_of([*(t.run.entrypoint or ()), *t.run.command], t.environment) or []
+    given = set(flags_of.parse(t.run.command, Dialect()).given)
+    by_program = recognise.engine_of_program(command)
+    weak = {"model"} if name in t.known.committed else set()  # a server's container was committed in this text
+    by_flags = (one for one in ENGINES.values() if one.dialect.known_by and {*one.dialect.known_by, *weak} & given)
+    if known := by_program or (next(by_flags, None) if t.run.entrypoint is None and "model" in given else None):
+        proof = "program" if by_program else "arguments"
+        t.note("open", f"unknown image {image}; engine {known.title} was chosen by its {proof}.")
+        return known
     t.note("open", f"unknown image {image}; uses engine custom, which is ready when / answers. Set another path in "
           'compose: {"x-ready": "/health"}.')  # fmt: skip
     return ENGINES[Custom.name]

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpurack.facts.record import COMPOSE, PROJECTS
 from gpurack.host_data import json_values
-from gpurack.importing import docker_run
+from gpurack.importing import docker_run, gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.shell import sh
 
@@ -76,14 +76,20 @@ def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
 def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
     """One container, without what it inherits from its image."""
     config, host = item["Config"], item["HostConfig"]
+    if not isinstance(config["Image"], str):
+        raise TypeError("the image is not text")
     where = f"container {name}"
     brought = set(image.get("Env") or [])
     environment, _ = docker_run.environment_of([text for text in config.get("Env") or [] if text not in brought])
-    command = tuple(config.get("Cmd") or ()) if config.get("Cmd") != image.get("Cmd") else ()
-    entrypoint = tuple(config["Entrypoint"]) if config.get("Entrypoint") != image.get("Entrypoint") else None
-    gpus, environment, remark = docker_run.with_runtime(gpus_of(host), host.get("Runtime"), environment)
-    if remark:
-        findings.append(Finding("changed", where, remark))
+    command = tuple(map(str, config.get("Cmd") or ())) if config.get("Cmd") != image.get("Cmd") else ()
+    entrypoint = (
+        tuple(map(str, config["Entrypoint"] or ())) if config.get("Entrypoint") != image.get("Entrypoint") else None
+    )
+    compose = compose_fields(config, host, image)
+    given = gpus.given(gpus_of(host), compose.pop("devices", []), host.get("Runtime"), environment)
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += docker_run.given_findings(given, where)
     network = str(host.get("NetworkMode", ""))
     if network.startswith("container:"):
         findings.append(Finding("open", where, f"network {network} was not converted."))
@@ -93,32 +99,30 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
         image=config["Image"],
         command=command,
         entrypoint=entrypoint or None,
-        environment=environment,
+        environment=given.environment,
         mounts=tuple(mount(settings) for settings in item.get("Mounts") or []),
         ports=tuple(ports(host.get("PortBindings") or {})),
-        gpus=gpus,
+        gpus=given.gpus,
         host_network=network == "host",
         running=True,
-        compose=compose_fields(config, host, image),
+        compose=compose,
     )
 
 
-def gpus_of(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
+def gpus_of(host: Mapping[str, Any]) -> gpus.Gpus:
     """The GPUs of --gpus or CDI."""
-    ids: list[str] = []
+    named: list[str] = []
     for request in host.get("DeviceRequests") or []:
         if request.get("DeviceIDs"):
-            ids += [str(text).removeprefix("nvidia.com/gpu=") for text in request["DeviceIDs"]]
-        elif request.get("Count", 0) == -1:
-            return "all"
+            named += map(str, request["DeviceIDs"])
         elif request.get("Count"):
-            return int(request["Count"])
-    return "all" if "all" in ids else tuple(ids) or None
+            return "all" if request["Count"] == -1 else int(request["Count"])
+    return gpus.ids(named)
 
 
 def mount(settings: Mapping[str, Any]) -> Mount:
     """One entry of Mounts."""
-    kind = "volume" if settings.get("Type") == "volume" else "bind"
+    kind = str(settings.get("Type")) if settings.get("Type") in ("volume", "tmpfs") else "bind"
     source = settings.get("Name") if kind == "volume" else settings.get("Source")
     return Mount(kind, str(source or ""), settings["Destination"], not settings.get("RW", True))  # type: ignore[arg-type]
 

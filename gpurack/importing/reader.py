@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack.engines.base import Engine
-from gpurack.importing import built, compose_file, docker_run, inspect, recognise, secret, words
+from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, notes, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
+from gpurack.spec.secret_names import is_secret
 
 READ_ONLY = "read-only command"
 IGNORED_DOCKER = {
@@ -33,6 +34,7 @@ IGNORED_DOCKER = {
 }  # fmt: skip
 
 
+QUADLET = re.compile(r"^\[Container\]\s*$", re.MULTILINE)
 Pulls = dict[tuple[Engine, str | None], list[str]]
 """(engine, container or None if unknown) → the models pulled in it."""
 NO_DOCKER = "not a docker command."
@@ -63,24 +65,37 @@ class Imported:
         return {"models": self.models, "services": self.services, "jobs": self.jobs}
 
 
-def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Imported:
+def read(
+    text: str,
+    variables: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),
+) -> Imported:
     """Import a shell script, a compose file or the output of `docker inspect`.
 
     variables: values of variables that the text does not define. files: path on the host → content, for files that
-    containers read (CONFIG_FILE, a start script). Raises compose_file.NoCompose, inspect.NoInspect.
+    containers read (CONFIG_FILE, a start script) or a compose file names. profiles: those of a compose file to import.
+    Raises compose_file.NoCompose, inspect.NoInspect.
     """
+    text = text.removeprefix("\ufeff")
     given = dict(variables or {})
     known = Known(variables=given, files=dict(files or {}))
     if inspect.is_inspect(text):
         runs, findings = inspect.read(text)
-    elif compose_file.is_compose(text):
-        runs, findings, images = compose_file.read(text, given)
-        services = {run.where.removeprefix("service "): run.name or "" for run in runs}
-        known = replace(known, names=services, images=images)
+    elif QUADLET.search(text):
+        raise compose_file.NoCompose("is a Quadlet file of Podman, which is not imported. Pass a docker run command.")
+    elif compose_file.is_compose(text) and not notes.has_blocks(text):
+        runs, findings, images = compose_file.read(text, given, known.files, profiles)
+        known = replace(known, images=images)
     else:
-        runs, findings, known = import_script(text, known)
-    known = replace(known, names={**{run.name: run.name for run in runs if run.name}, **known.names})
+        runs, findings, known = import_notes(text, known, profiles)
+    runs, pulls, pullers = helpers.without_pullers(runs)
+    findings += [pulled_by(*puller) for puller in pullers]
+    named = {name: run.name for run in runs if run.name for name in (run.name, *run.aliases)}
+    published_by = {number: run.name for run in runs if run.name for number in published_ports(run)}
+    known = replace(known, names={**named, **known.names}, pulls={**known.pulls, **pulls}, published=published_by)
     imported = Imported(findings=findings)
+    made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
         try:
             entry, found = entry_of(run, known)
@@ -92,11 +107,33 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
             continue
         imported.findings += found
         if entry:
-            add(imported, entry)
+            made.append((entry, run))
         elif run.running:  # drop findings about a container that is not imported
             imported.findings = [one for one in imported.findings if one.where != run.where or one in found]
+    known_names = names.targets(runs, made)
+    published = {
+        entry.fields["port"]: known_names[run.name] for entry, run in made if run.name and entry.fields.get("port")
+    }
+    for entry, run in made:
+        imported.findings += names.adapt(entry, run, known_names, published)
+        add(imported, entry, named=run.name is not None)
     imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
     return imported
+
+
+def published_ports(run: ContainerRun) -> list[int]:
+    """The ports of the host on which a container listens."""
+    engine = recognise.engine_of(run.image)
+    if run.host_network:
+        return [engine.port] if engine else []
+    return [port.host for port in run.ports if port.host]
+
+
+def pulled_by(run: ContainerRun, models: Sequence[str], server: str) -> Finding:
+    """The finding for a container that only pulls models."""
+    if server:
+        return Finding("changed", run.where, f"only pulls {', '.join(models)}, which became `pull` of {server}.")
+    return Finding("open", run.where, f"only pulls {', '.join(models)}. Add them to `pull` of an entry.")
 
 
 def line_of(finding: Finding) -> int:
@@ -105,10 +142,13 @@ def line_of(finding: Finding) -> int:
     return int(found[1]) if found else 0
 
 
-def add(imported: Imported, entry: Entry) -> None:
-    """Add an entry. Of two with the same name the last one wins."""
+def add(imported: Imported, entry: Entry, named: bool) -> None:
+    """Add an entry. Of two with the same name the last one wins. Containers without a name (named) get numbers."""
     others = imported.entries[entry.kind]
     before = others.get(entry.key)
+    if not named and before is not None and before != entry.fields:
+        number = next(number for number in range(2, 1000) if f"{entry.key}-{number}" not in others)
+        entry.key, before = f"{entry.key}-{number}", None
     if before is not None and before != entry.fields:
         differ = [name for name in {**before, **entry.fields} if before.get(name) != entry.fields.get(name)]
         earlier = "; ".join(f"{name}: {before.get(name, 'not set')!s}" for name in differ)
@@ -119,6 +159,23 @@ def add(imported: Imported, entry: Entry) -> None:
         imported.findings.append(Finding("changed", entry.where, f"{entry.key} is defined twice identically."))
     others[entry.key] = entry.fields
     imported.host |= entry.host
+
+
+def import_notes(text: str, known: Known, profiles: Sequence[str]) -> tuple[list[ContainerRun], list[Finding], Known]:
+    """(containers of a script or of Markdown notes, also of compose files in them; findings; what the text shows)"""
+    shell, compose = notes.split(text)
+    runs, findings, known = import_script(shell, known)
+    if notes.is_markdown(text):
+        findings = [finding for finding in findings if not finding.what.endswith(NO_DOCKER)]
+    for number, block in compose:
+        try:
+            more, found, images = compose_file.read(block, known.variables, known.files, profiles)
+        except compose_file.NoCompose as error:
+            findings.append(Finding("open", f"line {number}", str(error)))
+            continue
+        runs, findings = [*runs, *more], [*findings, *found]
+        known = replace(known, images={**known.images, **images})
+    return runs, findings, known
 
 
 def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding], Known]:
@@ -138,6 +195,8 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
     for command in script.commands:
         options, building = docker_run.run_words(command.words), built.build_words(command.words)
         for name in command.undefined if options is not None or building is not None else ():
+            if is_secret(name):
+                continue  # its entry reads it from the environment
             what = f"{name} is not defined." + (f" Pass --set {name[1:]}=…." if name[:2] != "$(" else "")
             findings.append(Finding("open", command.where, what))
         checkout = checkout.after(command.words)

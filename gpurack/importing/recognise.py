@@ -1,7 +1,7 @@
 """Recognise the engine in an image, and its version."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Engine
@@ -38,6 +38,41 @@ def engine_of_job(reference: str, command: Sequence[str]) -> Engine | None:
     engine = engine_of(reference)
     ends = engine and engine.jobs and engine.jobs.ends(split(reference)[1] or "", command)
     return engine if ends else None
+
+
+def base(word: str) -> str:
+    """A program's name without its folder and, for Python, without its version.
+
+    >>> base("/usr/bin/python3.12"), base("./llama-server")
+    ('python3', 'llama-server')
+    """
+    return re.sub(r"^(python3)\.\d+$", r"\1", word.rsplit("/", 1)[-1])
+
+
+def after_program(engine: Engine, words: Sequence[str]) -> list[str] | None:
+    """The arguments after the engine's program, also with its absolute path; None for another program."""
+    return after_one_of(engine.dialect.programs, words)
+
+
+def after_one_of(programs: Iterable[tuple[str, ...]], words: Sequence[str]) -> list[str] | None:
+    """The words after any of these programs; None for another one."""
+    named = [base(word) if at == 0 else word for at, word in enumerate(words)]
+    if named[:1] and named[0].startswith("python"):
+        while named[1:2] in (["-u"], ["-O"], ["-B"]):
+            del named[1]
+    for program in programs:
+        if tuple(named[: len(program)]) == (base(program[0]), *program[1:]):
+            return named[len(program) :]
+    return None
+
+
+def engine_of_program(words: Sequence[str]) -> Engine | None:
+    """The engine that a program proves in an unknown image. `serve` or `start.sh` prove nothing."""
+    for engine in ENGINES.values():
+        proofs = [program for program in engine.dialect.programs if len(program) > 1 or "-" in program[0].strip("-")]
+        if after_one_of([one for one in proofs if not one[-1].endswith(".sh")], words) is not None:
+            return engine
+    return None
 
 
 def pulled(words: Sequence[str]) -> tuple[Engine, str] | None:

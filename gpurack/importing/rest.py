@@ -7,35 +7,53 @@ from typing import Any
 from gpurack.engines.dialect import CONNECTS_TO
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
+from gpurack.importing.names import HERE
 from gpurack.importing.translation import Translation
-from gpurack.spec.secret_names import holds_secret
+from gpurack.spec.secret_names import holds_secret, is_secret
 
 
 def convert_environment(t: Translation) -> None:
-    """Set `env`, without secrets."""
+    """Set `env`, without secrets. Those that only the container needs are to be put into a file on the host."""
     env: dict[str, str] = {}
+    secrets: list[str] = []
+    fetches = bool(t.engine.weights_folders or t.engine.weights_suffixes)
     for name, value in t.environment.items():
         if t.dialect.variables.get(name) == CONNECTS_TO:
             continue
-        if name in secret.HF_TOKENS:
+        if holds_secret(name, value) and not value:
+            continue  # as if it was not set
+        if name in secret.HF_TOKENS and fetches:
             t.set_hf_token(name, value)
         elif holds_secret(name, value):
-            t.note("open", f"{name} is a secret; it is left out, because `env` is visible in docker inspect. Put it in "
-                  'a file on the host: compose: {"env_file": ["/…"]}.')  # fmt: skip
-        elif name == "HF_ENDPOINT":
+            secrets.append(name)
+        elif name == "HF_ENDPOINT" and fetches:
             t.host["mirrors"] = {"huggingface": value}
             t.note("changed", "HF_ENDPOINT became `mirrors` of the host.")
         else:
             env[name] = value
     for name in t.environment_without_value:
-        if name in secret.HF_TOKENS:
+        if name in secret.HF_TOKENS and fetches:
             t.host["hf_token"] = {"env": name}
         elif t.dialect.variables.get(name) in ("api-key", "api_key"):
             t.fields["api_key"] = {"env": name}
+        elif is_secret(name):
+            secrets.append(name)
         else:
             t.note("open", f"the value of {name} is not in the text. Set it in env.")
+    if secrets:
+        keep_secrets(t, secrets)
     if env:
         t.fields["env"] = env
+
+
+def keep_secrets(t: Translation, names: list[str]) -> None:
+    """Name a file on the host for the container's own secrets: `env` is visible in docker inspect."""
+    file = f"/root/{t.key}.env"
+    given = t.compose.get("env_file") or []
+    t.compose["env_file"] = [*(given if isinstance(given, list) else [given]), file]
+    what = "is a secret" if len(names) == 1 else "are secrets"
+    t.note("open", f"{', '.join(names)} {what} of the container. Write NAME=value to {file} on the host (mode 0600), "
+           "because `env` is visible in docker inspect.")  # fmt: skip
 
 
 def convert_connections(t: Translation) -> None:
@@ -47,8 +65,11 @@ def convert_connections(t: Translation) -> None:
         if t.dialect.variables.get(name) != CONNECTS_TO:
             continue
         for url in filter(None, value.split(";")):
-            host = re.sub(r"^https?://", "", url).split("/")[0].split(":")[0]
-            if host in t.known.names:
+            host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
+            here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
+            if here and int(port) in t.known.published:
+                names.append(t.known.published[int(port)])
+            elif host in t.known.names:
                 names.append(t.known.names[host])
             else:
                 t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
@@ -75,7 +96,7 @@ def convert_mounts(t: Translation) -> None:
     for mount in t.run.mounts:
         if t.unknown:
             kept.append(mount)
-        elif mount.target.rstrip("/") in t.dialect.caches:
+        elif mount.target.rstrip("/") in t.dialect.caches and f"{mount.target.rstrip('/')}/" not in texts:
             source = mount.source or "an anonymous volume"
             t.note(
                 "changed",
@@ -99,6 +120,8 @@ def volume(t: Translation, mount: Mount) -> dict[str, Any]:
         which = f"volume {mount.source}" if mount.source else "the anonymous volume"
         t.note("open", f"{which} on {mount.target} starts empty, because gpurack creates its own volumes "
                "(gpurack_NAME). Copy what you need.")  # fmt: skip
+    for section, name, value in mount.options:
+        settings.setdefault(section, {})[name] = value
     return {**settings, **({"read_only": True} if mount.read_only else {})}
 
 
@@ -107,7 +130,7 @@ def convert_compose(t: Translation) -> None:
     if t.unknown:
         if t.run.command:
             t.compose["command"] = list(t.run.command)
-        if t.run.entrypoint:
+        if t.run.entrypoint is not None:
             t.compose["entrypoint"] = list(t.run.entrypoint)
     if t.engine.shared_memory:
         own = f"gpurack gives {t.engine.name} up to {t.engine.shared_memory} of shared memory (shm_size)"

@@ -1,14 +1,16 @@
 """Convert a ContainerRun to an equivalent entry of `models`, `services` or `jobs`, with findings."""
 
 from gpurack.engines import ENGINES
+from gpurack.engines.args import with_dashes
 from gpurack.engines.custom import Custom
-from gpurack.importing import built, jobs, recognise, secret
+from gpurack.engines.dialect import NODES
+from gpurack.importing import built, helpers, jobs, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, convert_address
 from gpurack.importing.arguments import convert_args, convert_own_flags, environment_to_flags
-from gpurack.importing.cards import convert_gpus, convert_parallelism
+from gpurack.importing.cards import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.command import read_arguments
-from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.container import ContainerRun, Finding, Kind
 from gpurack.importing.image import choose_engine, convert_image
 from gpurack.importing.rest import (
     convert_compose,
@@ -20,6 +22,7 @@ from gpurack.importing.rest import (
 from gpurack.importing.translation import Entry, Known, Translation
 from gpurack.importing.weights import convert_weights
 from gpurack.spec.fields import in_order
+from gpurack.spec.image_ref import split
 from gpurack.spec.model import Job, Model
 
 
@@ -49,7 +52,14 @@ def entry_in(t: Translation) -> Entry | None:
         t.findings = []
         t.note("left out", f"not a service: {run.image} publishes no port and runs in the foreground.")
         return None
-    arguments = read_arguments(t)
+    exposed = [str(port) for port in run.compose.get("expose") or []]
+    if t.unknown and not run.ports and not run.host_network and not (run.gpus is not None and exposed):
+        t.findings = []
+        how: Kind = "left out" if run.gpus is None else "open"
+        t.note(how, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means.")
+        return None
+    slices = keep_slices(t)
+    arguments = None if slices else read_arguments(t)
     t.listens = None
     in_front = run.interactive and not run.detached
     if arguments is None and (run.running or in_front) and not run.ports and not run.host_network:
@@ -57,6 +67,9 @@ def entry_in(t: Translation) -> Entry | None:
         command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
         t.note("left out", f"not a service: runs `{command}` without a port.")
         return None
+    if arguments and not names_weights(t, arguments):
+        t.note("open", f"its flags name no model. The command is kept, with engine {Custom.name}.")
+        arguments = None
     if arguments is None:
         if not t.unknown:
             # another program in the image of a known engine usually listens on that engine's port
@@ -64,6 +77,10 @@ def entry_in(t: Translation) -> Entry | None:
             t.compose["x-ready"] = t.engine.ready_path
         t.engine, arguments = ENGINES[Custom.name], flags_of.Flags()
     t.flags = arguments
+    if hosts := hosts_of(t):
+        t.findings = []
+        t.note("open", f"not imported: it runs over {hosts} hosts (--{NODES}), and an entry runs on one host.")
+        return None
     t.fields["engine"] = t.engine.name
     convert_image(t, image)
     environment_to_flags(t)
@@ -79,8 +96,24 @@ def entry_in(t: Translation) -> Entry | None:
     convert_pulls(t)
     convert_mounts(t)
     convert_compose(t)
-    kind = "services" if t.engine.service else "models"
-    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host)
+    names_others = any(name in text for text in run.environment.values() for name in others_of(t))
+    helper = t.unknown and not t.gpus and (helpers.is_helper(split(run.image)[0]) or names_others)
+    kind = "services" if t.engine.service or helper else "models"
+    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host, t.inside)
+
+
+def names_weights(t: Translation, arguments: flags_of.Flags) -> bool:
+    """False if the engine needs weights and neither flags nor variables name them."""
+    places = {flag for flag, place in t.engine.own_args.items() if place in ("weights", "config")}
+    variables = {with_dashes(t.dialect.variables.get(name, "")) for name, value in t.environment.items() if value}
+    needed = t.engine.weights_folders or t.engine.weights_suffixes
+    return not needed or bool(places & {*arguments.given, *variables})
+
+
+def others_of(t: Translation) -> list[str]:
+    """The beginnings of addresses of the text's other containers."""
+    own = {t.run.name, *t.run.aliases}
+    return [f"//{name}{end}" for name in t.known.names if name not in own for end in (":", "/")]
 
 
 def job_of(t: Translation, image: str) -> Entry:

@@ -23,7 +23,7 @@ class Known:
     variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
     it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
     was built from. pulls: container → models pulled in its ollama. names: name for other containers (Compose's service)
-    → key of the entry.
+    → key of the entry. published: port of the host → the container that listens there.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -33,17 +33,22 @@ class Known:
     images: Mapping[str, Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
 class Entry:
-    """An entry. kind: `models`, `services` or `jobs`. host: fields of the host that it needs (hf_token)."""
+    """An entry. kind: `models`, `services` or `jobs`. host: fields of the host that it needs (hf_token).
+
+    inside: its port in the container, in the text and in gpurack.
+    """
 
     where: str
     kind: str
     key: str
     fields: dict[str, Any]
     host: dict[str, Any] = field(default_factory=dict)
+    inside: tuple[int, int] = (0, 0)
 
 
 class Translation:
@@ -52,8 +57,8 @@ class Translation:
     fields: of the entry. host: fields of the host that it needs. environment, compose, flags: not converted yet.
     used: mounts with its weights or settings. scripts: mounts with its start script. named: a served name was set.
     Set by the steps that find them: engine, flags, model (the value of its model flag), gpus, key (name of the entry),
-    open (reachable from other machines), listens (container port of a program that is not the engine's), built (what
-    its image was built from).
+    open (reachable from other machines), listens (container port of a program that is not the engine's), inside (its
+    container port in the text, and now), built (what its image was built from).
     """
 
     engine: Engine
@@ -63,6 +68,7 @@ class Translation:
     key: str
     open: bool
     listens: int | None
+    inside: tuple[int, int]
     built: Built | None
 
     def __init__(self, run: ContainerRun, known: Known) -> None:
@@ -106,6 +112,10 @@ class Translation:
             return self.absolute(inside), mount
         return None
 
+    def in_mount(self, path: str) -> bool:
+        """True if a path in the container is in a mount."""
+        return any(mount.inside(path) is not None for mount in self.run.mounts)
+
     def absolute(self, path: str) -> str:
         """A path of the host with `.`, `~` and Windows drives resolved, if that is possible."""
         windows = WINDOWS.match(path)
@@ -128,6 +138,21 @@ class Translation:
         if Finding("open", self.where, what) not in self.findings:
             self.note("open", what)
         return path
+
+    def number(self, name: str, text: str, kind: type[int] | type[float] = int) -> Any:
+        """The number in a value; None, with a finding, for a variable or another text."""
+        try:
+            return kind(text)
+        except ValueError:
+            self.note("open", f"{name} is `{secret.mask_words([text])[0]}`, not a number; it is left out.")
+            return None
+
+    def tokens(self, name: str, text: str) -> int | None:
+        """A number of tokens as the engine reads it: `32k` for some."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z])", text)
+        if found and found[2] in self.dialect.multipliers:
+            return int(float(found[1]) * self.dialect.multipliers[found[2]])
+        return self.number(name, text)  # type: ignore[no-any-return]
 
     def set_api_key(self, value: str | None) -> None:
         """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""

@@ -7,6 +7,9 @@ from gpurack.host_data import json_from_host
 from gpurack.importing import secret
 from gpurack.importing.translation import WINDOWS, Translation
 
+SNAPSHOT = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{7,40})(?:/([^/]+\.gguf))?/?$")
+"""A path in the cache of Hugging Face's hub."""
+
 
 def convert_weights(t: Translation) -> None:
     """Set `weights` or `config` by the engine's model flags."""
@@ -44,6 +47,9 @@ def convert_weights(t: Translation) -> None:
 
 def weights_of(t: Translation, model: str, revision: str | None, hub: bool = False) -> Any:
     """The value of `weights` for a model flag: a path in the container, or a repository."""
+    if snapshot := SNAPSHOT.search(model):
+        owner, name, commit, file = snapshot.groups()
+        return {"hf": f"{owner}/{name}", "revision": commit, **({"file": file} if file else {})}
     if not hub and (model.startswith("/") or WINDOWS.match(model)):
         found = t.on_host(model)
         if found is None:
@@ -60,7 +66,7 @@ def weights_of(t: Translation, model: str, revision: str | None, hub: bool = Fal
     if "$" in model:
         return model
     repository, _, quant = model.partition(":")
-    if quant:
+    if quant and not hub:
         t.note("open", f"{quant} of {model} was not converted.")
     if not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", repository):
         t.note("open", f"{model} is neither a path in a mount nor OWNER/REPOSITORY.")

@@ -23,6 +23,7 @@ from gpurack.inventory.checks.gpus import gpu_problems
 from gpurack.inventory.checks.network import mirror_problems, unreadable_ca, unused_logins
 from gpurack.inventory.checks.users import user_problems
 from gpurack.inventory.secrets import shared_keys, unreadable_secrets
+from gpurack.spec.compose_keys import unknown_keys
 from gpurack.spec.host import Docker, Host, Nvidia
 from gpurack.spec.image import Build
 from gpurack.spec.merge import merge, merge_all, without_nones
@@ -154,7 +155,7 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
             words["compose"] = entry["compose"]  # its nulls take keys out of the service
         if kind == "jobs":
             job = Job.model_validate(words)
-            return job, [problem.at(host, path) for problem in job_problems(job)]
+            return job, [problem.at(host, path) for problem in (*job_problems(job), *unknown_keys(job.compose))]
         model = Model.model_validate(words)
     except ValidationError as error:
         found = from_pydantic(host, path, error, KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL)
@@ -163,6 +164,7 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
             return None, [Problem.of("image-missing", host, f"{path}.image", hint=hint)]  # a version is refused next
         return None, found
     found = section_problems(kind, model) + ENGINES[model.engine].check(model) + unknown_flag_errors(model)
+    found += unknown_keys(model.compose)
     return model, [problem.at(host, path) for problem in found]
 
 

@@ -22,6 +22,12 @@ SHAPE: Mapping[str, Code] = {
     "unknown-key": Code(
         'unknown key "{name}".', "{hint}", "A YAML inventory has the keys `all`, `groups` and `hosts`.", SPELLING
     ),
+    "unknown-compose-key": Code(
+        'unknown Compose key "{name}".',
+        "{hint}",
+        "Compose has no such key for a service, and would refuse the compose file of all models.",
+        SPELLING,
+    ),
     "unknown-engine": Code(
         'unknown engine "{name}".',
         "{hint}",
@@ -526,7 +532,9 @@ ENTRIES: Mapping[str, Code] = {
         "Name one entry of llama-cpp-python. For several models use open-webui, its successor.",
         "It has no list of models.",
     ),
-    "invalid-expose": Code('must be one port in a list, ["7860"].', "", "It is the port inside.", "List one port."),
+    "invalid-expose": Code(
+        'must be a list of ports, ["7860"].', "", "The first is the port inside.", "List the ports, the server's first."
+    ),
     "invalid-ready-path": Code(
         'must be the path that answers 200 when ready, "/health".',
         "",

@@ -363,6 +363,12 @@ MODELS: Mapping[str, Code] = {
         "Set `bind` to one of its addresses: {addresses}.",
         "`lan` is the address of the default route.",
     ),
+    "compose-key-refused": Code(
+        "`{key}` has no meaning in the compose file that gpurack writes.",
+        "{hint}",
+        "Compose knows the key. A container that serves with it stays; a new one is not created.",
+        "Use what the hint names.",
+    ),
     "no-first-account": Code(
         "its database has no account yet, and {what}",
         "",

@@ -129,6 +129,19 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         seen(address="", addresses=("10.0.0.7",)),
         [("error", "models.alpha", "no-default-route")],
     ),
+    **{
+        f"compose-{key}": (
+            of(alpha={**ALPHA, "compose": {key: value}}),
+            seen(),
+            [("error", f"models.alpha.compose.{key}", "compose-key-refused")],
+        )
+        for key, value in {"profiles": ["gpu"], "extends": {"file": "b.yml", "service": "x"}, "scale": 3}.items()
+    },
+    "compose-profiles-serving": (
+        of(alpha={**ALPHA, "compose": {"profiles": ["gpu"]}}),
+        seen(containers=[running(of(alpha={**ALPHA, "compose": {"profiles": ["gpu"]}}), "alpha", seen())]),
+        [("warning", "models.alpha.compose.profiles", "compose-key-refused")],
+    ),
     "public": (
         of(alpha={**ALPHA, "bind": "lan"}),
         seen(address="8.8.4.4"),

@@ -14,6 +14,7 @@ from gpurack.engines.urls import others_reach
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action
+from gpurack.spec.compose_keys import keys_without_effect
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
@@ -54,7 +55,13 @@ def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
     return (entry.dockerd, f"{paths.PROJECT}_{volume}") if volume else None
 
 
-REFUSALS: tuple[Rule, ...] = (no_lan_address, no_first_account)
+def key_without_effect(desired: DesiredService, facts: HostFacts) -> Problem | None:
+    """Refuse a Compose key that has no meaning in gpurack's compose file."""
+    problem = next(keys_without_effect(desired.entry.compose), None)
+    return problem and problem.at("", desired.path)
+
+
+REFUSALS: tuple[Rule, ...] = (no_lan_address, no_first_account, key_without_effect)
 
 
 def warnings(kept: Iterable[Problem], spec: Host, facts: HostFacts) -> Iterator[Problem]:

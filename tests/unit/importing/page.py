@@ -11,7 +11,7 @@ HEAD = """\
 
 Read this to move containers that you start by hand, or a compose file, to gpurack.
 
-    gpurack import start.sh                      # docker run commands, a shell script or a compose file
+    gpurack import start.sh                      # a shell script, a compose file, or Markdown notes with either
     gpurack import --host gpu1.lab > lab.py      # the running containers of a host; changes nothing
 
 It prints an equivalent inventory. Comments below it list what is left for you to decide, what was converted
@@ -22,7 +22,9 @@ replaces the old container.
 |---|---|
 | `--set model=BAAI/bge-m3` | defines a variable that the text does not define |
 | `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
+| `--profile gpu` | also imports the services of this profile of a compose file |
 | `--yaml` | prints YAML |
+| `--json` | prints entries, findings and the errors of `plan` as JSON |
 
 **Exit codes.** 0: complete. 1: something is left for you to fill in or decide. 2: nothing could be read.
 

@@ -1,5 +1,6 @@
 """The `gpurack import` command."""
 
+import json
 import re
 from pathlib import Path
 
@@ -90,3 +91,26 @@ def test_left_out_containers_leave_nothing_open() -> None:
         0,
         "# No services found.\n# Left out, not a service:\n#   line 1: `docker ps`: read-only command.\n",
     )
+
+
+def test_compose_file_has_variables_of_env_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=8123\nTAG='2' # newest\nDB_PASSWORD=hush\n")
+    file = tmp_path / "compose.yml"
+    file.write_text("services:\n  one:\n    image: lab/x:${TAG}\n    ports: ['${PORT}:80']\n")
+    assert '"image": "lab/x:2"' in run(str(file))[1]
+    assert '"port": 8123' in run(str(file))[1]
+    assert '"port": 9000' in run(str(file), "--set", "PORT=9000")[1]
+    file.write_text(file.read_text() + "    environment: {A: 'x${DB_PASSWORD}'}\n    profiles: [gpu]\n")
+    code, output = run(str(file), "--profile", "gpu")
+    assert (code, '"lab/x:2"' in output, "hush" in output) == (1, True, False)
+
+
+def test_json_has_entries_findings_and_errors() -> None:
+    code, output = run("--json", "--name", "lab1", given=FINE.replace("/m/a.gguf", "$model") + "docker ps\n")
+    found = json.loads(output)
+    assert code == 1
+    assert (found["host"], list(found["data"]["models"])) == ("lab1", ["saiga"])
+    assert {"kind": "left out", "where": "line 2", "what": "`docker ps`: read-only command."} in found["findings"]
+    assert [error.split(": ")[0] for error in found["errors"]] == ["lab1 models.saiga.weights"]
+    assert run("--json", given="echo hello\n")[0] == 2
+    assert run("--json", given=FINE)[0] == 0

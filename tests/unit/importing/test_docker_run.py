@@ -90,7 +90,7 @@ def test_reports_unconverted_options(options: str, sentences: list[str]) -> None
         ("-p 80:80", "it has no image"),
         ("--no-such a", "unrecognized arguments: --no-such"),
         ("-p x:y a", "-p x:y is not a valid port."),
-        ("--mount type=tmpfs,dst=/x a", "--mount type tmpfs is not supported."),
+        ("--mount type=npipe,dst=/x a", "--mount type npipe is not supported."),
     ],
 )
 def test_refuses_what_docker_refuses(options: str, why: str) -> None:

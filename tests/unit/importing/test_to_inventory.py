@@ -174,7 +174,6 @@ def test_memory_fraction_becomes_vram() -> None:
          "was given all GPUs but uses 2 GPUs; set to gpus [0, 1]. Check which to use."),
         ("2", "-tp 2", [0, 1],
          "asked for any 2 GPUs; set to gpus [0, 1]. Check which to use."),
-        ("device=MIG-1", "", [], "GPU MIG-1 was not converted. Use an index or a UUID."),
     ],
 )  # fmt: skip
 def test_converts_gpus(cards: str, flags: str, gpus: list[int], sentence: str | None) -> None:

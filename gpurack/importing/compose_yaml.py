@@ -1,0 +1,227 @@
+"""Compose's own reading of a file: YAML 1.2, several documents, tags, variables, extends, include, profiles.
+
+Sources: the Compose Specification (merge, interpolation, profiles, extends, include) and compose-go, which reads
+`on`, `yes` and `22:22` as text.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import yaml
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+REPLACED = ("command", "entrypoint", "test")
+"""Lists that a later file replaces; others are joined."""
+MAPS = ("environment", "labels", "args", "annotations", "sysctls", "extra_hosts")
+"""Fields that are a map or a list of `NAME=value`."""
+DEEPEST = 20
+"""The most nested defaults that are followed."""
+Notes = Callable[[str], None]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 with Compose's tags."""
+
+
+class _Reset:
+    """The value of `!reset`, which removes the field."""
+
+
+class _Override:
+    """The value of `!override`, which replaces the field instead of being merged."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+_PLAIN = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] not in _PLAIN]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0x[0-9a-fA-F]+|0|[1-9][0-9]*)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
+_Loader.add_constructor("!reset", lambda loader, node: _Reset())
+_Loader.add_constructor("!override", lambda loader, node: _Override(_value(loader, node)))
+
+
+def _value(loader: Any, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
+    return loader.construct_object(yaml.ScalarNode(tag, node.value))
+
+
+def load(text: str) -> Any:
+    """The content of all documents of a text, later ones merged over earlier ones. Raises yaml.YAMLError."""
+    content: Any = None
+    for document in yaml.load_all(text.removeprefix("\ufeff"), Loader=_Loader):
+        content = document if content is None else merged(content, document)
+    return content
+
+
+def merged(base: Any, over: Any, key: str = "") -> Any:
+    """A value with another one merged over it, by Compose's rules."""
+    if isinstance(over, _Override | _Reset) or over is None:
+        return base if over is None else over
+    if isinstance(base, _Override):
+        return _Override(merged(base.value, over, key))
+    if key in MAPS and {type(base), type(over)} == {dict, list}:
+        base, over = as_map(base), as_map(over)
+    if isinstance(base, dict) and isinstance(over, dict):
+        keys = dict.fromkeys([*base, *over])
+        return {name: merged(base[name], over[name], str(name)) if name in base and name in over else
+                over.get(name, base.get(name)) for name in keys}  # fmt: skip
+    if isinstance(base, list) and isinstance(over, list) and key not in REPLACED:
+        if key == "volumes":
+            targets = {mounted_at(item) for item in over}
+            base = [item for item in base if mounted_at(item) not in targets]
+        return [*base, *(item for item in over if item not in base)]
+    return over
+
+
+def mounted_at(volume: Any) -> str:
+    """The place of a volume in the container."""
+    if isinstance(volume, Mapping):
+        return str(volume.get("target"))
+    parts = str(volume).split(":")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def as_map(settings: Any) -> Any:
+    """A list of `NAME=value` as a map."""
+    if not isinstance(settings, list):
+        return settings
+    return {name: value if equals else None for name, equals, value in (str(item).partition("=") for item in settings)}
+
+
+def plain(value: Any) -> Any:
+    """The value without the tags that were for merging."""
+    if isinstance(value, _Override):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if not isinstance(item, _Reset)}
+    return [plain(item) for item in value if not isinstance(item, _Reset)] if isinstance(value, list) else value
+
+
+def included(content: dict[str, Any], files: Mapping[str, str], missing: Notes) -> dict[str, Any]:
+    """The content with the files of its `include`. missing: called for a file that --file does not give."""
+    for entry in content.pop("include", None) or []:
+        path = entry.get("path") if isinstance(entry, dict) else entry
+        for name in path if isinstance(path, list) else [path]:
+            text = files.get(str(name))
+            if text is None:
+                missing(f"includes {name}, whose services are not imported. Pass it with --file {name}=COPY.")
+            elif isinstance(other := load(text), dict):
+                content = merged(included(other, files, missing), content)
+    return content
+
+
+def extended(name: str, services: Mapping[str, Any], files: Mapping[str, str], seen: Collection[str] = ()) -> Any:
+    """A service with the one that it extends below it. Raises LookupError with a sentence if that is unknown."""
+    fields = services.get(name)
+    if not isinstance(fields, dict) or "extends" not in fields:
+        return copy.deepcopy(fields)
+    wanted = fields["extends"]
+    wanted = {"service": wanted} if isinstance(wanted, str) else dict(wanted)
+    file, other = wanted.get("file"), str(wanted.get("service", name))
+    among = services
+    if file is not None:
+        if str(file) not in files:
+            raise LookupError(f"extends {other} of {file}. Pass that file with --file {file}=COPY.")
+        content = load(files[str(file)])
+        among = content.get("services") or {} if isinstance(content, dict) else {}
+    mark = f"{file or ''}:{other}"
+    if other not in among or mark in seen:
+        raise LookupError(f"extends {other}, which is not there.")
+    base = extended(other, among, files, [*seen, mark])
+    own = {key: value for key, value in fields.items() if key != "extends"}
+    return merged({key: value for key, value in (base or {}).items() if key != "depends_on"}, own)
+
+
+def interpolated(value: Any, variables: Mapping[str, str], undefined: Notes) -> Any:
+    """A value with its variables. undefined: called for names without a value, which stay as `$NAME`."""
+    if isinstance(value, dict):
+        return {key: interpolated(item, variables, undefined) for key, item in value.items()}
+    if isinstance(value, list):
+        return [interpolated(item, variables, undefined) for item in value]
+    if isinstance(value, _Override):
+        return _Override(interpolated(value.value, variables, undefined))
+    return substituted(value, variables, undefined) if isinstance(value, str) else value
+
+
+def substituted(text: str, variables: Mapping[str, str], undefined: Notes, depth: int = 0) -> str:
+    """A text with `$A`, `${A:-default}`, `${A:+alternative}` and `$$`, also nested.
+
+    >>> substituted("${A:-${B:-c}}/$D ${E:+x}$$", {"D": "d"}, print)
+    'c/d $'
+    """
+    out, position = "", 0
+    while (start := text.find("$", position)) >= 0:
+        out += text[position:start]
+        braced = text.startswith("${", start)
+        found = NAME.match(text, start + 1 + braced)
+        end = closing(text, start) if braced else found.end() if found else 0
+        if text.startswith("$$", start):
+            out, position = out + "$", start + 2
+            continue
+        if not found or not end:
+            out, position = out + "$", start + 1
+            continue
+        rest = text[found.end() : end - 1] if braced else ""
+        out += one_variable(found[0], rest, variables, undefined, depth)
+        position = end
+    return out + text[position:]
+
+
+def one_variable(name: str, rest: str, variables: Mapping[str, str], undefined: Notes, depth: int) -> str:
+    """The value of `${NAME…}`. rest: the text after the name."""
+    found = re.match(r"(:?)([-?+])(.*)", rest, re.DOTALL)
+    colon, sign, word = found.groups() if found else ("", "", "")
+    if depth > DEEPEST:
+        return rest
+    there = bool(variables.get(name)) if colon else name in variables
+    if sign == "+":
+        return substituted(word, variables, undefined, depth + 1) if there else ""
+    if there or (not sign and name in variables):
+        return variables[name]
+    if sign == "-":
+        return substituted(word, variables, undefined, depth + 1)
+    undefined(name)
+    return f"${name}"
+
+
+def closing(text: str, start: int) -> int:
+    """The position after the `}` of the `${` at start; 0 without one."""
+    depth = 0
+    for found in re.finditer(r"\$\{|\}", text[start:]):
+        depth += 1 if found[0] == "${" else -1
+        if depth == 0:
+            return start + found.end()
+    return 0
+
+
+def dotenv(text: str) -> dict[str, str]:
+    """The variables of an `.env` file.
+
+    >>> dotenv("export A=1 # one\\n# B=2\\nC='x y'")
+    {'A': '1', 'C': 'x y'}
+    """
+    found = {}
+    for line in text.removeprefix("\ufeff").splitlines():
+        match = re.match(rf"\s*(?:export\s+)?({NAME.pattern})\s*=\s*(.*?)\s*$", line)
+        if match:
+            quoted = re.match(r"(['\"])(.*?)\1", match[2])
+            found[match[1]] = quoted[2] if quoted else re.sub(r"(^|\s+)#.*", "", match[2])
+    return found

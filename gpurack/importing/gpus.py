@@ -1,0 +1,158 @@
+"""The GPUs that a container was given: by --gpus, CDI, devices, the nvidia runtime, or narrowed by variables.
+
+Sources: AMD's ROCm documentation, "Running ROCm Docker containers" (/dev/kfd with all of /dev/dri, or single render
+nodes); NVIDIA's CUDA programming guide, CUDA_VISIBLE_DEVICES (indices of the visible GPUs, the list ends at the first
+invalid one); HIP_VISIBLE_DEVICES counts within ROCR_VISIBLE_DEVICES.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Gpus = str | int | tuple[str, ...] | None
+"""`all`, a number of any GPUs, ids, or None for no GPU."""
+CDI = re.compile(r"(nvidia\.com|amd\.com)/gpu=")
+NVIDIA = re.compile(r"/dev/nvidia(?P<index>\d+)|/dev/nvidia(ctl|-uvm|-uvm-tools|-modeset)|/dev/nvidia-caps(/.*)?")
+DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+)|/by-path/.*|/card\d+)?/?")
+FIRST_NODE = 128
+"""The number of the first render node."""
+KFD = "/dev/kfd"
+VISIBLE = ("ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+"""Variables that narrow the GPUs of a container, in the order in which they apply."""
+RUNTIME = "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
+AS_DEVICES = "the devices of its GPUs are left out: `gpus` adds them."
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a container was given. devices, environment: the rest, without GPUs. changed, open: findings."""
+
+    gpus: Gpus
+    devices: list[Any]
+    environment: dict[str, str]
+    changed: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+
+
+def given(requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str]) -> Given:
+    """The GPUs of a container. requested: by --gpus or a reservation. devices: as Compose or Docker write them."""
+    gpus, rest = requested, list(devices)
+    changed: list[str] = []
+    unclear: list[str] = []
+    paths = [source(device) for device in devices]
+    cdi = ids([path for path in paths if CDI.match(path)])
+    nodes = [int(found["index"]) for path in paths if (found := NVIDIA.fullmatch(path)) and found["index"]]
+    rest = [device for device, path in zip(devices, paths, strict=True) if not CDI.match(path)]
+    if gpus is None and cdi:
+        gpus = cdi
+    if nodes or (gpus is not None and any(map(NVIDIA.fullmatch, paths))):
+        rest = [device for device in rest if not NVIDIA.fullmatch(source(device))]
+        changed.append(AS_DEVICES)
+        gpus = tuple(map(str, sorted(nodes))) if gpus is None else gpus
+    if KFD in paths:
+        gpus = rendered(paths, unclear) if gpus is None else gpus
+        rest = [device for device in rest if source(device) != KFD and not DRI.fullmatch(source(device))]
+        changed.append(AS_DEVICES)
+    variables = dict(environment)
+    visible = variables.pop("NVIDIA_VISIBLE_DEVICES", None)
+    if visible or runtime == "nvidia":
+        variables.pop("NVIDIA_DRIVER_CAPABILITIES", None)
+    if runtime not in (None, "nvidia", "runc"):
+        changed.append(f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.')
+    elif runtime == "nvidia" or (visible and gpus is None and not rest):
+        shown = visible or "all"
+        if gpus is None and shown not in ("none", "void"):
+            gpus = ids(shown.split(","))
+        if gpus is not None:
+            changed.append(RUNTIME)
+    return Given(gpus, rest, variables, tuple(dict.fromkeys(changed)), tuple(unclear))
+
+
+def source(device: Any) -> str:
+    """The path on the host (or the CDI name) of a device, in short or long syntax.
+
+    >>> source("/dev/dri:/dev/dri:rwm"), source({"source": "/dev/kfd"}), source("nvidia.com/gpu=0")
+    ('/dev/dri', '/dev/kfd', 'nvidia.com/gpu=0')
+    """
+    if isinstance(device, Mapping):
+        return str(device.get("source", "")).rstrip("/")
+    text = str(device)
+    return text if CDI.match(text) else text.split(":")[0].rstrip("/")
+
+
+def rendered(paths: Sequence[str], unclear: list[str]) -> Gpus:
+    """The GPUs of device nodes below /dev/dri: all of them, or those of single render nodes."""
+    nodes = [found["render"] for path in paths if (found := DRI.fullmatch(path)) and found["render"]]
+    if not nodes:
+        return "all"
+    for node in nodes:
+        unclear.append(
+            f"/dev/dri/renderD{node} is set to GPU {int(node) - FIRST_NODE}, by its number. Check it with "
+            "`gpurack status`, or use the GPU's PCI address."
+        )
+    return tuple(str(int(node) - FIRST_NODE) for node in nodes)
+
+
+def ids(texts: Sequence[str]) -> Gpus:
+    """Ids without their CDI kind. `all` if it is among them.
+
+    >>> ids(["nvidia.com/gpu=0", " GPU-1a"]), ids(["nvidia.com/gpu=all"]), ids([])
+    (('0', 'GPU-1a'), 'all', None)
+    """
+    found = tuple(CDI.sub("", text.strip()) for text in texts if text.strip())
+    return "all" if "all" in found else found or None
+
+
+def option(text: str | None) -> Gpus:
+    """The value of --gpus: `all`, `2`, `count=2`, or `device=0,1` with or without Docker's quotes.
+
+    >>> option('"device=0,1"'), option("all"), option("2"), option("device=nvidia.com/gpu=all")
+    (('0', '1'), 'all', 2, 'all')
+    """
+    if not text:
+        return None
+    plain = text.strip("\"'")
+    if plain == "all" or "count=all" in plain or "count=-1" in plain:
+        return "all"
+    if plain.isdigit():
+        return int(plain) or None
+    if found := re.search(r"device=([^\"']*)", plain):
+        return ids(re.split(r",(?=(?:count|driver|capabilities|options)=)", found[1])[0].split(","))
+    counted = re.search(r"count=(\d+)", plain)
+    return int(counted[1]) if counted else "all"
+
+
+def reserved(devices: Any) -> Gpus:
+    """The GPUs of Compose's `gpus` or of its device reservations (NVIDIA's driver, AMD's, or CDI)."""
+    if not devices or isinstance(devices, str):
+        return option(devices or None)
+    named: list[str] = []
+    for device in devices:
+        if device.get("device_ids"):
+            named += map(str, device["device_ids"])
+        else:
+            count = str(device.get("count", "all"))
+            return "all" if count in ("all", "-1") else int(count) or None
+    return ids(named)
+
+
+def narrowed(gpus: Gpus, visible: str) -> Gpus:
+    """The GPUs that remain visible to a program with CUDA_VISIBLE_DEVICES or its like. Raises ValueError.
+
+    >>> narrowed("all", "1"), narrowed(("2", "3"), "1"), narrowed(2, "0"), narrowed("all", "-1")
+    (('1',), ('3',), ('0',), None)
+    """
+    known = None if gpus == "all" else tuple(map(str, range(gpus))) if isinstance(gpus, int) else tuple(gpus or ())
+    found: list[str] = []
+    for item in filter(None, (part.strip() for part in visible.split(","))):
+        if not re.fullmatch(r"-?\d+|(GPU|MIG)-[\w/-]+", item):
+            raise ValueError(item)
+        if item.startswith("-"):
+            break
+        if item.isdigit() and known is not None:
+            if int(item) >= len(known):
+                break
+            item = known[int(item)]
+        found.append(item)
+    return tuple(found) or None

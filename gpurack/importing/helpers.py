@@ -1,0 +1,91 @@
+"""Containers beside the models: those that only pull models, and those that no entry can mean."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gpurack.engines.base import Engine
+from gpurack.importing import recognise, words
+from gpurack.importing.command import HARMLESS, SHELLS
+from gpurack.importing.container import ContainerRun
+
+HELPERS = re.compile(
+    r"(.*[-_/])?(postgres(ql)?|postgis|pgvector|timescaledb|mysql|mariadb|mongo(db)?|redis(-stack)?|valkey|keydb|memcached|"
+    r"qdrant|milvus|weaviate|chroma|elasticsearch|opensearch|neo4j|clickhouse-server|minio|etcd|nats|rabbitmq|kafka|"
+    r"nginx|traefik|caddy|haproxy|envoy|nginx-proxy-manager|prometheus|grafana|loki|dcgm-exporter|node-exporter|cadvisor|"
+    r"searxng|portainer(-ce)?|watchtower|adminer|pgadmin4|alertmanager|jaeger|otel-collector|tika|docling-serve)"
+)
+"""Images (without tag) of databases, caches, proxies and monitoring."""
+WAITING = (*HARMLESS, "wait", "curl", "kill", "trap", "grep")
+"""Commands around a pull that change nothing."""
+API_PULL = "/api/pull"
+API_MODEL = re.compile(r"""["'](?:name|model)\\?["']\s*:\s*\\?["']([^"'\\]+)""")
+
+
+def is_helper(image: str) -> bool:
+    """True for the image of a database, a proxy or the like.
+
+    >>> is_helper("docker.io/library/postgres"), is_helper("pgvector/pgvector"), is_helper("lab/redis-llm")
+    (True, True, False)
+    """
+    return bool(HELPERS.fullmatch(image))
+
+
+def shell_text(run: ContainerRun) -> str:
+    """The text that a container's shell runs, "" without one."""
+    command = [*(run.entrypoint or ()), *run.command]
+    while command and recognise.base(command[0]) not in SHELLS:
+        command = command[1:]
+    return command[2] if len(command) == 3 and re.fullmatch(r"-[a-z]*c", command[1]) else ""
+
+
+def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]] | None:
+    """(does it also serve, the models it pulls) of a container that does nothing else; None for any other."""
+    text = shell_text(run)
+    whole = " ".join([*(run.entrypoint or ()), *run.command])
+    if API_PULL in whole and (by_api := API_MODEL.findall(whole)):
+        return False, by_api
+    direct = [*(run.entrypoint or ()), *run.command]
+    if engine is None or not engine.dialect.pulls or not direct:
+        return None
+    if run.entrypoint is None and direct[0] == "pull":
+        direct = [engine.name, *direct]
+    commands: Sequence[Sequence[str]] = [one.words for one in words.read(text).commands] if text else [direct]
+    serves, models = False, []
+    for one in commands:
+        plain = [recognise.base(one[0]), *one[1:]]
+        if found := recognise.pulled(plain):
+            models.append(found[1])
+        elif recognise.after_program(engine, plain) == []:
+            serves = True
+        elif plain[0] not in WAITING and plain[:2] != [engine.name, "list"]:
+            return None
+    return (serves, models) if models else None
+
+
+def without_pullers(
+    runs: Sequence[ContainerRun],
+) -> tuple[list[ContainerRun], dict[str, list[str]], list[tuple[ContainerRun, list[str], str]]]:
+    """(containers that serve; container → models that others pull in it; pullers with their models and server)"""
+    kept: list[ContainerRun] = []
+    pullers: list[tuple[ContainerRun, list[str]]] = []
+    pulls: dict[str, list[str]] = {}
+    for run in runs:
+        found = pulls_of(run, recognise.engine_of(run.image))
+        if found is None:
+            kept.append(run)
+        elif found[0]:
+            kept.append(replace(run, entrypoint=None, command=()))
+            pulls.setdefault(run.name or "", []).extend(found[1])
+        else:
+            pullers.append((run, found[1]))
+    servers = {run.name or "": run for run in kept if (one := recognise.engine_of(run.image)) and one.dialect.pulls}
+    served = []
+    for run, models in pullers:
+        said = " ".join([*run.environment.values(), *run.command, *(run.entrypoint or ())])
+        named = [name for name, one in servers.items() if set(re.findall(r"[\w.-]+", said)) & {name, *one.aliases}]
+        server = named[0] if len(named) == 1 else next(iter(servers)) if len(servers) == 1 else ""
+        if server in servers:
+            pulls.setdefault(server, []).extend(models)
+        served.append((run, models, server if server in servers else ""))
+    return kept, pulls, served

@@ -1,0 +1,84 @@
+"""The names and ports by which the containers of a text reach each other, changed where gpurack changes them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.translation import Entry
+
+HERE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
+URL = re.compile(r"(?P<before>://(?:[^/@\s]*@)?|^)(?P<host>[\w.-]+|\[::1\])(?::(?P<port>\d+))?(?=[/\s?;,'\"]|$)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a name means now. key: the entry's. before, after: its port inside the container; key "" if not imported."""
+
+    key: str
+    before: int = 0
+    after: int = 0
+
+
+def targets(runs: Iterable[ContainerRun], made: Iterable[tuple[Entry, ContainerRun]]) -> dict[str, Target]:
+    """Name in the text → what it is now. made: the entries with their containers."""
+    entries = {id(run): entry for entry, run in made}
+    found: dict[str, Target] = {}
+    for run in runs:
+        entry = entries.get(id(run))
+        target = Target(entry.key, *entry.inside) if entry else Target("")
+        found |= {name: target for name in (run.name, *run.aliases) if name}
+    return found
+
+
+def adapt(
+    entry: Entry, run: ContainerRun, known: Mapping[str, Target], published: Mapping[int, Target]
+) -> list[Finding]:
+    """Change names and ports in an entry's own words to what they are now. Returns what changed or does not resolve."""
+    findings: list[Finding] = []
+
+    def note(kind: Any, what: str) -> None:
+        if (finding := Finding(kind, entry.where, what)) not in findings:
+            findings.append(finding)
+
+    def changed(found: re.Match[str], health: bool) -> str:
+        host, port = found["host"], int(found["port"] or 0)
+        if not found["before"] and not port:
+            return found[0]
+        if host in HERE and health and port == entry.inside[0]:
+            target, now = Target(host, *entry.inside), host
+        elif host in HERE and run.host_network and port in published and not health:
+            target = Target(published[port].key, port, published[port].after)
+            now = target.key
+        elif host in known:
+            target, now = known[host], known[host].key
+        else:
+            return found[0]
+        if not target.key:
+            note(
+                "open",
+                f"uses {host}, which is not imported. Connect it to the network of gpurack, or name its address.",
+            )
+            return found[0]
+        number = f":{target.after if port == target.before else port}" if port else ""
+        text = f"{found['before']}{now}{number}"
+        if text != found[0]:
+            shown = f"{host}:{port}" if port else host
+            note("changed", f"{shown} in its settings became {now}{number}, its address in gpurack.")
+        return text
+
+    def walk(value: Any, health: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(item, health) for key, item in value.items()}
+        if isinstance(value, list):
+            return [walk(item, health) for item in value]
+        return URL.sub(lambda found: changed(found, health), value) if isinstance(value, str) else value
+
+    for field in ("env", "args"):
+        if field in entry.fields:
+            entry.fields[field] = walk(entry.fields[field])
+    for word, value in entry.fields.get("compose", {}).items():
+        if word in ("command", "entrypoint", "healthcheck", "environment"):
+            entry.fields["compose"][word] = walk(value, word == "healthcheck")
+    return findings

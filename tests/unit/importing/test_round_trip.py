@@ -1,0 +1,118 @@
+"""An inventory's compose file imports as entries that make the same compose file."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis.strategies import DrawFn, booleans, composite, dictionaries, lists, none, sampled_from
+
+from gpurack.engines import ENGINES
+from gpurack.importing.reader import read
+from gpurack.inventory.checks.connections import connected
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan import offline
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.ledger import assign
+
+HOST = {"hardware": {"A30": 4}}
+IMAGINED = "GPU-of-index-"
+"""How `offline.imagined` names a GPU; an index in the compose file of the test."""
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "vllm": {"version": "0.33.0", "weights": "/data/q"},
+    "sglang": {"version": "0.5.23", "weights": "/data/q"},
+    "llama.cpp": {"version": "b7000", "weights": "/data/q.gguf"},
+    "llama-cpp-python": {"image": "ghcr.io/abetlen/llama-cpp-python:v0.3.9", "weights": "/data/q.gguf"},
+    "tei": {"version": "1.9", "weights": "/data/q"},
+    "ollama": {"version": "0.33.0", "pull": ["a:1", "b:2"]},
+    "custom": {"image": "lab/x:1"},
+}
+ARGS: Mapping[str, list[dict[str, Any]]] = {
+    "vllm": [{"enforce-eager": True}, {"lora-modules": ["a=/l/a", "b=/l/b"]}, {"served-model-name": ["other"]},
+             {"dtype": "half", "seed": 3}, {"tokenizer": "org/tok"}],
+    "sglang": [{"trust-remote-code": True}, {"schedule-policy": "fcfs"}],
+    "llama.cpp": [{"parallel": 2}, {"flash-attn": "on", "jinja": True}, {"lora": ["/l/a", "/l/b"]}],
+    "llama-cpp-python": [{"n_batch": 512}, {"chat_format": "llama-2"}],
+    "tei": [{"auto-truncate": True}, {"max-batch-tokens": 4096}],
+    "custom": [{"fast": True}, {"level": 3}],
+}  # fmt: skip
+COMPOSE: list[dict[str, Any]] = [
+    {}, {"restart": "always"}, {"ulimits": {"memlock": -1}}, {"labels": {"team": "nlp"}},
+    {"volumes": [{"type": "bind", "source": "/t", "target": "/t"}]}, {"healthcheck": {"disable": True}},
+    {"mem_limit": "8g", "cpus": "2"}, {"extra_hosts": ["a:10.0.0.1"]},
+]  # fmt: skip
+
+
+@composite
+def entries(draw: DrawFn, engine: str) -> dict[str, Any]:
+    """A model of an engine with some settings."""
+    cards = sampled_from([[1]] if ENGINES[engine].one_gpu else [[0], [3], [0, 2], [1, 2, 3, 0]])
+    fields: dict[str, Any] = {"engine": engine, **MODELS[engine], "gpus": draw(cards), "port": 9000}
+    fields["bind"] = draw(sampled_from(["loopback", "any"]))
+    fields["compose"] = draw(sampled_from(COMPOSE))
+    fields["env"] = draw(dictionaries(sampled_from(["A", "LOG_LEVEL"]), sampled_from(["1", "x y", "a=b", "$HOME"])))
+    if engine in ARGS:
+        fields["args"] = {
+            name: value for given in draw(lists(sampled_from(ARGS[engine]))) for name, value in given.items()
+        }
+    if "context" not in ENGINES[engine].unused and draw(booleans()):
+        fields["context"] = 8192
+    if ENGINES[engine].enforces_vram and (vram := draw(none() | sampled_from(["50%", "6GiB"]))):
+        fields["vram"] = vram
+    if isinstance(fields.get("weights"), str) and fields["weights"] == "/data/q" and draw(booleans()):
+        fields["weights"] = {"hf": "org/model", "revision": "0123abcd"}
+    if "served_name" not in ENGINES[engine].unused and engine != "custom":
+        fields["served_name"] = draw(sampled_from(["one", "org/model"]))
+    return fields
+
+
+def services(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The Compose services of a host."""
+    spec = connected(check_fleet({"gpu1": [HOST, dict(data)]}))["gpu1"]
+    state = offline.imagined(spec)
+    cards = assign(spec, state).uuids
+    wanted = {name: desire(name, spec, state, cards.get(name, ())).service for name in spec.entries}
+    return json.loads(json.dumps(wanted))  # type: ignore[no-any-return]
+
+
+def meaning(service: Mapping[str, Any]) -> dict[str, Any]:
+    """A service in which the order of flags and mounts does not count."""
+    mounts = [json.dumps(mount, sort_keys=True) for mount in service.get("volumes", [])]
+    return {**service, "command": Counter(service.get("command") or []), "volumes": sorted(mounts)}
+
+
+def imported(before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The services that the compose file of these services becomes."""
+    text = yaml.safe_dump({"services": before}).replace("$", "$$").replace(f"gpu={IMAGINED}", "gpu=")
+    return services(read(text).data)
+
+
+@pytest.mark.parametrize("engine", MODELS)
+def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(entries(engine))
+    def check(fields: dict[str, Any]) -> None:
+        before = services({"models": {"one": fields}})
+        after = imported(before)
+        assert {name: meaning(service) for name, service in after.items()} == {
+            name: meaning(service) for name, service in before.items()
+        }
+
+    check()
+
+
+@pytest.mark.parametrize(("engine", "version"), [("open-webui", "0.12.4")])
+def test_compose_file_of_a_service_imports_with_its_connections(engine: str, version: str) -> None:
+    model = {"engine": "ollama", **MODELS["ollama"], "gpus": [1], "port": 9000}
+    service = {"engine": engine, "version": version, "connects_to": ["one"], "port": 3000}
+    before = services({"models": {"one": model}, "services": {"ui": service}})
+    assert {name: meaning(one) for name, one in imported(before).items()} == {
+        name: meaning(one) for name, one in before.items()
+    }
+
+
+def test_every_engine_that_starts_alone_is_round_tripped() -> None:
+    assert set(MODELS) | {"open-webui", "litellm", "llama-gpt"} == set(ENGINES)
