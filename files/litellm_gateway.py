@@ -1,8 +1,8 @@
-"""Checks the keys and paths of requests to the gateway. Runs inside LiteLLM, as its `custom_auth` and callback.
+"""Who may use the gateway, and for what. Runs inside LiteLLM: `general_settings.custom_auth` and a callback.
 
-LiteLLM itself would need a database for clients' keys. Its master key also allows management, and its pass-through
-(/vllm/…) forwards requests to routes of a worker that require no key. So there is no master key: each key gives access
-to the paths of models only, and no key to any other path. The gateway has only the keys' sha256, by name.
+LiteLLM keeps people's keys in a database, its one master key also opens its management, and its pass-through (/vllm/…)
+hands on requests to routes of a worker that ask for no key. So no key here is LiteLLM's master key: each opens the
+addresses by which people use models, and nothing opens any other. Keys are known by their sums alone (name → sha256).
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from litellm.proxy._types import UserAPIKeyAuth
 USES = re.compile(
     r"(/v1)?/(models(/.+)?|chat/completions|completions|embeddings|rerank|responses|messages|audio/\w+)|/v2/rerank"
 )
-SHARED = "api_key"  # the name in the log for the key that all clients share
-HOST = "gpurack"  # the same for requests of its own host, which tests the gateway after each start
+SHARED = "api_key"  # who is named where a request came with the key that everybody shares
+HOST = "gpurack"  # and where its own host asked, after each start
 
 
 def read_keys():
-    """sha256 of a key → its name. Raises OSError for an unreadable file, so that the gateway does not start."""
+    """sha256 → whose key it is. A file that is named and cannot be read ends the start: it would let nobody in."""
     known = {}
     if os.environ.get("GATEWAY_KEYS"):
         with open(os.environ["GATEWAY_KEYS"]) as file:
@@ -38,27 +38,27 @@ KEYS = read_keys()
 
 
 async def keyed(request, api_key):
-    """The client with this key. Raises HTTPException (401) for an unknown key."""
+    """The one who sent a known key; everybody else is sent away."""
     key = hashlib.sha256((api_key or "").encode()).hexdigest()
     if key not in KEYS:
-        raise HTTPException(401, "Unknown key. Send your key as `Authorization: Bearer KEY`.")
+        raise HTTPException(401, "This key is not known here: send yours as `Authorization: Bearer KEY`.")
     return may_use(request, KEYS[key], key)
 
 
 async def open_to_all(request, api_key):
-    """Any client, for a gateway without keys."""
+    """For a gateway without keys."""
     return may_use(request, "anybody", None)
 
 
 def may_use(request, name, key):
-    """The client, for a path of models. Raises HTTPException (403) for any other path."""
+    """Models, and nothing else that LiteLLM can do."""
     if not USES.fullmatch(request.url.path.rstrip("/")):
-        raise HTTPException(403, "This gateway serves models only, not this path.")
+        raise HTTPException(403, "The gateway serves models only; there is nothing for you at this address.")
     return UserAPIKeyAuth(api_key=key, user_id=name, key_alias=name)
 
 
 class Usage(CustomLogger):
-    """Writes a line to the log for each answer: client, model, tokens, duration."""
+    """One line in the log for each answer: who used what."""
 
     async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
         told = kwargs.get("standard_logging_object") or {}

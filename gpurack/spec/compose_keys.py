@@ -1,6 +1,6 @@
 """The keys of a Compose service, for `compose` of an entry.
 
-Source: compose-spec/compose-go, schema/compose-spec.json, definition `service` (September 2026).
+Source: compose-spec/compose-spec, schema/compose-spec.json, definition `service`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from gpurack.spec.problems import Problem
 _SERVICE = """
 annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent command configs container_name cpu_count
 cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec depends_on deploy
-develop device_cgroup_rules devices dns dns_opt dns_search domainname driver_opts entrypoint env_file environment
+develop device_cgroup_rules devices dns dns_opt dns_search domainname entrypoint env_file environment
 expose extends external_links extra_hosts gpus group_add healthcheck hostname image init ipc isolation label_file
 labels links logging mac_address mem_limit mem_reservation mem_swappiness memswap_limit models network_mode networks
 oom_kill_disable oom_score_adj pid pids_limit platform ports post_start pre_stop privileged profiles provider

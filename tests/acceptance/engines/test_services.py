@@ -143,7 +143,7 @@ def test_wrong_name_and_wrong_key_are_errors(hosts: tuple[Host, Host, Run]) -> N
         assert f"Invalid model name passed in model={name}. Call `/v1/models` to view available" in refusal["message"]
     refusal = posted(cpu2, "sk-nobody", "/v1/chat/completions", asking("alpha"))["error"]
     assert refusal["code"] == "401"
-    assert refusal["message"] == "Unknown key. Send your key as `Authorization: Bearer KEY`."
+    assert refusal["message"] == "This key is not known here: send yours as `Authorization: Bearer KEY`."
 
 
 def test_embeddings_and_rerank_pass_gateway(hosts: tuple[Host, Host, Run]) -> None:
