@@ -313,6 +313,14 @@ def test_ignores_own_container_at_port(foreign: Container) -> None:
     assert actions(found) == {"alpha": "recreate"}
 
 
+@pytest.mark.parametrize(("status", "refused"), [("restarting", False), ("exited", True)])
+def test_vanished_listener_at_port_of_restarting_model_is_its_own(status: str, refused: bool) -> None:
+    """Its docker-proxy comes and goes, so the snapshot may see a port whose process has ended."""
+    state = settled(ALPHA, listeners=["127.0.0.1:8000 "])
+    state = replace(state, containers=tuple(replace(one, status=status, ports=()) for one in state.containers))
+    assert ("alpha" in plan(models(alpha={"gpus": [0], "context": 4096}), state).errors) == refused
+
+
 def test_managed_containers_make_room_for_each_other() -> None:
     state = settled(BOTH, listeners=[PROXY, "127.0.0.1:8001 docker-proxy (pid 8)"])
     swapped = models(alpha={"gpus": [0], "port": 8001}, beta={"gpus": [1], "port": 8000})

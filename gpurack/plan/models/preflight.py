@@ -7,7 +7,7 @@ from dataclasses import replace
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import Container, HostFacts, Listener
-from gpurack.plan.models import compose, weights
+from gpurack.plan.models import compose, ledger, weights
 from gpurack.plan.models.addresses import probe_url
 from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
@@ -116,9 +116,12 @@ def unhealthy(name: str, spec: Host, facts: HostFacts) -> Problem | None:
 
 def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
     """Return what listens on the port of this model, except our own containers."""
-    model = desired.entry
+    model, own = desired.entry, facts.container(desired.name, desired.user)
+    restarts = own is not None and own.status == "restarting" and ledger.label(own.labels).get("port") == model.port
     for listener in facts.listeners:
         if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
+            continue
+        if restarts and not listener.owner:  # its docker-proxy ended while the snapshot was taken
             continue
         foreign = next(
             (
