@@ -59,8 +59,8 @@ def real(spec: Host) -> HostFacts:
     """A real host that matches the inventory: its GPUs have names and UUIDs of their own, and no processes."""
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
     rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in spec.models.values())]
-    if rest:  # the shorter text is a prefix of the same UUID
-        gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
+    if rest:  # the shorter text is a prefix of the same UUID; no model names its index, which `hardware` does not have
+        gpus.append(replace(gpu(COUNT + 1), uuid=f"{rest[0]}c-77"))
     return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
 
 
