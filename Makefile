@@ -43,7 +43,7 @@ picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make de
 	$(BIN)/python -m tests.testbed.picture
 
 # Tests come first because they take longest.
-check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; under a minute on two cores
+check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; 80 seconds on two cores
 	@$(MAKE) --no-print-directory -j 3 --output-sync unit types lint
 
 lint: $(READY)
