@@ -668,9 +668,10 @@ ROOT = ("",)
 
 
 def keeper(path):
-    """Who inspects a path, as arguments of `become`, ROOT where nobody else can lead it elsewhere: the owner of the
-    first thing on it that is not root's, links of root's followed; else nobody, in the group that can write to folders
-    on it, in none where everybody can, or several groups."""
+    """The account that inspects a path, as arguments of `become`; ROOT if only root can change where it leads.
+
+    Otherwise the owner of the first part that is not root's, following root's links. If all are root's: `nobody`, in
+    the group that can write to a folder on the path; in no group if everyone or several groups can."""
     at, rest, steps, groups = "/", path.split("/"), 0, set()
     while rest and steps < 1000:
         part, steps = os.path.normpath(os.path.join(at, rest.pop(0))), steps + 1

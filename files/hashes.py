@@ -38,10 +38,11 @@ LONGEST = 1 << 24  # bytes of what is said of a user's files
 
 
 def reader(path, user):
-    """The words before a command that reads weights as the user in whose Docker they are. None where root reads: what
-    nobody but root may change, and weights of the host's own Docker (user ""). Of those root opens only what it gets to
-    without a link of others (`open_file`): the host's lock is held meanwhile, and a reader of the owner's could take
-    hours. Raises Failure for no such user."""
+    """The words before a command that reads weights as the user in whose Docker they are; none if root reads them.
+
+    Root reads what only root can change, and weights of the host's own Docker (user ""). It follows no other user's
+    link to those (`open_file`). They are not read as their owner, whose process could hold the host's lock for hours.
+    Raises Failure for an unknown user."""
     return as_user(user)[1] if user and weak_spot(path) else []
 
 

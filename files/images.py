@@ -91,7 +91,7 @@ def logged_in(dockerd, logins):
 
 
 def discard(folder):
-    """Remove a folder that belongs to a user. What cannot be removed stays, and fails nobody else."""
+    """Remove a folder that belongs to a user. A folder that cannot be removed stays; that is no error."""
     with contextlib.suppress(OSError):
         remove(folder)
 

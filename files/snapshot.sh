@@ -117,10 +117,10 @@ inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 500000 | base64 -w 
 	echo "$(dd if="$1.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$1"
 }
 
-# inspector SPOTS USER: who inspects a path with these spots (spots_of). Root where there are none, or files alone, which
-# lead nowhere; USER, the only one whose Docker uses it; the owner of the first part that is not root's; else nobody, in
-# the group that can write to the folders, as UID:GID: in none where everybody can, or several groups. (The same rule as
-# in files/evidence.py: keeper.)
+# inspector SPOTS USER: print the account that inspects a path with these spots (spots_of). The first that applies: root,
+# if there are no spots or only files, which lead nowhere; USER, the only one whose Docker uses the path; the owner of
+# the first part that is not root's; `nobody` in the group that can write to the folders, as UID:GID, or in no group if
+# everyone or several groups can. (The same rule as files/evidence.py: keeper.)
 inspector() {
 	owner=$(printf '%s\n' "$1" | sed -n '$s/^[a-z] [0-7]* \([^|]*\)|.*/\1/p')
 	folders=$(printf '%s\n' "$1" | sed -n 's/^d [0-7]*\([0-7]\) [^|]*|\(.*\)/\1 \2/p')

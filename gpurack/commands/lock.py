@@ -168,7 +168,7 @@ def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[st
 
 
 def unread_sentences(hidden: Mapping[str, Sequence[Problem]]) -> list[str]:
-    """The errors about models of which a part did not answer."""
+    """The errors about models whose Docker or weights did not answer."""
     return [f"{sentence} The lock keeps what it has." for sentence in grouped(chain(*hidden.values()))]
 
 

@@ -115,16 +115,24 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value if not isinstance(item, _Reset)] if isinstance(value, list) else value
 
 
-def included(content: dict[str, Any], files: Mapping[str, str], missing: Notes) -> dict[str, Any]:
-    """The content with the files of its `include`. missing: called for a file that --file does not give."""
+def included(
+    content: dict[str, Any], files: Mapping[str, str], missing: Notes, within: Collection[str] = ()
+) -> dict[str, Any]:
+    """The content with the files of its `include`.
+
+    missing: called for a file that --file does not give, or that includes itself. within: the files that include this
+    one.
+    """
     for entry in content.pop("include", None) or []:
         path = entry.get("path") if isinstance(entry, dict) else entry
-        for name in path if isinstance(path, list) else [path]:
-            text = files.get(str(name))
-            if text is None:
+        for name in map(str, path if isinstance(path, list) else [path]):
+            text = files.get(name)
+            if name in within:
+                missing(f"{name} includes itself, which Compose refuses. Remove that `include`.")
+            elif text is None:
                 missing(f"includes {name}, whose services are not imported. Pass it with --file {name}=COPY.")
             elif isinstance(other := load(text), dict):
-                content = merged(included(other, files, missing), content)
+                content = merged(included(other, files, missing, [*within, name]), content)
     return content
 
 
@@ -143,8 +151,10 @@ def extended(name: str, services: Mapping[str, Any], files: Mapping[str, str], s
         content = load(files[str(file)])
         among = content.get("services") or {} if isinstance(content, dict) else {}
     mark = f"{file or ''}:{other}"
-    if other not in among or mark in seen:
-        raise LookupError(f"extends {other}, which is not there.")
+    if other not in among:
+        raise LookupError(f"extends {other}, which was not found.")
+    if mark in seen:
+        raise LookupError(f"extends {other}, which extends itself.")
     base = extended(other, among, files, [*seen, mark])
     own = {key: value for key, value in fields.items() if key != "extends"}
     return merged({key: value for key, value in (base or {}).items() if key != "depends_on"}, own)

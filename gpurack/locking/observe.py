@@ -36,7 +36,7 @@ def observed(spec: Host, facts: HostFacts) -> HostLock:
 
 
 def unread(spec: Host, facts: HostFacts) -> dict[str, list[Problem]]:
-    """The enabled models and services of which a part did not answer → their errors.
+    """The enabled models and services whose Docker or weights did not answer → their errors.
 
     One user, or one file server, keeps no other model from the lock.
     """

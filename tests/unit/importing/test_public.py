@@ -330,7 +330,9 @@ def test_service_has_what_it_extends() -> None:
     assert "Pass that file with --file b.yml=COPY" in told(result)
     other = "services: {other: {image: 'lab/y:2', gpus: all}}"
     assert read(elsewhere, files={"b.yml": other}).models["one"]["image"] == "lab/y:2"
-    assert not entries(read("services: {a1: {extends: b1}, b1: {extends: a1}}"))
+    circle = read("services: {a1: {extends: b1}, b1: {extends: a1}}")
+    assert not entries(circle)
+    assert "extends b1, which extends itself" in told(circle)
 
 
 def test_included_file_is_asked_for_and_read() -> None:
@@ -338,6 +340,11 @@ def test_included_file_is_asked_for_and_read() -> None:
     assert "Pass it with --file other.yml=COPY" in told(read(text))
     found = read(text, files={"other.yml": "services: {two: {image: 'lab/y:2', ports: ['81:81']}}"})
     assert set(found.models) == {"one", "two"}
+    circle = read(
+        text, files={"other.yml": "include: [other.yml]\nservices: {two: {image: 'lab/y:2', ports: ['81:81']}}"}
+    )
+    assert set(circle.models) == {"one", "two"}
+    assert "other.yml includes itself" in told(circle)
 
 
 def test_profile_is_chosen() -> None:
