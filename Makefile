@@ -10,8 +10,8 @@ EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit test acceptance test-engines \
-    test-platforms test-rebuild test-security test-upgrade test-all demo demo-down
+.PHONY: help setup lock docs pictures check lint types unit wheel-check test acceptance test-replacement \
+    test-engines test-platforms test-rebuild test-security test-upgrade test-faults test-faults-all soak test-all demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -33,14 +33,15 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
 	    pyproject.toml -o requirements/run.txt
 
-docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, the table of docs/engines.md, docs/from-docker-run.md (tests/unit/importing)
+docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, the tables of docs/engines.md and docs/reliability.md, docs/from-docker-run.md (tests/unit/importing)
 	$(BIN)/python -m gpurack.inventory.reference > docs/inventory.md
 	$(BIN)/python -m gpurack.inventory.error_reference > docs/errors.md
 	$(BIN)/python -m gpurack.engines.reference docs/engines.md
 	$(BIN)/python -m tests.unit.importing.page > docs/from-docker-run.md
+	$(BIN)/python -m tests.faults.results docs/reliability.md
 
-picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
-	$(BIN)/python -m tests.testbed.picture
+pictures: $(READY) ## docs/run.svg from a real run, and screenshots of the status page, on the testbed (after make demo)
+	$(BIN)/python -m tests.testbed.pictures
 
 # Tests come first because they take longest.
 check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; 80 seconds on two cores
@@ -56,22 +57,30 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -q -p tests.lanes
 
+wheel-check: $(READY) ## builds the wheel, checks it, and uses it in a bare environment outside of the checkout; half a minute
+	$(BIN)/python -m tests.wheel
+
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
-# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them. The
-# longest begin first, so that both cores are busy to the end.
+# The suites on the testbed. Each of SUITES has hosts of its own, so that several can run at once. The longest begin
+# first. Suites often wait (for a model to load, a host to boot), so `test-all` runs three of them on two cores.
 ENGINES := tests/acceptance/engines
 PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := several-hosts others-of-engines platforms others-of-platforms engines one-host security rebuild verification upgrade
-.PHONY: $(SUITES)
+SUITES := several-hosts others-of-engines platforms replacement others-of-platforms engines one-host security rebuild verification upgrade
+.PHONY: $(SUITES) faults
+# How many random changes `make soak` makes.
+SOAK ?= 200
+export SOAK KEEP
 
 several-hosts: $(READY)
 	$(call suite,tests/acceptance/test_*.py)
 one-host: $(READY)
 	$(call suite,tests/acceptance/one_host)
+replacement: $(READY)
+	$(call suite,tests/acceptance/replacement)
 engines: $(READY)
 	$(call suite,$(ON_ENGINE1))
 others-of-engines: $(READY)
@@ -89,30 +98,41 @@ security: $(READY)
 	$(call suite,tests/security/testbed)
 upgrade: $(READY)
 	$(call suite,tests/upgrade)
+faults: $(READY)
+	$(call suite,tests/faults/test_faults.py)
+soak: $(READY) ## random changes of a random inventory with reboots, each verified, on the testbed (SOAK=200)
+	$(call suite,tests/faults/test_soak.py)
 
-# $(call suite,what pytest is to run): every line says which suite it is of.
-suite = @set -o pipefail; { $(BIN)/python -m tests.testbed services && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
+# $(call suite,what pytest is to run): every line says which suite it is of. Its hosts end with it; KEEP=1 keeps them.
+suite = @set -o pipefail; { $(BIN)/python -m tests.testbed services && $(BIN)/python -m pytest -p tests.testbed.ending -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
-two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2
+two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2 $(1); code=$$?; $(BIN)/python -m tests.testbed down --idle; exit $$code
 
 acceptance: $(READY) ## what must hold on the testbed's real hosts
-	$(two-by-two) several-hosts one-host
+	$(call two-by-two,several-hosts one-host)
+
+test-replacement: replacement ## changes that fail or are interrupted: the old model serves again, on the testbed
 
 test-engines: $(READY) ## the engines that can be had, and the stand-ins of the others, on the testbed
-	$(two-by-two) engines others-of-engines
+	$(call two-by-two,engines others-of-engines)
 
 test-platforms: $(READY) ## yum and dnf, rootless Docker, AMD, mirrors, on the testbed
-	$(two-by-two) platforms others-of-platforms
+	$(call two-by-two,platforms others-of-platforms)
 
 test-rebuild: $(READY) ## verification, lock and rebuild on the testbed
-	$(two-by-two) verification rebuild
+	$(call two-by-two,verification rebuild)
 
 test-security: security ## what a hostile user of a host can do: nothing, on the testbed
 
 test-upgrade: upgrade ## a host of an older gpurack and this one, on the testbed
 
+test-faults: faults ## a sample of what can interrupt a run: the next one converges, on the testbed
+
+test-faults-all: $(READY) ## every point × every fault, for docs/reliability.md; what tests/faults/results.tsv has is not run again
+	$(BIN)/python -m tests.faults.all
+
 test-all: $(READY) ## all suites on the testbed
-	$(two-by-two) $(SUITES)
+	@$(MAKE) --no-print-directory --keep-going -j 3 $(SUITES)
 
 demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
 	$(BIN)/python -m tests.testbed.demo

@@ -6,8 +6,11 @@ own python3 (3.6 or newer, standard library only).
 
 import json
 import os
+import re
+import time
 from urllib.parse import urlsplit
 
+import kept_logs
 import request
 from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
 from dockerd import recorded
@@ -21,8 +24,11 @@ ANSWERS = {
     "/v1/rerank": ("results", 0, "relevance_score"),
     "/rerank": (0, "score"),
     "/predict": (0,),
+    "/classify": ("data", 0, "probs", 0),
+    "/pooling": ("data", 0, "data"),
 }
-"""Path of a request → keys that its answer must have, from the outside to the inside."""
+"""Path of a request → keys that its answer must have, from the outside to the inside. llama.cpp's /embedding is not
+here: its answer differs between builds."""
 NAMED = {"/v1/chat/completions": True, "/v1/completions": True, "/v1/embeddings": True, "/v1/rerank": False}
 """Path → must its answer name the model? Where not (vLLM and llama.cpp do, a gateway does not), a name that is given
 must still match. TEI's own answers are lists without a name."""
@@ -30,33 +36,96 @@ THROUGH = {"/rerank": "/v1/rerank", "/api/generate": "/v1/chat/completions", "/a
 """An engine's own path → the gateway's path for the same request."""
 PIPE = 65536  # bytes that a pipe holds unread
 UP = 5  # seconds for a readiness request to a running model
+LATE = re.compile("timed out|no complete answer within")
+"""In the reason of a request that took too long (request.py), not of one whose server has ended."""
+BUSY = (429, 503)  # HTTP statuses of a server that has enough requests, or of one that does not work
+DRAIN = 30  # seconds that running requests get before a stop
+WORKS = 15  # seconds in which a busy server finishes something for somebody
 
 
-def smoke_test(dockerd, name, url, requests):
+class Busy(Failure):
+    """It refuses a test request, or takes too long for it, because it works for others: it serves."""
+
+
+def smoke_test(dockerd, name, url, requests, key=None, container_id=None, counter=None):
     """Send `requests` (path, body) until the model answers one of them. Raises Failure for a wrong or missing answer.
 
     A server that knows none of the paths is of another kind and passes. One that knows a path but not the model also
-    answers 404, with the model's name."""
-    refused = []
+    answers 404, with the model's name.
+
+    key: its key in Compose, by default its name; the folder of its secrets. container_id: whose log ends the message,
+    by default that of the container in the record. counter: (path, name) of the engine's count of finished work. Where
+    that rises while this request is refused as too many or takes too long, Busy is raised."""
+    refused, api_key = [], dockerd.api_key(key or name)
+    before = count(dockerd, url, counter, api_key)
     for path, body in requests:
         with show_progress(Progress(name), "sending a test request"):
-            status, said = send(dockerd, url, path, body, dockerd.api_key(name))
+            status, said = send(dockerd, url, path, body, api_key)
         if status == 200:
             check(path, body.get("model"), said)
             return
         if status in (401, 403):
-            why = key_error(dockerd.api_key(name), status, "POST " + path)
-            raise Failure(dockerd.without_secrets("{} {}".format(why, dockerd.logs(name))))
+            why = key_error(api_key, status, "POST " + path)
+            raise Failure(dockerd.without_secrets(why + log_of(dockerd, name, container_id)))
+        what = "POST {}: {} {}".format(path, status or "no answer,", said.strip()[:300])
+        if (status in BUSY or (status == 0 and LATE.search(said))) and rises(dockerd, url, counter, api_key, before):
+            raise Busy("busy with other requests ({})".format(dockerd.without_secrets(what)))
         if status == 0:
-            raise Failure(
-                "started, but the test request failed (POST {}: {}). {}".format(path, said, dockerd.logs(name))
-            )
+            what = "started, but the test request failed (POST {}: {}).".format(path, said)
+            raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)))
         unknown_model = status == 404 and str(body.get("model") or "\0") in said
         if status not in (404, 405) or unknown_model:
-            refused.append("POST {}: {} {}".format(path, status, said.strip()[:300]))
+            refused.append(what)
     if refused:
-        what = "started, but every test request failed ({}). {}"
-        raise Failure(dockerd.without_secrets(what.format("; ".join(refused), dockerd.logs(name))))
+        what = "started, but every test request failed ({}).".format("; ".join(refused))
+        raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)))
+
+
+def log_of(dockerd, name, container_id):
+    """The end of a message: the last lines of a container's log."""
+    return kept_logs.quoted(dockerd, container_id) if container_id else " " + dockerd.logs(name)
+
+
+def drain(dockerd, name, url, running, key=None):
+    """Wait until a model that is going to be stopped works on no request, at most DRAIN seconds; returns how many are
+    left. running: (path, name) of the engine's count of running requests, None if it has none.
+
+    New requests still come, so this helps where they are few."""
+    progress, api_key = Progress(name), dockerd.api_key(key or name)
+    while True:
+        left = count(dockerd, url, running, api_key) or 0
+        if left <= 0 or progress.elapsed() >= DRAIN:
+            return int(left)
+        progress.tell("waiting for {:.0f} running requests".format(left))
+        time.sleep(0.5)
+
+
+def count(dockerd, url, counter, key):
+    """A number in Prometheus' text format, over all its labels; None where the server does not say."""
+    if not counter:
+        return None
+    status, said = send(dockerd, url, counter[0], None, key, UP)
+    number = r"(?m)^{}(?:\{{[^\n]*\}})? +([0-9.eE+-]{{1,40}})(?: |$)".format(re.escape(counter[1]))
+    try:
+        values = [float(value) for value in re.findall(number, said)] if status == 200 else []
+    except ValueError:
+        return None
+    return min(sum(values), 1e18) if values else None
+
+
+def rises(dockerd, url, counter, key, before):
+    """Does the counter rise above `before`, now or within WORKS seconds?"""
+    begun = time.monotonic()
+    while True:
+        now = count(dockerd, url, counter, key)
+        if now is None:
+            return False
+        if before is not None and now > before:
+            return True
+        before = now if before is None else before
+        if time.monotonic() - begun >= WORKS:
+            return False
+        time.sleep(0.5)
 
 
 def key_error(key, status, where):
@@ -80,28 +149,29 @@ def check(path, model, said):
         raise Failure(what.format(path, answer.get("model"), model))
 
 
-def smoke_test_gateway(dockerd, name, url, gateway):
+def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
     """Check that a gateway lists exactly the models behind it and forwards a request that one of them answers.
 
-    A model that is down or fails on its own does not fail the gateway. Raises Failure.
+    A model that is down or fails on its own does not fail the gateway. Raises Failure. container_id: by default that of
+    its container in the record.
 
     gateway: `key`, the file in its container with the key for its host; `requests`, (path, body) in the gateway's API;
     `behind`, its models, each with its names, the URL of its readiness, the file of its key and its requests, and on
     this host also with the user and name of its container (see `send_behind`).
     """
-    key = dockerd.must("exec", dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
+    key = dockerd.must("exec", container_id or dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
     behind = gateway["behind"]
     status, said = send(dockerd, url, "/v1/models", None, key)
     try:
         listed = {str(one["id"]) for one in parsed(said)["data"]}
     except (LookupError, TypeError):
-        what = "started, but GET /v1/models lists no models: {} {}. {}"
-        raise Failure(what.format(status, said.strip()[:300], dockerd.logs(name))) from None
+        what = "started, but GET /v1/models lists no models: {} {}.".format(status, said.strip()[:300])
+        raise Failure(what + log_of(dockerd, name, container_id)) from None
     wanted = {served for other in behind for served in other["serves"]}
     if listed != wanted:
-        what = "GET /v1/models lists {}, but `connects_to` selects {}. {}"
+        what = "GET /v1/models lists {}, but `connects_to` selects {}."
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
-        raise Failure(what.format(*(shown + [dockerd.logs(name)])))
+        raise Failure(what.format(*shown) + log_of(dockerd, name, container_id))
     up = [other for other in behind if send_behind(dockerd, other, urlsplit(other["url"]).path, None, UP)[0] == 200]
     away = {served for other in behind if other not in up for served in other["serves"]}
     with show_progress(Progress(name), "sending a test request"):
@@ -112,8 +182,8 @@ def smoke_test_gateway(dockerd, name, url, gateway):
                 continue
             status, said = send(dockerd, url, through, dict(dict(gateway["requests"])[through], model=served), key)
             if status != 200:
-                what = "{} answers, but not through this gateway (POST {}: {} {}). {}"
-                why = what.format(served, through, status, said.strip()[:300], dockerd.logs(name))
+                what = "{} answers, but not through this gateway (POST {}: {} {})."
+                why = what.format(served, through, status, said.strip()[:300]) + log_of(dockerd, name, container_id)
                 raise Failure(dockerd.without_secrets(why))
             check(through, served, said)
             return
@@ -199,6 +269,7 @@ def request_as_user(dockerd, query):
         limit=query["limit"] + 10,
         silence=query["silence"] + 10,  # the user may stop it
         text=text,
+        what="the answer of " + query["url"],
     )
     head, begun, late = b"", False, "no complete answer within {} s".format(query["limit"])
     try:

@@ -1,5 +1,8 @@
 """Starts the models of compose.yaml once Docker and the GPU driver are ready. A part of models.py.
 
+A change that a power cut interrupted is finished or undone first. compose.yaml names what should run, except what an
+admin stopped. A container is started by its id in the record; a missing one is created by Compose.
+
 Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import contextlib
@@ -8,15 +11,32 @@ import re
 import threading
 import time
 
+import docker_restart
 import record
-from common import Failure, Progress, TimeIsUp, clock, describe_error, locked, parsed, run, say  # (beside this file)
-from dockerd import OF_PROJECT, START, USERS, Dockerd
+import recovering
+from common import (
+    Failure,
+    Progress,
+    TimeIsUp,
+    clock,
+    describe_error,
+    locked,
+    parsed,
+    run,
+    say,
+    together,
+)  # (beside this file)
+from compose_yaml import services_of
+from dockerd import OF_PROJECT, OF_SERVICE, START, USERS, Dockerd
 from paths import MODEL_LABEL
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's TimeoutStartSec is a little more
 SMI_TIMEOUT = 300  # seconds of one nvidia-smi, which needs up to a minute where no other program has the GPUs open
-NODE = r"/dev/dri/renderD\d+"
+NODE = r"/dev/dri/renderD[0-9]+"
+MOST = 200  # containers of one Docker that are inspected without a record; a user's Docker may list any number
+SPEC = "/var/run/cdi/nvidia.yaml"
+NODES = "nvidia-modprobe -u -c 0 || nvidia-ctk system create-device-nodes --control-devices"
 REFRESHING = threading.Lock()  # of CDI specs: one after the other
 
 
@@ -24,7 +44,21 @@ def boot():
     """Start the models of all daemons in parallel; users' daemons start some time after the host's own.
 
     Returns the number of failures."""
-    return min(len(side_by_side([(dockerd.by_hand, boot_of, dockerd) for dockerd in dockerds()])), 100)
+    calls = [(dockerd.by_hand, boot_of, dockerd) for dockerd in dockerds()]
+    return min(len(side_by_side([("Docker", finish_restart), *calls])), 100)
+
+
+def finish_restart():
+    """Finish a restart of Docker that was interrupted, containers of others included; returns ["Docker"] if it cannot.
+
+    A run that restarts Docker starts this unit too, and ends its restart by itself: hence the lock."""
+    if not docker_restart.noted():
+        return []
+    with locked("boot"):
+        lines, well = docker_restart.finish()
+    for line in lines:
+        say("", line if well else "error Docker: " + line)
+    return [] if well else ["Docker"]
 
 
 def side_by_side(calls):
@@ -39,11 +73,7 @@ def side_by_side(calls):
             say("", "error {}: {}".format(name, describe_error(error)))
             failed.append(name)
 
-    threads = [threading.Thread(target=guarded, args=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together((guarded, *call) for call in calls)
     return failed
 
 
@@ -62,7 +92,8 @@ def boot_of(dockerd):
     if not answers(dockerd):
         say("", "error {}: does not answer".format(dockerd.by_hand))
         return [dockerd.by_hand]
-    models = {name: definition(label) for name, label in sorted(labels_of(dockerd).items())}
+    unfinished = recovering.recover([dockerd.user], start=False)
+    models = {name: definition(label) for name, label in sorted(wanted(dockerd).items())}
     unreadable = [name for name in models if models[name] is None]  # their GPUs are unknown; the others start
     for name in unreadable:
         say("", "error {}: cannot read its label gpurack.model; the next run recreates it".format(name))
@@ -78,9 +109,13 @@ def boot_of(dockerd):
             (dockerd.by_hand, start_with_driver, dockerd, late, by_cdi),
         ]
     )
+    if unfinished:  # what could not start before the GPUs were there
+        unfinished = recovering.recover([dockerd.user])
+    for (_, name), why in sorted(unfinished.items()):
+        say("", "error {}: an earlier change was interrupted and cannot be undone yet: {}".format(name, why))
     for name in failed:
         say("", "error {}: did not start; see {} logs {}".format(name, dockerd.by_hand, name))
-    return unreadable + failed
+    return unreadable + failed + sorted({name for _, name in unfinished})
 
 
 def answers(dockerd):
@@ -96,21 +131,40 @@ def answers(dockerd):
         time.sleep(0.5)
 
 
+def wanted(dockerd):
+    """Name → the label gpurack.model of what should run: what is in compose.yaml. Where that cannot be read, all
+    that is ours. Not what an admin stopped. `ids` and `keys` of the daemon are these."""
+    labels, services = labels_of(dockerd), services_of(dockerd.compose_file)
+    stopped = record.stopped(dockerd.user)
+    if services is None:
+        return {name: labels[name] for name in labels if name not in stopped}
+    for name, (key, label) in services.items():
+        if name not in labels:
+            dockerd.keys[name] = key
+            labels[name] = label
+    return {name: labels[name] for name in labels if name in services and name not in stopped}
+
+
 def labels_of(dockerd):
     """Name → the label gpurack.model of what is ours by the host's record; where there is none (the first boot after
     an upgrade), by Compose's labels. `ids` of the daemon are these."""
     entries = (record.load() or {"containers": {}})["containers"].get(dockerd.user)
+    dockerd.keys = record.keys(dockerd.user)
     named = {name: entry["id"] or name for name, entry in (entries or {}).items() if entry["kind"] == "model"}
     if entries is None:
         words = ("--filter", "label=" + MODEL_LABEL, "--filter", "label={}={}".format(OF_PROJECT, dockerd.project))
         found = dockerd.must("ps", "--all", "--quiet", "--no-trunc", *words).split()
-        named = {container: container for container in found}
+        named = {container: container for container in list(filter(record.is_id, found))[:MOST]}
     labels = {}
     for name, container in named.items():
         found = dockerd.inspect(container)
-        if found and dockerd.has_our_labels(found, found["name"] if entries is None else name):
-            dockerd.ids[found["name"]] = found["id"]
-            labels[found["name"]] = found["labels"][MODEL_LABEL]
+        if found and entries is None:
+            name, key = found["name"], str(found["labels"].get(OF_SERVICE))
+            if re.match(re.escape(name) + r"(\.\d+)?\Z", key):
+                dockerd.keys[name] = key
+        if found and dockerd.has_our_labels(found, name):
+            dockerd.ids[name] = found["id"]
+            labels[name] = found["labels"][MODEL_LABEL]
         elif found:
             what = "{} ({}) was not started: its name or labels are not those that gpurack set"
             say("boot", what.format(found["name"], found["id"][:12]))
@@ -125,7 +179,7 @@ def definition(label):
     forms = {"uuids": r"[A-Za-z0-9:.-]+", "render_nodes": NODE}  # a user may have written the label
     right = all(
         isinstance(found.get(word, []), list)
-        and all(isinstance(text, str) and re.match(form + "$", text) for text in found.get(word, []))
+        and all(isinstance(text, str) and re.match(form + r"\Z", text) for text in found.get(word, []))
         for word, form in forms.items()
     )
     return found if right else None
@@ -134,17 +188,31 @@ def definition(label):
 def start_all(dockerd, names):
     """Start containers one by one under the lock, so that no run frees a GPU meanwhile. Returns those that failed.
 
-    A container that no longer exists is not a failure."""
+    One that no longer exists is created by Compose."""
     failed = []
     with locked("boot", [dockerd.user]):
         for name in names:
-            if dockerd.state_of(name)["status"] in ("running", "gone"):
-                continue
-            code, output = dockerd.run("start", dockerd.ids[name], limit=START)
+            try:
+                status = dockerd.state_of(name)["status"]
+                if status == "running":
+                    continue
+                if status == "gone":
+                    dockerd.ids.pop(name, None)
+                    dockerd.start(name, known_definition(dockerd.user, name))
+                    continue
+                code, output = dockerd.run("start", dockerd.ids[name], limit=START)
+            except Failure as failure:
+                code, output = 1, str(failure)
             if code:
                 say(name, output)
                 failed.append(name)
     return failed
+
+
+def known_definition(user, name):
+    """The digest of what an entry's container was created from, by the record; "" if unknown."""
+    entries = (record.load() or {"containers": {}})["containers"].get(user, {})
+    return str(entries.get(name, {}).get("definition", ""))
 
 
 def start_with_nodes(dockerd, nodes):
@@ -171,21 +239,40 @@ def start_with_driver(dockerd, names, by_cdi):
     return start_all(dockerd, names) if names and wait_for_driver(by_cdi) else names
 
 
+def lacks_uvm():
+    """Does the spec that the toolkit makes at boot lack /dev/nvidia-uvm? Then CUDA fails in containers (error 999)."""
+    text = content(SPEC)
+    return "/dev/nvidiactl" in text and "/dev/nvidia-uvm" not in text
+
+
+def content(path):
+    """The text of a file; "" where it cannot be read."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
+
+
 def wait_for_driver(by_cdi):
-    """Wait until GPUs answer and, where CDI is used, CDI lists them; both may take minutes after Docker."""
-    progress = Progress("boot")
+    """Wait until GPUs answer and, where CDI is used, CDI lists them; both may take minutes after Docker.
+
+    A spec that was made before CUDA's nodes existed (toolkit 1.19.1 to 1.20.0) is made anew, once."""
+    progress, renewed = Progress("boot"), False
     while progress.elapsed() < DRIVER_TIMEOUT:
         try:
             code, output = run("nvidia-smi", "-L", limit=SMI_TIMEOUT)
         except TimeIsUp:  # a sick GPU; another one would hang as well
             say("boot", "nvidia-smi did not answer within {}".format(clock(SMI_TIMEOUT)))
             return False
-        uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+)", output)
-        if code in (0, 15) and uuids:
+        # a GPU in MIG mode has no CDI name of its own, its instances below it have
+        uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+(?=\))(?!\)\s*\n\s*MIG )|MIG-[0-9A-Za-z/-]+)", output)
+        if code in (0, 14, 15) and uuids:  # 14: a damaged infoROM, and every GPU answers
             with REFRESHING:
                 known = run("nvidia-ctk", "cdi", "list")[1]
-                if not by_cdi or all("=" + uuid in known for uuid in uuids):
+                listed = all("=" + uuid in known for uuid in uuids)
+                if not by_cdi or (listed and (renewed or not lacks_uvm())):
                     return True
+                renewed = True
+                run("sh", "-c", NODES)
                 run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
                 run("systemctl", "restart", "nvidia-cdi-refresh.service")
         time.sleep(1)

@@ -4,6 +4,7 @@ Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import collections
 import contextlib
+import ctypes
 import errno
 import fcntl
 import glob
@@ -21,34 +22,51 @@ import time
 
 from paths import BUSY, LOCK, of_user  # (beside this file)
 
+os.umask(0o022)  # root's may be 077: folders above ours, such as /usr/local/libexec, are for everyone
 EVERY = 5  # seconds between two progress messages
+LONGEST = 20000  # characters of a message
 UNKNOWN = "unknown"
 QUOTED = "    | "  # before each further line of a message (gpurack/operations/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal or the direction of text, and further line separators of Unicode."""
 DIGITS = 40  # of an integer
-LARGEST = 16 * 2**20  # bytes of output that are kept of a user's program
+LARGEST = 16 * 2**20  # bytes of output that are kept of a program
+LIBC = ctypes.CDLL(None)  # before any thread forks
+LIMIT = 600  # seconds that a program may take if its caller names no limit
+UNHEARD = threading.Event()  # set once the output is closed
+SHOWN = threading.local()  # has `text` while somebody else prints what this thread waits for
 
 
 class Failure(Exception):
     """An entry cannot be started or changed. The text is shown to the admin."""
 
 
-class TimeIsUp(Exception):
-    """A program exceeded its time limit and was killed."""
+class TimeIsUp(Failure):
+    """A program exceeded its time limit and was killed. The text names both."""
 
 
 def say(name, text):
     """Print one message, prefixed with the entry's name because several entries print at once.
 
-    Text of programs and answers is data: control characters are replaced and further lines are quoted, so that none is
-    read as a message of gpurack. A closed output (pyinfra was killed) is ignored, and the work continues."""
+    Text of programs and answers is data: control characters are replaced, further lines are quoted, so that none is
+    read as a message of gpurack, and what is longer than LONGEST is cut. A closed output (pyinfra was killed, the
+    connection lost) is remembered, and the work continues, but for what `while_heard` guards."""
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
     first, *more = UNSEEN.sub("\ufffd", text).rstrip("\n").split("\n")
     lines = ["{}: {}".format(name, first) if name else first]
     lines += [line if line.startswith(QUOTED) else QUOTED + line for line in more]
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.buffer.write(("\n".join(lines) + "\n").encode("utf-8"))
         sys.stdout.flush()
+    except BrokenPipeError:
+        UNHEARD.set()
+
+
+def while_heard():
+    """Raise Failure where the connection was lost. For what changes nothing and is resumed by the next run: pulls,
+    downloads and builds. A change that has begun is finished or undone."""
+    if UNHEARD.is_set():
+        raise Failure("the connection was lost. The next run resumes")
 
 
 def parsed(text):
@@ -67,13 +85,23 @@ def integer(digits):
 
 
 def describe_error(error):
-    """An error as a sentence; an unexpected one with its type."""
+    """An error as a sentence; an unexpected one with its type. One of the system is `PATH: No space left on device`."""
+    if isinstance(error, OSError) and error.strerror:
+        return "{}: {}".format(error.filename, error.strerror) if error.filename else error.strerror
     return str(error) if isinstance(error, (Failure, OSError)) else "{}: {}".format(type(error).__name__, error)
 
 
 def clock(seconds):
     """75 → 1:15"""
     return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
+
+
+def rounded(seconds):
+    """A limit as text: `30 s`, `10 min`, `16 h`."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return "{:g} {}".format(round(seconds / length, 1), unit)
+    return "{:g} s".format(seconds)
 
 
 def size(count):
@@ -100,10 +128,28 @@ class Progress:
             say(self.name, "{}, {}".format(text, clock(self.elapsed())))
 
 
+class Speed:
+    """Bytes/s of the last SECONDS, from counts of bytes that grow."""
+
+    SECONDS = 15
+
+    def __init__(self, count=0):
+        self.seen = collections.deque([(time.monotonic(), count)])
+
+    def at(self, count):
+        """The speed now; 0 at once after the beginning."""
+        now = time.monotonic()
+        self.seen.append((now, count))
+        while now - self.seen[0][0] > self.SECONDS and len(self.seen) > 2:
+            self.seen.popleft()
+        begun, first = self.seen[0]
+        return max(0, count - first) / (now - begun) if now > begun else 0
+
+
 @contextlib.contextmanager
 def show_progress(progress, text):
     """Print every few seconds what is waited for while the block runs."""
-    done = threading.Event()
+    done, SHOWN.text = threading.Event(), text
 
     def tell():
         while not done.wait(1):
@@ -114,27 +160,73 @@ def show_progress(progress, text):
     try:
         yield
     finally:
+        SHOWN.text = ""
         done.set()
         thread.join()
 
 
+def together(calls):
+    """Call functions, each in a thread: (function, arguments…). Returns the errors that they ended with."""
+    errors = []
+
+    def guarded(function, *arguments):
+        try:
+            function(*arguments)
+        except Exception as error:  # an exception in a thread would be lost
+            errors.append(error if isinstance(error, Failure) else Failure(describe_error(error)))
+
+    threads = [threading.Thread(target=guarded, args=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def die_with_parent():
+    """In a child, before its program starts: it is killed when the thread that started it ends, so also by kill -9 of
+    this program. What it worked on is then the next run's."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Child:
-    """A running program. Its standard error is part of its output.
+    """A running program, which dies with this one. Its standard error is part of its output.
 
-    limit: seconds that it may take altogether. silence: seconds without output. Without a limit (root's own programs)
-    neither applies. A user's program may hang, print without end, or leave a child that keeps its output open: with a
-    limit it gets its own session, which is killed as a whole. text: its standard input."""
+    limit: seconds that it may take altogether. silence: seconds without output, None for no limit of its own. Every
+    program has a limit: it may hang, print without end, or leave a child that keeps its output open. So it gets its own
+    session, which is killed as a whole. what: the program, for messages. text, source: its standard input, as text or
+    as a file. apart: its standard error is not part of its output; after that, `errors` has as much of it as a pipe
+    holds. resumed: does it end when the connection is lost?
 
-    def __init__(self, argv, limit=None, silence=None, environment=None, text=None):
-        self.limit, self.silence, self.code = limit, silence, None
-        self.process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if text is None else subprocess.DEVNULL,
-            env=environment,
-            start_new_session=limit is not None,
-        )
+    While it prints nothing for some seconds, a message says what is waited for."""
+
+    def __init__(
+        self,
+        argv,
+        limit=LIMIT,
+        silence=None,
+        environment=None,
+        text=None,
+        what="",
+        source=None,
+        apart=False,
+        resumed=False,
+    ):
+        self.limit, self.silence, self.code, self.errors = limit, silence or limit, None, ""
+        self.resumed = resumed
+        self.what, self.progress = what or " ".join(argv[:2]), Progress("")
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=(source or subprocess.DEVNULL) if text is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if apart else subprocess.STDOUT if text is None else subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        except FileNotFoundError:
+            raise Failure("{} is not installed on this host".format(argv[0])) from None
         if text is not None:  # short, so it fits into the pipe even when nothing reads it
             with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
                 stream.write(text.encode("utf-8"))
@@ -144,45 +236,57 @@ class Child:
         begun = heard = time.monotonic()
         pipe = self.process.stdout.fileno()
         try:
+            ended = False
             while True:
-                if select.select([pipe], [], [], 0.5)[0]:
+                if select.select([pipe], [], [], 0 if ended else 0.5)[0]:
                     piece = os.read(pipe, 65536)
                     if not piece:
                         break
-                    heard = time.monotonic()
+                    heard = self.progress.last = time.monotonic()
                     yield piece
-                elif self.process.poll() is not None:  # a child of it keeps the output open
+                elif ended:  # a child of it keeps the output open
                     break
+                else:
+                    ended = self.process.poll() is not None  # what it printed until then is read once more
                 self.check(begun, heard)
-            while self.limit is not None and self.process.poll() is None:  # it closed its output and still runs
+            while self.process.poll() is None:  # it closed its output and still runs
                 self.check(begun, heard)
-                time.sleep(0.02)
-            self.code = self.process.wait()
+                select.select([], [], [], 0.005)
+            self.code = self.process.returncode
         finally:
             self.end()
 
     def check(self, begun, heard):
         now = time.monotonic()
-        if self.limit is not None and (now - begun > self.limit or now - heard > (self.silence or self.limit)):
-            raise TimeIsUp
+        if now - begun > self.limit:
+            raise TimeIsUp("{} gave no answer within {}".format(self.what, rounded(self.limit)))
+        if now - heard > self.silence:
+            raise TimeIsUp("{} printed nothing for {}".format(self.what, rounded(self.silence)))
+        if not getattr(SHOWN, "text", ""):
+            self.progress.tell("waiting for {}".format(self.what))
+        if self.resumed:
+            while_heard()
 
     def end(self):
         """Kill it, whatever its state. One that cannot be killed (it waits for a disk) is left running."""
-        if self.limit is not None and self.process.returncode is None:
+        if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(None if self.limit is None else 5)
+            self.process.wait(5)
         self.process.stdout.close()
+        if self.process.stderr:
+            with self.process.stderr as stream, contextlib.suppress(BlockingIOError):
+                os.set_blocking(stream.fileno(), False)  # a child of it may keep it open
+                self.errors = os.read(stream.fileno(), 65536).decode("utf-8", "replace")
 
 
 def run(*argv, **options):
-    """Run a command; returns (exit code, output with errors). options: as for Child.
-
-    Of a user's program no more than LARGEST bytes of output are kept."""
+    """Run a command; returns (exit code, output with errors), of which LARGEST bytes are kept. options: as for
+    Child."""
     child, kept = Child(argv, **options), []
     for piece in child.output():
-        if child.limit is None or sum(map(len, kept)) < LARGEST:
+        if sum(map(len, kept)) < LARGEST:
             kept.append(piece)
     return child.code, b"".join(kept).decode("utf-8", "replace").strip()
 
@@ -231,7 +335,20 @@ def write(path, content, mode, uid=0, reader=None):
             os.unlink(beside)  # frees the space on a full disk
         raise OSError(error.errno, error.strerror, path) from None
     os.rename(beside, path)
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync(folder)
+
+
+def put_in_place(beside, path):
+    """Rename a file or folder to PATH. It is on disk before it has its name, and the name before what comes next: a
+    power cut leaves the old one or the whole new one. Files in a folder are on disk already."""
+    sync(beside)
+    os.rename(beside, path)
+    sync(os.path.dirname(path))
+
+
+def sync(path):
+    """Make a file's content, or what was renamed in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

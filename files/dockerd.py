@@ -6,30 +6,52 @@ host's own python3 (3.6 or newer, standard library only).
 
 import contextlib
 import hashlib
+import ipaddress
 import json
 import os
 import pwd
 import re
+import time
+from urllib.parse import urlsplit
 
 import record
-from common import Failure, TimeIsUp, clock, follow, parsed, run, say, write  # (beside this file)
-from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, REPLACED, SET_ASIDE, USERS, words_of_user
+from common import Failure, TimeIsUp, clock, follow, parsed, run, write  # (beside this file)
+from compose_yaml import services_of
+from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS, words_of_user
 
 BROKE_OFF = (
     "Docker closed the connection while starting the container; see journalctl -u docker. If that names fsnotify, the "
     "host has too few inotify instances to read CDI specs: sysctl fs.inotify.max_user_instances=1024"
 )
+DETAILS = (
+    '{"status":{{json .State.Status}},"policy":{{json .HostConfig.RestartPolicy.Name}},'
+    '"retries":{{.HostConfig.RestartPolicy.MaximumRetryCount}},"vanishes":{{.HostConfig.AutoRemove}},'
+    '"image":{{json .Config.Image}},"ports":{{json .HostConfig.PortBindings}}}'
+)
+MOST_PORTS = 100  # of one container that are looked at
+MOST_VOLUMES = 20  # anonymous ones of one container that are recorded
+MOST_LEFT = 10  # containers with a label that are removed; a user's Docker may list any number
+IMAGE = r"\w[\w.:/@-]{0,299}\Z"  # a reference or an id; never an option
+PATH = re.compile(r"/[!-~]*\Z")  # of a readiness request
+POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 LABELS = {PROJECT: (MODEL_LABEL, "model"), JOBS_PROJECT: (JOB_LABEL, "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 OF_IMAGE = "com.docker.compose.image"  # the image id from which Compose created the container
 
-# Seconds that a command on a user's daemon may take. Commands on the host's own daemon have no limit.
+# Seconds that a command on a user's daemon may take
 ANSWER = 30  # for a query; a healthy daemon takes less than one
 CHANGE = 90  # `stop` gives a container 30 of them
 START = 600  # Compose creates a container, and possibly a network
 LONG = 4 * 3600  # to pull, load or build
 SILENCE = 900  # of these, without output
+PATIENCE = 4  # times as long on the host's own daemon, which may be busy with much more, and which no user can stop
 QUESTIONS = ("container", "events", "image", "info", "logs", "ps", "top", "version")
+NAMED = {
+    *QUESTIONS,
+    *("build", "compose", "config", "create", "exec", "inspect", "load", "ls", "pull", "rename", "rm", "start", "stop"),
+    *("tag", "unpause", "up", "update", "volume", "wait"),
+}
+"""Words of docker commands by which messages name them."""
 
 
 def as_user(user):
@@ -59,6 +81,7 @@ class Dockerd:
         self.secrets = os.path.join(self.folder, "secrets")
         self.by_hand = "sudo -iu {} docker".format(user) if user else "docker"
         self.ids, self.silent = {}, None
+        self.keys = {}  # name → key in Compose, where it is another one
         self.uid, self.become = 0, []
         if user:
             self.uid, self.become = as_user(user)
@@ -70,22 +93,32 @@ class Dockerd:
     def run(self, *words, limit=None):
         """Run a docker command; returns (exit code, output with errors).
 
-        On a user's daemon it may take `limit` seconds (by default ANSWER or CHANGE). After a timeout this and every
-        later command on that daemon raises Failure."""
+        It may take `limit` seconds (by default ANSWER or CHANGE), on the host's own daemon PATIENCE times as long.
+        After a timeout this raises Failure, and on a user's daemon so does every later command."""
         limit = limit or (ANSWER if words[0] in QUESTIONS else CHANGE)
-        return self.bounded(words, limit, lambda options: run(*self.docker(*words), **options))
+        return self.within(words, limit if self.user else limit * PATIENCE)
 
-    def follow(self, words, seen, limit=LONG):
-        """common.follow for a long docker command with progress output, with the limits of `run`."""
-        return self.bounded(words, limit, lambda options: follow(self.docker(*words), seen, silence=SILENCE, **options))
+    def within(self, words, limit=None):
+        """Like `run`, with the same limit on each daemon, by default START."""
+        return self.bounded(words, limit or START, lambda options: run(*self.docker(*words), **options))
+
+    def follow(self, words, seen, limit=None, silence=None, resumed=False):
+        """common.follow for a long docker command with progress output. limit, silence: as `limit` of `run`, by default
+        LONG and SILENCE. resumed: as for common.Child."""
+        times = 1 if self.user else PATIENCE
+        limit, silence = times * (limit or LONG), times * (silence or SILENCE)
+        work = lambda options: follow(self.docker(*words), seen, silence=silence, resumed=resumed, **options)  # noqa: E731
+        return self.bounded(words, limit, work)
 
     def bounded(self, words, limit, work):
-        if not self.user:
-            return work({})
+        """Do some work with these limits and this name. Raises Failure."""
         if self.silent:
             raise Failure(self.silent)
+        what = "docker " + " ".join([word for word in words if word in NAMED][:2])
+        if not self.user:
+            return work({"limit": limit, "what": what})
         try:
-            return work({"limit": limit})
+            return work({"limit": limit, "what": "the Docker of {} ({})".format(self.user, what)})
         except TimeIsUp:
             what = "the Docker of {} does not answer (docker {}: nothing within {}). See "
             what += "systemctl --user -M {}@ status docker"
@@ -93,9 +126,27 @@ class Dockerd:
             self.silent = why if limit <= START else None  # LONG waits for a registry, not for the daemon alone
             raise Failure(why) from None
 
+    def answers_within(self, seconds):
+        """Does the daemon answer within some seconds?"""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(Failure):
+                if self.run("version")[0] == 0:
+                    return True
+            if self.silent or time.monotonic() > end:
+                return False
+            time.sleep(0.5)
+
+    def limited(self, *words, limit=CHANGE):
+        """Like `must`, with the same limit on each daemon."""
+        return self.checked(words, *self.within(words, limit))
+
     def must(self, *words, **options):
         """A docker command's output. Raises Failure when it fails."""
-        code, output = self.run(*words, **options)
+        return self.checked(words, *self.run(*words, **options))
+
+    def checked(self, words, code, output):
+        """The output of a command. Raises Failure where it failed."""
         if code:
             words = " ".join(words[:2])
             raise Failure("{} {} failed: {}".format(self.by_hand, words, output or "exit code {}".format(code)))
@@ -113,13 +164,63 @@ class Dockerd:
         if not (isinstance(found, dict) and record.is_id(found.get("id")) and isinstance(found.get("name"), str)):
             raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container, output[:300]))
         labels = found["labels"] if isinstance(found.get("labels"), dict) else {}
-        return {"id": found["id"], "name": found["name"].lstrip("/"), "image": found.get("image"), "labels": labels}
+        image = found.get("image")
+        image = image if isinstance(image, str) and re.match(IMAGE, image) else ""
+        return {"id": found["id"], "name": found["name"].lstrip("/"), "image": image, "labels": labels}
 
-    def has_our_labels(self, found, name):
-        """Does a container have this entry's name and the labels of Compose and gpurack?"""
+    def details(self, container):
+        """What a change needs to know of a container: status, restart policy, reference of its image, published ports
+        [(address, port)], and whether Docker removes it when it ends. None where none exists. Raises Failure."""
+        code, output = self.run("container", "inspect", "--format", DETAILS, container)
+        if code and "no such container" in output.lower():
+            return None
+        found = parsed(next((line for line in output.splitlines() if line.startswith("{")), "")) if not code else None
+        found = found if isinstance(found, dict) else {}
+        policy, retries, ports = found.get("policy"), found.get("retries"), found.get("ports") or {}
+        forms = {"status": str, "image": str, "vanishes": bool}
+        if any(not isinstance(found.get(word), form) for word, form in forms.items()) or policy not in POLICIES:
+            raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container[:12], output[:300]))
+        if policy == "on-failure" and type(retries) is int and retries > 0:
+            policy += ":{}".format(retries)
+        image = found["image"] if re.match(IMAGE, found["image"]) else ""
+        return dict(found, policy=policy, ports=published(ports), image=image)
+
+    def discard(self, name, container):
+        """Remove a container of an entry at once. Its anonymous volumes stay, and are recorded for `gpurack prune`."""
+        form = '{{range .Mounts}}{{if eq .Type "volume"}}{{println .Name}}{{end}}{{end}}'
+        code, output = self.run("container", "inspect", "--format", form, container)
+        anonymous = [volume for volume in output.split() if record.is_id(volume)] if not code else []
+        record.note_volumes(self.user, name, anonymous[:MOST_VOLUMES])
+        self.limited("rm", "--force", container)
+
+    def remove_labelled(self, label, value):
+        """Remove the containers with a label of ours: a run that was killed, or did not wait longer, left them running.
+
+        Raises Failure where one stays."""
+        words = ("ps", "--all", "--quiet", "--no-trunc", "--filter", "label={}={}".format(label, value))
+        for container in [one for one in self.limited(*words).split() if record.is_id(one)][:MOST_LEFT]:
+            self.limited("rm", "--force", "--volumes", container)
+
+    def repo_digest(self, image):
+        """The digest by which a registry has an image, given its id; "" where it was built or loaded here."""
+        code, output = self.run("image", "inspect", "--format", "{{json .RepoDigests}}", str(image))
+        found = parsed(output) if code == 0 and record.is_id(str(image)[len("sha256:") :]) else None
+        first = found[0] if isinstance(found, list) and found else ""
+        return first if isinstance(first, str) and re.match(r"[\w.:/-]{1,300}@sha256:[0-9a-f]{64}\Z", first) else ""
+
+    def key(self, name):
+        """The key of an entry in Compose."""
+        return self.keys.get(name, name)
+
+    def has_our_labels(self, found, name, key=None):
+        """Does a container have this entry's name and the labels of Compose and gpurack? key: its key in Compose."""
+        return found["name"] == name and self.is_of(found, key or self.key(name))
+
+    def is_of(self, found, key):
+        """Does a container have the labels of gpurack, and of Compose for this key?"""
         labels = found["labels"]
         ours = LABELS[self.project][0] in labels and labels.get(OF_PROJECT) == self.project
-        return ours and found["name"] == name == labels.get(OF_SERVICE)
+        return ours and labels.get(OF_SERVICE) == key
 
     def id_of(self, name):
         """The id of our existing container of this name, or None. Raises Failure where it was renamed or relabelled."""
@@ -130,15 +231,19 @@ class Dockerd:
             raise Failure(what.format(found["name"], found["id"][:12], self.by_hand, name))
         return found["id"] if found else None
 
-    def refuse_foreign(self, name, expected=None):
+    def of_key(self, key):
+        """The ids of all containers with the labels of Compose for this key."""
+        words = ("--filter", "label={}={}".format(OF_PROJECT, self.project), "--filter")
+        alike = self.must("ps", "--all", "--quiet", "--no-trunc", *words, "label={}={}".format(OF_SERVICE, key))
+        return [container for container in alike.split() if record.is_id(container)]
+
+    def refuse_foreign(self, name, expected=None, key=None):
         """Raise Failure where creating this container would affect one that is not ours.
 
         Compose stops and removes any container with its labels. expected: the id of a container made by hand that is
-        renamed first."""
+        renamed first. key: the key that it is created with."""
         ours = self.id_of(name)
-        words = ("--filter", "label={}={}".format(OF_PROJECT, self.project), "--filter")
-        alike = self.must("ps", "--all", "--quiet", "--no-trunc", *words, "label={}={}".format(OF_SERVICE, name))
-        for other in alike.split():
+        for other in self.of_key(key or self.key(name)):
             if other != ours:
                 what = "container {0} has gpurack's labels for {1}, but gpurack did not create it (a copy?). Compose "
                 what += "would stop it, so nothing was changed. Remove it: {2} rm --force {0}, or run it with "
@@ -149,16 +254,6 @@ class Dockerd:
             what = "a container named {0} already exists and is not managed by gpurack ({1}). Rename it: "
             what += "{2} rename {1} {0}-old"
             raise Failure(what.format(name, named["id"][:12], self.by_hand))
-
-    def stop(self, name):
-        """Stop and remove our container; returns the process ids it had."""
-        container, pids = self.id_of(name), set()
-        if container:
-            pids = self.pids_of(container)
-            self.must("stop", "--time", "30", container)
-            self.must("rm", "--force", container)
-        self.forget(name)
-        return pids
 
     def remove(self, name):
         """Remove our container, running or not; a missing one is not an error."""
@@ -174,7 +269,7 @@ class Dockerd:
     def start(self, name, definition=""):
         """Create, record and start the container of an entry. definition: for the record. Raises Failure."""
         self.refuse_foreign(name)
-        record.about_to_create(self.user, name, LABELS[self.project][1], definition)
+        record.about_to_create(self.user, name, LABELS[self.project][1], definition, self.key(name))
         try:
             self.up(name)
         except Failure:
@@ -210,76 +305,22 @@ class Dockerd:
         code, output = self.run(*self.compose("config", "--quiet", file=self.next))
         return (output.replace("validating {}: ".format(self.next), "") or "exit code {}".format(code)) if code else ""
 
-    def pids_of(self, container):
-        """The process ids of a container; empty when it does not run.
-
-        In a user's Docker only the user's own processes count, because the caller waits until they have ended."""
-        code, output = self.run("top", container, "-eo", "pid")
-        pids = set(re.findall(r"\d+", output)) if code == 0 else set()
-        return {pid for pid in pids if self.user_runs(pid)} if self.user else pids
-
-    def user_runs(self, pid):
-        """Is a process in the user's cgroup slice, like the user's daemon and all that it starts?"""
-        with contextlib.suppress(OSError), open("/proc/{}/cgroup".format(pid)) as cgroup:
-            return "/user-{}.slice/".format(self.uid) in cgroup.read()
-        return False
-
     def up(self, name):
         """Start a container by Compose. Raises Failure.
 
         runc loses a race with its own child once in thousands of starts ("waiting for init preliminary setup: …
         connection reset"), so a failed creation is tried once more."""
-        words = self.compose("up", "--detach", "--no-deps", "--pull", "never", name)
-        code, output = self.run(*words, limit=START)
+        words = self.compose("up", "--detach", "--no-deps", "--pull", "never", self.key(name))
+        code, output = self.within(words)
         if code and "paused container" in output and name in self.ids:  # Compose does not unpause it
             self.must("unpause", self.ids[name])
         if code and ("OCI runtime create failed" in output or "paused container" in output):
-            code, output = self.run(*words, limit=START)
-        if code and "error during connect" in output:
-            raise Failure(BROKE_OFF)
+            code, output = self.within(words)
         if code:
-            lines = output.splitlines() or ["exit code {}".format(code)]
-            why = next((line for line in reversed(lines) if "rror" in line), lines[-1])
-            raise Failure("Docker cannot start the container: {}".format(why))
-
-    def set_aside(self, name, old, container):
-        """Stop and rename a container made by hand, and note its restart policy, so that `put_back` can restore it.
-
-        Returns the process ids it had; empty when an earlier run did this."""
-        found = self.inspect(container)
-        if not found or found["name"] != old:
-            return set()
-        form = (
-            "{{.HostConfig.AutoRemove}} {{.HostConfig.RestartPolicy.Name}} "
-            "{{.HostConfig.RestartPolicy.MaximumRetryCount}}"
-        )
-        vanishes, policy, retries = self.must("container", "inspect", "--format", form, container).split()
-        if vanishes == "true":
-            raise Failure(
-                "{} was started with --rm, so it could not be restored after a failure. Stop it yourself".format(old)
-            )
-        write(self.policy_of(old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o600)
-        pids = self.pids_of(container)
-        self.must("stop", "--time", "30", container)
-        self.must("update", "--restart", "no", container)
-        self.must("rename", container, old + SET_ASIDE)
-        say(name, "stopped {} and renamed it to {}".format(old, old + SET_ASIDE))
-        return pids
-
-    def put_back(self, name, old, container):
-        """Restore a container made by hand, because the model that replaces it failed."""
-        self.must("rename", container, old)
-        with open(self.policy_of(old)) as policy:
-            self.must("update", "--restart", policy.read().strip(), container)
-        self.must("start", container, limit=START)
-        say(name, "restored the container {}".format(old))
-
-    def policy_of(self, old):
-        """The file with the restart policy of a renamed container."""
-        return os.path.join(REPLACED, self.user, old)
+            raise Failure(why_not_started(code, output))
 
     def state_of(self, name, limit=ANSWER):
-        """status, restarts, exit code and Docker's error of our container. limit: seconds, on a user's daemon."""
+        """status, restarts, exit code and Docker's error of our container. limit: as for `run`."""
         gone = {"status": "gone", "restarts": 0, "code": 0, "error": ""}
         form = (
             '{"status":{{json .State.Status}},"restarts":{{.RestartCount}},'
@@ -319,16 +360,15 @@ class Dockerd:
         """The text of a file in the home of the daemon's user, "" where it cannot be read.
 
         It is read as that user, so that root follows no link out of a home and waits for no pipe in it."""
-        options = {"limit": ANSWER} if self.user else {}
         try:
-            code, text = run(*self.become, "sh", "-c", 'cat ~/"$1"', "sh", path, **options)
+            code, text = run(*self.become, "sh", "-c", 'cat ~/"$1"', "sh", path, limit=ANSWER, what="~/" + path)
         except TimeIsUp:
             return ""
         return "" if code else text
 
     def api_key(self, name):
         """A model's API key, None when it has none."""
-        with contextlib.suppress(OSError), open(os.path.join(self.secrets, name, "api_key")) as key:
+        with contextlib.suppress(OSError), open(os.path.join(self.secrets, self.key(name), "api_key")) as key:
             return key.read().strip()
         return None
 
@@ -348,25 +388,76 @@ class Dockerd:
             for file, text in files.items() if name not in kept else ():
                 write(os.path.join(self.secrets, name, file), text, 0o400, self.uid)
 
-    def remove_old_files(self, containers):
-        """Remove files that no entry needs any more and that none of our containers mounts."""
-        for name in os.listdir(self.secrets):
-            folder = os.path.join(self.secrets, name)
+    def remove_old_files(self, containers, used=()):
+        """Remove files that no entry needs any more and that none of our containers mounts.
+
+        containers: key in Compose → file → text. used: keys whose files all stay, unless `containers` has them."""
+        by_key = {self.key(name): container for name, container in self.ids.items()}
+        for key in os.listdir(self.secrets) if os.path.isdir(self.secrets) else ():
+            if key in used and key not in containers:
+                continue
+            folder = os.path.join(self.secrets, key)
             words = ("container", "inspect", "--format", "{{json .Mounts}}")
-            mounts = self.run(*words, self.ids[name])[1] if name in self.ids else ""
+            mounts = self.run(*words, by_key[key])[1] if key in by_key else ""
             for file in os.listdir(folder):
                 path = os.path.join(folder, file)
-                if file not in containers.get(name, ()) and json.dumps(path) not in mounts:
+                if file not in containers.get(key, ()) and json.dumps(path) not in mounts:
                     with contextlib.suppress(OSError):  # the next run tries again
                         os.unlink(path)
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(folder)
 
 
+def why_not_started(code, output):
+    """The message for a container that Docker does not start. output: of the command that failed."""
+    if "error during connect" in output:
+        return BROKE_OFF
+    lines = output.splitlines() or ["exit code {}".format(code)]
+    of_daemon = (line for line in reversed(lines) if "Error response from daemon" in line)
+    why = next(of_daemon, None) or next((line for line in reversed(lines) if "rror" in line), lines[-1])
+    return "Docker cannot start the container: {}".format(why)
+
+
+def published(bindings):
+    """[(address, port)] that a container publishes over TCP, from Docker's `PortBindings`; "" for all addresses."""
+    found = []
+    for inner, places in bindings.items() if isinstance(bindings, dict) else ():
+        for place in places if isinstance(places, list) and str(inner).endswith("/tcp") else ():
+            address, port = (place.get("HostIp"), place.get("HostPort")) if isinstance(place, dict) else (None, None)
+            if is_address(address) and isinstance(port, str) and re.match(r"[1-9][0-9]{0,4}\Z", port):
+                found.append((address, int(port)))
+    return found[:MOST_PORTS]
+
+
+def is_address(text):
+    """Is it an IP address, or "" for all? A name would be looked up when its port is tried."""
+    try:
+        return text == "" or (isinstance(text, str) and bool(ipaddress.ip_address(text)))
+    except ValueError:
+        return False
+
+
+def own_url(url, ports, known=""):
+    """The URL of a container's label, if it leads to a port that this container publishes, else None.
+
+    A label may be its image's or its user's: root asks no other address for it. ports: as `published`. known: the URL
+    that the plan has; a container in the host's network, which publishes none, has its address and port."""
+    try:
+        place, plan = urlsplit(url if isinstance(url, str) else ""), urlsplit(known)
+        at = place.hostname, place.port
+        own = [({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip), port) for ip, port in ports]
+        own += [] if ports else [(plan.hostname, plan.port)]
+    except ValueError:
+        return None
+    if place.scheme != "http" or None in at or at not in own or not PATH.match(place.path):
+        return None
+    return "http://{}:{}{}".format("[{}]".format(at[0]) if ":" in at[0] else at[0], at[1], place.path)
+
+
 def recorded(user):
     """A user's daemon with the recorded ids, for inspection only: its lock is not held."""
     dockerd = Dockerd(user)
-    dockerd.ids = record.ids(user)
+    dockerd.ids, dockerd.keys = record.ids(user), record.keys(user)
     return dockerd
 
 
@@ -382,13 +473,15 @@ def ensure_record(ours):
         if old and old != container and record.is_id(container) and took_its_place(old, container):
             record.created("", name, container)
     for user in ours.keys() - known.keys():
+        services = services_of(os.path.join(USERS, user, "compose.yaml") if user else CONFIG + "/compose.yaml") or {}
         for name, container in ours[user].items():
             labels = {}
             with contextlib.suppress(Failure):
                 labels = {} if user else (Dockerd().inspect(container) or {}).get("labels", {})
             kind = "job" if JOB_LABEL in labels else "model"
             definition = str(labels.get(JOB_LABEL, "")) or digest(labels.get(MODEL_LABEL))
-            vouched.append((user, name, container, kind, definition))
+            key = services.get(name, (name, ""))[0]
+            vouched.append((user, name, container, kind, definition, key))
     if vouched:
         record.rebuild(vouched)
 

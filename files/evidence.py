@@ -8,6 +8,7 @@ Every part of it runs in a process of its own (`Part`) with a time limit; what b
 user. One that fails, hangs or says too much takes no other with it.
 """
 
+import calendar
 import concurrent.futures
 import contextlib
 import ctypes
@@ -36,6 +37,8 @@ READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT = 5, 60, 60  # seconds
 LIMIT, TALK_LIMIT, DEEP_LIMIT = 90, 300, 86400  # seconds of a part, of a talk with a model, of hashing weights
 DAEMON_SIZE, USER_SIZE = 1 << 26, 1 << 22  # bytes of an answer of a Docker daemon, of all that a part says of a user
 HTTP_SIZE = 200000  # bytes of a model's answer
+CUDA_SIZE = 20000  # characters at the end of what a program prints of CUDA
+MINUTES = 10  # of a server's log after its start, in which it says what it computes on
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 NOBODY = 65534  # the number of a user and a group that own nothing
 DEPTH, DIGITS = 40, 40  # of JSON, of an integer in it
@@ -433,13 +436,21 @@ def cards():
         known[path.split("/")[-2]] = uuid.group(1) if uuid else ""
     if version is None and not known:
         return None
-    fields = "index,uuid,name,memory.total,driver_version,compute_cap"
-    asked = ("--query-gpu=" + fields, "--format=csv,noheader,nounits")
+    fields, rows = "index,uuid,name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"
+    asked = ("--query-gpu=" + fields + ",compute_cap", rows)
     code, out = run("nvidia-smi", *asked)
+    if code == 2:  # drivers before 510 do not know compute_cap
+        asked = ("--query-gpu=" + fields, rows)
+        code, out = run("nvidia-smi", *asked)
+        out = re.sub(r"$", ", ", out.rstrip(), flags=re.M)
     lines = out.splitlines()
     if code:  # one lost card fails them all; the others answer when they are asked alone
         lines = [line for place in known for line in run("nvidia-smi", "-i", place, *asked)[1].splitlines()]
     answering = [[part.strip() for part in line.split(",")] for line in lines if "GPU-" in line]
+    # a name may have commas
+    answering = [card[:2] + [", ".join(card[2:-4])] + card[-4:] for card in answering if len(card) > 6]
+    modes = run("nvidia-smi", "--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")[1]
+    in_mig_mode = re.findall(r"^(GPU-[0-9a-f-]+), Enabled\s*$", modes, re.M)
     return {
         "kernel": kernel.group(1) if kernel else "",
         "known": known,
@@ -448,22 +459,24 @@ def cards():
         ],
         "exit_code": code,
         "message": "" if code == 0 else " ".join(out.split()),
-        "answering": [card for card in answering if len(card) == 6],
+        "answering": answering,
+        "mig": {"on": in_mig_mode, "listed": run("nvidia-smi", "-L")[1].splitlines() if in_mig_mode else []},
         "cdi": cdi(),
         "toolkit": (re.findall(r"version (\d+(?:\.\d+)+)", run("nvidia-ctk", "--version")[1]) or [""])[0],
     }
 
 
 def processes():
-    """[card, container, uid] of every process that computes. A container's id is in its cgroup's name. In the slice of
-    a user that user gives names as they like: its uid is said, None elsewhere."""
+    """[card, container, uid, MiB] of every process that computes. A container's id is in its cgroup's name. In the
+    slice of a user that user gives names as they like: its uid is said, None elsewhere."""
     found = []
-    out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader")[1]
-    for uuid, pid in re.findall(r"(GPU-[0-9a-f-]+),\s*(\d+)", out):
+    out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")[1]
+    for uuid, pid, used in re.findall(r"((?:GPU|MIG)-[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
         cgroup = content("/proc/{}/cgroup".format(pid)) or ""
         container = re.search(r"[-/]([0-9a-f]{64})\b", cgroup)
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
-        found.append([uuid, container.group(1) if container else "", int(whose.group(1)) if whose else None])
+        uid = int(whose.group(1)) if whose else None
+        found.append([uuid, container.group(1) if container else "", uid, int(used or 0)])
     return found
 
 
@@ -619,12 +632,17 @@ def inside(path, container, argv):
     started = asked(path, "/exec/{}/json".format(number)) or {}
     pid = started.get("Pid") if started.get("Running") else None
     left = end(family(pid)) if isinstance(pid, int) and pid > 1 else []
+    return unframed(raw), left
+
+
+def unframed(raw):
+    """The text in Docker's frames: stream, three zeros, length, bytes."""
     text, at = b"", 0
-    while at + 8 <= len(raw):  # frames: stream, three zeros, length, bytes
+    while at + 8 <= len(raw):
         size = int.from_bytes(raw[at + 4 : at + 8], "big")
         text += raw[at + 8 : at + 8 + size]
         at += 8 + size
-    return text.decode("utf-8", "replace"), left
+    return text.decode("utf-8", "replace")
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -790,11 +808,16 @@ def is_ours(name, container, user, daemon, record):
     labels = container["Config"].get("Labels") or {}
     if "gpurack.model" not in labels or labels.get(OF_COMPOSE + "project") != "gpurack":
         return False
-    if labels.get(OF_COMPOSE + "service") != name or container["Name"].lstrip("/") != name:
+    if not re.match(re.escape(name) + r"(\.[0-9]+)?\Z", labels.get(OF_COMPOSE + "service") or ""):
+        return False
+    if container["Name"].lstrip("/") != name:
         return False
     if user not in record:
         return True
-    known = record[user].get(name, {"id": ""})["id"]
+    entry = record[user].get(name, {"id": ""})
+    if labels[OF_COMPOSE + "service"] != (entry.get("service") or name):
+        return False
+    known = entry["id"]
     by_compose = not user and known and labels.get(OF_COMPOSE + "image") == container["Image"]
     return known in (None, container["Id"]) or bool(
         by_compose and known not in [one["Id"] for one in daemon["containers"].values()]
@@ -802,10 +825,13 @@ def is_ours(name, container, user, daemon, record):
 
 
 def recorded():
-    """The host's record of gpurack's containers: user → name → entry."""
+    """The host's record of gpurack's containers: user → name → entry, with its id and its service in Compose."""
     try:
         found = data(content(ASKED["record"]) or "{}").get("containers", {})
-        return {user: {name: {"id": entry["id"]} for name, entry in of.items()} for user, of in found.items()}
+        return {
+            user: {name: {"id": entry["id"], "service": entry.get("service")} for name, entry in of.items()}
+            for user, of in found.items()
+        }
     except (ValueError, TypeError, LookupError, AttributeError):
         return {}
 
@@ -850,8 +876,31 @@ def conversation(one, container, system):
 def cards_inside(user, container):
     """The cards that a container sees, and what its program leaves behind (as `inside`)."""
     listed, left = inside(socket_of(user), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
-    found = re.findall(r"UUID: (GPU-[0-9a-f-]+)|(/dev/dri/renderD\d+)", listed)
-    return {"cards": [uuid or node for uuid, node in found], "left": left}
+    # of a card in MIG mode its instances, which are below it
+    cards = r"UUID: (GPU-[0-9a-f-]+(?=\))(?!\)\s*\n\s*MIG )|MIG-[0-9A-Za-z/-]+)|(/dev/dri/renderD\d+)"
+    found = re.findall(cards, listed)
+    return {"found": [uuid or node for uuid, node in found], "left": left}
+
+
+def cuda_inside(user, container, program, arguments):
+    """What a program prints of CUDA in a container, and what it leaves behind (as `inside`)."""
+    printed, left = inside(socket_of(user), container, [program] + arguments)
+    return {"found": printed[-CUDA_SIZE:], "left": left}
+
+
+def cuda_log(user, container):
+    """What a server's log says of CUDA in the first minutes since its start; only such lines, as others may be of its
+    users. In the form of `inside`."""
+    begun = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", container["State"]["StartedAt"])
+    if not begun or container["Config"].get("Tty"):
+        return {"found": "", "left": []}
+    since = calendar.timegm(time.strptime(begun.group(), "%Y-%m-%dT%H:%M:%S"))
+    where = "/containers/{}/logs?stdout=1&stderr=1&since={}&until={}".format(
+        container["Id"], since, since + MINUTES * 60
+    )
+    lines = unframed(api(socket_of(user), where) or b"").splitlines()
+    told = [line for line in lines if re.search(r"ggml_cuda_init: |inference compute|CUDA\d", line)]
+    return {"found": "\n".join(told)[:CUDA_SIZE], "left": []}
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -954,8 +1003,13 @@ def main():
             if one["cards"]:
                 words = (cards_inside, user, container["Id"])
                 begun["cards", name] = Part("cards in " + name, TALK_LIMIT, *words, user=user)
+            if one["cuda"]:
+                words = (cuda_inside, user, container["Id"], one["cuda"][0] or container["Path"], one["cuda"][1])
+                begun["cuda", name] = Part("CUDA in " + name, TALK_LIMIT, *words, user=user)
+            elif one["cuda log"]:
+                begun["cuda", name] = Part("log of " + name, TALK_LIMIT, cuda_log, user, container, user=user)
     said = results(begun)
-    said.update({key: seen_inside(begun[key], said[key]) for key in begun if key[0] == "cards"})
+    said.update({key: seen_inside(begun[key], said[key], INSIDE[key[0]]) for key in begun if key[0] in INSIDE})
 
     found["secrets"] = with_arguments(said)
     found["models"] = {name: of_model(name, one, said) for name, one in models.items()}
@@ -965,14 +1019,18 @@ def main():
     json.dump(found, sys.stdout)
 
 
-def seen_inside(part, said):
-    """The cards of a part of `cards_inside`. A program that hangs in the container is written down as the part's."""
+INSIDE = {"cards": "nvidia-smi", "cuda": "CUDA"}
+"""Parts that run a program in a container → the program, for messages."""
+
+
+def seen_inside(part, said, program):
+    """What a part of INSIDE found. A program that hangs in the container is written down as the part's."""
     if unread(said):
         return said
     left = [pid for pid in said["left"] if isinstance(pid, int)]
     if not left:
-        return said["cards"]
-    part.late = "nvidia-smi in the container did not end in {} s".format(DAEMON_TIMEOUT)
+        return said["found"]
+    part.late = "{} in the container did not end in {} s".format(program, DAEMON_TIMEOUT)
     part.leave(left)
     return part.result()
 
@@ -999,6 +1057,8 @@ def of_model(name, one, said):
     found.update(answered, mounted=said.get(("mounted", name), {}))
     if ("cards", name) in said:
         found["cards inside"] = said["cards", name]
+    if ("cuda", name) in said:
+        found["cuda"] = said["cuda", name]
     return found
 
 

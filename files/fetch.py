@@ -16,8 +16,19 @@ import subprocess
 import threading
 from urllib.parse import quote, urlsplit
 
-from common import Failure, Progress, parsed, run, say, size  # (beside this file)
-from hashes import hash_of, known_hash, reader, remember
+from common import (  # (beside this file)
+    Failure,
+    Progress,
+    die_with_parent,
+    parsed,
+    put_in_place,
+    run,
+    say,
+    show_progress,
+    size,
+)
+from download import curl, download, locked, turn, with_token
+from hashes import hash_of, known_hash, reader, remember, size_changed
 from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -26,19 +37,41 @@ from safe_paths import clean_folder, create, leftover, make_folder, read_file, r
 FETCHING = collections.defaultdict(threading.Lock)
 
 
-def obtain(name, wanted, token=None):
+def lacks_weights(wanted):
+    """Are weights missing, or of another commit than the lock's?"""
+    return not os.path.exists(wanted["path"]) or left_behind(wanted)
+
+
+def obtain(name, wanted, token=None, ahead=False):
     """Download weights once, also when two models use them. Raises Failure.
 
-    wanted: made by gpurack/plan/models/weights.py (fetched). token: of the Hugging Face Hub."""
+    wanted: made by gpurack/plan/models/weights.py (fetched). token: of the Hugging Face Hub. ahead: leave those that
+    would replace present ones beside them, since a running model has these; a later call puts them in place."""
     with FETCHING[wanted["path"]]:
-        if os.path.exists(wanted["path"]) and not left_behind(wanted):
+        if not lacks_weights(wanted):
             return
         if "copy" in wanted:  # the admin's machine copies it
             raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]))
         if "url" in wanted:
-            fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
+            take_turn(name, wanted, lambda: fetch_file(name, wanted))
         else:
-            fetch_folder(name, hub_of(wanted, token), wanted)
+            take_turn(name, wanted, lambda: fetch_folder(name, hub_of(wanted, token), wanted, ahead))
+
+
+def take_turn(name, wanted, fetch):
+    """Fetch while no other run does, here or on another host, unless another run has done it meanwhile."""
+    folder = os.path.dirname(wanted["path"])
+    make_folder(folder)
+    try:
+        with locked(name, wanted["path"]):
+            if lacks_weights(wanted):
+                with turn(name, wanted.get("connections")):
+                    fetch()
+    except Failure:
+        with contextlib.suppress(OSError):
+            if "hub" in wanted:
+                os.rmdir(folder)  # if nothing came into it: the hub's answer was refused
+        raise
 
 
 def hub_of(wanted, token):
@@ -67,7 +100,9 @@ def check_locked(name, locked, again, user=""):
     for file, sha256 in sorted(locked.items()):
         tell = lambda done: progress.tell("checking the weights' sha256, {}".format(size(done)))  # noqa: E731
         try:
-            found = known_hash(file, tell, reader(file, user))
+            become = reader(file, user)
+            changed = size_changed(file, sha256, become)
+            found = "another one (its size changed)" if changed else known_hash(file, tell, become)
         except OSError as error:
             found = "unreadable ({})".format(error.strerror)
         if found != sha256:
@@ -76,9 +111,9 @@ def check_locked(name, locked, again, user=""):
             raise Failure(what.format(file, found, sha256, again, name))
 
 
-def fetch_file(name, url, sha256, path):
+def fetch_file(name, wanted):
     """Download to PATH.part, resuming an earlier try; rename it into place once its sha256 matches."""
-    make_folder(os.path.dirname(path))
+    url, sha256, path = wanted["url"], wanted["sha256"], wanted["path"]
     part = path + ".part"
     total = remote_size(url)
     have = size_of(part)
@@ -87,17 +122,28 @@ def fetch_file(name, url, sha256, path):
         have = 0
     check_room(os.path.dirname(path), (total or have) - have)
     if not (total and have == total):
-        download(name, url, part, total)
+        download(name, url, part, total, rate=wanted.get("rate"))
     say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
     found = checked(name, part)
+    if found != sha256 and have:  # what an earlier try left may be of another file
+        say(name, "the part of {} that an earlier run left does not fit; fetching all of it".format(path))
+        os.unlink(part)
+        download(name, url, part, total, rate=wanted.get("rate"))
+        found = checked(name, part)
     if found != sha256:
         os.unlink(part)
         raise Failure(
             "weights from {} have sha256 {}, not {}, and were deleted. Either the file on the server changed or "
-            "`sha256` in the inventory is wrong.".format(url, found, sha256)
+            "`sha256` in the inventory is wrong.".format(url.partition("?")[0], found, sha256)
         )
-    os.rename(part, path)
+    finish(name, part, path)
     remember(path, found)
+
+
+def finish(name, part, path):
+    """Give a complete file its name. Its last gigabytes may not be on disk yet."""
+    with show_progress(Progress(name), "writing the weights to disk"):
+        put_in_place(part, path)
 
 
 def size_of(part):
@@ -110,80 +156,22 @@ def check_room(folder, more):
     free = shutil.disk_usage(folder).free
     if more > free:
         raise Failure(
-            "weights need {} more, but {} has {} free. Free some space there, or set `weights_dir`".format(
-                size(more), folder, size(free)
-            )
+            "weights need {} more, but {} has {} free. What could be removed: gpurack prune INVENTORY. Or set "
+            "`weights_dir`".format(size(more), folder, size(free))
         )
 
 
-def curl(url, *options):
-    """The argv of a request: no configuration file is read, the URL is no pattern, and only http and https are allowed,
-    also for redirects. Raises Failure for an invalid URL."""
-    if not url.isprintable() or " " in url:
-        raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url))
-    protocols = "=http,https"
-    return ["curl", "-q", "-g", "--proto", protocols, "--proto-redir", protocols, *options, "--url", url]
-
-
 def remote_size(url):
-    """Content-Length, None when the server does not say."""
-    code, output = run(*curl(url, "-sSfLI", "--retry", "2", "--max-time", "60"))
-    if code:
-        error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
-        raise Failure("cannot fetch weights from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
-    lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
+    """Content-Length by HEAD; None where the server does not say, or refuses HEAD as signed addresses do."""
+    code, output = run(*curl(url, "-sSfLI", "--max-time", "60"), limit=90, what="the weights' server")
+    lengths = re.findall(r"(?im)^content-length:\s*(\d+)", "" if code else output)
     return int(lengths[-1]) if lengths else None
-
-
-def download(name, url, part, total, before=0, token=None):
-    """Download into PART, resumed. total: bytes of all files together; `before` of them are complete.
-
-    With a token no redirect is followed, because curl would send the token along."""
-    given = with_token(token)
-    options = ["-K", "-", "-sSf", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part]
-    argv = curl(url, *options) if token else curl(url, "-L", *options)
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(given)
-    progress, begun = Progress(name), os.path.getsize(part) if os.path.exists(part) else 0
-    while True:
-        try:
-            process.wait(timeout=1)
-            break
-        except subprocess.TimeoutExpired:
-            have = os.path.getsize(part) if os.path.exists(part) else 0
-            rate = (have - begun) / max(progress.elapsed(), 1)
-            have += before
-            of = " of {}".format(size(total)) if total else ""
-            progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(rate)))
-    error = process.stderr.read().decode("utf-8", "replace").strip()
-    if process.returncode == 33 and begun:  # curl: the server cannot resume
-        os.unlink(part)
-        download(name, url, part, total, before, token)
-        return
-    if process.returncode == 23:  # curl: write error
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise Failure("no space left in {} while fetching weights. Free some space there".format(os.path.dirname(part)))
-    if process.returncode:
-        plain = url.partition("?")[0]  # what follows may be a signature
-        raise Failure("cannot fetch weights from {}: {}. The next run resumes".format(plain, error))
 
 
 def checked(name, path):
     """Compute a file's sha256, with progress."""
     progress = Progress(name)
     return hash_of(path, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
-
-
-def with_token(token):
-    """curl's configuration for standard input, so that the token is in no process's arguments.
-
-    A newline would start another option, so a token with one raises Failure."""
-    if not (token or "").isprintable():
-        raise Failure("`hf_token` contains a control character. Check its source")
-    escaped = re.sub(r'(["\\])', r"\\\1", token or "")
-    return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
 
 
 # --- a repository of a hub -------------------------------------------------------------------------------------------
@@ -215,7 +203,9 @@ def request(url, token, *options):
     """Send one request with curl. Redirects are not followed, so only this hub receives the token. Raises Failure."""
     options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
     argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent
+    )
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(given)
     output = process.stdout.read(LARGEST_ANSWER + 1)
@@ -391,10 +381,10 @@ def checked_list(hub, listed, commit):
 LONGEST_NAME = 240  # bytes; a file system takes 255, and ours end in .part meanwhile
 
 
-def fetch_folder(name, hub, wanted):
+def fetch_folder(name, hub, wanted, ahead=False):
     """Download a repository's needed files and rename the folder into place when it is complete. Raises Failure.
 
-    PATH.json beside it records the commit and the files."""
+    PATH.json beside it records the commit and the files. ahead: as for `obtain`."""
     path = wanted["path"]
     listed = listing_of(hub)
     files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
@@ -417,8 +407,10 @@ def fetch_folder(name, hub, wanted):
         if not os.path.exists(place):
             make_folder(os.path.dirname(place))
             says = "the lock" if wanted.get("sha256") else "the list of " + hub.hub
-            fetch_one(name, hub, file, place, count, sha256, total, done, says)
+            fetch_one(name, hub, file, place, count, sha256, total, done, says, wanted.get("rate"))
         done += os.path.getsize(place)
+    if ahead and os.path.exists(path):
+        return
     found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
     record = record_of(wanted, part) if "file" in wanted else path + ".json.new"
     with create(record) as stream:
@@ -429,9 +421,11 @@ def fetch_folder(name, hub, wanted):
             remove(old)
         os.rename(path, old)
     if "file" not in wanted:
-        os.rename(record, path + ".json")
-    os.rename(part, path)
-    shutil.rmtree(old, ignore_errors=True)
+        put_in_place(record, path + ".json")
+    put_in_place(part, path)
+    if os.path.lexists(old):
+        with contextlib.suppress(OSError):  # the next fetch, or prune
+            remove(old)
     for file, _, sha256 in files:
         if sha256:  # checked above
             remember(os.path.join(path, file), sha256)
@@ -467,7 +461,7 @@ def present(part, file):
     return 0
 
 
-def fetch_one(name, hub, file, place, count, sha256, total, before, says):
+def fetch_one(name, hub, file, place, count, sha256, total, before, says, rate=None):
     """Download one file of a repository to PLACE.part, resumed; check and rename it. Raises Failure.
 
     says: the source of its size and sha256, for the message."""
@@ -479,7 +473,7 @@ def fetch_one(name, hub, file, place, count, sha256, total, before, says):
         create(part).close()
     elif count is None or have != count:
         url, token = hub.source(file)
-        download(name, url, part, total, before, token)
+        download(name, url, part, total, before, token, rate)
     have = os.path.getsize(part)
     found = checked(name, part) if sha256 else None
     if found != sha256 or (count is not None and have != count):
@@ -488,4 +482,4 @@ def fetch_one(name, hub, file, place, count, sha256, total, before, says):
         what += "mirror"
         differ = ("sha256 " + found, sha256) if sha256 else (size(have), size(count))
         raise Failure(what.format(file, hub.repo, says, *differ))
-    os.rename(part, place)
+    finish(name, part, place)

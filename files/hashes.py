@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 
-from common import Failure, describe_error, say  # (beside this file)
+from common import describe_error, say  # (beside this file)
 from dockerd import as_user
 from safe_paths import open_file, weak_spot
 
@@ -32,8 +32,9 @@ EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
 LONG = 4 * 3600  # seconds that one file may take altogether, which a user can make as large and slow as they like;
 # where this program runs by itself, all files of all users
-DEADLINE = math.inf  # of all that is read as users, on the clock of time.monotonic
+DEADLINE = math.inf  # of all that is read as users, or that users can change, on the clock of time.monotonic
 BLOCK = 1 << 22
+MOST = 100000  # files of one folder
 LONGEST = 1 << 24  # bytes of what is said of a user's files
 
 
@@ -47,7 +48,10 @@ def reader(path, user):
 
 
 def files_of(path, become=()):
-    """The files that weights consist of: the file, all parts of a split GGUF, or a folder's files but hidden ones."""
+    """The files that weights consist of: the file, all parts of a split GGUF, or a folder's files but hidden ones.
+
+    Another user may have filled the folder: not recursive, as os.walk is before Python 3.12, and at most MOST files.
+    Raises OSError."""
     split = re.match(r"(.*)-\d{5}-of-(\d{5}\.gguf)$", path)
     if become:
         return listed_as(become, *(split.groups() if split else (path, None))) or [path]
@@ -55,10 +59,20 @@ def files_of(path, become=()):
         return sorted(glob.glob("{}-[0-9]*-of-{}".format(glob.escape(split.group(1)), split.group(2)))) or [path]
     if not os.path.isdir(path):
         return [path]
-    found = []
-    for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and may_enter(os.path.join(folder, name))]
-        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    found, pending = [], [path]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if len(found) + len(pending) > MOST:
+                    break
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_dir():
+                    found.append(entry.path)
+                elif may_enter(entry.path):
+                    pending.append(entry.path)
+        if len(found) + len(pending) > MOST:
+            raise OSError(errno.EFBIG, "more than {} files".format(MOST), path)
     return sorted(found)
 
 
@@ -113,11 +127,13 @@ def hash_of(path, tell=lambda done: None, become=()):
     """A file's sha256, read now; `tell` hears of the bytes that are done. become: of `reader`. Raises OSError."""
     if become:
         return hash_as(become, path, tell)
-    digest = hashlib.sha256()
+    digest, end = hashlib.sha256(), min(time.monotonic() + LONG, DEADLINE) if weak_spot(path) else math.inf
     with os.fdopen(open_file(path), "rb") as stream:
         for block in iter(lambda: stream.read(BLOCK), b""):
             digest.update(block)
             tell(stream.tell())
+            if time.monotonic() > end:  # a sparse file of another user has any size
+                raise OSError(errno.EFBIG, "not read within {} h".format(LONG // 3600), path)
     return digest.hexdigest()
 
 
@@ -142,6 +158,14 @@ def known_hash(path, tell=lambda done: None, become=()):
     if stamp_of(path, become) == before:
         remember(path, found, before, become)
     return found
+
+
+def size_changed(path, sha256, become=()):
+    """Has a file another size than when it had this sha256? Then it need not be read. Raises OSError.
+
+    Its owner could make it so large that a run would read it for hours under the host's lock."""
+    seen, found = remembered().get(path, ("", ""))
+    return found == sha256 and seen.split(" ")[0] != stamp_of(path, become).split(" ")[0]
 
 
 # --- as a user -------------------------------------------------------------------------------------------------------
@@ -248,7 +272,7 @@ def hash_all(user, paths):
                 hash_one(sign, become)
         except FileNotFoundError:
             pass  # the snapshot says so
-        except (OSError, Failure) as error:
+        except Exception as error:  # whatever one user's files are, the others are read
             if getattr(error, "errno", None) == errno.ETIMEDOUT:
                 return describe_error(error)
             say("", "no sha256 of {}: {}".format(path, describe_error(error)))

@@ -6,18 +6,21 @@ Runs on the host's own python3 (3.6 or newer, standard library only).
 import base64
 import collections
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import threading
 
+import probing
+import record
 from common import (  # (beside this file)
     EVERY,
     Failure,
     Progress,
+    Speed,
     clock,
     follow,
     parsed,
@@ -27,35 +30,110 @@ from common import (  # (beside this file)
     write,
 )
 from dockerd import LONG
+from download import lock_place, locked
 from safe_paths import leftover, make_folder, remove, require_roots
 
 LOGINS = "/run/gpurack-logins"  # in memory; users' clients get through it, as they do not through /run/gpurack
 BUILDS = "/var/lib/gpurack/builds"
 DOCKER_HUB = "https://index.docker.io/v1/"  # docker.io's name in Docker's own files
 REFUSED = re.compile(r"unauthorized|denied|authentication required|no basic auth credentials|\b40[13]\b")
+KINDS = (  # what a registry's error is about, and what to do; the first that applies
+    (
+        re.compile(r"toomanyrequests|too many requests|rate limit|\b429\b", re.IGNORECASE),
+        "the registry limits how often it is asked. Set a login in `registries` or a mirror in `mirrors`, or run later",
+    ),
+    (
+        re.compile(r"error getting credentials|credential helper|docker-credential-", re.IGNORECASE),
+        "the credential helper that Docker's configuration names does not work. Correct `credsStore` or `credHelpers` "
+        "in ~/.docker/config.json of this Docker's user",
+    ),
+    (
+        re.compile(r"no such host|connection refused|timeout|timed out|unreachable|x509|EOF|reset by peer"),
+        "the registry is not reachable from this host. Check its network, `proxy`, `ca` and `mirrors`",
+    ),
+    (
+        re.compile(r"\b50[0234]\b|internal server error|bad gateway|unavailable", re.IGNORECASE),
+        "the registry has an error of its own. Run again later",
+    ),
+    (
+        re.compile(r"not found|manifest unknown|no matching manifest|\b404\b", re.IGNORECASE),
+        "the registry has no such image. Correct `version` or `image`",
+    ),
+)
+AWAY = re.compile("Cannot connect to the Docker daemon|error during connect|unexpected EOF|context canceled")
+"""What a pull ends with when another run restarts Docker, from which no lock keeps it."""
+AWAY_LIMIT = 60  # seconds in which Docker must answer again
+ROOM = "What could be removed: gpurack prune INVENTORY"
 PROVIDING = collections.defaultdict(threading.Lock)
 
 
-def provide(dockerd, model, logins):
-    """Make sure that a daemon has the image of a model. logins: registry → user and password. Raises Failure."""
-    with PROVIDING[dockerd.user, model["image"]]:
-        if "digest" in model:
-            pull_locked(dockerd, model["name"], model["image"], model["digest"], logins)
-            return
-        if image_id(dockerd, model["image"]) is not None:
-            return
-        if "load" in model:
-            load(dockerd, model["name"], model["image"], model["load"])
-        elif "build" in model:
-            build(dockerd, model["name"], model["image"], model["build"], logins)
-        else:
-            pull(dockerd, model["name"], model["image"], logins)
+def provide(dockerd, model, logins, ahead=False):
+    """Make sure that a daemon has the image of a model. Raises Failure.
+
+    logins: registry → user and password. ahead: the name of a locked image still means the one that serves."""
+    name, image, exact = model["name"], model["image"], exact_name(model)
+    with PROVIDING[dockerd.user, image]:
+        if image_id(dockerd, exact) is None:
+            with locked(name, place_of(dockerd.user, image), "image " + image) as waited:
+                if not waited or image_id(dockerd, exact) is None:
+                    bring(dockerd, model, exact, logins)
+        if "digest" in model and "@" not in image and not ahead:
+            tag_locked(dockerd, image, exact)
+
+
+def exact_name(model):
+    """The name of a model's image, with the locked digest where there is one."""
+    return "{}@{}".format(repository_of(model["image"]), model["digest"]) if "digest" in model else model["image"]
+
+
+def lacks_image(dockerd, model):
+    """Does a daemon lack the image of a model? Raises Failure."""
+    return image_id(dockerd, exact_name(model)) is None
+
+
+def bring(dockerd, model, exact, logins):
+    """Pull, load or build the image of a model. exact: its name with the locked digest. Raises Failure."""
+    name, image = model["name"], model["image"]
+    if "driver" in model and not {"load", "build"} & set(model):
+        with logged_in(dockerd, logins) as options:
+            probing.refuse_image(dockerd, model, exact, options)
+    if "digest" in model:
+        pull_locked(dockerd, name, exact, logins)
+    elif "load" in model:
+        load(dockerd, name, image, model["load"])
+    elif "build" in model:
+        build(dockerd, name, image, model["build"], logins)
+    else:
+        pull(dockerd, name, image, logins, key=model.get("key"))
+
+
+def place_of(user, image):
+    """The path beside which the lock of an image is, while it is pulled, loaded or built."""
+    return lock_place("image", user, image)
 
 
 def image_id(dockerd, reference):
     """An image's id; None where the daemon does not have it."""
     code, output = dockerd.run("image", "inspect", "--format", "{{.Id}}", reference)
     return None if code else output
+
+
+@contextlib.contextmanager
+def noted(dockerd, image):
+    """Record the image that the block brings to a daemon under this name, so that `gpurack prune` may remove it.
+
+    One that the daemon had already, under whatever name, is not gpurack's."""
+    before = ids(dockerd)
+    yield
+    found = image_id(dockerd, image)
+    if found and before is not None and found not in before:
+        record.note_image(dockerd.user, found, image)
+
+
+def ids(dockerd):
+    """The ids of all images that a daemon has; None where it does not say."""
+    code, output = dockerd.run("image", "ls", "--all", "--quiet", "--no-trunc")
+    return None if code else set(output.split())
 
 
 @contextlib.contextmanager
@@ -99,17 +177,21 @@ def discard(folder):
 # --- pulled ----------------------------------------------------------------------------------------------------------
 
 
-def pull_locked(dockerd, name, image, digest, logins):
-    """Pull the locked digest of an image and tag it with its usual name."""
-    exact = "{}@{}".format(repository_of(image), digest)
-    if image_id(dockerd, exact) is None:
-        try:
-            pull_alone(dockerd, name, exact, logins)
-        except Failure as failure:
-            what = "{} To accept what the tag points to now: gpurack lock INVENTORY {} --upgrade"
-            raise Failure(what.format(failure, name)) from None
-    if "@" not in image:
-        dockerd.must("tag", exact, image)
+def pull_locked(dockerd, name, exact, logins):
+    """Pull the locked digest of an image."""
+    try:
+        pull_alone(dockerd, name, exact, logins)
+    except Failure as failure:
+        what = "{} To accept what the tag points to now: gpurack lock INVENTORY {} --upgrade"
+        raise Failure(what.format(failure, name)) from None
+
+
+def tag_locked(dockerd, image, exact):
+    """Give the locked image its usual name."""
+    dockerd.must("tag", exact, image)
+    found = image_id(dockerd, image)
+    if found in (record.load() or record.whole({}))["images"].get(dockerd.user, {}):
+        record.note_image(dockerd.user, found, image)
 
 
 def pull_alone(dockerd, name, image, logins):
@@ -129,29 +211,77 @@ def repository_of(image):
     return repository if colon and "/" not in tag else named
 
 
-def pull(dockerd, name, image, logins, project=None):
-    """Pull by Compose, with progress. project: a Compose file with the image, by default that of all models."""
-    progress, layers = Progress(name), {}
+def pull(dockerd, name, image, logins, project=None, key=None):
+    """Pull by Compose, with progress. project: a Compose file with the image, by default that of all models, where the
+    model has this key."""
+    progress, layers = Progress(name), Layers()
 
     def seen(line):
-        found = re.match(r"(\w+) Downloading .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B)", line)
-        if found:
-            factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-            layers[found[1]] = (float(found[2]) * factor[found[3]], float(found[4]) * factor[found[5]])
-        have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
-        progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
+        layers.add(line)
+        progress.tell(layers.text(image))
 
-    with logged_in(dockerd, logins) as words:
-        code, tail = dockerd.follow([*words, *dockerd.compose("pull", name, file=project or dockerd.next)], seen)
+    with noted(dockerd, image), logged_in(dockerd, logins) as words:
+        argv = [*words, *dockerd.compose("pull", key or name, file=project or dockerd.next)]
+        code, tail = dockerd.follow(argv, seen, resumed=True)
+        if code and AWAY.search("\n".join(tail)) and dockerd.answers_within(AWAY_LIMIT):
+            say(name, "Docker was restarted during the pull; it is continued")
+            code, tail = dockerd.follow(argv, seen, resumed=True)
     if code:
         reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
-        if REFUSED.search(reason):
+        hint = kind_of(reason)
+        if not hint and REFUSED.search(reason):
             raise Failure(refusal(image, reason, logins))
-        hint = "Correct `version` or `image`, or try it on the host: {} pull {}"
-        hint = hint.format(dockerd.by_hand, image)
-        raise Failure("cannot pull image {}: {}. {}".format(image, reason, hint))
+        by_hand = "Try it on the host: {} pull {}".format(dockerd.by_hand, image)
+        raise Failure("cannot pull image {}: {}. {}".format(image, reason, ". ".join(filter(None, (hint, by_hand)))))
     if progress.elapsed() > EVERY:
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
+
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Layers:
+    """The layers of an image, from the lines that Compose prints of them while it pulls."""
+
+    STATES = ("Pulling fs layer", "Waiting", "Downloading", "Verifying Checksum", "Download complete", "Extracting",
+              "Pull complete")  # fmt: skip
+    WHOLE = STATES[4:]
+
+    def __init__(self):
+        self.states, self.bytes, self.speed = {}, {}, Speed()
+
+    def add(self, line):
+        found = re.match(
+            r"\s*(\w+) ({})(?: .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B))?".format("|".join(self.STATES)), line
+        )
+        if not found:
+            return
+        layer, state = found[1], found[2]
+        self.states[layer] = state
+        if state == "Downloading" and found[3]:
+            self.bytes[layer] = float(found[3]) * UNITS[found[4]], float(found[5]) * UNITS[found[6]]
+        elif state in self.WHOLE and layer in self.bytes:
+            self.bytes[layer] = (self.bytes[layer][1],) * 2
+
+    def text(self, image):
+        """`pulling IMAGE, 6.1 GB of 9.8 GB, 84 MB/s`, then `extracting IMAGE, 5 of 7 layers`."""
+        have, total = (sum(layer[i] for layer in self.bytes.values()) for i in (0, 1))
+        speed = self.speed.at(have)
+        if self.states and all(state in self.WHOLE for state in self.states.values()):
+            done = sum(state == "Pull complete" for state in self.states.values())
+            return "extracting {}, {} of {} layers".format(image, done, len(self.states))
+        of = ", {} of {}, {}/s".format(size(have), size(total), size(speed)) if total else ""
+        return "pulling {}{}".format(image, of)
+
+
+def kind_of(reason):
+    """What kind of error a registry's is, with a hint; "" for a denial and for unknown ones.
+
+    A registry that denies says "not found" or "does not exist" as well."""
+    for pattern, hint in KINDS[:-1] if REFUSED.search(reason) else KINDS:
+        if pattern.search(reason):
+            return hint[0].upper() + hint[1:]
+    return ""
 
 
 def refusal(image, reason, logins):
@@ -206,21 +336,26 @@ def build(dockerd, name, image, wanted, logins):
     for key in ("http_proxy", "https_proxy", "no_proxy"):  # by name: a value may hold a password
         argv += ["--build-arg", key] if key in os.environ else []
     with logged_in(dockerd, logins) as words:
-        code, tail = dockerd.follow([*words, *argv, folder], lambda line: progress.tell("building, " + line[:100]))
+        tell = lambda line: progress.tell("building, " + line[:100])  # noqa: E731
+        code, tail = dockerd.follow([*words, *argv, folder], tell, resumed=True)
     if code:
         lines = "".join("\n    | " + line[:300] for line in tail)
         raise Failure("cannot build image {} (exit code {}); nothing was changed{}".format(image, code, lines))
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the next build, or prune
+        remove(folder)
     say(name, "built {} in {}".format(image, clock(progress.elapsed())))
 
 
 def checkout(folder, repository, revision, seen):
     """Check out a revision with submodules. A commit that the server does not serve alone is fetched with all refs."""
     make_folder(folder)
+    for path in glob.glob(os.path.join(folder, ".git", "**", "*.lock"), recursive=True):
+        os.unlink(path)  # of a git that was killed; no other one works here
     environment = dict(os.environ, GIT_TERMINAL_PROMPT="0", GIT_SSH_COMMAND="ssh -o BatchMode=yes")
 
     def git(*words):
-        return follow(["git", "-C", folder, *words], seen, environment)
+        argv = ["git", "-C", folder, *words]
+        return follow(argv, seen, environment, limit=LONG, what="git " + words[0], resumed=True)
 
     fetch = ("fetch", "--progress", "--force", "--update-head-ok")
     code, tail = git("init", "--quiet")

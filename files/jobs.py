@@ -8,8 +8,19 @@ import json
 import os
 import time
 
+import preparing
 import record
-from common import Child, Failure, Progress, clock, describe_error, say, size, write  # (beside this file)
+from common import (  # (beside this file)
+    Child,
+    Failure,
+    Progress,
+    clock,
+    describe_error,
+    say,
+    show_progress,
+    size,
+    write,
+)
 from dockerd import JOBS_PROJECT, Dockerd, ensure_record
 from fetch import obtain
 from images import provide
@@ -17,25 +28,43 @@ from paths import JOB_LABEL, JOBS
 from safe_paths import make_folder, require_roots
 
 SHOWN = 6  # last lines of a job's output that are shown
+LONGEST = 2 * 24 * 3600  # seconds that a run waits for a job, times PATIENCE of files/dockerd.py: 8 days
 KEPT = 8 << 20  # bytes of a job's output that are kept, of its start and of its end each
 
 
-def run_all(data):
-    """Run all jobs; returns the number of failures. data: made by gpurack/plan/models/jobs.py."""
-    failures = 0
+def download(data):
+    """Bring what the jobs need, while other runs change models; returns name → why, of those that lack something.
+
+    data: as for `run_all`."""
+    failed = {}
+    for job in [job for group in data["groups"] for job in group]:
+        try:
+            preparing.bring(Dockerd("", JOBS_PROJECT), job, data)
+        except Exception as error:  # the others run anyway
+            failed[job["name"]] = describe_error(error)
+            say("", "error {}: {}".format(job["name"], failed[job["name"]]))
+    return failed
+
+
+def run_all(data, without=()):
+    """Run all jobs; returns name → why, of those that failed. data: made by gpurack/plan/models/jobs.py. without: names
+    that are left out."""
+    failed = {}
     try:
         ensure_record(data.get("ours", {}))
     except Failure as failure:
         say("", "error jobs: {}".format(failure))
-        return 1
+        return {"jobs": str(failure)}
     for group in data["groups"]:
         for job in group:
+            if job["name"] in without:
+                continue
             try:
                 run_one(job, data)
             except Exception as error:  # the others run anyway
-                failures += 1
-                say("", "error {}: {}".format(job["name"], describe_error(error)))
-    return failures
+                failed[job["name"]] = describe_error(error)
+                say("", "error {}: {}".format(job["name"], failed[job["name"]]))
+    return failed
 
 
 def run_one(job, data):
@@ -52,8 +81,10 @@ def run_one(job, data):
             make_folder(job["folder"])
         dockerd.start(name, job["definition"])
     container = dockerd.ids[name]
-    dockerd.follow(["logs", "--follow", container], lambda line: progress.tell("running, " + line[:100]))
-    code = dockerd.must("wait", container)
+    with show_progress(progress, "running"):
+        seen = lambda line: progress.tell("running, " + line[:100])  # noqa: E731
+        dockerd.follow(["logs", "--follow", container], seen, LONGEST, LONGEST)
+        code = dockerd.must("wait", container, limit=LONGEST)
     output = printed(dockerd, container)
     os.makedirs(JOBS, mode=0o700, exist_ok=True)
     log = os.path.join(JOBS, name + ".log")

@@ -2,44 +2,50 @@
 """The models' runner: applies gpurack's plan for the models of this host. It plans nothing itself.
 
     models.py apply    apply the plan that comes as JSON on standard input (made by gpurack/plan/runner.py)
+    models.py prepare  fetch weights and get images ahead of a change; the plan comes the same way
     models.py jobs     run jobs; their plan comes the same way (gpurack/plan/models/jobs.py)
+    models.py stop     stop a model until the next run, or hold it (gpurack/plan/models/stop.py)
     models.py boot     start the models of compose.yaml once Docker and the GPU driver are ready
+    models.py recover  finish or undo the changes of runs that were killed; every run and boot begin with it
 
-Runs on the host's own python3 (3.6 or newer, standard library only), as root, under one lock for each Docker. The
-host's lock is never held while waiting for a user's Docker, which may never answer. Prints progress; a line that begins
-with "error NAME: " names a failure, and the exit code is the number of failures.
+Runs on the host's own python3 (3.6 or newer, standard library only), as root. Changes are made under one lock for each
+Docker, downloads before them without it. The host's lock is never held while waiting for a user's Docker, which may
+never answer. Prints progress; a line that begins with "error NAME: " names a failure, and the exit code is the number
+of failures.
 """
 
+import collections
 import contextlib
 import glob
 import json
 import os
-import shutil
 import signal
 import stat
 import sys
 import threading
 import time
-from urllib.parse import urlsplit
 
 sys.dont_write_bytecode = True
-import asking  # noqa: E402
 import boot  # noqa: E402
+import databases  # noqa: E402
 import jobs  # noqa: E402
-import ollama  # noqa: E402
+import kept_logs  # noqa: E402
+import preparing  # noqa: E402
+import probing  # noqa: E402
 import record  # noqa: E402
-from common import Failure, Progress, clock, describe_error, locked, run, say  # noqa: E402 (beside this file)
+import recovering  # noqa: E402
+import stopping  # noqa: E402
+from common import Failure, Progress, describe_error, locked, say  # noqa: E402 (beside this file)
 from dockerd import Dockerd, ensure_record  # noqa: E402
 from fetch import check_locked, obtain  # noqa: E402
 from images import provide  # noqa: E402
-from remedies import error_hint  # noqa: E402
+from project import REJECTED, Project  # noqa: E402
+from replacing import CHANGES, Batch  # noqa: E402
+from starting import Lanes  # noqa: E402
 
-KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
-PROBE_TIMEOUT = 5  # seconds for one readiness request
-KEY_TIMEOUT = 10  # seconds of rejected keys before it fails; a loading server answers otherwise, or not at all
-GPU_MEMORY_TIMEOUT = 60  # seconds to wait for a stopped model's memory to be freed
+SEEN = ("check", "wait")  # actions that change nothing
 ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits for models in another Docker, without a lock
-AS_IT_IS = ("remove", "wait", "pull")  # actions without Compose
+CHANGED = "another run changed {} after this one was planned. Run gpurack again"
 ROOTS_ALONE = (  # older versions left them readable for all users
     "/var/lib/gpurack/sha256",
     "/var/lib/gpurack/jobs/*",
@@ -50,126 +56,17 @@ ROOTS_ALONE = (  # older versions left them readable for all users
 )
 
 
-# --- one model, step by step -----------------------------------------------------------------------------------------
-
-
-def wait_for_memory(name, pids):
-    """Wait until these processes hold no GPU memory: it is freed shortly after a process ends. Raises Failure."""
-    progress = Progress(name)
-    while pids and progress.elapsed() < GPU_MEMORY_TIMEOUT:
-        if not pids & gpu_pids():
-            return
-        progress.tell("waiting for GPU memory to be freed")
-        time.sleep(0.2)
-    if pids:
-        raise Failure("GPU memory was not freed within {} s. See nvidia-smi or rocm-smi".format(GPU_MEMORY_TIMEOUT))
-
-
-def gpu_pids():
-    """The ids of processes on NVIDIA and AMD GPUs; empty where they cannot be listed."""
-    pids = set()
-    if shutil.which("nvidia-smi"):
-        code, output = run("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
-        pids.update([] if code else output.split())
-    with contextlib.suppress(OSError):
-        pids.update(os.listdir(KFD_PROCESSES))
-    return pids
-
-
-def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True, hints=()):
-    """Wait until the model's API answers 200 and names the model; returns the seconds that took.
-
-    served_name: None where the answer names no model. cards: does it have GPUs? hints: for remedies.py. Raises Failure
-    on a timeout, on a rejected key, and at once when the container exits or restarts."""
-    progress, delay, refused = Progress(name), 0.1, None
-    restarts = dockerd.state_of(name)["restarts"]
-    while True:
-        # a stopped one gets no request: another process on its port would receive its key
-        state = dockerd.state_of(name)
-        up = state["status"] == "running" and state["restarts"] <= restarts
-        status, answer = probe(dockerd, name, url) if up else (0, "")
-        if status == 200 and (served_name is None or json.dumps(served_name) in answer):
-            return progress.elapsed()
-        refused = refused or time.monotonic() if status in (401, 403) else None
-        if refused and time.monotonic() - refused >= KEY_TIMEOUT:
-            why = asking.key_error(dockerd.api_key(name), status, url)
-            raise Failure("{} {}".format(why, dockerd.logs(name)))
-        if not up:
-            code = state["code"]
-            if state["status"] == "running":
-                code = dockerd.last_exit(name, int(progress.elapsed()) + 1)
-            if name in dockerd.ids:
-                dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would restart without end
-            ended = "crashed and was restarted" if code is None else "exit code {}".format(code)
-            reason, logs = state["error"] or ended, dockerd.logs(name)
-            helps = error_hint(code, dockerd.said(name, 60), hints, cards)  # a traceback is longer than what is shown
-            raise Failure("exited while loading ({}).{} {}".format(reason, helps, logs))
-        if progress.elapsed() > timeout:
-            unlike = {0: "did not answer", 200: "does not name the model `{}`".format(served_name)}
-            what = unlike.get(status, "returned HTTP {} instead of 200".format(status))
-            raise Failure("not ready after {}: {} {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
-        progress.tell("loading")
-        time.sleep(delay)
-        delay = min(delay * 1.5, 1)
-
-
-def probe(dockerd, name, url):
-    """(HTTP status, body) of one readiness request; status 0 where there is no answer."""
-    return asking.send(dockerd, url, urlsplit(url).path, None, dockerd.api_key(name), PROBE_TIMEOUT)
-
-
-# --- the job ---------------------------------------------------------------------------------------------------------
-
-
-class Project:
-    """The Compose project of one daemon, as the job has it."""
-
-    def __init__(self, dockerd, data):
-        self.dockerd, self.data = dockerd, data
-
-    def text(self, kept=()):
-        """The text of compose.yaml; models in `kept` stay as in the current file."""
-        new, old = self.data["services"], self.data["before"]
-        chosen = {name: new[name] for name in new if name not in kept}
-        chosen.update({name: old[name] for name in kept if name in old})
-        return self.assembled(chosen)
-
-    def assembled(self, chosen):
-        """Models' lines as one file; the same text as gpurack/plan/models/compose.py: document."""
-        text = self.data["head"]
-        for section in ("services", "secrets", "volumes"):
-            lines = {}
-            for block in chosen.values():
-                lines.update(block[section])
-            if lines:
-                text += '"{}":\n'.format(section) + "".join(lines[key] for key in sorted(lines))
-            elif section == "services":
-                text += '"services": {}\n'
-        return text
-
-    def refusal(self, kept=()):
-        """Compose's error about the new project; "" when it accepts it. The text checked is in compose.yaml.next."""
-        return self.dockerd.refusal(self.text(kept))
-
-    def refused(self, group):
-        """The models of a group that Compose rejects on their own → its error."""
-        blocks = {name: self.data["services"][name] for name in names(group) if name in self.data["services"]}
-        found = {name: self.dockerd.refusal(self.assembled({name: block})) for name, block in blocks.items()}
-        return {name: refusal for name, refusal in found.items() if refusal}
-
-    def write(self, kept):
-        """Containers' files and compose.yaml; the models in `kept` keep their old ones."""
-        self.dockerd.write_files(self.data["files"], kept)
-        self.dockerd.keep(self.dockerd.compose_file, self.text(kept))
-
-
 class Job:
     """One run of `models.py apply`."""
 
     def __init__(self, data):
         self.data, self.failures, self.mutex = data, 0, threading.Lock()
-        self.dockerds = {}
-        self.settled = {name: threading.Event() for group in data["groups"] for name in names(group)}
+        self.failed = {}  # name → why
+        self.deciding = threading.Lock()  # held while compose.yaml changes
+        self.lanes, self.dockerds, self.projects = Lanes(), {}, {}
+        self.proofs = collections.defaultdict(probing.Proof)
+        self.settled = {name: threading.Event() for batch in data["batches"] for name in names(batch)}
+        self.early = waits_for(data["batches"])
 
     def dockerd(self, user):
         """The daemon of a user, "" for the host's own. Raises Failure where there is no such user."""
@@ -181,7 +78,23 @@ class Job:
     def fail(self, name, why):
         with self.mutex:
             self.failures += 1
+            self.failed[name] = why
         say("", "error {}: {}".format(name, why))
+
+    def origin(self):
+        """Where this change comes from, for the record; unknown words are left out."""
+        return {word: text for word, text in self.data.get("origin", {}).items() if text}
+
+    def changes(self):
+        """What was done, for the history."""
+        models = [model for batch in self.data["batches"] for model in batch if model["name"] not in self.failed]
+        done = ["{} {}".format(model["action"], model["name"]) for model in models if model["action"] not in SEEN]
+        return done + ["take over {}".format(name) for names in self.data.get("take", {}).values() for name in names]
+
+    def recorded_definition(self, user, name):
+        """The digest of what a container was created from, by the record; "" if unknown."""
+        entries = (record.load() or {"containers": {}})["containers"].get(user, {})
+        return entries.get(name, {}).get("definition", "")
 
     def apply(self):
         """Run all parts in parallel."""
@@ -196,236 +109,289 @@ class Job:
             thread.start()
         for thread in threads:
             thread.join()
+        kept_logs.expire()
+        databases.expire()
 
     def parts(self):
-        """[(users, groups)]: each daemon is a part by itself, so that one that does not answer keeps nothing from the
-        others, nor holds their locks. Those that a group mixes are one part: the host's lock is held there while a
+        """[(users, batches)]: each daemon is a part by itself, so that one that does not answer keeps nothing from the
+        others, nor holds their locks. Those that a batch mixes are one part: the host's lock is held there while a
         user's daemon is worked on. Not for ever: each command on that daemon and each request to its models has a
         limit, and after the first command without an answer no further one is tried."""
         parts = [({user}, []) for user in self.data["projects"]]
-        for group in self.data["groups"]:
-            users = set().union(*map(daemons, group))
+        for batch in self.data["batches"]:
+            users = set().union(*map(daemons, batch))
             mixed = [part for part in parts if part[0] & users]
             parts = [part for part in parts if not part[0] & users]
-            parts.append((users.union(*(part[0] for part in mixed)), [g for part in mixed for g in part[1]] + [group]))
+            parts.append((users.union(*(part[0] for part in mixed)), [g for part in mixed for g in part[1]] + [batch]))
         return parts
 
-    def apply_part(self, users, groups):
-        """Run one part under the locks of these users' daemons; whatever the result, its models count as settled."""
+    def apply_part(self, users, batches):
+        """Download what one part needs, then change it under the locks of these users' daemons; whatever the result,
+        its models count as settled."""
+        planned = batches
         try:
+            recovering.recover(users)  # what a killed run left down does not wait for downloads
+            batches = self.downloaded(batches)
+            unfinished = recovering.recover(users)
             with locked("models", users):
                 projects = self.begun(users)
-                ready = self.get_ready(projects, groups)
+                batches = without_done(projects, batches)
+                changed = [name for project in projects for name in project.stale() + project.removed()]
+                if changed:
+                    raise Failure(CHANGED.format(" and ".join(changed)))
+                held = self.held(users, batches)
+                if held:
+                    what = "{} was held after this run was planned. Run gpurack again"
+                    raise Failure(what.format(" and ".join(held)))
+                for user, taken in self.data.get("take", {}).items():
+                    record.take(user, taken if user in users else (), self.origin())
+                for user in users & self.data.get("release", {}).keys():
+                    stopping.release(self.dockerd(user), self.data["release"][user])
+                ready = self.get_ready(projects, self.recovered(batches, unfinished))
                 ready = self.change_those_free(ready)
                 self.clean_up(projects if not ready else [])
             while ready:
                 self.wait_for_elsewhere(ready)
                 with locked("models", users):
-                    self.begun(users)
+                    if not all(project.intact() for project in self.begun(users)):
+                        raise Failure("another run changed compose.yaml while this one waited. Run gpurack again")
                     ready = self.change_those_free(ready)
                     self.clean_up(projects if not ready else [])
         except Exception as error:  # an exception in a thread would be lost, and the run would appear successful
-            left = [name for group in groups for name in names(group) if not self.settled[name].is_set()]
-            for name in left or ["{}'s Docker".format(user) if user else "models" for user in sorted(users)]:
+            each = [name for batch in planned for name in names(batch)]
+            left = [name for name in each if not self.settled[name].is_set()]
+            if not left and not (each and self.failed.keys() >= set(each)):  # those that failed have an error already
+                left = ["{}'s Docker".format(user) if user else "models" for user in sorted(users)]
+            for name in left:
                 self.fail(name, "{}; not changed".format(describe_error(error)))
         finally:
-            for group in groups:
-                for name in names(group):
-                    self.settled[name].set()
+            self.settle(planned)
+
+    def held(self, users, batches):
+        """The entries of these batches that an admin holds by now; only `gpurack start` ends that."""
+        if self.data.get("verb") == "start":
+            return []
+        planned = {model["name"] for batch in batches for model in batch if model["action"] != "remove"}
+        marks = [(name, mark) for user in users for name, mark in record.stopped(user).items()]
+        return sorted(name for name, mark in marks if mark.get("hold") and name in planned)
+
+    def downloaded(self, batches):
+        """Download what these batches need, and check it against the lock; returns those for which that went well.
+
+        It may take hours, so no lock of the models is held meanwhile: other runs change other models. What this run
+        assumes of the host is checked afterwards, with the lock."""
+        good = []
+        self.side_by_side(batches, lambda batch: self.for_each(batch, self.download) and good.append(batch))
+        self.settle(batch for batch in batches if batch not in good)
+        return [batch for batch in batches if batch in good]
+
+    def download(self, model):
+        preparing.bring(self.dockerd(model.get("user", "")), model, self.data)
+
+    def settle(self, batches):
+        """Whoever waits for these models waits no longer."""
+        for batch in batches:
+            for name in names(batch):
+                self.settled[name].set()
 
     def begun(self, users):
         """The projects of these users. What is ours in their daemons is read now, under their locks: another run may
         have recreated it since this one was planned."""
         for user in users:
-            self.dockerd(user).ids = record.ids(user, self.data.get("ours", {}).get(user, {}))
-        projects = self.data["projects"]
-        return [Project(self.dockerd(user), projects[user]) for user in sorted(users) if user in projects]
+            dockerd = self.dockerd(user)
+            dockerd.ids = record.ids(user, self.data.get("ours", {}).get(user, {}))
+            dockerd.keys = record.keys(user)
+            if user in self.data["projects"] and user not in self.projects:
+                self.projects[user] = Project(dockerd, self.data["projects"][user])
+        return [self.projects[user] for user in sorted(users) if user in self.projects]
 
-    def get_ready(self, projects, groups):
-        """Check, and do what can be done while the old models serve; returns the groups for which all went well. A
+    def recovered(self, batches, unfinished):
+        """The batches without those that have an entry whose earlier change could not be ended; these fail."""
+        good = []
+        for batch in batches:
+            keys = [(user, model["name"]) for model in batch for user in daemons(model)]
+            why = next((unfinished[key] for key in keys if key in unfinished), None)
+            if why is None:
+                good.append(batch)
+            for name in names(batch) if why else ():
+                self.fail(name, "not changed: an earlier change was interrupted and cannot be undone yet: " + why)
+                self.settled[name].set()
+        return good
+
+    def get_ready(self, projects, batches):
+        """Check, and do what can be done while the old models serve; returns the batches for which all went well. A
         model that fails before its turn keeps its container, its place in compose.yaml and its secrets."""
         ready = []
-        self.side_by_side(self.accepted(projects, groups), lambda group: self.prepare(group) and ready.append(group))
-        kept = {name for group in groups if group not in ready for name in names(group)}
-        for name in kept:
-            self.settled[name].set()
+        accepted = self.accepted(projects, batches)
+        self.side_by_side(accepted, lambda batch: self.for_each(batch, self.prepare) and ready.append(batch))
+        self.settle(batch for batch in batches if batch not in ready)
+        models = [model for batch in self.data["batches"] for model in batch]
+        go_on = [model for batch in ready for model in batch]
+        kept = {model["name"] for model in models if model not in go_on or model["action"] in CHANGES}
+        stay = {model.get("key", model["name"]) for model in models if model not in go_on}
+        stay |= {model.get("old_key") for model in models if model["action"] in CHANGES}
         for project in projects:
-            project.write(kept)
-        for project in projects:
-            with contextlib.suppress(OSError):
-                os.unlink(project.dockerd.next)
+            preparing.remove_leftovers(project.dockerd)
+            project.begin(kept, stay - {model.get("key", model["name"]) for model in go_on})
         return ready
 
-    def change_those_free(self, groups):
-        """Changes the groups that wait for nothing in another part; those that do are returned: no lock is held as long
-        as that takes."""
-        waiting = self.waiting(groups)
-        self.side_by_side([group for group in groups if group not in waiting], self.change)
+    def change_those_free(self, batches):
+        """Changes the batches that wait for nothing in another part; those that do are returned: no lock is held as
+        long as that takes."""
+        waiting = self.waiting(batches)
+        self.side_by_side([batch for batch in batches if batch not in waiting], self.change)
         return waiting
 
-    def waiting(self, groups):
+    def waiting(self, batches):
         """Those that wait for a model in another part of the job, or for one that does."""
         late = {name for name, event in self.settled.items() if not event.is_set()}
-        late -= {name for group in groups for name in names(group)}
+        late -= {name for batch in batches for name in names(batch)}
         waiting, count = [], None
         while count != len(waiting):
             count = len(waiting)
-            waiting = [group for group in groups if late.intersection(after(group))]
-            late.update(name for group in waiting for name in names(group))
+            waiting = [batch for batch in batches if late.intersection(after(batch))]
+            late.update(name for batch in waiting for name in names(batch))
         return waiting
 
-    def wait_for_elsewhere(self, groups):
-        """Until one of the groups waits no longer; after an hour they go on without what they wait for."""
-        progress, here = Progress(groups[0][0]["name"]), {name for group in groups for name in names(group)}
-        while len(self.waiting(groups)) == len(groups) and progress.elapsed() < ELSEWHERE_TIMEOUT:
+    def wait_for_elsewhere(self, batches):
+        """Until one of the batches waits no longer; after an hour they go on without what they wait for."""
+        progress, here = Progress(batches[0][0]["name"]), {name for batch in batches for name in names(batch)}
+        while len(self.waiting(batches)) == len(batches) and progress.elapsed() < ELSEWHERE_TIMEOUT:
             progress.tell("waiting for models in another Docker")
             time.sleep(0.2)
         if progress.elapsed() >= ELSEWHERE_TIMEOUT:
-            for name in {name for group in groups for name in after(group)} & self.settled.keys() - here:
+            for name in {name for batch in batches for name in after(batch)} & self.settled.keys() - here:
                 self.settled[name].set()
 
     def clean_up(self, projects):
         for project in projects:
             with contextlib.suppress(Failure):  # a daemon without an answer, which was said; the next run tries again
-                project.dockerd.remove_old_files(project.data["files"])
+                project.clean_up()
 
-    def accepted(self, projects, groups):
-        """The groups that Compose accepts; one wrong service would make it refuse all of its project."""
+    def accepted(self, projects, batches):
+        """The batches that Compose accepts; one wrong service would make it refuse all of its project."""
         refusing = [project for project in projects if project.refusal()]
         good = []
-        for group in groups:
-            wrong = {name: why for project in refusing for name, why in project.refused(group).items()}
+        for batch in batches:
+            wrong = {name: why for project in refusing for name, why in project.refused(batch).items()}
             for name, why in wrong.items():
-                self.fail(name, "Compose rejects it, so it was not changed. Correct its `compose` field. " + why)
+                self.fail(name, REJECTED + why)
             if wrong:
-                self.fail_others(group, wrong)
+                self.fail_others(batch, wrong)
             else:
-                good.append(group)
-        kept = {name for group in groups if group not in good for name in names(group)}
+                good.append(batch)
+        kept = {name for batch in batches if batch not in good for name in names(batch)}
         for refusal in [refusal for project in refusing for refusal in [project.refusal(kept)] if refusal]:
-            for group in good:
-                self.fail(group[0]["name"], "Compose rejects the project, so nothing was changed: " + refusal)
+            for batch in good:
+                self.fail(batch[0]["name"], "Compose rejects the project, so nothing was changed: " + refusal)
             return []
         return good
 
-    def fail_others(self, group, failed):
-        """The rest of a group stays as it is, because its models need each other's cards or ports."""
-        for name in names(group):
+    def fail_others(self, batch, failed):
+        """The rest of a batch stays as it is, because its models need each other's cards or ports."""
+        for name in names(batch):
             if name not in failed:
                 what = "not changed: it shares a GPU or port with {}, which failed"
                 self.fail(name, what.format(", ".join(sorted(failed))))
 
-    def side_by_side(self, groups, work):
-        def guarded(group):
+    def side_by_side(self, batches, work):
+        def guarded(batch):
             try:
-                work(group)
+                work(batch)
             except Exception as error:  # an exception in a thread would be lost, and the run would appear successful
-                self.fail(group[0]["name"], describe_error(error))
+                self.fail(batch[0]["name"], describe_error(error))
 
-        threads = [threading.Thread(target=guarded, args=(group,)) for group in groups]
+        threads = [threading.Thread(target=guarded, args=(batch,)) for batch in batches]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def prepare(self, group):
-        """Fetch weights and images while the old models serve. One failure leaves the whole group unchanged."""
-        for model in group:
+    def for_each(self, batch, work):
+        """Do some work for each model of a batch. One failure leaves the whole batch unchanged, and returns False."""
+        for model in batch:
             name = model["name"]
             try:
-                for weights in model.get("fetch", ()):
-                    obtain(name, weights, self.data.get("hf_token"))
-                check_locked(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
-                if model["action"] not in AS_IT_IS:
-                    old = model.get("replaces") or {}
-                    same = old.get("user") == model["user"]
-                    self.dockerd(model["user"]).refuse_foreign(name, old["id"] if same else None)
-                if model["action"] in ("create", "recreate", "start") or "digest" in model:
-                    provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
+                work(model)
             except Exception as error:
                 self.fail(name, describe_error(error))
-                self.fail_others(group, {name})
+                self.fail_others(batch, {name})
                 return False
         return True
 
-    def change(self, group):
-        """See `change_all`; whoever waits for one of the group waits no longer, whatever became of it."""
+    def prepare(self, model):
+        """Prove that a model can change. What was downloaded before is in place and used from now on; it is brought
+        again where something removed it meanwhile."""
+        name = model["name"]
+        for weights in model.get("fetch", ()):
+            obtain(name, weights, self.data.get("hf_token"))
+        check_locked(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
+        if model["action"] in ("create", "recreate", "start"):
+            old = model.get("replaces") or {}
+            same = old.get("user") == model["user"]
+            expected, key = old["id"] if same else None, model.get("key")
+            self.dockerd(model["user"]).refuse_foreign(name, expected, key)
+        if preparing.needs_image(model):
+            provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
+
+    def change(self, batch):
+        """Change a batch; whoever waits for one of it waits no longer, whatever became of it."""
         try:
-            self.change_all(group)
+            for model in batch:
+                self.wait_for_others(model)  # the old one keeps serving meanwhile
+            Batch(self, batch).carry_out()
         finally:
-            for name in names(group):
-                self.settled[name].set()
+            self.settle([batch])
 
     def wait_for_others(self, model):
         """Wait until the entries that a service connects to are ready or have failed; then it starts anyway."""
         progress = Progress(model["name"])
-        for other in model.get("after", []):
-            while other in self.settled and not self.settled[other].wait(1):
+        for other in sorted(self.early.get(model["name"], ())):
+            while not self.settled[other].wait(1):
                 progress.tell("waiting for {}".format(other))
 
-    def change_all(self, group):
-        """Stop what must free memory, wait for the memory, then start the models one by one."""
-        if len(group) == 1:
-            self.wait_for_others(group[0])  # the old one keeps serving meanwhile
-        pids, stuck = set(), set()
-        for model in group:
-            if model["action"] in ("remove", "recreate"):
-                try:
-                    pids |= self.dockerd(model["from"]).stop(model["name"])
-                    if model["action"] == "remove":
-                        say(model["name"], "removed")
-                except Exception as error:
-                    self.fail(model["name"], describe_error(error))
-                    stuck.add(model["name"])
-        for model in group:
-            if model["action"] != "remove" and model["name"] not in stuck:
-                self.bring_up(model, pids)
-            self.settled[model["name"]].set()
 
-    def bring_up(self, model, pids):
-        """Start one model. pids: the processes whose GPU memory must be freed first."""
-        name, old = model["name"], model.get("replaces")
-        try:
-            dockerd = self.dockerd(model["user"])
-            self.wait_for_others(model)
-            if old:
-                pids |= self.dockerd(old["user"]).set_aside(name, old["name"], old["id"])
-            if model["uuids"]:
-                wait_for_memory(name, pids)
-            if model["action"] not in AS_IT_IS:
-                dockerd.start(name, model.get("definition", ""))
-            served, cards = model["served_name"], bool(model["uuids"])
-            hints = model.get("hints", ())
-            seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards, hints)
-            if "pull" in model:
-                ollama.settle(dockerd, model, self.data.get("prune"))
-            asking.smoke_test(dockerd, name, model["url"], model.get("requests", ()))
-            if "gateway" in model:
-                asking.smoke_test_gateway(dockerd, name, model["url"], model["gateway"])
-            say(name, "ready after {}".format(clock(seconds)))
-        except Exception as error:
-            self.fail(name, describe_error(error))
-            if old:
-                self.put_back(model, old)
-
-    def put_back(self, model, old):
-        """Restore the container made by hand, because the model that replaces it failed."""
-        try:
-            self.dockerd(model["user"]).remove(model["name"])
-            self.dockerd(old["user"]).put_back(model["name"], old["name"], old["id"])
-        except Exception as error:
-            self.fail(
-                model["name"], "could not restore the container {}: {}".format(old["name"], describe_error(error))
-            )
+def without_done(projects, batches):
+    """The batches, where what another run meanwhile did just so is only tested. Not where a model leaves a Docker."""
+    stay = [batch for batch in batches if all(model["from"] == model.get("user") for model in batch)]
+    each = [model for batch in stay for model in batch if model["action"] in ("create", "recreate")]
+    planned = {model["name"]: model["definition"] for model in each if model.get("definition")}
+    done = {name for project in projects for name in project.done(planned)}
+    return [[dict(model, action="check") if model["name"] in done else model for model in batch] for batch in batches]
 
 
-def names(group):
-    return [model["name"] for model in group]
+def names(batch):
+    return [model["name"] for model in batch]
 
 
-def after(group):
-    """The names of the entries that the services of a group connect to."""
-    return [other for model in group for other in model.get("after", [])]
+def after(batch):
+    """The names of the entries that the services of a batch connect to."""
+    return [other for model in batch for other in model.get("after", [])]
+
+
+def waits_for(batches):
+    """name → the names in other batches that it waits for. Of batches that wait for each other, only the later ones
+    wait, so that none waits for ever.
+
+    >>> waits_for([[{"name": "a"}, {"name": "page", "after": ["b"]}], [{"name": "b"}, {"name": "ui", "after": ["a"]}]])
+    {'ui': {'a'}}
+    """
+    place = {name: index for index, batch in enumerate(batches) for name in names(batch)}
+    direct = {index: {place[name] for name in after(batch) if name in place} for index, batch in enumerate(batches)}
+    reached = {}
+    for index in direct:
+        reached[index], more = set(), direct[index]
+        while more - reached[index]:
+            reached[index] |= more
+            more = set().union(*(direct[other] for other in more))
+    found = {}
+    for index, batch in enumerate(batches):
+        for model in batch:
+            for other in model.get("after", ()):
+                there = place.get(other, index)
+                if there != index and (there < index or index not in reached[there]):
+                    found.setdefault(model["name"], set()).add(other)
+    return found
 
 
 def daemons(model):
@@ -448,8 +414,19 @@ def run_jobs():
     data = json.load(sys.stdin)
     os.environ.update(data.get("proxy", {}))
     tighten()
+    before = record.all_ids()
+    failed = jobs.download(data)
     with locked("jobs"):
-        return min(jobs.run_all(data), 100)
+        changed = sorted({name for (_, name), _ in before ^ record.all_ids()})  # it may have the GPU of a job now
+        if changed:
+            failed["jobs"] = CHANGED.format(" and ".join(changed))
+            say("", "error jobs: {}".format(failed["jobs"]))
+        else:
+            failed.update(jobs.run_all(data, failed))
+    names_of_all = [job["name"] for group in data["groups"] for job in group]
+    done = names_of_all if "jobs" not in failed else ()
+    note_run(data, ["run {}".format(name) for name in done if name not in failed], failed)
+    return min(len(failed), 100)
 
 
 def apply():
@@ -457,13 +434,55 @@ def apply():
     os.environ.update(job.data.get("proxy", {}))  # for curl and git; dockerd has its own
     tighten()
     job.apply()
+    note_run(job.data, job.changes(), job.failed)
     return min(job.failures, 100)
+
+
+def stop():
+    data, failed = json.load(sys.stdin), {}
+    try:
+        stopping.stop(data)
+    except Exception as error:
+        failed[data["name"]] = describe_error(error)
+        say("", "error {}: {}".format(data["name"], failed[data["name"]]))
+    note_run(data, ["{} {}".format("hold" if data["hold"] else "stop", data["name"])] if not failed else [], failed)
+    return len(failed)
+
+
+def note_run(data, changes, failed):
+    """Add a run to the history. data: its payload. failed: name → why."""
+    try:
+        lines = ["{}: {}".format(*each) for each in sorted(failed.items())]
+        record.note_run(data.get("verb", "apply"), data.get("origin", {}), changes, lines)
+    except (OSError, Failure) as error:  # a full disk
+        say("", "this run is not in the history: {}".format(describe_error(error)))
+
+
+def prepare():
+    data = json.load(sys.stdin)
+    os.environ.update(data.get("proxy", {}))
+    return min(preparing.run_all(data), 100)
+
+
+def recover():
+    """Finish or undo interrupted changes; returns the number of entries for which that failed."""
+    left = recovering.recover()
+    for (_, name), why in sorted(left.items()):
+        say("", "error {}: an earlier change was interrupted and cannot be undone yet: {}".format(name, why))
+    return min(len(left), 100)
 
 
 def main():
     # The SSH connection may close; the run continues to its end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    actions = {"apply": apply, "jobs": run_jobs, "boot": boot.boot}
+    actions = {
+        "apply": apply,
+        "prepare": prepare,
+        "jobs": run_jobs,
+        "stop": stop,
+        "boot": boot.boot,
+        "recover": recover,
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in actions:
         sys.stderr.write(__doc__)
         return 64

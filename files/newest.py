@@ -4,6 +4,8 @@ An image is pulled by its name, beside the running one; a hub is asked for its c
 models' runner, on the host's own python3 (3.6 or newer, standard library only), as root.
 """
 
+import re
+
 from common import Failure, describe_error, parsed, say
 from dockerd import Dockerd
 from fetch import hub_of, listing_of
@@ -19,7 +21,10 @@ def digest(one, logins):
     own = [name for name in known if name.partition("@")[0] == repository_of(one["image"])]
     if not known:
         raise Failure("image {} has no digest of a registry".format(one["image"]))
-    return (own or known)[0].partition("@")[2]
+    found = (own or known)[0].partition("@")[2]
+    if not re.match(r"sha256:[0-9a-f]{64}\Z", found):  # a user's Docker may say anything
+        raise Failure("image {} has no valid digest".format(one["image"]))
+    return found
 
 
 def commit(one, token):

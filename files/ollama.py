@@ -5,7 +5,8 @@ standard library only).
 """
 
 import asking
-from common import LARGEST, Failure, Progress, clock, parsed, say, show_progress, size  # (beside this file)
+from common import LARGEST, Failure, Progress, Speed, clock, parsed, say, show_progress, size  # (beside this file)
+from download import lock_place, locked
 from remedies import error_hint
 
 SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
@@ -19,13 +20,9 @@ def settle(dockerd, model, prune):
 
     model: an entry of the job with `pull` (made by gpurack/plan/models/pulls.py). prune: remove models that are not
     listed?"""
-    name, server = model["name"], Ollama(dockerd, model["url"])
-    there = server.models()
-    for wanted in model["pull"]:
-        if wanted["name"] not in there:
-            pull(name, server, wanted)
+    name, server = model["name"], pull_missing(dockerd, model)
     if prune:
-        for left in sorted(there - {wanted["name"] for wanted in model["pull"]}):
+        for left in sorted(server.models() - {wanted["name"] for wanted in model["pull"]}):
             server.call("DELETE", "/api/delete", {"model": left})
             say(name, "removed {}".format(left))
     found = server.digests()
@@ -38,9 +35,23 @@ def settle(dockerd, model, prune):
         load(name, server, wanted["name"], model.get("hints", ()))
 
 
+def pull_missing(dockerd, model):
+    """Pull the listed models that a server lacks, each unless another run does so; returns the server. Raises
+    Failure."""
+    name, server = model["name"], Ollama(dockerd, model["url"])
+    there = server.models()
+    for wanted in model["pull"]:
+        if wanted["name"] not in there:
+            with locked(name, lock_place("ollama", dockerd.user, name, wanted["name"]), wanted["name"]) as waited:
+                if not waited or wanted["name"] not in server.models():
+                    pull(name, server, wanted)
+    return server
+
+
 def pull(name, server, wanted):
     """Pull with progress; ollama resumes an interrupted pull. A mirror's model is renamed to the listed name."""
     shown, source, progress, layers = wanted["name"], wanted["from"], Progress(name), {}
+    speed = None
     for line in server.stream("/api/pull", {"model": source, "insecure": wanted["insecure"], "stream": True}):
         if "error" in line:
             raise Failure(refusal(shown, source, str(line["error"])))
@@ -48,7 +59,9 @@ def pull(name, server, wanted):
         if layer[1] and all(isinstance(count, int) for count in layer):
             layers[str(line.get("digest"))] = layer
         have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
-        of = "{} of {}".format(size(have), size(total)) if total else line.get("status", "")
+        speed = speed or (Speed(have) if total else None)  # what is there already took no time
+        status = line.get("status", "")
+        of = "{} of {}, {}/s".format(size(have), size(total), size(speed.at(have))) if have < total else status
         progress.tell("pulling {}, {}".format(shown, of))
     if source != shown:
         server.call("POST", "/api/copy", {"source": source, "destination": shown})

@@ -4,24 +4,64 @@ Labels prove nothing: `docker commit` and `docker run` copy them, and users may 
 creates a container records its id here. A part of models.py; runs on the host's own python3
 (3.6 or newer, standard library only).
 
-    {"format": 1, "containers": {USER: {NAME: {"id", "kind", "definition", "applied"}}}}
+    {"format": 2,
+     "containers": {USER: {NAME: {"id", "kind", "definition", "applied", "service",
+                                  "lab", "by", "commit", "inventory", "rollback"}}},
+     "replacing":  [{"batch", "phase", "since", "members": [member]}],      changes under way: files/recovering.py
+     "failed":     {USER: {NAME: {"at", "definition", "label", "image", "given", "why", "serves", "down"}}},
+     "ready":      {USER: {NAME: [{"at", "definition", "label", "image", "digest", "id", "seconds", "words"}]}},
+     "tests":      {USER: {NAME: {"id", "at", "since", "why", "restarts"}}},
+     "databases":  {USER: {NAME: [{"at", "image", "id", "copy"}]}},
+     "stopped":    {USER: {NAME: {"at", "by", "hold", "why", "policy"}}},   what an admin stopped: files/stopping.py
+     "images":     {USER: {IMAGE ID: [references]}},                 that a run pulled, loaded or built: gpurack prune
+     "volumes":    {USER: {ANONYMOUS VOLUME: NAME}},                 of containers that a run removed: gpurack prune
+     "history":    [{"at", "verb", "by", "lab", "commit", "inventory", "changes", "failed"}]}   runs, newest last
 
 USER: whose rootless Docker it is, "" for the host's own. A missing user has no record yet, because that daemon did not
 answer when the record was created. id: null from before Compose creates the container until its id is known, so that a
 killed creation is found again. kind: "model" or "job". definition: a digest of what it was created from. applied: when.
-Further keys are from a newer gpurack and are kept.
-"""
+service: its key in Compose, NAME where it is missing. lab, by, commit, inventory: where the change came from. rollback:
+a mark of the inventory's entry that it was rolled back from.
+failed: the last change of a model that failed; ready: its last definitions that were ready, which can be brought back
+(seconds: from its last start until it was ready, missing where no run saw that; words: fields of the entry that the
+label does not have), newest first; tests: the last smoke test of its container (why: "" if it passed; since: when it
+first failed; restarts: how often Docker had restarted it). databases: the copies of its database (files/databases.py),
+one for each image that it was in use with, newest first. stopped: who stopped it and when; hold: does that survive
+runs? why: the reason. policy: the restart policy that its container gets back. history: each run that changed something
+or failed. verb: of the gpurack command. changes, failed: lines of text. Format 1 had only the containers; it is read,
+and written as format 2. Further keys are from a newer gpurack and are kept."""
 
 import contextlib
 import json
 import re
+import threading
 import time
 
 from common import Failure, alone, parsed, write  # (beside this file)
 from paths import RECORD
 
 LOCK = "/run/gpurack/record"  # held for one change of the file, which several threads write
-FORMAT = 1
+THREADS = threading.Lock()  # of this process, which would look for the holder of LOCK in all of /proc
+FORMAT = 2
+READABLE = (1, 2)
+PARTS = {
+    "replacing": list,
+    "failed": dict,
+    "ready": dict,
+    "tests": dict,
+    "stopped": dict,
+    "databases": dict,
+    "images": dict,
+    "volumes": dict,
+    "history": list,
+}
+BY_NAME = ("failed", "ready", "tests", "stopped")  # user → name → what is known of it
+LEFT = ("images", "volumes")  # user → what gpurack brought to that Docker
+ORIGIN = ("lab", "by", "commit", "inventory")
+KEPT = 3  # definitions that can be brought back, and copies of a database
+RUNS = 200  # of the history
+MOST_VOLUMES = 1000  # of one user; the snapshot reads no file of more than 4 MiB
+LINES, FAILURES, LONGEST = 20, 5, 200  # of one run: changes, failures, characters of a text
 ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -40,7 +80,14 @@ def load():
             "{} has format {}, written by a newer gpurack; this one supports format {}. Nothing was changed. Update "
             "gpurack".format(RECORD, number, FORMAT)
         )
-    return found if number == FORMAT and well_formed(found) else None
+    return whole(found) if number in READABLE and well_formed(found) else None
+
+
+def whole(found):
+    """A record with all parts of this format. A part that is missing or damaged is empty."""
+    parts = {part: found[part] if isinstance(found.get(part), kind) else kind() for part, kind in PARTS.items()}
+    parts["replacing"] = [change for change in parts["replacing"] if is_change(change)]
+    return dict(found, format=FORMAT, **parts)
 
 
 def well_formed(found):
@@ -59,33 +106,63 @@ def well_formed(found):
     )
 
 
+def is_change(change):
+    """Is it a change under way, as files/recovering.py writes it?"""
+    ids = ("old_id", "new_id")
+    return (
+        isinstance(change, dict)
+        and all(isinstance(change.get(word), str) for word in ("batch", "phase"))
+        and isinstance(change.get("members"), list)
+        and all(
+            isinstance(member, dict)
+            and all(isinstance(member.get(word), str) for word in ("name", "user", "from"))
+            and all(member.get(word) is None or is_id(member[word]) for word in ids)
+            for member in change["members"]
+        )
+    )
+
+
 def is_id(text):
     """Is it a full container id? Output of a user's Docker could be an option instead."""
     return isinstance(text, str) and ID.match(text) is not None
 
 
 @contextlib.contextmanager
-def changing():
-    """Yield the record's containers for changes; writes the file after the block where they changed."""
-    with alone(LOCK):
-        found = load() or {"format": FORMAT, "containers": {}}
+def changing_all():
+    """Yield the record for changes; writes the file after the block where it changed."""
+    with THREADS, alone(LOCK):
+        found = load() or whole({"containers": {}})
         before = as_text(found)
-        yield found["containers"]
+        yield found
         if as_text(found) != before:
             write(RECORD, as_text(found), 0o600)
+
+
+@contextlib.contextmanager
+def changing():
+    """Like changing_all, for the record's containers."""
+    with changing_all() as found:
+        yield found["containers"]
 
 
 def as_text(found):
     return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
 
-def about_to_create(user, name, kind, definition):
-    """Record a container before Compose creates it."""
+def about_to_create(user, name, kind, definition, key=None):
+    """Record a container before Compose creates it. key: its key in Compose, by default its name."""
     with changing() as users:
         entry = users.setdefault(user, {}).setdefault(name, {})
         if entry.get("definition") != definition or "applied" not in entry:
-            entry["applied"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            entry["applied"] = now()
         entry.update({"id": None, "kind": kind, "definition": definition})
+        if entry.get("service") or key not in (None, name):
+            entry["service"] = key or name
+
+
+def now():
+    """The time, as the record has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def created(user, name, container):
@@ -101,22 +178,166 @@ def removed(user, name):
         users.get(user, {}).pop(name, None)
 
 
+def forget(user, name):
+    """Remove all that is known of an entry that was removed."""
+    with changing_all() as found:
+        for part in ("containers", *BY_NAME):
+            found[part].get(user, {}).pop(name, None)
+
+
 def prune(exists):
     """Remove users that no longer exist. After an error of the account server their record is rebuilt as after an
     upgrade."""
+    with changing_all() as found:
+        for part in ("containers", *BY_NAME, *LEFT):
+            for user in [user for user in found[part] if not exists(user)]:
+                del found[part][user]
+
+
+def take(user, names, origin):
+    """Record that existing containers belong to another lab from now on. origin: lab, by, commit, inventory; a word
+    that it leaves out is unknown from now on."""
     with changing() as users:
-        for user in [user for user in users if not exists(user)]:
-            del users[user]
+        for name in names:
+            if name in users.get(user, {}):
+                entry = users[user][name]
+                for word in ORIGIN:
+                    entry.pop(word, None)
+                entry.update(origin)
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def replacing():
+    """The changes under way."""
+    return (load() or {"replacing": []})["replacing"]
+
+
+def set_replacing(change):
+    """Record a change under way, or its next phase."""
+    with changing_all() as found:
+        others = [other for other in found["replacing"] if other["batch"] != change["batch"]]
+        found["replacing"] = [*others, change]
+
+
+def end_replacing(found, batch):
+    """Drop a change from a record that `changing_all` yields."""
+    found["replacing"] = [other for other in found["replacing"] if other["batch"] != batch]
+
+
+def note_failed(user, name, entry):
+    """Record why the last change of a model failed, so that the same is not tried again and again."""
+    with changing_all() as found:
+        found["failed"].setdefault(user, {})[name] = entry
+
+
+def note_ready(user, name, entry):
+    """Record a definition that was ready, as the newest; drops an earlier failure."""
+    with changing_all() as found:
+        add_ready(found, user, name, entry)
+
+
+def add_ready(found, user, name, entry):
+    """`note_ready`, in a record that `changing_all` yields. What else is known of the same definition is kept."""
+    same = ("definition", "id")
+    known = found["ready"].setdefault(user, {}).get(name, [])
+    others = [other for other in known if any(other.get(word) != entry[word] for word in same)]
+    before = next((other for other in known if other not in others), {})
+    found["ready"][user][name] = [dict(before, **entry), *others][:KEPT]
+    found["failed"].get(user, {}).pop(name, None)
+
+
+def add_database(found, user, name, entry):
+    """Note a copy of a database, in a record that `changing_all` yields; it takes the place of an older one of the same
+    image."""
+    known = found["databases"].setdefault(user, {}).get(name, [])
+    others = [other for other in known if other["id"] != entry["id"] and other["copy"] != entry["copy"]]
+    found["databases"][user][name] = [entry, *others][:KEPT]
+
+
+def note_test(user, name, container, why, restarts=None):
+    """Record the result of a container's smoke test. why: "" if it passed. restarts: how often Docker had restarted it;
+    None if unknown."""
+    with changing_all() as found:
+        tests = found["tests"].setdefault(user, {})
+        before = tests.get(name, {})
+        before = before if before.get("id") == container else {}
+        since = before.get("since") if before.get("why") else ""
+        restarts = before.get("restarts") if restarts is None else restarts
+        entry = {"id": container, "at": now(), "since": (since or now()) if why else "", "why": why}
+        tests[name] = dict(entry, restarts=restarts)
+
+
+def note_stopped(user, name, mark):
+    """Record that an admin stopped a model."""
+    with changing_all() as found:
+        found["stopped"].setdefault(user, {})[name] = mark
+
+
+def stopped(user):
+    """name → mark of the models of a user's Docker that an admin stopped."""
+    marks = (load() or {"stopped": {}})["stopped"].get(user)
+    return {name: mark for name, mark in marks.items() if isinstance(mark, dict)} if isinstance(marks, dict) else {}
+
+
+def release(user, names):
+    """Drop the marks of models that may run again."""
+    with changing_all() as found:
+        for name in names:
+            found["stopped"].get(user, {}).pop(name, None)
+
+
+def note_run(verb, origin, changes, failed):
+    """Add a run to the history, if it changed something or failed. origin: lab, by, commit, inventory, "" if unknown.
+    changes: what it did (`recreate alpha`). failed: `alpha: why`. Long ones are cut, so that the record stays small."""
+    if not (changes or failed):
+        return
+    entry = {word: str(origin.get(word, ""))[:LONGEST] for word in ORIGIN}
+    entry.update({"at": now(), "verb": verb, "changes": cut(changes, LINES), "failed": cut(failed, FAILURES)})
+    with changing_all() as found:
+        found["history"] = [*found["history"], entry][-RUNS:]
+
+
+def cut(texts, most):
+    """The first lines of texts for the history: at most `most`, and how many more there are."""
+    more = ["{} more".format(len(texts) - most)] if len(texts) > most else []
+    return [text.split("\n")[0][:LONGEST] for text in texts[:most]] + more
+
+
+def note_image(user, image, *names):
+    """Record an image that a run brought to a user's Docker, and its names."""
+    with changing_all() as found:
+        known = found["images"].setdefault(user, {})
+        known[image] = sorted({*known.get(image, ()), *names})
+
+
+def note_volumes(user, name, volumes):
+    """Record anonymous volumes of a container of an entry that is removed; they stay."""
+    if volumes:
+        with changing_all() as found:
+            known = found["volumes"].setdefault(user, {})
+            known.update((volume, name) for volume in volumes[: max(MOST_VOLUMES - len(known), 0)])
+
+
+def forget_part(part, user, name):
+    """Remove one image or volume from the record. part: of LEFT."""
+    with changing_all() as found:
+        found[part].get(user, {}).pop(name, None)
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
 
 
 def rebuild(vouched):
-    """Create the record of users without one. vouched: (user, name, id, kind, definition) of each container that
-    Compose's labels attribute to gpurack."""
+    """Create the record of users without one. vouched: (user, name, id, kind, definition, key in Compose) of each
+    container that Compose's labels attribute to gpurack."""
     with changing() as users:
         known = set(users)
-        for user, name, container, kind, definition in vouched:
+        for user, name, container, kind, definition, key in vouched:
             if user not in known and is_id(container):
                 entry = {"id": container, "kind": kind, "definition": definition, "applied": ""}
+                entry.update({} if key == name else {"service": key})
                 users.setdefault(user, {})[name] = entry
 
 
@@ -128,3 +349,15 @@ def ids(user, found=None):
             if entry["id"] is None and is_id((found or {}).get(name)):
                 entry["id"] = found[name]
         return {name: entry["id"] for name, entry in users.get(user, {}).items() if entry["id"]}
+
+
+def all_ids():
+    """{((user, name), id of its container)} of all entries."""
+    users = (load() or {"containers": {}})["containers"]
+    return {((user, name), entry["id"]) for user, entries in users.items() for name, entry in entries.items()}
+
+
+def keys(user):
+    """name → key in Compose of our containers in a user's Docker."""
+    entries = (load() or {"containers": {}})["containers"].get(user, {})
+    return {name: str(entry.get("service") or name) for name, entry in entries.items()}

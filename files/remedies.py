@@ -8,11 +8,14 @@ import re
 def error_hint(code, said, hints, cards=True):
     """The hint for a failed container, with a leading space; "" where none matches.
 
-    code: its exit code. said: its last lines. hints: (pattern, sentence, sentence without GPUs) from
-    gpurack/engines/hints.py; the last match in the last matching line wins. cards: does the model have GPUs?"""
-    found = ""
+    code: its exit code. said: its last lines. hints: (pattern, sentence, sentence without GPUs, weak) from
+    gpurack/engines/hints.py; the last match in the last matching line wins, a weak one only where no other matches.
+    cards: does the model have GPUs?"""
+    found = faint = ""
     for line in ["exit code {}".format(code)] + said.splitlines():
-        for pattern, sentence, on_cpu in hints:
+        for pattern, sentence, on_cpu, weak in hints:
             if re.search(pattern, line, re.IGNORECASE):
-                found = sentence if cards else on_cpu
+                text = sentence if cards else on_cpu
+                found, faint = (found, text) if weak else (text, faint)
+    found = found or faint
     return found and " " + found

@@ -39,6 +39,8 @@ def write(path, text):
     beside = path + ".gpurack-new"
     with open(beside, "w", encoding="utf-8") as stream:
         stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.rename(beside, path)
 
 

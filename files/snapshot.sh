@@ -2,8 +2,9 @@
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
 # USERS (with a rootless Docker), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
 # uses), READERS (those of them that no other Docker uses), SEEN (stamp|path of weights whose headers are known),
-# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), and the questions to a Docker, each
-# with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES, UPSTREAMS.
+# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), DISTRO_DOCKER (its version, if
+# the distribution's is wanted), and the questions to a Docker, each with its user in front ("" for the host's own):
+# IMAGES, PROBES, COUNTERS, LOGS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
 # of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
@@ -15,11 +16,15 @@ snapshot_system() {
 	echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 	read -r init </proc/1/comm
 	echo "init $init"
+	sed -n 's/^MemTotal: *\([0-9]*\) kB$/memory \1/p' /proc/meminfo
+	echo "id $(head -c 32 /etc/machine-id 2>/dev/null | tr -dc 0-9a-f)"
 	echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 	echo "address $(own_address)"
 	echo "addresses $(ip -o address show scope global 2>/dev/null | sed -n -e '/^[0-9]*: docker0 /d' \
 		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
+	read -r pid 2>/dev/null </run/docker.pid || pid=none
+	{ have dockerd || [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]; } && echo "tool dockerd"
 	for file in /usr/lib*/docker/cli-plugins/docker-buildx; do [ -e "$file" ] && echo "tool buildx" && break; done
 	# A shared lock: two snapshots at once are no "other run" to each other.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
@@ -36,15 +41,15 @@ snapshot_system() {
 	done
 	section rpms
 	have rpm && rpm -qa --qf '%{NAME}|%{EPOCH}|%{VERSION}-%{RELEASE}|%{ARCH}|%{INSTALLTIME}\n' 'docker*' 'containerd*' runc moby-engine shadow-utils acl \
-		podman-docker '*nvidia*' 'cuda-drivers*' '*versionlock*' ca-certificates 2>/dev/null
+		podman-docker '*nvidia*' 'cuda-drivers*' libnvsdm nvlsm 'datacenter-gpu-manager*' '*versionlock*' ca-certificates 2>/dev/null
 	section packages
 	dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
-		grep -E '\|(docker|containerd|runc\||[^|]*nvidia|cuda-drivers|podman-docker|python3\||curl\||ca-certificates\||uidmap\||slirp4netns\||rootlesskit\||dbus-user-session\||acl\|)'
+		grep -E '\|(docker|containerd|runc\||[^|]*nvidia|cuda-drivers|libcuda1\||libcudadebugger1\||libnvcuvid1\||libnvoptix1\||libnvsdm|nvlsm\||datacenter-gpu-manager|podman-docker|python3\||curl\||ca-certificates\||uidmap\||slirp4netns\||rootlesskit\||dbus-user-session\||acl\|)'
 	section audit
 	dpkg --audit 2>/dev/null | grep -c '^ ' || :
 	section units
 	set -- docker.service containerd.service gpurack.service nvidia-cdi-refresh.service \
-		snap.docker.dockerd.service firewalld.service
+		snap.docker.dockerd.service firewalld.service nvidia-fabricmanager.service nvidia-persistenced.service
 	# blocks in the order of the units, parted by empty lines
 	systemctl show "$@" -p LoadState,ActiveState,UnitFileState 2>/dev/null | {
 		said=''
@@ -56,7 +61,7 @@ snapshot_system() {
 		done
 		[ -z "$said" ] || echo "$1$said"
 	}
-	echo "flags $(systemctl show docker.service -p ExecStart --value 2>/dev/null | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p')"
+	echo "flags $(dockerd_flags)"
 	section files
 	set --
 	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/yum.repos.d/*.repo \
@@ -66,7 +71,7 @@ snapshot_system() {
 		/etc/apt/apt.conf.d/80gpurack-proxy /etc/dnf/dnf.conf /etc/yum.conf /etc/systemd/system/docker.service.d/gpurack-proxy.conf /var/lib/gpurack/trusted /var/lib/gpurack/driver-held \
 		/usr/local/share/ca-certificates/gpurack-*.crt /etc/pki/ca-trust/source/anchors/gpurack-*.crt \
 		/var/lib/gpurack/users/*/compose.yaml /etc/systemd/system/gpurack.service /usr/local/lib/gpurack/* /usr/local/libexec/gpurack/* \
-		/run/gpurack/docker-restart /etc/nvidia-container-runtime/config.toml \
+		/run/gpurack/docker-restart /var/lib/gpurack/docker-restart.json /var/lib/gpurack/held /etc/nvidia-container-runtime/config.toml \
 		/etc/tmpfiles.d/gpurack.conf /etc/sysctl.d/60-gpurack.conf /etc/apparmor.d/gpurack-rootlesskit; do
 		case $file in *[!A-Za-z0-9._/@+:-]*) continue ;; esac
 		[ ! -f "$file" ] || set -- "$@" "$file"
@@ -91,6 +96,28 @@ snapshot_system() {
 	' | sort -u | while read -r pid number; do
 		read -r name <"/proc/$pid/comm" && echo "$number $pid $(stat -c %U "/proc/$pid") $name"
 	done
+}
+
+# dockerd_flags: print the command line of dockerd as its unit has it, followed by the values of its variables; where the
+# unit starts a script, that of the dockerd that runs below it. (files/daemon_json.py: dockerd_flags is exact.)
+dockerd_flags() {
+	started=$(systemctl show docker.service -p ExecStart -p Environment -p EnvironmentFiles -p MainPID 2>/dev/null)
+	command=$(printf '%s\n' "$started" | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p' | tail -n 1)
+	case ${command%% *} in
+	*/dockerd | dockerd | '') ;;
+	*)
+		main=$(printf '%s\n' "$started" | sed -n 's/^MainPID=//p')
+		for pid in $main $(cat "/proc/$main/task/$main/children" 2>/dev/null); do
+			[ "$(cat "/proc/$pid/comm" 2>/dev/null)" != dockerd ] || command=$(tr '\0\n' '  ' <"/proc/$pid/cmdline")
+		done ;;
+	esac
+	for variable in $(printf '%s\n' "$command" | grep -o '[$]{*[A-Za-z_][A-Za-z0-9_]*' | tr -d '\044{'); do
+		command="$command $(printf '%s\n' "$started" | sed -n -e "s/^Environment=.*\"$variable=\([^\"]*\)\".*/\1/p" \
+			-e "s/^Environment=\(.* \)*$variable=\([^ \"]*\).*/\2/p" | tail -n 1)"
+		command="$command $(printf '%s\n' "$started" | sed -n 's/^EnvironmentFiles=\(.*\) (ignore_errors=.*/\1/p' |
+			while read -r file; do [ ! -f "$file" ] || cat "$file"; done | sed -n "s/^[[:space:]]*$variable=//p" | tail -n 1 | tr -d "\"'")"
+	done
+	printf '%s\n' "$command"
 }
 
 # snapshot_weights PATH: one part for each path, because its file system may hang. A path that other users can change is
@@ -164,27 +191,39 @@ remembered_of() {
 		$0 == path || index($0, inside) == 1'
 }
 
+# What apt's lists have of the distribution's Docker, if the wanted version is not installed: `age SECONDS` of the lists,
+# and `NAME VERSION` of each.
+snapshot_carried() {
+	case $(dpkg-query -W -f '${Version}' docker.io 2>/dev/null) in
+	"$DISTRO_DOCKER" | "$DISTRO_DOCKER"[-+~]*) return ;;
+	esac
+	have apt-cache || return
+	section carried
+	now=$(date +%s)
+	renewed=$(stat -c %Y /var/lib/apt/lists /var/lib/apt/lists/partial /var/lib/apt/periodic/update-success-stamp \
+		2>/dev/null | sort -n | tail -n 1)
+	echo "age $((now - ${renewed:-0}))"
+	timeout 15 apt-cache madison docker.io 2>/dev/null | awk '{ print $1, $3 }'
+}
+
+# The sections of NVIDIA's GPUs: what the kernel and the disk say (snapshot_driver), then nvidia-smi.
 snapshot_nvidia() {
+	cards=''
 	section driver
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
 	for card in /proc/driver/nvidia/gpus/*/information; do
 		[ -e "$card" ] && echo "$card|$(sed -n 's/^GPU UUID:[[:space:]]*//p' "$card")|$(sed -n 's/^Model:[[:space:]]*//p' "$card")"
 	done
+	section nvidia
+	on_bus
+	if [ -n "$cards" ] || [ -e /proc/driver/nvidia/version ]; then
+		snapshot_driver
+		section kernellog
+		dmesg --time-format iso 2>/dev/null | grep -E 'NVRM: |nvidia-nvswitch.*Version mismatch' | tail -n 200
+	fi
 	if have nvidia-smi; then
-		fields=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu
-		section gpus
-		# A lost GPU fails the whole query (exit 15); then the others are queried one by one, by PCI address.
-		if answer=$(nvidia-smi --query-gpu=$fields --format=csv,noheader,nounits 2>&1); then
-			printf '%s\n' "$answer"
-		else
-			printf 'exit %s|%s\n' "$?" "$(printf '%s' "$answer" | tr '\n' ' ')"
-			for card in /proc/driver/nvidia/gpus/*; do
-				[ -e "$card" ] && nvidia-smi -i "${card##*/}" --query-gpu=$fields --format=csv,noheader,nounits 2>/dev/null | grep GPU-
-			done
-			section xids
-			dmesg --time-format iso 2>/dev/null | grep -F 'NVRM: Xid' | tail -n 100
-		fi
+		smi_gpus
 		section processes
 		nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
 			while IFS=', ' read -r uuid pid used; do
@@ -195,6 +234,142 @@ snapshot_nvidia() {
 		section cdi
 		nvidia-ctk cdi list 2>/dev/null
 	fi
+	section cdispecs
+	for spec in /etc/cdi/* /var/run/cdi/*; do
+		case $spec in *[!A-Za-z0-9._/@+:-]*) continue ;; *.yaml | *.json) ;; *) continue ;; esac
+		[ -f "$spec" ] && head -c 1000000 "$spec" | grep -q nvidia && cdi_spec "$spec"
+	done
+}
+
+# smi_gpus: the sections `gpus`, `remapped` and `mig`. One query has all fields. A driver that does not know one of them
+# refuses the query (exit 2) and is asked again without the newer ones. Remapped rows are asked at the same time; MIG
+# instances only if a GPU is in MIG mode.
+smi_gpus() {
+	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
+		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
+	remapped=$!
+	first=index,uuid,name,memory.total,memory.used,driver_version
+	old=pci.bus_id,utilization.gpu,persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,ecc.mode.current,ecc.errors.uncorrected.volatile.total
+	warm=$old,temperature.gpu
+	section gpus
+	for fields in \
+		"$first,compute_cap,mig.mode.current,$warm,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode" \
+		"$first,compute_cap,mig.mode.current,$warm,clocks_throttle_reasons.active" \
+		"$first,mig.mode.current,$warm,clocks_throttle_reasons.active" \
+		"$first,$old"; do
+		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+		code=$?
+		[ "$code" = 2 ] || break
+	done
+	rows=$(printf '%s\n' "$answer" | grep -E '(,.*){7}')
+	if [ "$code" != 0 ]; then
+		printf 'exit %s|%s\n' "$code" "$(printf '%s\n' "$answer" | grep -vE '(,.*){7}' | tr '\n' ' ')"
+		# A lost GPU fails the whole query (exit 15); then the others are queried one by one, by PCI address.
+		[ -n "$rows" ] || rows=$(for card in /proc/driver/nvidia/gpus/*; do
+			[ -e "$card" ] && nvidia-smi -i "${card##*/}" --query-gpu="$fields" --format=csv,noheader,nounits 2>/dev/null | grep -E '(,.*){7}'
+		done)
+	fi
+	[ -z "$rows" ] || printf 'fields %s\n%s\n' "$fields" "$rows"
+	wait "$remapped" && section remapped && cat "$work/remapped"
+	# the column mig.mode.current
+	if printf '%s\n' "$rows" | grep -qE '^([^,]*, ){6,7}Enabled, '; then
+		section mig
+		nvidia-smi -L 2>/dev/null
+	fi
+}
+
+# NVIDIA's GPUs (classes VGA and 3D) and NVSwitches (class bridge) on the PCI bus, with or without a driver.
+on_bus() {
+	for device in /sys/bus/pci/devices/*; do
+		read -r vendor <"$device/vendor" && [ "$vendor" = 0x10de ] && read -r class <"$device/class" && read -r id <"$device/device" || continue
+		case $class in
+		0x0300* | 0x0302*)
+			by=$(readlink "$device/driver")
+			cards="$cards ${device##*/}"
+			echo "card ${device##*/} $id ${by##*/}"
+			;;
+		0x0680*) echo "switch ${device##*/} $id" ;;
+		esac
+	done
+	[ ! -e /sys/module/nouveau ] || echo 'nouveau yes'
+	[ ! -e /dev/dxg ] || echo 'wsl yes'
+} 2>/dev/null
+
+# What is installed for NVIDIA's driver: the module of each kernel, the library, Secure Boot, device nodes and majors,
+# and whether the host has the switches of NVLink 5 (a ConnectX with SW_MNG in its product data).
+snapshot_driver() {
+	echo "kernel $(uname -r)"
+	for folder in /lib/modules/*/kernel; do
+		[ -d "$folder" ] || continue
+		folder=${folder%/kernel}
+		kernel=${folder##*/}
+		# Debian's own modules are nvidia-current and nvidia-current-open
+		name=$(sed -nE 's#^([^:]*/)?(nvidia(-current(-open)?)?)\.ko[^:]*:.*#\2#p' "$folder/modules.dep" | head -n 1)
+		[ -z "$name" ] || name=" $name|$(modinfo -k "$kernel" "$name" | awk -F ': *' '
+			$1 == "version" { version = $2 } $1 == "license" { license = $2 } $1 == "signer" { signer = $2 }
+			END { print version "|" license "|" signer }')"
+		echo "module $kernel$name"
+	done
+	for file in /usr/lib64/libnvidia-ml.so.*.* /usr/lib/*/libnvidia-ml.so.*.* /usr/lib/*/nvidia/*/libnvidia-ml.so.*.* /usr/lib/libnvidia-ml.so.*.*; do
+		[ -e "$file" ] && echo "library ${file##*/libnvidia-ml.so.}" && break
+	done
+	echo "secureboot $(secure_boot)"
+	for file in /dev/nvidia* /dev/nvidia-caps/*; do
+		[ -c "$file" ] && stat -c 'node %n %t %T' "$file"
+	done
+	sed -n 's/^ *\([0-9]*\) \(nvidia[a-z-]*\)$/major \2 \1/p' /proc/devices
+	if grep -qE 'B[23]00' /proc/driver/nvidia/gpus/*/information && grep -lqs SW_MNG /sys/class/infiniband/*/device/vpd; then
+		echo 'nvlink5 yes'
+	fi
+} 2>/dev/null
+
+# Print enabled or disabled; nothing if unknown.
+secure_boot() {
+	said=$(mokutil --sb-state)
+	case $said in
+	*'validation is disabled'* | *'SecureBoot disabled'*) echo disabled ;;
+	*'SecureBoot enabled'*) echo enabled ;;
+	*)
+		# four bytes of attributes, then the value
+		for file in /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c; do
+			case $(od -A n -t u1 -j 4 -N 1 "$file" | tr -d ' ') in 1) echo enabled ;; 0) echo disabled ;; esac
+		done
+		;;
+	esac
+}
+
+# Of a CDI spec its kind, the names of its devices, its device nodes with their numbers ("-" if the spec has none), and
+# what of its paths is missing. The items of YAML and JSON become lines `key: value`, each item after a line that begins
+# with "-" or ";": the numbers of a node may come before its path.
+cdi_spec() {
+	echo "spec $1"
+	head -c 1000000 "$1" | tr -d "\"' \t" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
+		function flush() {
+			if (path ~ /^\/dev\// && host == "") host = path
+			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor
+			else if (path ~ /^\/dev\// && host !~ /^\/dev\//) print "path", host
+			else if (path !~ /^\/dev\//) { print "path", host; print "path", path }
+			path = host = ""; major = minor = "-"
+		}
+		BEGIN { major = minor = "-" }
+		/^[;-]/ { flush() }
+		{ sub(/^-/, ""); at = index($0, ":"); key = substr($0, 1, at - 1); value = substr($0, at + 1) }
+		key == "kind" { print "kind", value }
+		key == "name" && value ~ /^[A-Za-z0-9][A-Za-z0-9_.:-]*$/ { print "device", value }
+		key == "hostPath" && value ~ /^\// { host = value }
+		key == "path" && value ~ /^\// { path = value }
+		key == "major" && value ~ /^[0-9]+$/ { major = value }
+		key == "minor" && value ~ /^[0-9]+$/ { minor = value }
+		END { flush() }' | sort -u | while read -r what value rest; do
+		case $what in
+		path) [ -e "$value" ] || [ -z "$value" ] || echo "gone $value" ;;
+		node)
+			[ -e "$value" ] || echo "gone $value"
+			echo "node $value $rest"
+			;;
+		*) echo "$what $value" ;;
+		esac
+	done
 }
 
 # A process's user, container and name, the last because it may hold anything. The container is in its cgroup's name:
@@ -271,7 +446,7 @@ questions() {
 snapshot_host_docker() {
 	user='' SECRETS=/etc/gpurack/secrets
 	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
-	VOLUMES=$(questions "$VOLUMES")
+	VOLUMES=$(questions "$VOLUMES") LOGS=$(questions "$LOGS")
 	snapshot_docker
 	section compose
 	docker compose version --short 2>/dev/null
@@ -305,7 +480,7 @@ snapshot_user() {
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
 			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" \
 			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
-			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
+			COUNTERS="$(questions "$COUNTERS")" LOGS="$(questions "$LOGS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
 snapshot_own" &
 		group=$!
 		wait "$group"
@@ -500,6 +675,7 @@ main() {
 	done <<-EOF
 	$WEIGHTS
 	EOF
+	[ -z "$DISTRO_DOCKER" ] || begin carried snapshot_carried
 	begin NVIDIA snapshot_nvidia
 	begin AMD snapshot_amd
 	begin Docker snapshot_host_docker

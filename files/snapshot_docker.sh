@@ -1,7 +1,7 @@
 # The facts of one Docker and its models: a part of snapshot.sh. Root runs it for the host's own Docker, and each user for
 # their own (snapshot_own), so that only the user accesses a user's files and programs.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
-# (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), UPSTREAMS (service|number|file of a
+# (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), LOGS (models whose logs say whether CUDA works), UPSTREAMS (service|number|file of a
 # key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
 # snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
@@ -86,6 +86,11 @@ inspect_weights() {
 	section end
 }
 
+# key_of MODEL LABEL: the model's key in compose.yaml, whose files its container mounts: MODEL or MODEL.2, by Compose's label.
+key_of() {
+	case $2 in "$1" | "$1".*[!0-9]*) echo "$1" ;; "$1".?*) echo "$2" ;; *) echo "$1" ;; esac
+}
+
 # ask KEY_FILE URL OPTION…: a model's answer. printf is a builtin, so the key is in no process's arguments.
 ask() {
 	key=$1 url=$2
@@ -121,10 +126,16 @@ snapshot_docker() {
 	# A hanging model is not "no change", nor is one that restarts without end and only looked up for a moment.
 	up=$(docker ps -q --no-trunc --filter label=gpurack.model --filter status=running --filter status=restarting 2>/dev/null)
 	[ -n "$up" ] || return 0
-	docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}' $up 2>/dev/null | {
-		while IFS='|' read -r name status bindings; do
+	docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{index .Config.Labels "com.docker.compose.service"}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}|{{.State.StartedAt}}' $up 2>/dev/null | {
+		while IFS='|' read -r name status label bindings started; do
 			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
-				[ "/$model" = "$name" ] && snapshot_model >"$work/model.$model"
+				key=$(key_of "$model" "$label")
+				case $name in
+				"/$model") ;;
+				"/$model.previous") [ "$key" = "$label" ] || continue ;; # serves until its successor starts
+				*) continue ;;
+				esac
+				snapshot_model >"$work/model.${name#/}"
 			done &
 		done
 		wait
@@ -136,7 +147,7 @@ snapshot_docker() {
 # receive its key.
 snapshot_model() {
 	if [ "$status" = running ] && url=$(published) && [ -n "$url" ]; then
-		body=$(ask "$SECRETS/$model/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
+		body=$(ask "$SECRETS/$key/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
 	else
 		body=$(printf 'its container is %s\n000' "$status" | base64 -w 0)
 		url=''
@@ -144,11 +155,20 @@ snapshot_model() {
 	section "probe $model"
 	printf '%s\n' "$body"
 	[ -n "$url" ] || return 0
+	printf '%s\n' "$LOGS" | grep -qxF -e "$model" && snapshot_log
 	printf '%s\n' "$COUNTERS" | while IFS='|' read -r name path counter; do
 		[ "$name" = "$model" ] || continue
 		section "counter $model"
-		ask "$SECRETS/$model/api_key" "$url$path" | head -c 4000000 | grep "^${counter}[{ ]"
+		ask "$SECRETS/$key/api_key" "$url$path" | head -c 4000000 | grep "^${counter}[{ ]"
 	done
+}
+
+# What a model's log says of CUDA since its start: no other lines, as they may be its users'.
+snapshot_log() {
+	section "cuda $model"
+	timeout -s KILL 5 docker logs --since "$started" "${name#/}" 2>&1 | head -c 1000000 |
+		grep -aE 'ggml_cuda_init: |inference compute|CUDA[0-9]' | head -n 20 | cut -c 1-300 | base64 -w 0
+	echo
 }
 
 # http://ADDRESS:PORT by the container's own bindings, validated as an address and a number; in the host's
@@ -180,6 +200,9 @@ snapshot_upstreams() {
 		while IFS='|' read -r service number key url; do
 			[ -n "$url" ] || continue
 			{
+				label=$(docker inspect --type container --format '{{index .Config.Labels "com.docker.compose.service"}}' "$service" 2>/dev/null)
+				folder=${key%"/$service/"*}
+				[ "$folder" = "$key" ] || key=$folder/$(key_of "$service" "$label")/${key##*/}
 				said=$(ask "$key" "$url" --connect-timeout 2 -o /dev/null -w '|%{http_code}' | tr '\n' ' ')
 				echo "$service|$number|${said##*|}|${said%|*}"
 			} &

@@ -9,8 +9,25 @@ LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = (
     "paths",  # first: the others import it, also after a run that was killed between two files
-    *("asking", "boot", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "record", "remedies"),
-    *("request", "safe_paths"),
+    *(
+        "asking",
+        "boot",
+        "common",
+        "compose_yaml",
+        "cuda_faults",
+        "databases",
+        "docker_restart",
+        "dockerd",
+        "download",
+        "fetch",
+        "hashes",
+        "images",
+        "jobs",
+        "kept_logs",
+        "loading",
+    ),
+    *("members", "ollama", "preparing", "probing", "processes", "project", "proof", "record", "recovering", "remedies"),
+    *("replacing", "request", "safe_paths", "sqlite_copy", "starting", "stopping"),
 )
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """The modules that the runner imports."""
@@ -21,10 +38,12 @@ RECORD = f"{STATE}/record.json"
 """The ids of the containers that gpurack manages (files/record.py)."""
 JOBS = f"{STATE}/jobs"
 """Output of jobs, and records of finished jobs."""
+LOGS = f"{STATE}/logs"
+"""Logs of models that failed, and of those that were replaced."""
+DATABASES = f"{STATE}/databases"
+"""Copies of services' databases, made before their version changed."""
 USERS = f"{STATE}/users"
 """Projects of users' rootless Dockers. Not in /etc: a rootless daemon does not see folders made after its start."""
-REPLACED = f"{STATE}/replaced"
-"""Restart policies of containers that models replaced (`replaces`)."""
 SET_ASIDE = "-replaced"
 """Suffix of the names of replaced containers."""
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
@@ -32,12 +51,18 @@ PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
 MODEL_LABEL, JOB_LABEL, PROBE_LABEL = "gpurack.model", "gpurack.job", "gpurack.probe"
 """Labels of containers: a model's definition, a job's, and where the host asks whether a model is ready. Shell programs
 spell them out; a test compares."""
+CUDA_LABEL = "gpurack.cuda"
+"""The label of a container that proves CUDA for some seconds (files/probing.py): the change for which it does."""
+DATABASE_LABEL = "gpurack.database"
+"""The same of a container that copies or restores a database (files/databases.py)."""
 USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
 """PATH of programs that run as a user. The last folder has the scripts of rootless Docker in Debian's and Ubuntu's
 docker.io."""
 RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
 """Written before a change that dockerd must load, removed once it has. A reboot also restarts dockerd."""
+DOCKER_NOTE = f"{STATE}/docker-restart.json"
+"""What an unfinished restart of Docker stopped and replaced (files/docker_restart.py)."""
 USER_RESTART_MARKER = "gpurack-docker-restart"
 """The same for a user's daemon, in the folder of that user's sockets."""
 LOCK = f"{RUN}/lock"
@@ -51,6 +76,8 @@ YUM_CONF = "/etc/yum.conf"
 APT_PROXY = "/etc/apt/apt.conf.d/80gpurack-proxy"
 DRIVER_HELD = f"{STATE}/driver-held"
 """Packages of NVIDIA's driver that gpurack put on hold."""
+HELD = f"{STATE}/held"
+"""Packages of Docker and of NVIDIA's toolkit that gpurack put on hold, one a line."""
 TRUSTED = f"{STATE}/trusted"
 """gpurack's certificates that the trust store was built with."""
 DOCKERD_ROOTLESS = "/usr/local/libexec/gpurack/dockerd-rootless"
@@ -97,6 +124,16 @@ def compose_file(user: str) -> str:
 def container_file(user: str, name: str, file: str) -> str:
     """A file that a container mounts: a key or its engine's configuration. Only root can read the folder above."""
     return f"{project(user)}/secrets/{name}/{file}"
+
+
+def kept_log(user: str, name: str, kind: str) -> str:
+    """The kept log of a model: kind "failed" or "previous". user: whose Docker it is in, "" for the host's own."""
+    return f"{LOGS}/{user or '_'}/{name}.{kind}.log"
+
+
+def kept_database(user: str, name: str, file: str) -> str:
+    """A kept copy of a service's database. user: whose Docker it is in, "" for the host's own."""
+    return f"{DATABASES}/{user or '_'}/{name}/{file}"
 
 
 def job_file(name: str) -> str:

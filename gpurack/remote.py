@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from paramiko.ssh_exception import SSHException
 from pyinfra.api import Host, State, StringCommand
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from typing_extensions import override
 
 from gpurack.shell import Sh
+
+LOST = "the connection to the host was lost. Run again to continue"
 
 
 class TooMuchOutput(Exception):
@@ -30,11 +33,22 @@ class Command(StringCommand):
 def run(host: Host, command: StringCommand, **arguments: Any) -> tuple[bool, CommandOutput]:
     """Run a command on a host: (succeeded, output).
 
-    A command that prints too much counts as failed, with that error as its output. An exception would end the run for
-    all hosts (pyinfra 3.10.0).
+    A command that prints too much counts as failed, with that error as its output, and so does one whose connection
+    ends. An exception would end the run for all hosts (pyinfra 3.10.0).
     """
     try:
         ok, output = host.run_shell_command(command, **arguments)
-        return ok, output
     except TooMuchOutput as error:
         return False, CommandOutput([OutputLine("stderr", str(error))])
+    except (SSHException, EOFError):
+        return False, CommandOutput([OutputLine("stderr", f"error {LOST}")])
+    if not ok and is_lost(host):
+        output = CommandOutput([*output.combined_lines, OutputLine("stderr", f"error {LOST}")])
+    return ok, output
+
+
+def is_lost(host: Host) -> bool:
+    """Has the connection to a host ended?"""
+    client = getattr(getattr(host, "connector", None), "client", None)
+    transport = client.get_transport() if client else None
+    return transport is not None and not transport.is_active()

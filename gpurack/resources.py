@@ -1,5 +1,6 @@
 """Read files/ and templates/, which are at the top of a checkout and inside the installed package."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +23,38 @@ def read_text(path: str) -> str:
 
 
 @cache
-def program(name: str, *parts: str) -> str:
+def program(name: str) -> str:
     """files/NAME.py and the modules of files/ that it imports as one program for `python3 -c` or `python3 -`.
 
-    parts: the modules, each after those that it imports. So the copies on the host may be older or missing.
+    So the copies on the host may be older or missing.
     """
     lines = ["import sys, types"]
-    for part in parts:
-        text = read_text(f"files/{part}.py")
+    for part in modules_of(name):
         lines.append(f"_part = sys.modules[{part!r}] = types.ModuleType({part!r})")
-        lines.append(f"exec(compile({text!r}, {part + '.py'!r}, 'exec'), _part.__dict__)")
-    return "\n".join(lines) + "\n" + read_text(f"files/{name}.py")
+        lines.append(f"exec(compile({_literal(part)}, {part + '.py'!r}, 'exec'), _part.__dict__)")
+    lines.append(f"exec(compile({_literal(name)}, {name + '.py'!r}, 'exec'))")
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def modules_of(name: str) -> tuple[str, ...]:
+    """The modules of files/ that files/NAME.py imports, each after those that it imports itself.
+
+    >>> modules_of("record")
+    ('paths', 'common')
+    """
+    found: dict[str, None] = {}
+    imports = re.findall(r"(?m)^(?:import|from) (\w+)", read_text(f"files/{name}.py"))
+    for module in sorted(imports):
+        if (_root() / f"files/{module}.py").exists():
+            found |= dict.fromkeys([*modules_of(module), module])
+    return tuple(found)
+
+
+def _literal(name: str) -> str:
+    """files/NAME.py as a literal in ASCII: Python 3.6 reads a program from -c or standard input in the host's encoding,
+    which is ASCII where root's locale is C."""
+    return ascii(read_text(f"files/{name}.py"))
 
 
 def render(path: str, **values: object) -> str:

@@ -144,6 +144,22 @@ _MARKED = re.compile(rf"(\x1b\[{_OURS};[0-9;]*m)")
 _click_style = click.style
 
 
+def duration(seconds: float) -> str:
+    """Return `0.9 s`, `42 s`, `1 min 52 s`, `1 h 5 min`.
+
+    >>> [duration(each) for each in (0.93, 42.4, 112, 3900)]
+    ['0.9 s', '42 s', '1 min 52 s', '1 h 5 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def style(text: Any, *given: Any, **options: Any) -> str:
     """`click.style` with its colours marked as gpurack's. Marked colours in the text are kept."""
     styled = _click_style(_kept(str(text)), *given, **options)

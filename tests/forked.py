@@ -75,6 +75,8 @@ def _run_in_child(
     err: int,
 ) -> int:
     gc.freeze()  # a collection would copy the parent's pages
+    if pyinfra := sys.modules.get("pyinfra_cli.util"):
+        pyinfra.PYTHON_CODES.clear()  # inventories that the parent has read, by their relative paths
     signal.alarm(TIME_LIMIT)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from gpurack import paths
 from gpurack.facts import rpm
+from gpurack.facts.gpus import CdiSpec
 from gpurack.facts.model import (
     Container,
     Driver,
@@ -24,13 +25,16 @@ from gpurack.facts.model import (
     Probe,
     Unit,
 )
-from gpurack.facts.record import COMPOSE, PROJECTS, Entry, Record
+from gpurack.facts.record import COMPOSE, PROJECTS, Entry, Failed, Member, Record, Replacing, Test
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import addresses
 from gpurack.plan.models.desired import desire
+from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Step, WriteFile, WriteFiles
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
+from gpurack.spec.secret import Values
 
 SALT = "5a" * 16
 SYSTEMS = {
@@ -114,6 +118,22 @@ def recorded(*containers: Container) -> Record:
     return found
 
 
+class AnyId(str):
+    """The id of every container."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = str.__hash__
+
+
+class Passed(dict[Any, Any]):
+    """Test requests of which every one passed."""
+
+    def get(self, key: Any, default: Any = None) -> Test:
+        return Test(AnyId(), "2026-11-28T02:00:00Z", "", "")
+
+
 class Trusting(dict[Any, Any]):
     """A record in which every container with the right labels is ours, so that tests can change containers without
     changing the record."""
@@ -185,9 +205,11 @@ def host_state(**said: Any) -> HostFacts:
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
     manager: `dnf dnf5`. docker: version, or the map of docker info. gpus: their number, or their numbers in the order
     of their index.
-    record: by default it has all containers that carry our labels. counters: like probes, by name, `ada/alpha` in a
+    record: by default it has all containers that carry our labels. owners: instead of it, name → words for Entry.
+    counters: like probes, by name, `ada/alpha` in a
     user's Docker.
-    containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body]."""
+    tests: of every container one that passed. failed, tests: maps for Failed and Test, by name. replacing: maps for
+    Replacing. containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body]."""
     told = dict(said)
     words: dict[str, Any] = {"init": "systemd", "arch": "amd64", "address": "10.0.0.7", "docker": docker_info()}
     words["os"] = SYSTEMS[told.pop("os", "debian 13")]
@@ -200,6 +222,7 @@ def host_state(**said: Any) -> HostFacts:
         words["gpus"] = tuple(gpu(index, card) for index, card in enumerate(order))
         words["driver"] = Driver(kernel="580.159.04")
     if "driver" in told:
+        told["driver"] = {**told["driver"], "specs": cdi_specs(told["driver"].get("specs", {}))}
         words["driver"] = Driver(**{"kernel": "580.159.04", **told.pop("driver")})
     makers: dict[str, Any] = {
         "packages": lambda entries: {name: package(text) for name, text in entries.items()},
@@ -213,16 +236,54 @@ def host_state(**said: Any) -> HostFacts:
         "counters": lambda entries: {of_user(name): value for name, value in entries.items()},
         "secrets": lambda entries: {path: (mode, 0) for path, mode in entries.items()},
         "gpu_processes": lambda entries: tuple(GpuProcess(*entry) for entry in entries),
+        "failed": lambda entries: {of_user(name): Failed(**entry) for name, entry in entries.items()},
+        "tests": lambda entries: {of_user(name): Test(**entry) for name, entry in entries.items()},
+        "replacing": lambda entries: tuple(
+            Replacing(**{**entry, "members": tuple(Member(**one) for one in entry["members"])}) for entry in entries
+        ),
         "manager": rpm.manager,
         "cdi": frozenset,
         "tools": frozenset,
     }
     for key, value in told.items():
         words[key] = makers[key](value) if key in makers else value
+    words.setdefault("tests", Passed())
+    if "owners" in words:
+        owners = {name: Entry(None, "model", **entry) for name, entry in words.pop("owners").items()}
+        words["record"] = {"": owners}
     if "record" not in words:
         jobs = any(each.kind == "job" for each in words.get("containers", ()))
         words["record"] = recorded(*words["containers"]) if jobs else Trusting(Trusting(Entry(None, "model")))
     return HostFacts(**words)
+
+
+def models_plan(
+    spec: Host,
+    facts: HostFacts,
+    secrets: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    hf_token: str | None = None,
+    logins: Mapping[str, Mapping[str, str]] | None = None,
+    left_out: Iterable[str] = (),
+    **run: Any,
+) -> ModelsPlan:
+    """The plan of a host's models. secrets: model → name → value. run: fields of plan.run.Run."""
+    values = Values(secrets or {}, hf_token, logins or {})
+    return plan_models(spec, facts, Run(values=values, **{"salt": SALT, **run}), tuple(left_out))
+
+
+def cdi_specs(specs: dict[str, Any]) -> dict[str, CdiSpec]:
+    """CDI specs by path, from the words of a JSON case: nodes, gone, devices."""
+
+    def spec_of(nodes: dict[str, list[int]], devices: list[str], gone: Sequence[str] = ()) -> CdiSpec:
+        return CdiSpec(
+            {path: (major, minor) for path, (major, minor) in nodes.items()},
+            tuple(gone),
+            "nvidia.com/gpu",
+            frozenset(devices),
+        )
+
+    return {path: spec if isinstance(spec, CdiSpec) else spec_of(**spec) for path, spec in specs.items()}
 
 
 def of_user(name: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
-"""The `gpurack` command: one module for each verb. What they share: connect.py.
+"""The `gpurack` command: the arguments of every verb, and what each verb does. What they share: connect.py, lab.py.
 
-Open main.py first: the arguments of every verb.
+Arguments are in planning.py, observing.py, day_two.py, inventories.py and pinning.py; each imports its work when it is
+called. Open main.py first: the list of verbs.
 """

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from gpurack import screen
@@ -29,7 +29,7 @@ NO_ENDPOINTS = 'No model or service is reachable from other machines. Set `bind:
 class PublicEndpoint:
     """One line of the list. name: the model name in requests. address: the base URL. hosts: where it runs. through: the
     gateway in front of it, "" for none. keyed: requests need a key. curl: a test request that reads the key from $KEY;
-    "" for a web page."""
+    "" for a web page. maintenance: host → why it is in maintenance, for those of `hosts` that are."""
 
     name: str
     kind: Kind
@@ -39,6 +39,7 @@ class PublicEndpoint:
     through: str
     keyed: bool
     curl: str
+    maintenance: Mapping[str, str] = field(default_factory=dict)
 
 
 def public_endpoints(fleet: Mapping[str, Host], headers: Headers) -> list[PublicEndpoint]:
@@ -72,7 +73,9 @@ def public_endpoints(fleet: Mapping[str, Host], headers: Headers) -> list[Public
         kind = "API" if unknown else kind_of(key, model, weights_header(fleet, headers, host, model))
         for name in engine.serves(model, model.served_name or key):
             found[f"{host}/{key}", name] = model_endpoint(name, kind, address, model, (host,), "", bool(model.api_key))
-    return [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
+    ordered = [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
+    resting = {host: spec.maintenance for host, spec in fleet.items() if spec.maintenance}
+    return [replace(one, maintenance={host: resting[host] for host in one.hosts if host in resting}) for one in ordered]
 
 
 def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Connection]:
@@ -196,8 +199,9 @@ def markdown(found: Sequence[PublicEndpoint]) -> str:
 
 
 def runs_on(one: PublicEndpoint) -> str:
-    """`gpu1.lab, gpu2.lab`"""
-    return ", ".join(one.hosts)
+    """`gpu1.lab, gpu2.lab (maintenance: RMA until 15 Jan)`"""
+    why = {host: f" (maintenance: {reason})" for host, reason in one.maintenance.items()}
+    return ", ".join(f"{host}{why.get(host, '')}" for host in one.hosts)
 
 
 def as_data(found: Sequence[PublicEndpoint]) -> list[dict[str, Any]]:

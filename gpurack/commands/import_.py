@@ -1,8 +1,11 @@
 """The command `gpurack import`. Its exit code says if anything is left to do."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,9 +13,11 @@ from gpurack import screen
 from gpurack.importing import text as text_of
 from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.compose_yaml import dotenv
+from gpurack.importing.fit import placed
 from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
-from gpurack.spec.secret_names import holds_secret
+from gpurack.spec.gpus import GPU_KINDS
+from gpurack.spec.problems import Problem, by_fault, grouped
 
 ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
 HOST = "gpu1.lab"
@@ -25,6 +30,7 @@ def run(
     variables: Sequence[str],
     files: Sequence[str],
     profiles: Sequence[str],
+    hardware: Sequence[str],
     as_yaml: bool,
     as_json: bool,
 ) -> int:
@@ -33,19 +39,25 @@ def run(
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
         given = {**beside(None if host else source), **dict(pairs(variables, "--set"))}
+        gpus = gpus_of(hardware)
         imported = read(text, given, copies, profiles)
     except UnicodeDecodeError:
         screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
         return UNREADABLE
     except OSError as error:
-        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
+        hint = (
+            " Give an existing file, or - to read from standard input." if isinstance(error, FileNotFoundError) else ""
+        )
+        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.{hint}", err=True)
         return UNREADABLE
     except (NoCompose, NoInspect, Unread) as error:
         screen.echo(f"error  {host or called(source)}: {error}", err=True)
         return UNREADABLE
+    if gpus:
+        imported = placed(imported, gpus)
     printed = name or host or HOST
     if as_json:
-        refused = refusals(imported, printed)
+        refused = [str(problem) for problem in refusals(imported.data, printed)]
         findings = [{"kind": one.kind, "where": one.where, "what": one.what} for one in imported.findings]
         data = {
             "schema": screen.SCHEMA,
@@ -58,11 +70,12 @@ def run(
         return exit_code(imported, refused)
     if not any(imported.entries.values()):
         screen.echo("# No services found.")
-        screen.echo(text_of.comments(imported.findings), nl=False)
+        screen.echo(text_of.comments(imported), nl=False)
         return exit_code(imported, [])
     screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
-    refused = refusals(imported, printed)
-    screen.echo(text_of.comments(imported.findings, refused), nl=False)
+    problems = refusals(imported.data, printed)
+    refused = grouped(problems) if gpus else with_one_for_gpus(problems)
+    screen.echo(text_of.comments(imported, refused), nl=False)
     return exit_code(imported, refused)
 
 
@@ -95,8 +108,7 @@ def from_file(source: Path | None) -> str:
 def beside(source: Path | None) -> dict[str, str]:
     """The variables of `.env` beside a compose file, as Compose reads it. Secrets stay references."""
     env = source.parent / ".env" if source and source.suffix in (".yml", ".yaml") else None
-    found = dotenv(env.read_text(encoding="utf-8")) if env and env.is_file() else {}
-    return {name: value for name, value in found.items() if not value or not holds_secret(name, value)}
+    return dotenv(env.read_text(encoding="utf-8")) if env and env.is_file() else {}
 
 
 def from_host(host: str, inventory: Path | None) -> str:
@@ -115,18 +127,41 @@ def pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
     found = [text.partition("=") for text in texts]
     for name, equals, _ in found:
         if not (name and equals):
-            form = "PATH=COPY" if option == "--file" else "NAME=VALUE"
+            form = {"--file": "PATH=COPY", "--fit": "GPU=COUNT"}.get(option, "NAME=VALUE")
             raise click.BadParameter(f"expected {form}.", param_hint=option)
     return [(name, value) for name, _, value in found]
 
 
-def refusals(imported: Imported, host: str) -> list[str]:
-    """The errors that `gpurack plan` would report for the result."""
+def gpus_of(texts: Sequence[str]) -> dict[str, int]:
+    """The GPUs of `--fit A30=4`. Raises click.BadParameter."""
+    found = {}
+    for kind, count in pairs(texts, "--fit"):
+        if kind not in GPU_KINDS or not re.fullmatch(r"[1-9]\d?", count):
+            near = get_close_matches(kind, GPU_KINDS, 1)
+            hint = f"; do you mean {near[0]}?" if near and kind not in GPU_KINDS else "."
+            raise click.BadParameter(f"{kind}={count} is not a known GPU with its number, as in A30=4{hint}",
+                                     param_hint="--fit")  # fmt: skip
+        found[kind] = int(count)
+    return found
+
+
+def with_one_for_gpus(problems: Sequence[Problem]) -> list[str]:
+    """The lines of errors, with one for all GPUs that are claimed twice."""
+    claimed = [problem for problem in problems if problem.code == "gpu-claimed-twice"]
+    if len(by_fault(claimed)) < 2:
+        return grouped(problems)
+    names = ", ".join(dict.fromkeys(problem.path.removesuffix(".gpus").partition(".")[2] for problem in claimed))
+    what = f"{names}: other models claim the same GPUs. --fit A30=4, with the GPUs of your host, proposes a placement."
+    return [f"{claimed[0].host} {what}", *grouped([problem for problem in problems if problem not in claimed])]
+
+
+def refusals(data: Mapping[str, Any], host: str) -> list[Problem]:
+    """The errors that `gpurack plan` would report for a host with these fields."""
     from gpurack.inventory.fleet import check_fleet
     from gpurack.spec.problems import InventoryError
 
     try:
-        check_fleet({host: [imported.data]})
+        check_fleet({host: [data]})
     except InventoryError as error:
-        return [str(problem) for problem in error.problems]
+        return list(error.problems)
     return []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pyinfra.api import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_host
 
@@ -33,14 +34,19 @@ def inspect(name: str, inventory_file: Path | None) -> str:
     with connected(inventory, [host]) as state:
         if host not in state.active_hosts:
             raise Unreachable(connect_error(host))
-        with ctx_host.use(host):
-            try:
-                done, output = run(host, Command(COMMAND), _timeout=LIMIT)
-            except TimeoutError:
-                why = f"docker inspect did not finish in {LIMIT} s. Try `{by_ssh(name, sh('sudo docker ps'))}`."
-                raise Unreachable(why) from None
-            except Exception as error:
-                raise Unreachable(not_understood(error)) from None
+        return inspect_connected(host)
+
+
+def inspect_connected(host: Host) -> str:
+    """The output of `inspect.COMMAND` on a host with a connection. Raises Unreachable."""
+    with ctx_host.use(host):
+        try:
+            done, output = run(host, Command(COMMAND), _timeout=LIMIT)
+        except TimeoutError:
+            why = f"docker inspect did not finish in {LIMIT} s. Try `{by_ssh(host.name, sh('sudo docker ps'))}`."
+            raise Unreachable(why) from None
+        except Exception as error:
+            raise Unreachable(not_understood(error)) from None
     if not done:
         raise Unreachable(f"docker failed: {output.stderr.strip() or 'no output'}.")
     return str(output.stdout)

@@ -7,21 +7,35 @@ from typing import Literal
 
 from gpurack.engines import ENGINES
 from gpurack.engines.urls import endpoint
-from gpurack.facts.model import MISMATCH, Container, Gpu, HostFacts
+from gpurack.facts.gpus import MISMATCH
+from gpurack.facts.model import Container, HostFacts
 from gpurack.facts.parse import parse_time
 from gpurack.host_data import not_understood
+from gpurack.plan.host import unfinished
 from gpurack.plan.models import ledger
-from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.computing import on_the_cpu
+from gpurack.plan.models.failures import pending
+from gpurack.plan.models.health import Health, health, last_test, restarts_since_test
+from gpurack.plan.models.ownership import left_over
 from gpurack.plan.models.preflight import mismatch, unhealthy
+from gpurack.plan.models.slots import gpus_text, lost_gpus, matches
+from gpurack.plan.models.stopped import described, stop_of
 from gpurack.plan.system.docker import unanswered
+from gpurack.plan.system.gpu_host import gpu_errors
+from gpurack.spec.gpus import hardware
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 MIB_PER_GIB = 1024
+WELL = ("ok", "maintenance")
+"""States of a host that need no attention."""
 SHORT = {
     "wrong-model-answers": "another model answers at {url}",
     "model-failing": "answers HTTP {status}",
     "model-silent": "runs but does not answer",
+    "port-not-published": "runs but Docker no longer publishes its port {port}",
+    "model-held": "{why}{by}",
+    "model-stopped": "until the next run{by}",
 }
 """Codes whose messages are too long for a table."""
 FALLEN_OFF_BUS = 79
@@ -30,8 +44,8 @@ FALLEN_OFF_BUS = 79
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """One GPU. memory_used, memory_total: GiB. utilization: percent. All three are None for a lost GPU; `lost` then
-    says why and since when. models: those that have the GPU."""
+    """One GPU. memory_used, memory_total: GiB. utilization: percent. temperature: °C. Each is None if unknown.
+    lost: why it is lost, and since when. models: those that have the GPU."""
 
     index: int
     name: str
@@ -39,30 +53,40 @@ class GpuStatus:
     memory_used: float | None = None
     memory_total: float | None = None
     utilization: int | None = None
+    temperature: int | None = None
     reserved: bool = False
     lost: str = ""
     models: tuple[str, ...] = ()
 
 
-ModelState = Literal["ready", "loading", "DOWN", "UNKNOWN", "disabled"]
-HostCondition = Literal["ok", "DEGRADED", "UNREACHABLE"]
+ModelState = Literal["ready", "loading", "DOWN", "UNKNOWN", "held", "stopped", "disabled"]
+HostCondition = Literal["ok", "DEGRADED", "UNREACHABLE", "maintenance"]
 
 
 @dataclass(frozen=True)
 class ModelStatus:
     """One model or service. problem: why it is not ready. since: start of the state, None if unknown.
-    served: what the engine counted since its start, in `unit`; None if it does not count."""
+    restarted, tested: how often Docker restarted it since its last test, and when that was. served: what the engine
+    counted since its start, in `unit`; None if it does not count."""
 
     name: str
     engine: str
     gpus: str
     endpoint: str
+    port: int
     state: ModelState
     problem: Problem | None = None
     since: datetime | None = None
     restarts: int = 0
+    restarted: int = 0
+    tested: datetime | None = None
     served: float | None = None
     unit: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """False for a model that is listed first: it is down, or its host is not reachable."""
+        return self.state not in ("DOWN", "UNKNOWN")
 
     @property
     def why(self) -> str:
@@ -76,7 +100,7 @@ class ModelStatus:
 @dataclass(frozen=True)
 class HostStatus:
     """One host. reached: a snapshot was taken. now: the host's own clock. errors: about the host itself, each makes
-    it DEGRADED; notes: what does not."""
+    it DEGRADED; notes: what does not. maintenance: why it was not asked, "" if it was."""
 
     name: str
     reached: bool
@@ -86,18 +110,36 @@ class HostStatus:
     models: tuple[ModelStatus, ...] = ()
     errors: tuple[Problem, ...] = field(default_factory=tuple)
     notes: tuple[Problem, ...] = ()
+    maintenance: str = ""
 
     @property
     def state(self) -> HostCondition:
         """The state shown beside the host's name."""
+        if self.maintenance:
+            return "maintenance"
         if not self.reached:
             return "UNREACHABLE"
         return "DEGRADED" if self.errors else "ok"
 
+    @property
+    def down(self) -> int:
+        """The number of its models that are down."""
+        return sum(model.state == "DOWN" for model in self.models)
+
+    @property
+    def is_well(self) -> bool:
+        """Is it ok or in maintenance, with no model down? One that loads, or was stopped, is not down."""
+        return self.state in WELL and not self.down
+
 
 def lab_status(fleet: Mapping[str, Host], seen: Mapping[str, HostFacts], now: datetime) -> list[HostStatus]:
     """The status of every host of the inventory. now: the local time, for hosts that do not report theirs."""
-    return [host_status_or_error(name, spec, seen[name], now) for name, spec in fleet.items()]
+    return [
+        HostStatus(name, False, now, maintenance=spec.maintenance)
+        if spec.maintenance
+        else host_status_or_error(name, spec, seen[name], now)
+        for name, spec in fleet.items()
+    ]
 
 
 def host_status_or_error(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostStatus:
@@ -109,8 +151,8 @@ def host_status_or_error(name: str, spec: Host, facts: HostFacts, now: datetime)
 
 
 def is_well(lab: list[HostStatus]) -> bool:
-    """True if every host is ok and no model is down. A loading model is not down."""
-    return all(host.state == "ok" and all(model.state != "DOWN" for model in host.models) for host in lab)
+    """True if every host is well."""
+    return all(host.is_well for host in lab)
 
 
 def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostStatus:
@@ -123,10 +165,15 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
         True,
         facts.now or now,
         driver=facts.driver.kernel,
-        gpus=tuple(sorted([*working_gpus(spec, facts), *lost_gpus(facts)], key=lambda gpu: gpu.index)),
+        gpus=tuple(sorted([*working_gpus(spec, facts), *lost(facts)], key=lambda gpu: gpu.index)),
         models=models,
         errors=tuple(host_errors(spec, facts)),
-        notes=tuple(facts.notes),
+        notes=(
+            *facts.notes,
+            *left_over(spec, facts),
+            *pending(spec, facts),
+            *(problem for finding in unfinished(facts) for problem in finding.problems),
+        ),
     )
 
 
@@ -135,62 +182,58 @@ def host_errors(spec: Host, facts: HostFacts) -> list[Problem]:
     found = facts.hanging(without=("Docker",))
     if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
-    lost = lost_gpus(facts)
+    gone = lost(facts)
     if facts.driver.exit_code == MISMATCH:
         found.append(mismatch(facts))
-    elif lost:
-        found += [Problem.of("gpu-fell-off", gpu=gpu.index, what=gpu.lost) for gpu in lost]
+    elif gone:
+        found += [Problem.of("gpu-fell-off", gpu=gpu.index, what=gpu.lost) for gpu in gone]
     elif spec.wants_gpu and not (facts.gpus or facts.has_nvidia or {"NVIDIA", "AMD"} & facts.late.keys()):
         found.append(Problem.of("no-driver", wish=""))
     elif facts.driver.exit_code:
         found.append(Problem.of("nvidia-smi-failed", said=f"nvidia-smi: {facts.driver.message}"))
-    expected = sum(spec.hardware.values())
-    missing = expected - len(facts.gpus) - len(lost)
+    found += [*gpu_errors(spec, facts), *on_the_cpu(spec, facts).values()]
+    expected = len(hardware(spec))
+    missing = expected - sum(not gpu.parent for gpu in facts.gpus) - len(gone)
     if missing > 0 and not found:
         found.append(Problem.of("gpus-missing", missing=missing, expected=expected))
     return found
 
 
 def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
-    """The GPUs that answer."""
+    """The GPUs that answer. Models on MIG instances are shown at their GPU."""
     return [
         GpuStatus(
             gpu.index,
             gpu.name,
             gpu.uuid,
-            gpu.memory_used / MIB_PER_GIB,
-            gpu.memory_total / MIB_PER_GIB,
+            in_gib(gpu.memory_used),
+            in_gib(gpu.memory_total),
             gpu.utilization,
-            any(ledger.matches(wanted, gpu) for wanted in spec.reserved_gpus),
-            models=models_on(gpu.uuid, facts),
+            gpu.temperature,
+            any(matches(wanted, gpu) for wanted in spec.reserved_gpus),
+            models=tuple(
+                model
+                for one in facts.gpus
+                if gpu.uuid in (one.uuid, one.parent)
+                for model in models_on(one.uuid, facts)
+            ),
         )
         for gpu in facts.gpus
+        if not gpu.parent
     ]
 
 
-def lost_gpus(facts: HostFacts) -> list[GpuStatus]:
+def in_gib(mib: int | None) -> float | None:
+    """MiB in GiB; None if unknown."""
+    return None if mib is None else mib / MIB_PER_GIB
+
+
+def lost(facts: HostFacts) -> list[GpuStatus]:
     """The GPUs that the kernel lists and that do not answer, while others do."""
-    if facts.driver.exit_code == MISMATCH or not (facts.gpus or facts.driver.exit_code):
-        return []
-    working = {gpu.uuid for gpu in facts.gpus}
-    addresses = sorted(facts.driver.pci)
     return [
-        GpuStatus(
-            index_of_lost(position, facts.gpus, addresses),
-            "",
-            uuid,
-            lost=why_lost(pci, uuid, facts),
-            models=models_on(uuid, facts),
-        )
-        for position, pci in enumerate(addresses)
-        if (uuid := facts.driver.pci[pci]) not in working
+        GpuStatus(index, "", uuid, lost=why_lost(pci, uuid, facts), models=models_on(uuid, facts))
+        for pci, (index, uuid) in lost_gpus(facts).items()
     ]
-
-
-def index_of_lost(position: int, gpus: tuple[Gpu, ...], addresses: list[str]) -> int:
-    """The index that a lost GPU had: the missing one if only one is missing, else its position by PCI address."""
-    missing = sorted(set(range(len(addresses))) - {gpu.index for gpu in gpus})
-    return missing[0] if len(missing) == 1 else position
 
 
 def why_lost(pci: str, uuid: str, facts: HostFacts) -> str:
@@ -208,7 +251,7 @@ def why_lost(pci: str, uuid: str, facts: HostFacts) -> str:
 def models_on(uuid: str, facts: HostFacts) -> tuple[str, ...]:
     """The managed containers that were given this GPU."""
     found = [
-        container.name for container in facts.ours.values() if uuid in ledger.uuids_in(ledger.label(container.labels))
+        name for (_, name), container in facts.ours.items() if uuid in ledger.uuids_in(ledger.label(container.labels))
     ]
     return tuple(sorted(found))
 
@@ -219,15 +262,19 @@ def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> Mod
     counter = ENGINES[model.engine].counter
     condition, problem, since = model_state(name, spec, facts)
     container = facts.container(name, model.dockerd)
+    restarted, tested = restarts_since_test(name, model, facts)
     return ModelStatus(
         name,
         f"{model.engine} {model.version or ''}".strip(),
-        ledger.gpus_text(model).strip("[]") or "CPU",
+        gpus_text(model).strip("[]") or "CPU",
         endpoint(host_name, spec, model) if model.enabled else "",
+        model.port,
         condition,
         problem,
         since,
         container.restarts if container and model.enabled else 0,
+        restarted if model.enabled else 0,
+        time_or_none(tested),
         facts.counters.get((model.dockerd, name)) if model.enabled else None,
         counter.unit if counter else "",
     )
@@ -241,6 +288,10 @@ def model_state(name: str, spec: Host, facts: HostFacts) -> tuple[ModelState, Pr
     if facts.trouble:
         return "UNKNOWN", Problem.of("host-unreachable", path=path), None
     container = facts.container(name, model.dockerd)
+    stopped = stop_of(name, model, facts)
+    if stopped and not (container and container.running):
+        state: ModelState = "held" if stopped.hold else "stopped"
+        return state, described(stopped, facts, path), time_or_none(stopped.at)
     if container is None:
         late = facts.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
         if late:
@@ -274,6 +325,9 @@ def running_state(
             return "DOWN", Problem.of("container-restarts", path=path), None
         case Health.LOADING:
             return "loading", None, started
+        case Health.FAILED:
+            test = last_test(name, spec.entries[name], facts)
+            return "DOWN", unhealthy(name, spec, facts), time_or_none(test.since) if test else None
         case Health.NOT_ASKED:
             return "DOWN", Problem.of("readiness-not-checked", path=path), None
         case condition:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pyinfra import api as pyinfra
 from pyinfra.context import ctx_host
@@ -10,14 +11,15 @@ from pyinfra.context import ctx_host
 from gpurack import screen
 from gpurack.commands.connect import connect_error, connected, on_all_hosts
 from gpurack.commands.lock_ask import find_newest
+from gpurack.commands.replace_file import replace_file
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import read_fleet
-from gpurack.inventory.load import read_inventory
+from gpurack.inventory.load import APPLY, read_inventory
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
 from gpurack.locking.manifest import manifest
-from gpurack.locking.observe import keep, missing, observed, unread
+from gpurack.locking.observe import keep, loose, missing, observed, unread
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, facts, place, text
@@ -54,43 +56,52 @@ def write(console: screen.Console, inventory: Path) -> int:
         for model in absent:
             code = print_error(console, name, f"{model} has no container. Its entry in the lock is kept.")
         hosts[name] = keep(now, before, [*absent, *hidden])
+    hosts |= resting(console, fleet, old)
     print_changes(console, {name: (old.hosts.get(name, HostLock()), host) for name, host in hosts.items()})
     save(console, inventory, Lock(hosts=hosts))
+    if names := [name for name, lock in hosts.items() if name in states and loose(lock, states[name])]:
+        command = APPLY.format(inventory=inventory)
+        console.print(f"The locked packages are not on hold yet: {', '.join(names)}. Hold them: {command}")
     return code
 
 
-def check(console: screen.Console, inventory: Path) -> int:
+def check(console: screen.Console, inventory: Path, as_json: bool = False) -> int:
     """Print what drifted from the lock. Returns the exit code.
 
     1: something drifted, a host could not be inspected, or lock and inventory have different hosts.
+    as_json: also print it as JSON.
     """
     lock = read_lock(inventory)
     if lock is None:
         raise NotAsked([Problem.of("no-lock", "", str(place(inventory)), inventory=inventory)])
     fleet, states = fleet_and_snapshots(inventory)
-    code, pairs = 0, {}
+    pairs: dict[str, tuple[HostLock, HostLock]] = {}
+    errors: list[tuple[str, str]] = []
     for name, state in states.items():
         if state.trouble:
-            code = print_error(console, name, state.trouble)
+            errors.append((name, state.trouble))
         elif name not in lock.hosts:
-            code = print_error(console, name, "is not in the lock.")
+            errors.append((name, "is not in the lock."))
         else:
             try:
                 hidden = unread(fleet[name], state)
                 pairs[name] = (lock.hosts[name], keep(observed(fleet[name], state), lock.hosts[name], hidden))
             except Exception as error:
-                code = print_error(console, name, not_understood(error))
+                errors.append((name, not_understood(error)))
             else:
-                for sentence in unread_sentences(hidden):
-                    code = print_error(console, name, sentence)
-    for name in lock.hosts:
-        if name not in fleet:
-            code = print_error(console, name, NOT_IN_INVENTORY.format(inventory=inventory))
+                errors += [(name, sentence) for sentence in unread_sentences(hidden)]
+    errors += [(name, NOT_IN_INVENTORY.format(inventory=inventory)) for name in lock.hosts if name not in fleet]
+    for name, sentence in errors:
+        print_error(console, name, sentence)
+    code = 1 if errors else 0
+    if as_json:
+        screen.echo(screen.as_json(as_data(pairs, errors)))
+    left_alone = resting(console, fleet, lock)
     drifted = print_changes(console, pairs)
     if drifted:
         console.print(f"{drifted} drifted from {place(inventory)}.")
     elif not pairs:
-        console.print("Nothing could be compared.")
+        console.print("No other host was compared." if left_alone and not code else "Nothing could be compared.")
     else:
         console.print(f"{'All other hosts match' if code else 'All hosts match'} {place(inventory)}.")
     return 1 if drifted else code
@@ -131,10 +142,11 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
         except Exception as error:
             code, after = print_error(console, name, not_understood(error)), before
         pairs[name] = (before, after)
+    pairs |= {name: (before, before) for name, before in resting(console, fleet, old).items()}
     moved = print_changes(console, pairs)
     save(console, inventory, Lock(hosts={name: new for name, (_, new) in pairs.items()}))
     if moved:
-        console.print("The next run installs these versions.")
+        console.print(f"The next run installs these versions: {APPLY.format(inventory=inventory)}")
     return code
 
 
@@ -167,22 +179,45 @@ def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[st
     return fleet, on_all_hosts(loaded, fleet, snapshot_with_hashes)
 
 
+def resting(console: screen.Console, fleet: Mapping[str, Host], lock: Lock) -> dict[str, HostLock]:
+    """Print which hosts are in maintenance, and why. Return what the lock has of them, which stays."""
+    found = {name: spec.maintenance for name, spec in fleet.items() if spec.maintenance}
+    for name, why in found.items():
+        console.print(screen.line((name, "bold"), f"  maintenance: {why}. Not compared; the lock keeps what it has."))
+    return {name: lock.hosts[name] for name in found if name in lock.hosts}
+
+
 def unread_sentences(hidden: Mapping[str, Sequence[Problem]]) -> list[str]:
     """The errors about models whose Docker or weights did not answer."""
     return [f"{sentence} The lock keeps what it has." for sentence in grouped(chain(*hidden.values()))]
 
 
+def changes(old: HostLock, new: HostLock) -> list[tuple[str, str | None, str | None]]:
+    """What differs between two locks of a host: (fact, old, new), None where a lock does not have it."""
+    before, after = facts(old), facts(new)
+    every = ((fact, before.get(fact), after.get(fact)) for fact in sorted({*before, *after}))
+    return [(fact, was, now) for fact, was, now in every if was != now]
+
+
 def print_changes(console: screen.Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:
     """Print what differs between two locks of each host, old → new. Returns the number of lines."""
-    count = 0
-    for name, (old, new) in pairs.items():
-        before, after = facts(old), facts(new)
-        for fact in sorted({*before, *after}):
-            if before.get(fact) != after.get(fact):
-                count += 1
-                line = f"{fact}  {before.get(fact, '–')} → {after.get(fact, '–')}"
-                console.print(screen.line((name, "bold"), f"  {line}"))
-    return count
+    found = [(name, *change) for name, (old, new) in pairs.items() for change in changes(old, new)]
+    for name, fact, was, now in found:
+        line = f"{fact}  {'–' if was is None else was} → {'–' if now is None else now}"
+        console.print(screen.line((name, "bold"), f"  {line}"))
+    return len(found)
+
+
+def as_data(pairs: Mapping[str, tuple[HostLock, HostLock]], errors: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What drifted as JSON data. pairs: host → (lock, what is there). errors: (host, sentence)."""
+    return {
+        "schema": screen.SCHEMA,
+        "hosts": {
+            name: {"drift": [{"fact": fact, "locked": was, "found": now} for fact, was, now in changes(*pair)]}
+            for name, pair in pairs.items()
+        },
+        "errors": [{"host": host, "what": sentence} for host, sentence in errors],
+    }
 
 
 def print_error(console: screen.Console, host: str, sentence: str) -> int:
@@ -201,5 +236,5 @@ def save(console: screen.Console, inventory: Path, lock: Lock) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == content:
         console.print(f"{path} is up to date.")
         return
-    path.write_text(content, encoding="utf-8")
+    replace_file(path, content)
     console.print(f"Wrote {path}. Commit it.")

@@ -12,13 +12,11 @@ from gpurack.inventory.secrets import read_logins, read_token
 from gpurack.locking.gather import last_line, run_as_root
 from gpurack.locking.upgrade import News
 from gpurack.plan.packages.platforms import platform_of
-from gpurack.resources import read_text
+from gpurack.resources import modules_of, read_text
 from gpurack.shell import sh, word
 from gpurack.spec import host as spec
 from gpurack.spec.image_ref import split_digest
 
-PARTS = ("paths", "common", "safe_paths", "record", "dockerd", "hashes", "fetch", "images", "newest")
-"""Programs of files/, each after what it imports. They are sent along because the host's own may be older."""
 RUN = """\
 import json, sys, types
 given = json.load(sys.stdin)
@@ -27,6 +25,11 @@ for name, text in given["parts"]:
     exec(compile(text, name + ".py", "exec"), sys.modules[name].__dict__)
 sys.modules["newest"].main(given["job"])
 """
+
+
+def parts() -> list[tuple[str, str]]:
+    """(name, text) of newest.py and what it imports. They are sent along because the host's own may be older."""
+    return [(name, read_text(f"files/{name}.py")) for name in (*modules_of("newest"), "newest")]
 
 
 def find_newest(
@@ -40,16 +43,14 @@ def find_newest(
     if not (request["images"] or request["hubs"]):
         return News(packages, errors=errors)
     secrets = {"logins": read_logins(wanted), "hf_token": read_token(wanted)}
-    stdin = json.dumps(
-        {"parts": [(name, read_text(f"files/{name}.py")) for name in PARTS], "job": {**request, **secrets}}
-    )
+    stdin = json.dumps({"parts": parts(), "job": {**request, **secrets}})
     ok, lines = run_as_root(host, seen, sh("python3 -c {}", RUN), stdin=stdin)
-    images = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:\w+)", line))]
-    commits = [match.groups() for line in lines if (match := re.fullmatch(r"\S+: now (\w+) for (.+)", line))]
+    images = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:[0-9a-f]{64})", line))]
+    commits = [match.groups() for line in lines if (match := re.fullmatch(r"\S+: now (\w{1,64}) for (.+)", line, re.A))]
     references = {one["name"]: split_digest(one["reference"])[0] for one in request["images"]}
     return News(
         packages,
-        images={name: f"{references[name]}@{digest}" for name, digest in images},
+        images={name: f"{references[name]}@{digest}" for name, digest in images if name in references},
         commits={place: commit for commit, place in commits},
         errors=(
             *errors,

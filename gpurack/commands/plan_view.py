@@ -1,4 +1,4 @@
-"""What `gpurack plan` shows: the GPUs of every host with their models, endpoints, warnings, errors."""
+"""What `gpurack plan` shows: the GPUs of every host with their models, warnings, errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,54 +7,66 @@ from typing import Any
 
 from gpurack import screen
 from gpurack.engines import ENGINES
-from gpurack.engines.urls import endpoint
+from gpurack.engines.urls import endpoint, loopback_note, on_loopback
 from gpurack.plan.models.ledger import Ledger
 from gpurack.plan.models.memory import UNSEEN, Estimate
 from gpurack.plan.offline import Sizes, imagined_ledger
 from gpurack.screen import Text
-from gpurack.spec.gpus import GPU_KINDS, GpuSlot, hardware
+from gpurack.spec.gpus import GpuSlot, count_of, hardware, kind_of
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped
 
-BAR = 17
+BAR = 18
 """Characters of a GPU's bar."""
 LABEL = len("GPU 0-3")
 """Characters in front of it."""
+
+PROMISED = "* counted by the plan, not enforced by the engine"
+UNNAMED = "lab: not set. Name this inventory in `all`, and no other inventory can change or remove its models."
 
 
 def show(
     console: screen.Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str
 ) -> None:
     """Print the whole plan of an inventory without errors. apply: the command that applies it."""
-    console.print(headline(fleet, sizes.seen))
     for name, host in fleet.items():
-        console.print(screen.line((name, "bold"), f"   {gpus_of(host)}"))
-        for gpu in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
-            console.print(screen.line("  ", gpu))
+        resting = f" · maintenance: {host.maintenance}" if host.maintenance else ""
+        console.print(screen.line((name, "bold"), f"   {gpus_of(host)}{resting}"))
+        for shown in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
+            console.print(screen.line("  ", shown))
         details = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
-        details += endpoints(name, host)
         if jobs := [key for key, job in host.jobs.items() if job.enabled]:
             details.append(f"jobs: {', '.join(jobs)}")
         for line in details:
             console.print(screen.line("  ", (line, "dim")))
+    if note := loopback_note(
+        (name, endpoint(name, host, model))
+        for name, host in fleet.items()
+        for model in host.entries.values()
+        if model.enabled
+    ):
+        console.print(screen.line((note, "dim")))
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
-        how = "Run gpurack plan --live to inspect them."
+        how = "Run gpurack diff to inspect them."
         console.print(screen.line((f"not estimated: {many} with weights not inspected yet. {how}", "dim")))
     lines = grouped(warnings)
     for line in lines:
         console.print(screen.line(("warning", "yellow"), f"  {line}"))
-    console.print(f"0 errors, {counted(len(lines), 'warning')}. Apply: {apply}")
+    if not any(host.lab for host in fleet.values()):
+        console.print(screen.line((UNNAMED, "dim")))
+    warned = f" {counted(len(lines), 'warning')}." if lines else ""
+    console.print(f"{summary(fleet, sizes.seen)}{warned} Next: {apply}")
 
 
-def headline(fleet: Mapping[str, Host], seen: str = "") -> str:
-    """`3 hosts, 14 models (1 disabled) · offline · weights as seen 2026-11-19 · locked`"""
+def summary(fleet: Mapping[str, Host], seen: str = "") -> str:
+    """`3 hosts, 13 models, 1 disabled, locked. Weights as seen 2026-11-19.`"""
     entries = [model for host in fleet.values() for model in host.entries.values()]
     disabled = sum(not model.enabled for model in entries)
-    off = f" ({disabled} disabled)" if disabled else ""
-    as_seen = f" · weights as seen {seen}" if seen else ""
-    locked = " · locked" if any(host.lock for host in fleet.values()) else ""
-    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline{as_seen}{locked}"
+    off = f", {disabled} disabled" if disabled else ""
+    as_seen = f" Weights as seen {seen}." if seen else ""
+    locked = ", locked" if any(host.lock for host in fleet.values()) else ""
+    return f"{counted(len(fleet), 'host')}, {counted(len(entries) - disabled, 'model')}{off}{locked}.{as_seen}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -63,13 +75,13 @@ def counted(number: int, noun: str) -> str:
 
 
 def gpus_of(spec: Host) -> str:
-    """`4 × A30, 24.0 GiB`; without `hardware`, whether GPUs are expected."""
+    """`4 × A30 24 GiB`; without `hardware`, whether GPUs are expected."""
     if not spec.hardware:
         return "GPUs unknown (no hardware given)" if spec.wants_gpu else "CPU"
     parts = []
-    for name, count in spec.hardware.items():
-        size = f", {GPU_KINDS[name].memory:.1f} GiB" if name in GPU_KINDS else ""
-        parts.append(f"{count} × {name}{size}")
+    for name, cards in spec.hardware.items():
+        kind = kind_of(name, spec)
+        parts.append(f"{count_of(cards)} × {name}{f' {kind.memory:.0f} GiB' if kind else ''}")
     return " + ".join(parts)
 
 
@@ -112,17 +124,46 @@ def shares(spec: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]
 
 
 def gpu_map(spec: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
-    """One line per GPU (adjacent GPUs with the same models share a line) and one for the models on the CPU."""
+    """For every GPU (adjacent ones with the same models are one) its bar, and below it a line for each of its models.
+
+    The models on the CPU follow.
+    """
     alike = groupby(filled(spec), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
-    lines = [gpu_line(spec, list(gpus), estimates) for _, gpus in alike]
-    on_cpu = [key for key, model in spec.entries.items() if model.enabled and not model.gpus]
-    if on_cpu:
-        lines.append(screen.line(f"{'CPU'.ljust(LABEL)}  {', '.join(on_cpu)}"))
+    blocks = [(gpu_line(spec, list(gpus), estimates), shares) for (_, _, shares), gpus in
+              ((key, list(group)) for key, group in alike)]  # fmt: skip
+    on_cpu = [(key, None) for key, model in spec.entries.items() if model.enabled and not model.gpus]
+    cells = {key: entry_cells(spec, key, share) for _, shares in [*blocks, ("", on_cpu)] for key, share in shares}
+    widths = [max((len(row[column]) for row in cells.values()), default=0) for column in range(3)]
+
+    def row(label: str, key: str) -> Text:
+        name, share, engine, port = cells[key]
+        middle = f"{share.rjust(widths[1])}  " if widths[1] else ""
+        return screen.line(f"{label.ljust(LABEL)}  {name.ljust(widths[0])}  {middle}{engine.ljust(widths[2])}  {port}")
+
+    lines = [line for bar, shares in blocks for line in (bar, *(row("", key) for key, _ in shares))]
+    lines += [row("" if number else "CPU", key) for number, (key, _) in enumerate(on_cpu)]
+    if any(share.endswith("*") for _, share, _, _ in cells.values()):
+        lines.append(screen.line(" " * (LABEL + 2), (PROMISED, "dim")))
     return lines
 
 
+def entry_cells(spec: Host, key: str, share: float | None) -> tuple[str, str, str, str]:
+    """Name, share of its GPU, engine and port of an entry: `("bge-m3", "6 GiB", "vllm 0.33.0", ":8003")`.
+
+    A share that the engine does not enforce has a `*`. A port that other machines cannot reach follows its address.
+    """
+    model = spec.entries[key]
+    mark = "" if share is None else " " if ENGINES[model.engine].enforces_vram else "*"
+    bind = (
+        "localhost" if on_loopback(model.bind) else "" if model.bind in ("lan", "any", "0.0.0.0", "::") else model.bind
+    )
+    address = f"[{bind}]" if ":" in bind else bind
+    amount = "" if share is None else f"{share:g} GiB{mark}"
+    return key, amount, f"{model.engine} {model.version or ''}".strip(), f"{address}:{model.port}"
+
+
 def gpu_line(spec: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimate]) -> Text:
-    """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  qwen-7b`"""
+    """`GPU 0    █████████████░░░░░  17.4 / 24 GiB`"""
     first, last = gpus[0], gpus[-1].slot
     label = (f"GPU {first.slot.label}" if len(gpus) == 1 else f"GPU {first.slot.label}-{last.label}").ljust(LABEL)
     if first.slot.reserved:
@@ -130,45 +171,24 @@ def gpu_line(spec: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimat
     if not first.shares:
         return screen.line(f"{label}  ", ("░" * BAR, "green"), "  free")
     each = " each" if len(gpus) > 1 else ""
-    used, usable = used_and_usable(spec, first, estimates)
-    models = model_names(spec, first)
-    if used is None:
+    used, memory = used_of(first, estimates), first.slot.memory
+    if used is None or memory is None:
         amount = "whole GPU" if None in first.shares.values() else "? GiB"
-        return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {models}")
-    size = f" of {usable:.1f}" if usable else ""
-    full = min(BAR, round(BAR * used / usable)) if usable else BAR
-    amount = f"{'░' * (BAR - full)}  {used:.1f}{size} GiB{each}  {models}"
-    return screen.line(f"{label}  ", ("█" * full, "blue"), amount)
+        return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}")
+    full = min(BAR, round(BAR * used / memory))
+    return screen.line(f"{label}  ", ("█" * full, "blue"), f"{'░' * (BAR - full)}  {used:.1f} / {memory:.0f} GiB{each}")
 
 
-def used_and_usable(spec: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
-    """(GiB of a GPU in use, GiB that its models may use); None if unknown.
+def used_of(gpu: Filled, estimates: Mapping[str, Estimate]) -> float | None:
+    """GiB of a GPU in use; None if unknown.
 
     Models with `vram` use their share. A model without `vram` has the GPU for itself and uses its estimate.
     """
     fixed = [share for share in gpu.shares.values() if share is not None]
     if len(fixed) == len(gpu.shares):
-        return (sum(fixed), gpu.usable) if gpu.usable else (None, None)
+        return sum(fixed)
     (key,) = gpu.shares
-    if key not in estimates:
-        return None, None
-    memory = gpu.slot.memory
-    return estimates[key].total, ENGINES[spec.models[key].engine].budget(spec.models[key], memory) if memory else None
-
-
-def model_names(spec: Host, gpu: Filled) -> str:
-    """The models on a GPU, with their shares if there are several; `(promised)` if the engine cannot enforce `vram`."""
-    texts = []
-    for key, share in gpu.shares.items():
-        amount = f" {share:g}" if share is not None and len(gpu.shares) > 1 else ""
-        promised = " (promised)" if share is not None and not ENGINES[spec.models[key].engine].enforces_vram else ""
-        texts.append(f"{key}{amount}{promised}")
-    return ", ".join(texts)
-
-
-def endpoints(name: str, spec: Host) -> list[str]:
-    """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, the address for clients; `localhost` for loopback."""
-    return [f"{endpoint(name, spec, model)}  {key}" for key, model in spec.entries.items() if model.enabled]
+    return estimates[key].total if key in estimates else None
 
 
 def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:

@@ -5,43 +5,87 @@ from datetime import datetime
 from typing import Any
 
 from gpurack import screen
-from gpurack.commands.lab_status import GpuStatus, HostStatus, ModelStatus
+from gpurack.commands.lab_status import WELL, GpuStatus, HostStatus, ModelStatus
+from gpurack.engines.urls import loopback_note
+from gpurack.plan.models.health import age, times
 from gpurack.screen import Text
+from gpurack.spec.problems import grouped
 
-COLOURS = {"ok": "green", "DEGRADED": "red", "UNREACHABLE": "red"} | {
+COLOURS = {"ok": "green", "maintenance": "yellow", "DEGRADED": "red", "UNREACHABLE": "red"} | {
     "ready": "green", "loading": "yellow", "DOWN": "red", "UNKNOWN": "red", "disabled": "dim",
+    "held": "yellow", "stopped": "yellow", "note": "yellow",
 }  # fmt: skip
 JSON_STATES = {"DEGRADED": "SICK", "UNKNOWN": "DOWN"}
 """States that `--json` has by an older name, which scripts read."""
-BAD = ("DOWN", "UNKNOWN")
-"""The models that are listed first."""
+STOPPED = ("held", "stopped")
+"""States of a model that an admin stopped."""
+STATES = len("UNREACHABLE") + 1
+"""The width of the column of states."""
 
 
-def show(console: screen.Console, lab: Sequence[HostStatus]) -> None:
-    """Print the hosts with their GPUs, the models with those that are down first, and all errors and notes."""
-    hosts = screen.table()
+def show(console: screen.Console, lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> None:
+    """Print what needs attention, then one line for each host that is well. now: when the hosts were inspected.
+
+    verbose: also every GPU, and every model with its address.
+    """
+    names = max((len(host.name) for host in lab), default=0)
+
+    def row(state: str, host: str, *parts: screen.Part) -> None:
+        front = (state.ljust(STATES), COLOURS[state]), f"{host.ljust(names)}  "
+        console.print(screen.line(*front, *parts), soft_wrap=True)
+
     for host in lab:
-        driver = f"driver {host.driver}" if host.driver else ""
-        texts = [part for index, gpu in enumerate(host.gpus) for part in (" · ", *gpu_text(gpu, index == 0))][1:]
-        gpus = screen.line(*(texts or ["no GPUs" if host.reached else ""]))
-        hosts.add_row(host.name, coloured(host.state), driver, gpus)
-    console.print(hosts)
-    rows = [(host, model) for host in lab for model in host.models]
-    if rows:
-        models = screen.table("MODEL", "HOST", "GPU", "STATE", "SERVED", "ENDPOINT")
-        for host, model in sorted(rows, key=lambda row: row[1].state not in BAD):
-            models.add_row(
-                model.name, host.name, model.gpus, coloured(model.state, state_text(model, host.now)),
-                served_text(model), model.endpoint,
-            )  # fmt: skip
-        console.print()
-        console.print(models)
+        for model in host.models:
+            if model.state in ("DOWN", "loading", *STOPPED):
+                row(model.state, host.name, model_text(model, host.now))
     for host in lab:
         for error in host.errors:
-            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {error.what}"), soft_wrap=True)
-        for note in host.notes:
-            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {note.what}"), soft_wrap=True)
-    console.print(summary(lab))
+            row(host.state, host.name, error.message)
+            if error.hint:
+                console.print(screen.line(f"  hint: {error.hint}"), soft_wrap=True)
+    for host in lab:
+        if host.maintenance:
+            row("maintenance", host.name, host.maintenance)
+        elif host.state == "ok" and all(model.is_up for model in host.models):
+            row("ok", host.name, counts(host))
+        for note in grouped(host.notes):
+            row("note", host.name, note)
+    if verbose:
+        show_details(console, lab)
+    console.print(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.", soft_wrap=True)
+
+
+def show_details(console: screen.Console, lab: Sequence[HostStatus]) -> None:
+    """Print every GPU and every model, host by host."""
+    for host in lab:
+        console.print()
+        driver = f"   driver {host.driver}" if host.driver else ""
+        console.print(screen.line((host.name, "bold"), driver), soft_wrap=True)
+        for gpu in host.gpus:
+            console.print(screen.line("  ", *gpu_text(gpu)), soft_wrap=True)
+        models = screen.table()
+        for model in host.models:
+            text = state_text(model, host.now)
+            state = coloured(model.state, text) if host.state == "ok" or model.state != "ready" else text
+            models.add_row(f"  {model.name}", state, served_text(model), model.endpoint)
+        if host.models:
+            console.print(models)
+    console.print()
+    if note := loopback_note((host.name, model.endpoint) for host in lab for model in host.models):
+        console.print(screen.line((note, "dim")), soft_wrap=True)
+
+
+def counts(host: HostStatus) -> str:
+    """`4 GPUs, 8 of 8 ready, 1 disabled`."""
+    enabled = [model for model in host.models if model.state != "disabled"]
+    parts = [counted(len(host.gpus), "GPU") if host.gpus else "no GPUs"]
+    if enabled:
+        parts.append(f"{sum(model.state == 'ready' for model in enabled)} of {len(enabled)} ready")
+    states = [model.state for model in enabled]
+    parts += [f"{states.count(state)} {state}" for state in STOPPED if state in states]
+    if off := len(host.models) - len(enabled):
+        parts.append(f"{off} disabled")
+    return ", ".join(parts)
 
 
 def coloured(state: str, text: str = "") -> Text:
@@ -49,22 +93,51 @@ def coloured(state: str, text: str = "") -> Text:
     return screen.line((text or state, COLOURS[state]))
 
 
-def gpu_text(gpu: GpuStatus, first: bool = True) -> tuple[screen.Part, ...]:
-    """`GPU 0 20.9 GiB 63 %`, for `screen.line`. Only the host's first GPU carries the word and the unit."""
-    label = f"GPU {gpu.index}" if first else f"{gpu.index}"
+def gpu_text(gpu: GpuStatus) -> tuple[screen.Part, ...]:
+    """`GPU 0  21.3 / 24 GiB  util 63 %  61 °C  alpha, beta`, for `screen.line`."""
+    label = f"GPU {gpu.index}"
     if gpu.lost:
-        return ((f"{label} lost", "red"),)
+        return ((f"{label}  {gpu.lost}", "red"),)
+    texts = [label]
+    if gpu.memory_used is not None and gpu.memory_total is not None:  # None where GPU and CPU share memory
+        texts.append(f"{gpu.memory_used:.1f} / {gpu.memory_total:.0f} GiB")
+    if gpu.utilization is not None:
+        texts.append(f"util {gpu.utilization} %")
+    if gpu.temperature is not None:
+        texts.append(f"{gpu.temperature} °C")
     if gpu.reserved:
-        return (f"{label} ", ("reserved", "dim"))
-    utilization = f" {gpu.utilization} %" if gpu.utilization is not None else ""
-    return (f"{label} {gpu.memory_used:.1f}{' GiB' if first else ''}{utilization}",)
+        texts.append("reserved")
+    if gpu.models:
+        texts.append(", ".join(gpu.models))
+    return ("  ".join(texts),)
+
+
+def model_text(model: ModelStatus, now: datetime) -> str:
+    """`bge-m3 :8000 since 02:11 (49 min), 41 restarts: exited with code 1`."""
+    text = f"{model.name} :{model.port}"
+    if model.since:
+        text += f" since {clock(model.since, now)} ({age(model.since, now)})"
+    return text + restarts_text(model, now) + (f": {model.why}" if model.why else "")
 
 
 def state_text(model: ModelStatus, now: datetime) -> str:
-    """`ready 6 d` · `loading 40 s` · `DOWN 5 h: exited with code 1, 41 restarts` · `disabled`"""
+    """`ready 6 d` · `ready 2 h, restarted 3 times since 14:02` · `DOWN 5 h: exited with code 1, 41 restarts`"""
     text = f"{model.state} {age(model.since, now)}".strip()
     text += f": {model.why}" if model.why else ""
-    return text + (f", {counted(model.restarts, 'restart')}" if model.restarts else "")
+    return text + restarts_text(model, now)
+
+
+def restarts_text(model: ModelStatus, now: datetime) -> str:
+    """`, restarted 3 times since 14:02` for a ready model that was since its last test; else all of Docker's count."""
+    if model.state == "ready" and model.restarted and model.tested:
+        return f", restarted {times(model.restarted)} since {clock(model.tested, now)}"
+    return f", {counted(model.restarts, 'restart')}" if model.restarts else ""
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """`14:02`, or `2026-11-19 14:02` on another day. In the time zone of `now`."""
+    local = moment.astimezone(now.tzinfo)
+    return f"{local:%H:%M}" if local.date() == now.date() else f"{local:%Y-%m-%d %H:%M}"
 
 
 def served_text(model: ModelStatus) -> str:
@@ -72,31 +145,17 @@ def served_text(model: ModelStatus) -> str:
     return f"{model.served:,.0f} {model.unit}" if model.served is not None else ""
 
 
-def age(since: datetime | None, now: datetime) -> str:
-    """The time between two moments in its largest unit; "" without a start.
-
-    >>> from datetime import UTC
-    >>> age(datetime(2026, 11, 14, tzinfo=UTC), datetime(2026, 11, 20, 9, tzinfo=UTC))
-    '6 d'
-    """
-    if since is None:
-        return ""
-    seconds = max(0, int((now - since).total_seconds()))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size or (unit == "d" and seconds >= size):
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
 def summary(lab: Sequence[HostStatus]) -> str:
-    """`11 of 13 ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab.`"""
+    """`11 of 13 ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
     states = [model.state for host in lab for model in host.models if model.state != "disabled"]
-    bad = [host.name for host in lab if host.state != "ok"]
+    bad = [host.name for host in lab if host.state not in WELL]
     text = f"{states.count('ready')} of {len(states)} ready"
-    for state in ("loading", "DOWN", "UNKNOWN"):
+    for state in ("loading", *STOPPED, "DOWN", "UNKNOWN"):
         text += f", {states.count(state)} {state.lower()}" if state in states else ""
     if bad:
         text += f". {counted(len(bad), 'host')} {'needs' if len(bad) == 1 else 'need'} attention: {', '.join(bad)}"
+    if resting := [host.name for host in lab if host.maintenance]:
+        text += f". In maintenance: {', '.join(resting)}"
     return f"{text}."
 
 
@@ -112,6 +171,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
         "hosts": {
             host.name: {
                 "state": JSON_STATES.get(host.state, host.state),
+                "maintenance": host.maintenance or None,
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
                 "troubles": [error.what for error in host.errors],

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gpurack.engines.base import Engine
 from gpurack.engines.custom import Custom
-from gpurack.engines.hints import COMMON, Hint
+from gpurack.engines.hints import COMMON, CUDA, Hint
 from gpurack.engines.litellm import Litellm
 from gpurack.engines.llama_cpp import LlamaCpp
 from gpurack.engines.llama_cpp_python import LlamaCppPython
@@ -33,7 +33,7 @@ def hints_of(name: str) -> list[Hint]:
     """Return the hints for an engine's error output. An unknown image (custom) may contain any engine."""
     engine = ENGINES[name]
     engines = ENGINES.values() if isinstance(engine, Custom) else [engine]
-    return [*COMMON, *(hint for one in engines for hint in one.hints)]
+    return [*COMMON, *CUDA, *(hint for one in engines for hint in one.hints)]
 
 
 def weights_of(entry: Model | Job) -> list[Weights]:

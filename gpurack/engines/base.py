@@ -17,6 +17,7 @@ from gpurack.engines.dialect import Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.engines.probes import CudaProbe
 from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.problems import Problem
@@ -36,6 +37,10 @@ Word = tuple[str, str]
 Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST request"""
 
+
+CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RERANK, CLASSIFY, POOLING = "/v1/rerank", "/classify", "/pooling"
+"""Paths of test requests."""
 
 RUNS_NO_MODEL: Mapping[str, str] = {
     "gpus": "It runs no model itself. Remove `gpus`.",
@@ -152,10 +157,20 @@ class Engine(ABC):
     """Can it use only one GPU?"""
     enforces_vram: ClassVar[bool] = False
     """Does it limit itself to its share of a GPU's memory?"""
+    profiles_memory: ClassVar[bool] = False
+    """Does it measure the free memory of its GPUs while it starts? Two at once on a GPU would count each other's."""
+    logs_cuda: ClassVar[bool] = False
+    """May it hold no memory on its GPUs, so that only its log says whether CUDA works?"""
     min_compute: ClassVar[str | None] = None
     """The lowest NVIDIA compute capability that its images support."""
+    amd64_only: ClassVar[str] = ""
+    """What to do on an arm64 host if the images of a version do not run there; "" if they do, or if it is unknown."""
+    cuda_probe: ClassVar[CudaProbe | None] = None
+    """How its image shows whether CUDA works; None if it cannot."""
     counter: ClassVar[Counter | None] = None
     """Its counter of served requests or tokens; None if it has none."""
+    running: ClassVar[str] = ""
+    """The name of its number of running requests, at the counter's path; "" if it has none."""
     only_version: ClassVar[str | None] = None
     """The version of an engine without new releases, so that an entry may omit it."""
     successor: ClassVar[str] = ""
@@ -210,18 +225,25 @@ class Engine(ABC):
         """Return into how many equal parts its flags (given) divide its context. A request gets one."""
         return 1
 
+    def test_paths(self, model: Model) -> Sequence[str]:
+        """Return the paths of test requests that fit the mode that the entry sets, the most likely one first.
+
+        A server may answer others with an error, or crash.
+        """
+        return CHAT, COMPLETION, EMBEDDING, RERANK
+
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """Return test requests. A working server answers at least one; empty: being ready is enough.
 
-        names: the names it serves, or for a service those of the models behind it.
+        None asks for more than one token. names: the names it serves, or for a service those of the models behind it.
         """
         said, named = "Hello", {"model": next(iter(names), "")}
-        return [
-            ("/v1/chat/completions", {"messages": [{"role": "user", "content": said}], "max_tokens": 1, **named}),
-            ("/v1/completions", {"prompt": said, "max_tokens": 1, **named}),
-            ("/v1/embeddings", {"input": said, **named}),
-            ("/v1/rerank", {"query": said, "documents": [said], **named}),
-        ]
+        bodies: Mapping[str, Mapping[str, Any]] = {
+            CHAT: {"messages": [{"role": "user", "content": said}], "max_tokens": 1},
+            COMPLETION: {"prompt": said, "max_tokens": 1},
+            RERANK: {"query": said, "documents": [said]},
+        }
+        return [(path, {**bodies.get(path, {"input": said}), **named}) for path in self.test_paths(model)]
 
     def unclaimed(self, model: Model, name: str) -> str | None:
         """Return the volume of a database in which the first visitor becomes the administrator.
@@ -234,6 +256,13 @@ class Engine(ABC):
         """Return the setting (`env.X`, `compose.volumes`) of an accounts database that gpurack does not check.
 
         None if there is none, or if the inventory defines the first account.
+        """
+        return None
+
+    def database(self, model: Model, name: str) -> tuple[str, str] | None:
+        """Return the volume and the file in it of an SQLite database that a newer version changes at its start.
+
+        It is copied before, since no older version can use it then. None if there is none, or gpurack does not know it.
         """
         return None
 
@@ -257,6 +286,13 @@ class Engine(ABC):
         """Does it compute with the graphics driver (Vulkan, OpenGL)?
 
         Then no list of compute processes contains it: nvidia-smi lists those of CUDA, KFD lists those of ROCm.
+        """
+        return False
+
+    def holds_gpus(self, model: Model) -> bool:
+        """Does it have memory on its GPUs whenever it is ready?
+
+        False if it loads models on demand or computes on the CPU on purpose, and if that is unknown.
         """
         return False
 

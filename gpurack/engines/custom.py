@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from gpurack.engines.args import flags
 from gpurack.engines.base import Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run
+from gpurack.engines.probes import PYTHON
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
@@ -37,6 +38,8 @@ class Custom(Engine):
     base_path = ""
     ready_path = "/"
     service = None
+    cuda_probe = PYTHON
+    logs_cuda = True
     unused: ClassVar = {
         "version": "Name the whole image, with its tag, in `image`.",
         "context": "Use `args` or `env`, as the image expects it.",

@@ -28,7 +28,8 @@ class Dialect:
 
     programs: the words with which its command may begin, before the flags. positional: may its first word be the
     weights? short: short and old flags → the long flag of today. one_dash: flags of several letters with one dash.
-    switches: flags that never take a value, in addition to SWITCHES. several: flags that take several words.
+    switches: flags that never take a value, in addition to SWITCHES. paired: is each flag with a `--no-` twin a switch
+    (argparse.BooleanOptionalAction)? several: flags that take several words.
     keeps_spelling: does its parser distinguish dashes from underscores, so that `args` must keep the flag as it was
     written?
 
@@ -55,6 +56,7 @@ class Dialect:
     short: Mapping[str, str] = field(default_factory=dict)
     one_dash: Collection[str] = ()
     switches: Collection[str] = ()
+    paired: bool = False
     several: Collection[str] = ()
     keeps_spelling: bool = False
 

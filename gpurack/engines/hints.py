@@ -1,5 +1,6 @@
 """Hints for the errors of servers that exit. The runner on the host chooses one (files/remedies.py)."""
 
+import re
 from dataclasses import dataclass
 
 MEMORY = "give it more or larger GPUs, reduce its `context`, or lower the `vram` of models that share its GPUs"
@@ -23,46 +24,200 @@ class Hint:
     """A hint for a line in a server's output.
 
     pattern: regular expression for the line, in any case. text: the hint. on_cpu: the hint for a model without GPUs, if
-    it differs.
+    it differs. weak: does it count only if no other line has a hint? Engines print such lines after the cause.
     """
 
     pattern: str
     text: str
     on_cpu: str = ""
+    weak: bool = False
 
     @property
-    def payload(self) -> list[str]:
-        """What the runner on the host gets: pattern, hint, hint without GPUs."""
-        return [self.pattern, self.text, self.on_cpu or self.text]
+    def payload(self) -> tuple[str, str, str, bool]:
+        """What the runner on the host gets: pattern, hint, hint without GPUs, is it weak?"""
+        return self.pattern, self.text, self.on_cpu or self.text, self.weak
 
+
+CUDA = (
+    Hint(
+        r"insufficient for CUDA runtime version",
+        "The NVIDIA driver is too old for its image, or the container got no driver. Compare `CUDA Version` of "
+        "`nvidia-smi` with the image's; install a newer driver, or set an older `version`.",
+    ),
+    Hint(
+        r"NVIDIA driver on your system is too old|NVIDIA driver too old|unsatisfied condition: cuda"
+        r"|not supported in the installed CUDA driver|compiled with an unsupported toolchain",
+        "The NVIDIA driver is too old for its image. Compare `CUDA Version` of `nvidia-smi` with the image's; install "
+        "a newer driver, or set an older `version`.",
+    ),
+    Hint(
+        r"no CUDA-capable device is detected|No CUDA GPUs are available",
+        "The container got no GPU that it can open. Run `systemctl restart nvidia-cdi-refresh` on the host. Neither "
+        "the image nor `compose` may set CUDA_VISIBLE_DEVICES.",
+    ),
+    Hint(
+        r"libcuda\.so\.1: cannot open shared object|NVML: Driver Not Loaded",
+        "The container got no driver. Run `nvidia-smi` on the host. If that works, run "
+        "`systemctl restart nvidia-cdi-refresh`.",
+    ),
+    Hint(
+        r"Failed to infer device type|could not verify NVIDIA driver compatibility",
+        "It cannot use the driver. Run `nvidia-smi` on the host, then `gpurack verify`, which tests CUDA in "
+        "containers.",
+        weak=True,
+    ),
+    Hint(
+        r"GPUs that CUDA sees: \d+ of \d+",
+        "A GPU is missing in the container, or has failed. Run `nvidia-smi -L` and "
+        "`systemctl restart nvidia-cdi-refresh` on the host.",
+    ),
+    Hint(
+        r"busy or unavailable",
+        "Another process has the GPU for itself, or the GPU is in MIG mode without an instance. Check "
+        "`nvidia-smi -q -d COMPUTE` and `nvidia-smi -L`; `nvidia-smi -c DEFAULT` allows several processes.",
+    ),
+    Hint(
+        r"(CUDA|cuda).*initialization error",
+        "CUDA could not start in the container. Check on the host: `nvidia-smi`, and the permissions of /dev/nvidia*.",
+    ),
+    Hint(r"CUDA driver is a stub library", "LD_LIBRARY_PATH names a folder `stubs` of CUDA. Remove it from `env`."),
+    Hint(r"valid Grid license", "The vGPU has no licence. Check `nvidia-smi -q | grep -i license` and nvidia-gridd."),
+    Hint(
+        r"uncorrectable (ECC|NVLink) error",
+        "The GPU's hardware failed. Check `nvidia-smi -q -d ECC,ROW_REMAPPER` and `dmesg | grep -i xid`, then reset "
+        "the GPU or reboot the host.",
+    ),
+    Hint(
+        r"OS call failed or operation not supported on this OS",
+        "The kernel refused a call of CUDA. Check seccomp and AppArmor settings in `compose`, and `dmesg`.",
+    ),
+    Hint(
+        r"illegal memory access|unspecified launch failure",
+        "A kernel of the engine failed on the GPU. Check `dmesg | grep -i xid`. If only this model fails, try another "
+        "`version`; if only this GPU fails, another GPU.",
+    ),
+    Hint(
+        r"(CUDA.*|Error 80[01]: |Cuda failure 80[01].*)operation not (permitted|supported(?! on))",
+        "The GPU or the virtual machine does not allow what the engine asks for, such as direct copies between GPUs. "
+        'Try env: {"NCCL_P2P_DISABLE": "1"}.',
+    ),
+    Hint(
+        r"system not yet initialized",
+        "The NVSwitch fabric is not ready. Check `systemctl status nvidia-fabricmanager`; its version must be the "
+        "driver's.",
+    ),
+    Hint(
+        r"unsupported display driver / cuda driver combination|Driver/library version mismatch",
+        "Library and kernel module of the driver differ. Reboot the host if the driver was upgraded. If `nvidia-smi` "
+        "works on the host, the image's own CUDA compat library is in the way: set "
+        'env: {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}.',
+    ),
+    Hint(
+        r"forward compatibility was attempted",
+        "The image's CUDA compat library does not support this kind of GPU. Install a newer driver, or set an older "
+        "`version`.",
+    ),
+    Hint(
+        r"MPS client failed to connect|MPS server is not ready",
+        "CUDA is told to use MPS, and its server does not answer. Run `echo quit | nvidia-cuda-mps-control` on the "
+        "host, and remove CUDA_MPS_PIPE_DIRECTORY from `env`.",
+    ),
+    Hint(
+        r"(CUDA.*|Error 999: ?)unknown error|CUDA_ERROR_UNKNOWN",
+        "/dev/nvidia-uvm is missing in the container, or has another number than on the host. Run "
+        "`nvidia-modprobe -u -c 0 && systemctl restart nvidia-cdi-refresh` on the host, and remove old specs in "
+        "/etc/cdi. After suspend and resume: `rmmod nvidia_uvm && modprobe nvidia_uvm`.",
+    ),
+    Hint(
+        r"Failed to initialize NVML: Unknown Error",
+        "The container lost its GPUs, as containers of the older GPU hook do when systemd reloads. Restart it.",
+    ),
+    Hint(
+        r"unresolvable CDI devices",
+        "No CDI spec names its GPU. Run `systemctl restart nvidia-cdi-refresh` on the host; `nvidia-ctk cdi list` "
+        "shows the names.",
+    ),
+    Hint(
+        r"NCCL error|ncclUnhandledCudaError|ncclSystemError|Watchdog caught collective operation timeout",
+        "The exchange of data between its GPUs failed. "
+        'Try env: {"NCCL_P2P_DISABLE": "1"}. Possible causes: IOMMU without `iommu=pt`, '
+        "or ACS on PCIe bridges.",
+        weak=True,
+    ),
+)
+"""Hints for CUDA's errors. Their words: cuGetErrorString of driver 550, cudaGetErrorString of CUDA 13.5."""
 
 COMMON = (
-    # The runner's first line is the exit code. A later match wins, so this hint is the weakest.
-    Hint(r"^exit code 137$", f"It was killed. The kernel does this when memory runs out (check: dmesg): {MEMORY}."),
     Hint(
-        r"out of memory|OutOfMemory|Not enough memory|cudaMalloc failed|failed to allocate|bad_alloc|MemoryError"
-        r"|Cannot allocate memory",
+        r"^exit code 137$",
+        "It was killed. The kernel does this when the host's memory runs out (check: `dmesg | grep -i oom`). Use a "
+        "smaller model or `context`, or raise the limit that `compose` sets.",
+        weak=True,
+    ),
+    Hint(r"failed to load model", WEIGHTS, weak=True),
+    Hint(
+        r"out of memory|OutOfMemory|Not enough memory|cudaMalloc failed|failed to allocate",
         NO_ROOM,
         NO_ROOM_ON_HOST,
     ),
+    Hint(r"bad_alloc|\bMemoryError|Cannot allocate memory|DefaultCPUAllocator|failed to allocate CPU", NO_ROOM_ON_HOST),
     Hint(r"/dev/shm", 'It needs more shared memory. Set compose: {"shm_size": "64gb"}, or {"ipc": "host"}.'),
     Hint(
         r"no new privileges|effective uid is not 0",
         "Its image uses sudo or another setuid program. Use an image that does not, or set "
         'compose: {"security_opt": ["no-new-privileges:false"]}.',
     ),
-    Hint(r"needs as many GPUs", TOO_FEW_GPUS),
+    # after the hint about memory: ROCm's sentence says "failed to allocate the necessary resources"
+    Hint(
+        r"HSA_STATUS_ERROR_OUT_OF_RESOURCES",
+        "ROCm could not open the GPU or create its queues. That does not depend on the size of the model. Check the "
+        "groups of /dev/kfd and /dev/dri, and `dmesg | grep -i -e amdgpu -e kfd` on the host.",
+    ),
+    Hint(r"needs as many GPUs|invalid device ordinal", TOO_FEW_GPUS),
     Hint(r"is not divisible by", HEADS),
-    Hint(r"needs compute capability|no kernel image is available", WRONG_GPU),
+    Hint(r"needs compute capability|no kernel image is available|device kernel image is invalid", WRONG_GPU),
+    Hint(
+        r"exec format error",
+        "Its image is for another architecture than the host. Choose one for it (`docker image inspect` shows it).",
+    ),
+    Hint(
+        r"gated repo|GatedRepoError|restricted and you are not in the authorized list",
+        "The repository is gated. Accept its licence on the hub with your account, and set `hf_token`.",
+    ),
+    Hint(
+        r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic has been disabled|couldn.t connect to "
+        r".https://huggingface\.co",
+        "It looks for a file on a hub, but engines run offline: the file is missing in `weights`. Fetch the whole "
+        "repository, with tokenizer and config.",
+    ),
+    Hint(
+        r"architectures .* are not supported|does not recognize this architecture|unknown model architecture",
+        "This version of the engine does not know the model's architecture. Set a newer `version`, or use another "
+        "engine.",
+    ),
+    Hint(
+        r"custom code which must be executed|Please pass the (argument|option) .?trust_remote_code",
+        "Its weights contain code that has to run. If you trust their author, set args: "
+        '{"trust-remote-code": true}; otherwise use other weights.',
+    ),
     Hint(
         r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
         r"|No such option|invalid value ('.*' )?for '-",
         "It does not accept one of its arguments, or its value. Correct `args`.",
     ),
     Hint(
-        r"config\.json.{0,3} not found|is not a local folder|failed to load model|Cannot find any model weights"
+        r"invalid tool call parser|tool-call-parser: invalid choice",
+        "This version of the engine has no such tool parser. Set one that the message lists, or a newer `version`.",
+    ),
+    Hint(
+        r"config\.json.{0,3} not found|is not a local folder|Cannot find any model weights"
         r"|HeaderTooLarge|invalid magic",
         WEIGHTS,
     ),
 )
-"""Hints for what several engines use: CUDA, PyTorch, Transformers, ggml, argument parsers."""
+"""Hints for what several engines use: PyTorch, Transformers, ggml, argument parsers."""
+
+
+def cuda_hint(fault: str) -> str:
+    """Return the hint for what gpurack/cuda_faults.py says of CUDA, as the runner does (files/remedies.py)."""
+    return [hint.text for hint in (*COMMON, *CUDA) if re.search(hint.pattern, fault, re.IGNORECASE)][-1]

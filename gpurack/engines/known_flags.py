@@ -73,9 +73,11 @@ def unknown_flag_warnings(model: Model) -> list[Problem]:
     for problem in unknown_flags(model):
         if problem not in errors:
             parts = dict(problem.parameters)
-            hints = [parts["hint"]]
-            hints += [f"{model.version or 'The image'} may have it."] if model.version != version else []
+            hints, listed = [parts["hint"]], ""
+            if model.version != version:
+                listed = f"; gpurack has no list of the flags of {model.version or 'the image'}"
+                hints.append(f"{model.version or 'The image'} may have it.")
             hints += ["An unknown variable has no effect."] if problem.path.startswith("env.") else []
             parts["hint"] = " ".join(filter(None, hints))
-            found.append(Problem.of("flag-perhaps-unknown", field=problem.path, **parts))
+            found.append(Problem.of("flag-perhaps-unknown", field=problem.path, listed=listed, **parts))
     return found

@@ -10,16 +10,17 @@ unless the KV cache is unified (the default only without `--parallel`). The cach
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpurack.engines.args import explicit_args, flags, numbers
-from gpurack.engines.base import Counter, Engine, Row
+from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row
 from gpurack.engines.builds import UNSAID, Builds
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.engines.probes import LIST_DEVICES
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.problems import Problem
@@ -37,6 +38,8 @@ UNFORESEEN = (
     "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
 )  # fmt: skip
 """Flags that put something else on the GPUs, or move a part of the model elsewhere, so nothing is estimated."""
+ON_DEMAND = ("models-dir", "models-preset", "sleep-idle-seconds")
+"""Flags of a server that loads models when they are asked for, or frees their memory."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 CHOSEN = re.compile(r"(cuda\d*|rocm|vulkan|intel|musa)-")
 """The beginning of a version that names one of upstream's variants."""
@@ -180,9 +183,11 @@ class LlamaCpp(Engine):
     jobs = LlamaCppJobs()
     port = 8080
     own_template = True
+    cuda_probe = LIST_DEVICES
     weights_suffixes = (".gguf",)
     any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
+    running = "llamacpp:requests_processing"
     underscores = True
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",
@@ -190,6 +195,18 @@ class LlamaCpp(Engine):
         "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
         "c": "context", "ctx-size": "context", "api-key": "api_key", "api-key-file": "api_key",
     }  # fmt: skip
+
+    def test_paths(self, model: Model) -> Sequence[str]:
+        """Return embeddings or rerank alone for a server that its flags or variables restrict to them.
+
+        A chat crashes such a server of many builds (ggml-org/llama.cpp#8076, #8243); later ones answer 501. Its own
+        /embedding also works with a model without pooling, which /v1/embeddings refuses.
+        """
+        if is_set(model, ("rerank", "reranking"), "LLAMA_ARG_RERANKING"):
+            return RERANK, EMBEDDING
+        if is_set(model, ("embedding", "embeddings"), "LLAMA_ARG_EMBEDDINGS"):
+            return EMBEDDING, RERANK, "/embedding"
+        return super().test_paths(model)
 
     def prompt_logs(self, model: Model) -> list[str]:
         """Return flags and variables that log prompts.
@@ -253,6 +270,15 @@ class LlamaCpp(Engine):
         image = model.image.build.dockerfile if isinstance(model.image, BuildImage) else model.image
         return "vulkan" in str(model.version if image is None else image)
 
+    def holds_gpus(self, model: Model) -> bool:
+        """Return False for Vulkan, for models that are loaded on demand, and without layers on the GPUs."""
+        args, names = explicit_args(model), (*LAYERS, "device", "dev")
+        variables = ("LLAMA_ARG_N_GPU_LAYERS", "LLAMA_ARG_DEVICE")
+        chosen = [str(args[name]) for name in names if name in args]
+        chosen += [model.env[name] for name in variables if name in model.env]
+        on_demand = any(name in args for name in ON_DEMAND)
+        return not (self.uses_graphics_driver(model) or on_demand or {"0", "none"} & set(chosen))
+
     def needs(self, model: Model, facts: Facts) -> Needs:
         """Return a KV cache for its whole context, for each slot. The default is the weights' context."""
         args = explicit_args(model)
@@ -273,6 +299,11 @@ class LlamaCpp(Engine):
         least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)
         cells = kv_cells(total, slots(model))
         return Needs(cells, (KV_BYTES[types[0]], KV_BYTES[types[1]]), (least, usual + scores))
+
+
+def is_set(model: Model, names: Collection[str], variable: str) -> bool:
+    """Is a switch on, by one of its flags or by its variable (common/arg.cpp: is_truthy)?"""
+    return bool(set(names) & set(explicit_args(model))) or model.env.get(variable) in ("on", "enabled", "true", "1")
 
 
 def all_layers(value: str, layers: int) -> bool:

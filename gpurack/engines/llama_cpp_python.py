@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Engine, Row, Word
+from gpurack.engines.base import EMBEDDING, Engine, Row, Word
 from gpurack.engines.builds import Builds
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import Dialect, python
 from gpurack.engines.hints import WEIGHTS, Hint
+from gpurack.engines.probes import PYTHON
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.problems import Problem, from_pydantic
@@ -105,6 +106,7 @@ class LlamaCppPython(Engine):
     own_template = True
     weights_suffixes = (".gguf",)
     any_name = True
+    cuda_probe = PYTHON
     fields = frozenset({"config"})
     abbreviates = True
     own_args: ClassVar = {
@@ -121,6 +123,11 @@ class LlamaCppPython(Engine):
             )
         return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
 
+    def holds_gpus(self, model: Model) -> bool:
+        """Return False for a `config`, whose models may differ, and without layers on the GPUs."""
+        chosen = (str(model.args.get("n_gpu_layers")), model.env.get("N_GPU_LAYERS"))
+        return model.config is None and "0" not in chosen
+
     def answers_as(self, model: Model, served_name: str) -> str | None:
         """Return the alias of the first model of a config.
 
@@ -134,6 +141,11 @@ class LlamaCppPython(Engine):
     def serves(self, model: Model, served_name: str) -> list[str]:
         """Return the aliases of a config's models."""
         return [str(entry["model_alias"]) for entry in _models(model) if "model_alias" in entry] or [served_name]
+
+    def test_paths(self, model: Model) -> Sequence[str]:
+        """Return embeddings alone for a model with `embedding`, the first one of a config."""
+        settings = next(iter(_models(model)), {}) if model.config is not None else model.args
+        return (EMBEDDING,) if is_on("embedding", settings, model.env) else super().test_paths(model)
 
     def more_weights(self, model: Model) -> list[Weights]:
         """Return the weights of the config's models. Invalid ones are errors of check_weights."""
@@ -269,10 +281,14 @@ def settings(args: dict[str, ArgValue]) -> list[str]:
 
 
 def locks_memory(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
-    """Is a model locked into memory? A variable with the name of a setting, in any case, also sets it."""
-    variables = {name.lower(): value for name, value in env.items()}
-    said = settings.get("use_mlock", variables.get("use_mlock", ""))
-    return str(said).strip().lower() in TRUE
+    """Is a model locked into memory?"""
+    return is_on("use_mlock", settings, env)
+
+
+def is_on(name: str, settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+    """Is a setting on? A variable with its name, in any case, also sets it."""
+    variables = {variable.lower(): value for variable, value in env.items()}
+    return str(settings.get(name, variables.get(name, ""))).strip().lower() in TRUE
 
 
 def locked_memory() -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Ollama(Engine):
     )
     hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"
+    logs_cuda = True
     port = 11434
     ready_path = "/api/tags"
     ready_names_model = False

@@ -6,7 +6,8 @@ unless WEBUI_SECRET_KEY_FILE names a persistent path. OPENAI_API_BASE_URLS and O
 length, joined by ";". Users log in with accounts of its own. The first account becomes the administrator, also with
 ENABLE_SIGNUP=False (signing up needs no permission while there is no account). WEBUI_ADMIN_EMAIL and
 WEBUI_ADMIN_PASSWORD create that account at the first start, and have no effect later. With WEBUI_AUTH=False there are
-no accounts. AUDIT_LOG_LEVEL=REQUEST writes users' requests to audit.log, GLOBAL_LOG_LEVEL=DEBUG to the log.
+no accounts. AUDIT_LOG_LEVEL=REQUEST writes users' requests to audit.log, GLOBAL_LOG_LEVEL=DEBUG to the log. A newer
+version changes the database at its first start (Alembic, in webui.db, with a -wal beside it), and there is no way back.
 """
 
 from collections.abc import Sequence
@@ -138,6 +139,11 @@ class OpenWebui(Engine):
         if "DATABASE_URL" in model.env:
             return "env.DATABASE_URL"
         return "compose.volumes" if DATA in str(model.compose.get("volumes")) else None
+
+    def database(self, model: Model, name: str) -> tuple[str, str] | None:
+        """Return the file in its own volume, unless the entry configures another database."""
+        own = "DATABASE_URL" not in model.env and DATA not in str(model.compose.get("volumes"))
+        return (volume(name), "webui.db") if own else None
 
     def prompt_logs(self, model: Model) -> list[str]:
         """Return the audit log from level REQUEST on, and the debug log."""

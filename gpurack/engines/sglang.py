@@ -8,12 +8,14 @@ the share of weights and KV cache alone, about 0.88 of a whole GPU; the rest is 
 model name is answered and returned unchanged (#7035, #31404).
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from gpurack.engines.args import explicit_args, flags, parallel, with_dashes
-from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
+from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect, python
+from gpurack.engines.probes import PYTHON
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
@@ -69,14 +71,21 @@ class Sglang(Engine):
     weights_folders = True
     any_name = True
     enforces_vram = True
+    cuda_probe = PYTHON
+    profiles_memory = True
     shared_memory = SHARED_MEMORY
     parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
+    running = "sglang:num_running_reqs"
     abbreviates = True
     own_args: ClassVar = {
         "model-path": "weights", "model": "weights", "host": "bind", "port": "port",
         "served-model-name": "served_name", "api-key": "api_key", "context-length": "context",
     }  # fmt: skip
+
+    def holds_gpus(self, model: Model) -> bool:
+        """Return whether it computes on its GPUs; `device` may name another one."""
+        return "device" not in model.args
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """Return the image. `version` is upstream's number ("0.5.23")."""
@@ -120,6 +129,10 @@ class Sglang(Engine):
         environment["PYTHONUNBUFFERED"] = "1"
         compose = {"shm_size": self.shared_memory, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
+
+    def test_paths(self, model: Model) -> Sequence[str]:
+        """Return embeddings and rerank for `is-embedding`."""
+        return (EMBEDDING, RERANK) if "is-embedding" in explicit_args(model) else super().test_paths(model)
 
     def prompt_logs(self, model: Model) -> list[str]:
         """Return flags that log or store prompts.

@@ -1,7 +1,8 @@
 """Text Embeddings Inference: embedding and rerank models, one GPU each, or the CPU.
 
 Sources (TEI 1.9): there is one image for each compute capability ("" is 8.0: A100, A30). The wrong one refuses to
-start. `cuda-` contains several and asks nvidia-smi. There is none below 7.5. Nothing listens until the model is warm;
+start. `cuda-` contains several and asks nvidia-smi. There is none below 7.5. All are for amd64 (.github/workflows:
+matrix.json) except `121-` and `cpu-arm64-`. Nothing listens until the model is warm;
 then /health is 200. API_KEY is the key; /metrics stays public. The longest text's length comes from the model. It
 ignores the `model` of a request, and the `model` of an answer is the served name (router/src/http: OpenAICompatRequest,
 openai_embed).
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from gpurack.engines.args import flags
-from gpurack.engines.base import Counter, Engine, Request, Row
+from gpurack.engines.base import EMBEDDING, Counter, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import WRONG_GPU, Hint
@@ -59,6 +60,10 @@ class Tei(Engine):
     any_name = True
     counter = Counter("/metrics", "te_request_success", "requests")
     min_compute = "7.5"
+    amd64_only = (
+        "Its image for GB10 (121-VERSION) and that for the CPU (cpu-arm64-VERSION) can be named by `image`; for other "
+        "GPUs there is none."
+    )
     unused: ClassVar = {
         "context": "The model sets the length; in args, auto-truncate cuts longer texts and max-batch-tokens limits "
         "memory.",
@@ -67,6 +72,10 @@ class Tei(Engine):
         "model-id": "weights", "revision": "weights", "served-model-name": "served_name", "port": "port",
         "hostname": "bind", "api-key": "api_key", "hf-token": "hf_token", "hf-api-token": "hf_token",
     }  # fmt: skip
+
+    def holds_gpus(self, model: Model) -> bool:
+        """Return True: it loads its weights before it is ready."""
+        return True
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """Return the image. `version` is upstream's; two numbers are enough ("1.9")."""
@@ -103,7 +112,7 @@ class Tei(Engine):
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """Return requests for an embedding, a reranking and a classification."""
         return [
-            ("/v1/embeddings", {"input": "Hello", "model": names[0]}),
+            (EMBEDDING, {"input": "Hello", "model": names[0]}),
             ("/rerank", {"query": "Hello", "texts": ["Hello"]}),
             ("/predict", {"inputs": "Hello"}),
         ]

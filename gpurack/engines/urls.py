@@ -1,10 +1,16 @@
 """The addresses of models for clients. Pure, except that `@local` reads this machine's name."""
 
 import platform
+from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from gpurack.engines import ENGINES
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
+
+LOCAL = "@local"
+"""pyinfra's name of this machine."""
 
 
 def endpoint(host_name: str, spec: Host, model: Model) -> str:
@@ -34,3 +40,29 @@ def on_loopback(bind: str) -> bool:
     (True, True, False, False)
     """
     return bind in ("loopback", "::1") or bind.startswith("127.")
+
+
+def only_on_host(address: str) -> bool:
+    """Does an address work on the host itself only?
+
+    >>> only_on_host("http://localhost:8000/v1"), only_on_host("http://gpu1.lab:8000/v1"), only_on_host("")
+    (True, False, False)
+    """
+    name = urlsplit(address).hostname or ""
+    return name == "localhost" or on_loopback(name)
+
+
+def loopback_note(listed: Iterable[tuple[str, str]]) -> str:
+    """What is printed below a list of addresses; "" if each of them can be reached from the admin's desk.
+
+    listed: (host, address).
+
+    >>> loopback_note([("gpu1.lab", "http://gpu1.lab:8001/v1"), ("gpu1.lab", "http://localhost:8000/v1")])
+    'localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1.lab. For your users: `bind: lan`.'
+    """
+    for host, address in listed:
+        if only_on_host(address) and host != LOCAL:
+            port = urlsplit(address).port or 80
+            tunnel = sh("ssh -L {port}:localhost:{port} {host}", port=port, host=host.removeprefix("@ssh/"))
+            return f"localhost is the host itself. From your desk: {tunnel}. For your users: `bind: lan`."
+    return ""

@@ -8,15 +8,25 @@ or `--ipc=host` (docs.vllm.ai, "Using Docker"). HF_HUB_OFFLINE prevents requests
 more than VLLM_ENGINE_READY_TIMEOUT_S (600 s) is aborted; a large model on a slow disk takes longer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpurack.engines.args import explicit_args, flags, numbers, parallel, with_dashes
-from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
+from gpurack.engines.base import (
+    CLASSIFY,
+    EMBEDDING,
+    POOLING,
+    RERANK,
+    Counter,
+    Engine,
+    Row,
+    parallelism_problem,
+)
 from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
 from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_GPUS, WEIGHTS, Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.engines.probes import PYTHON
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.problems import Problem
 
@@ -85,13 +95,16 @@ _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp s
 ONE_DASH = frozenset(_ONE_DASH.split())
 """The flags of vLLM (0.32.0) with one dash and more than one letter."""
 
-SEVERAL = frozenset({"served-model-name", "lora-modules", "cudagraph-capture-sizes"})
-"""Its flags that take several words (nargs="+" in vllm/entrypoints/openai/cli_args.py and engine/arg_utils.py)."""
+SEVERAL = frozenset({
+    "served-model-name", "lora-modules", "cudagraph-capture-sizes", "allowed-media-domains", "ignore-patterns",
+    "collect-detailed-traces", "logits-processors", "lora-target-modules",
+})  # fmt: skip
+"""Its flags that take several words: those of a list (arg_utils.py: collection_to_kwargs), and --lora-modules."""
 AUTOMATIC = ("auto", "-1")
 """Values of --max-model-len that make it choose the longest context that fits (from 0.14 on)."""
 SERVED = "served-model-name"
-MULTIPLIERS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
-"""How it reads `32k` (engine/arg_utils.py: human_readable_int)."""
+MULTIPLIERS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""How it reads `32k` (utils/argparse_utils.py: human_readable_int). It refuses `1.5K`: no fraction of a capital."""
 
 _EMBED: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "embed"}
 _CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
@@ -99,6 +112,9 @@ TASKS: Mapping[str, Mapping[str, ArgValue]] = {
     "generate": {}, "auto": {}, "embedding": _EMBED, "embed": _EMBED, "classify": _CLASSIFY, "score": _CLASSIFY,
 }  # fmt: skip
 """Values of the removed --task → the flags that replace them."""
+POOLS = {"pooling", "embedding", "embed", "classify", "score", "reward"}
+"""Values of --runner, --convert and the removed --task that make it a pooling model, which does not generate."""
+POOLED = (EMBEDDING, RERANK, CLASSIFY, POOLING)
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
     known_by=("served-model-name", "max-model-len", "gpu-memory-utilization", "tensor-parallel-size"),
@@ -109,6 +125,7 @@ DIALECT = Dialect(
         "q": "quantization", "O": "compilation-config",
     },
     one_dash=ONE_DASH,
+    paired=True,
     several=SEVERAL,
     multipliers=MULTIPLIERS,
     hub=("tokenizer", "hf-config-path", "lora-modules", "speculative-config", "speculative-model"),
@@ -160,10 +177,13 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    cuda_probe = PYTHON
+    profiles_memory = True
     shared_memory = SHARED_MEMORY
     parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
+    running = "vllm:num_requests_running"
     min_compute = "7.5"
     underscores = True
     own_args: ClassVar = {
@@ -172,6 +192,10 @@ class Vllm(Engine):
     }  # fmt: skip
     removed_args: ClassVar = REMOVED
     removed_since = REMOVED_SINCE
+
+    def holds_gpus(self, model: Model) -> bool:
+        """Return whether it computes on its GPUs; `device` may name another one."""
+        return "device" not in model.args
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """Return the image. `version` is upstream's number ("0.33.0")."""
@@ -214,7 +238,7 @@ class Vllm(Engine):
         others = {flag: value for flag, value in model.args.items() if with_dashes(flag) != SERVED}
         argv += flags(others, ONE_DASH, SEVERAL)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
+        environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(max(READY_TIMEOUT, model.ready_seconds))
         volumes = {"vllm-cache": "/root/.cache/vllm"}
         compose = {"shm_size": self.shared_memory, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
@@ -253,6 +277,12 @@ class Vllm(Engine):
             return float(str(explicit_args(model)["gpu-memory-utilization"])) * card
         except (KeyError, ValueError):
             return model.vram.of(card) if model.vram else UTILIZATION * card
+
+    def test_paths(self, model: Model) -> Sequence[str]:
+        """Return what pooling models answer, if a flag makes it one."""
+        args = explicit_args(model)
+        kinds = {str(args.get("runner")), str(args.get("convert")), str(args.get("task"))}
+        return POOLED if kinds & POOLS else super().test_paths(model)
 
     def prompt_logs(self, model: Model) -> list[str]:
         """Return flags and variables that log prompts or answers.

@@ -79,9 +79,9 @@ def _pci(said: dict[str, str]) -> str:
     return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
 
 
-def _mib(size: str) -> int:
-    """Convert bytes to MiB."""
-    return number(size) // MIB
+def _mib(size: str) -> int | None:
+    """Convert bytes to MiB; None if unknown."""
+    return number(size) // MIB if size.isdecimal() else None
 
 
 def number(text: str) -> int:

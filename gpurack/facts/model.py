@@ -1,15 +1,33 @@
 """The observed state of a host, typed. Nothing here knows the desired state."""
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from gpurack import paths
-from gpurack.facts.record import Kind, Record, has, is_ours, services
+from gpurack.facts.gpus import Driver, Gpu
+from gpurack.facts.record import (
+    COMPOSE,
+    PREVIOUS,
+    DatabaseCopy,
+    Event,
+    Failed,
+    Kind,
+    Member,
+    Ready,
+    Record,
+    Replacing,
+    Stopped,
+    Test,
+    has,
+    is_ours,
+    keys,
+    services,
+)
 from gpurack.spec.problems import Problem
 
 
@@ -80,31 +98,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU that answers. Memory in MiB; utilization in percent, None if unknown.
-
-    uuid: NVIDIA's UUID. For AMD it is the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or the PCI address of a
-    GPU without one. compute: NVIDIA's compute capability. node: the render node of an AMD GPU, "" for NVIDIA. gid: the
-    group that may open the node.
-    """
-
-    index: int
-    uuid: str
-    name: str
-    memory_total: int
-    memory_used: int
-    driver: str
-    compute: str
-    pci: str
-    utilization: int | None = None
-    vendor: Literal["nvidia", "amd"] = "nvidia"
-    node: str = ""
-    gid: int = 0
-
-
-@dataclass(frozen=True)
 class GpuProcess:
-    """A process that uses GPU memory (in MiB).
+    """A process that uses GPU memory (in MiB, None if unknown).
 
     container: the id of its container, or "". whose: the uid whose cgroup slice contains the process. That user can
     choose the names of cgroups, so `container` counts only for that user's containers. None if the process is in no
@@ -114,7 +109,7 @@ class GpuProcess:
     uuid: str
     pid: int
     name: str
-    memory: int
+    memory: int | None
     user: str
     container: str = ""
     whose: int | None = None
@@ -122,38 +117,9 @@ class GpuProcess:
     def ours(self, facts: "HostFacts") -> bool:
         """Does it run in a container of one of our models?"""
         return any(
-            container.id == self.container and facts.uid_of(container.user) == self.whose
-            for container in facts.ours.values()
+            container.id == self.container and facts.is_ours(container) and facts.uid_of(container.user) == self.whose
+            for container in facts.containers
         )
-
-
-MISMATCH = 18
-"""Exit code of nvidia-smi when the kernel module and the libraries have different versions."""
-
-
-@dataclass(frozen=True)
-class Xid:
-    """A GPU error in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and its time."""
-
-    pci: str
-    number: int
-    time: datetime | None
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The NVIDIA driver.
-
-    kernel: the version of the loaded module, "" if none is loaded. exit_code, message: the error of nvidia-smi (9: no
-    driver, 15: a GPU is lost, 18: driver and library differ). pci: every GPU that the kernel knows, PCI address → UUID.
-    xids: the kernel's GPU errors, oldest first.
-    """
-
-    kernel: str = ""
-    exit_code: int = 0
-    message: str = ""
-    pci: Mapping[str, str] = field(default_factory=dict)
-    xids: tuple[Xid, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -316,15 +282,22 @@ class HostFacts:
     now: datetime | None = None
     """The time by the host's own clock."""
     arch: str = ""
+    memory: int | None = None
+    """The host's memory in MiB."""
     init: str = ""
     address: str = ""
     """The address of the default route, IPv4 if there is one, else IPv6; "" without a default route."""
+    machine_id: str = ""
+    twin: str = ""
+    """Another name in the inventory of this same host, "" for none."""
     addresses: tuple[str, ...] = ()
     """All global addresses, except those of Docker's networks."""
     tools: frozenset[str] = frozenset()
     manager: Manager = Manager()
     """The package manager of a host with rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
+    carried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Packages of the distribution → their versions in its lists; {} if not asked, or if the lists are old."""
     audit: int = 0
     files: Mapping[str, File] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)
@@ -355,7 +328,7 @@ class HostFacts:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """Files of weights → sha256, if it was computed and size and time have not changed since."""
     listeners: tuple[Listener, ...] = ()
-    driver: Driver = Driver()
+    driver: Driver = field(default_factory=Driver)
     gpus: tuple[Gpu, ...] = ()
     gpu_processes: tuple[GpuProcess, ...] = ()
     kfd_gid: int = 0
@@ -384,10 +357,28 @@ class HostFacts:
     """
     upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     """(user, service, number of a connection to another host) → why it fails; "" if it answers."""
+    cuda_logs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(user, model) → the lines about CUDA in its log since its start, of engines with `logs_cuda`."""
     counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(user, model) → its engine's counter (Engine.counter), summed over all labels; only if requested."""
     record: Record | None = None
     """The host's record of gpurack's containers; None if missing."""
+    others: frozenset[tuple[str, str]] = frozenset()
+    """(user, name) of the models of other labs (plan/models/ownership.py). They are not in `ours`."""
+    replacing: tuple[Replacing, ...] = ()
+    """Replacements that have not ended: another run works on them, or it was interrupted."""
+    failed: Mapping[tuple[str, str], Failed] = field(default_factory=dict)
+    """(user, model) → its last creation, if that failed."""
+    ready: Mapping[tuple[str, str], tuple[Ready, ...]] = field(default_factory=dict)
+    """(user, model) → the last definitions with which it was ready, newest first."""
+    tests: Mapping[tuple[str, str], Test] = field(default_factory=dict)
+    """(user, model) → the last test request."""
+    stopped: Mapping[tuple[str, str], Stopped] = field(default_factory=dict)
+    """(user, model) → who stopped it."""
+    history: tuple[Event, ...] = ()
+    """The last runs that changed something or failed, oldest first."""
+    databases: Mapping[tuple[str, str], tuple[DatabaseCopy, ...]] = field(default_factory=dict)
+    """(user, service) → the copies of its database, newest first."""
     late: Mapping[str, str] = field(default_factory=dict)
     """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
     mounts: Mapping[str, str] = field(default_factory=dict)
@@ -397,26 +388,104 @@ class HostFacts:
 
     @cached_property
     def proven(self) -> dict[tuple[str, str], Container]:
-        """The containers that gpurack created, models and jobs, by (user, name)."""
+        """The containers that gpurack created, models and jobs, by (user, name of the entry).
+
+        While a replacement has not ended, a model's container is the one that would stay.
+        """
         found: dict[tuple[str, str], Container] = {}
-        named: dict[str, Mapping[str, Any]] = {}
         present = {each.id for each in self.containers}
+        beside = self._generations
         for each in self.containers:
-            path = paths.job_file(each.name) if each.kind == "job" else paths.compose_file(each.user)
-            if each.kind and path not in named and not has(self.record, each.user):
-                named[path] = services(self.files.get(path))
-            if is_ours(each, self.record, named.get(path, {}), present):
+            covered = has(self.record, each.user) or not each.kind
+            known = {} if covered else self._jobs(each.name) if each.kind == "job" else self.services_of(each.user)
+            if each.id not in beside and is_ours(each, each.name, self.record, known, present):
                 found[each.user, each.name] = each
+        for each in self.containers:
+            member = beside.get(each.id)
+            if member and each.id == self._stays(member):
+                found[each.user, member.name] = each
         return found
 
     @cached_property
+    def generations(self) -> dict[str, str]:
+        """Container id → model, of both containers of each model whose replacement has not ended."""
+        return {container: member.name for container, member in self._generations.items()}
+
+    @cached_property
+    def _generations(self) -> dict[str, Member]:
+        found: dict[str, Member] = {}
+        for member in (member for one in self.replacing for member in one.members):
+            for each in self.containers:
+                key = each.labels.get(f"{COMPOSE}service")
+                old = each.user == member.of and each.id == member.old_id and not member.adopted
+                new = each.user == member.user and each.id == member.new_id
+                # killed between Docker's creation and its record
+                unrecorded = member.new_id is None and member.new_key is not None and key == member.new_key
+                created = unrecorded and each.user == member.user and each.name == member.name
+                if (
+                    each.kind == "model"
+                    and (
+                        (old and each.name in (member.name, member.name + PREVIOUS))
+                        or (new and each.name == member.name)
+                    )
+                ) or (created and each.kind == "model" and not each.running):
+                    found[each.id] = member
+        return found
+
+    def _stays(self, member: Member) -> str | None:
+        """Return the id of a member's container that stays when its replacement is finished or undone."""
+        one = next(one for one in self.replacing if member in one.members)
+        if not self.decided(one):
+            return member.old_id
+        return None if member.remove else member.new_id
+
+    def decided(self, replacing: Replacing) -> bool:
+        """Does compose.yaml already describe the new containers? Then the replacement is finished, else undone."""
+        return replacing.phase == "commit" or all(
+            member.old_key not in self.services_of(member.of)
+            if member.remove
+            else self.keys(member.user).get(member.name) == member.new_key
+            for member in replacing.members
+        )
+
+    @cached_property
+    def interrupted(self) -> tuple[str, ...]:
+        """The models whose replacement was interrupted: the next run finishes or undoes it. None while a run works."""
+        return () if self.busy else tuple(sorted({member.name for one in self.replacing for member in one.members}))
+
+    def services_of(self, user: str) -> Mapping[str, Any]:
+        """Return the services of root's compose.yaml for a user's daemon, by their keys."""
+        if user not in self._services:
+            self._services[user] = services(self.files.get(paths.compose_file(user)))
+        return self._services[user]
+
+    @cached_property
+    def _services(self) -> dict[str, Mapping[str, Any]]:
+        return {}
+
+    def keys(self, user: str) -> Mapping[str, str]:
+        """Return entry → the key of its service in root's compose.yaml for a user's daemon."""
+        return keys(self.services_of(user))
+
+    def _jobs(self, name: str) -> Mapping[str, Any]:
+        return services(self.files.get(paths.job_file(name)))
+
+    @cached_property
     def ours(self) -> dict[tuple[str, str], Container]:
-        """The containers of our models, by (user, name)."""
-        return {key: container for key, container in self.proven.items() if container.kind == "model"}
+        """The containers of our models, by (user, name of the entry)."""
+        return {
+            key: container
+            for key, container in self.proven.items()
+            if container.kind == "model" and key not in self.others
+        }
 
     def is_ours(self, container: Container) -> bool:
-        """Is it the container of one of our models?"""
-        return self.ours.get((container.user, container.name)) == container
+        """Is it a container of one of our models, also of one that is being replaced?"""
+        return container.id in self._our_ids
+
+    @cached_property
+    def _our_ids(self) -> set[str]:
+        return {container.id for container in self.ours.values()} | self.generations.keys()
 
     def container(self, name: str, user: str) -> Container | None:
         """Return the container of an entry, or None.
@@ -428,6 +497,11 @@ class HostFacts:
             return self.ours[user, name]
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
+    def last_start(self, name: str, user: str) -> int | None:
+        """Return the seconds that a model's last start in a user's Docker took until it was ready; None if unknown."""
+        known = (each.seconds for each in self.ready.get((user, name), ()) if each.seconds is not None)
+        return next(known, None)
+
     @property
     def foreign(self) -> list[Problem]:
         """A warning for each container that has our labels but is not proven to be ours. It is ignored."""
@@ -435,8 +509,9 @@ class HostFacts:
             entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
         }
         found = []
+        proven = {container.id for container in self.proven.values()} | self.generations.keys()
         for each in self.containers:
-            if each.kind and self.proven.get((each.user, each.name)) != each:
+            if each.kind and each.id not in proven:
                 whose = f" in the Docker of {each.user}" if each.user else ""
                 was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
                 which = {"name": each.name, "id": each.id[:12], "whose": whose, "why": was}
@@ -476,12 +551,24 @@ class HostFacts:
     def blind(self) -> Problem | None:
         """Why nothing may be changed on the host; "" if changes are possible.
 
-        Either the snapshot failed, or Docker or the GPUs did not answer in time.
+        Either the snapshot failed, or Docker or the GPUs did not answer in time, or the host has two names.
         """
         if self.trouble:
             return Problem.of("not-inspected", what=self.trouble)
+        if self.twin:
+            told = {"other": self.twin, "machine": self.machine_id, "address": self.address}
+            return Problem.of("host-named-twice", **told)
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
         return Problem.of("part-not-inspected", part=found, why=self.late[found]) if found else None
+
+    def among(self, others: Iterable[tuple[str, "HostFacts"]]) -> "HostFacts":
+        """Return the same facts, with `twin` if one of these other names is the same host.
+
+        Clones of a disk have one machine-id, but an address each.
+        """
+        mine = (self.machine_id, self.address)
+        twins = (name for name, other in others if all(mine) and mine == (other.machine_id, other.address))
+        return replace(self, twin=next(twins, ""))
 
     @property
     def sources(self) -> dict[str, File]:
@@ -514,3 +601,8 @@ class HostFacts:
     def has_nvidia(self) -> bool:
         """Does the host have NVIDIA GPUs or their driver?"""
         return bool(self.driver.kernel or self.driver.pci or any(gpu.vendor == "nvidia" for gpu in self.gpus))
+
+    @property
+    def all_gpus_answer(self) -> bool:
+        """Does every GPU that the kernel knows answer? nvidia-smi can fail beside that (14: a damaged infoROM)."""
+        return bool(self.driver.pci) and set(self.driver.pci.values()) <= {gpu.uuid for gpu in self.gpus}

@@ -10,17 +10,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any
 
 from gpurack import paths
-from gpurack.facts import amd, rpm
+from gpurack.facts import amd, nvidia, rpm
+from gpurack.facts.lines import ID, WRONG, Section, Sections, T, each, fields, pair, pairs, parse_time, word
 from gpurack.facts.model import (
     USER_FILES,
     Container,
-    Driver,
     File,
-    Gpu,
-    GpuProcess,
     Header,
     HostFacts,
     Kernel,
@@ -30,61 +28,20 @@ from gpurack.facts.model import (
     Probe,
     Unit,
     User,
-    Xid,
 )
-from gpurack.facts.record import Record, TooNew, services
+from gpurack.facts.record import HostRecord, TooNew, keys, services
 from gpurack.facts.record import read as record_of
 from gpurack.host_data import json_from_host
 from gpurack.spec.weights import belongs
 
-WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Exceptions that invalid output can cause in a parser."""
 MARK = "@@ mark "
 """The beginning of the first line of snapshot.sh."""
 PATH = r"/[A-Za-z0-9._/@+:-]+"
 """A path that a pattern of snapshot.sh found. gpurack itself uses no other characters."""
-ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
 CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
-S = TypeVar("S")
-T = TypeVar("T")
-
-
-class Section(list[str]):
-    """The lines of a section. wrong: the number of lines that could not be parsed."""
-
-    wrong = 0
-
-
-Sections = dict[str, Section]
-
-
-def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
-    """Apply `read` to each line. Lines for which it raises one of WRONG are skipped and counted."""
-    found = []
-    for line in lines:
-        try:
-            found.append(read(line))
-        except WRONG:
-            if isinstance(lines, Section):
-                lines.wrong += 1
-    return found
-
-
-def fields(pattern: str, line: str) -> tuple[str, ...]:
-    """Return the groups of a line that matches the pattern as a whole. Raises ValueError if it does not."""
-    match = re.fullmatch(pattern, line, re.DOTALL)
-    if match is None:
-        raise ValueError(line)
-    return tuple(group or "" for group in match.groups())
-
-
-def pair(pattern: str, line: str) -> tuple[str, str]:
-    """Return the two groups of a line that matches the pattern as a whole. Raises ValueError if it does not."""
-    one, other = fields(pattern, line)
-    return one, other
 
 
 def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
@@ -104,12 +61,12 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
     machine = get("machine")
     seen = files(get("files"))
     try:
-        record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
+        record = (record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None) or HostRecord(None)
     except TooNew as error:
         return HostFacts(trouble=str(error))
-    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
+    driver = nvidia.driver(sections)
     # Beside NVIDIA GPUs, an AMD one is the processor's integrated graphics.
-    amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
+    amd_lines = [] if driver.kernel or driver.pci else get("amd")
     accounts = users(sections)
     own: dict[str, Sections] = {}
     for name in accounts:
@@ -129,12 +86,15 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         busy=word(machine, "busy"),
         now=with_zone(parse_time(word(machine, "now"))),
         arch=word(machine, "arch"),
+        memory=kib // 1024 if (kib := nvidia.number(word(machine, "memory"))) else None,
         init=word(machine, "init"),
+        machine_id=word(machine, "id"),
         address=next(iter(addresses(word(machine, "address"))), ""),
         addresses=addresses(word(machine, "addresses")),
         tools=frozenset(each(get("machine"), lambda line: line.split()[1] if line.startswith("tool ") else "")) - {""},
         manager=rpm.manager(word(machine, "manager")),
         packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
+        carried=carried(get("carried")),
         audit=sum(each(get("audit"), lambda line: int(fields(r"(\d{1,9})", line)[0]))),
         files={**{path: file for name, said in own.items() for path, file in files_of(accounts[name], said)}, **seen},
         units=units(get("units")),
@@ -150,9 +110,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         commits=dict(each([line for line in get("commits") if line[:1] != "|"], commit)),
         hashes=hashes(get("hashes"), found.unchanged),
         listeners=tuple(listeners(get("ports"), get("owners"))),
-        driver=nvidia,
-        gpus=tuple(gpus(get("gpus")) or amd.gpus(amd_lines)),
-        gpu_processes=tuple(gpu_processes(get("processes")) or amd.processes(amd_lines)),
+        driver=driver,
+        gpus=tuple(nvidia.gpus(get("gpus"), get("remapped"), get("mig")) or amd.gpus(amd_lines)),
+        gpu_processes=tuple(nvidia.gpu_processes(get("processes")) or amd.processes(amd_lines)),
         kfd_gid=amd.number(word(amd_lines, "kfd")),
         cdi=frozenset(each(get("cdi"), lambda line: fields(r"([A-Za-z0-9._/=:-]+)", line)[0])),
         docker=docker(get("docker")),
@@ -174,6 +134,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         probes={
             (user, name): probe(lines) for user, said in daemons.items() for name, lines in sections_of(said, "probe")
         },
+        cuda_logs={
+            (user, name): cuda_log(lines) for user, said in daemons.items() for name, lines in sections_of(said, "cuda")
+        },
         names={name: found for found, name in each(get("names"), name_and_address) if found},
         upstreams={
             (user, *key): why
@@ -185,9 +148,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
             for user, said in daemons.items()
             for volume in each(said.get("accounts", Section()), lambda line: fields(rf"({NAME})", line)[0])
         ),
-        record=record,
         late=late,
         mounts={path: mount for mount, path in mounts if f"weights {path}" in late},
+        **record.facts,
     )
     unread = [sentence for user, said in daemons.items() if (sentence := not_understood(user, said))]
     return replace(facts, unread=tuple(unread))
@@ -348,16 +311,6 @@ def split(lines: Sequence[str], mark: str = "") -> Sections:
     return sections
 
 
-def word(lines: list[str], key: str) -> str:
-    """Return the rest of the line that begins with `key`; "" if there is none."""
-    return next((line[len(key) + 1 :].strip() for line in lines if line.startswith(f"{key} ")), "")
-
-
-def pairs(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (first word, rest) of each line."""
-    return [(head, rest) for head, _, rest in (line.partition(" ") for line in lines)]
-
-
 def decoded(text: str) -> bytes:
     """Decode base64; b"" for an empty text."""
     return base64.b64decode(text.strip() or "")
@@ -372,6 +325,25 @@ def os_release(lines: list[str]) -> Os:
         codename=values.get("VERSION_CODENAME", ""),
         name=values.get("PRETTY_NAME", "an unknown system"),
     )
+
+
+LISTS_ARE_OLD = 24 * 3600
+"""Seconds after which a package manager's lists may lack what is in its repositories."""
+
+
+def carried(lines: list[str]) -> dict[str, tuple[str, ...]]:
+    """Parse `age SECONDS` and `name version`.
+
+    >>> carried(["age 60", "docker.io 26.1.5+dfsg1-9+b9"]), carried(["age 999999", "docker.io 26.1.5+dfsg1-9+b9"])
+    ({'docker.io': ('26.1.5+dfsg1-9+b9',)}, {})
+    """
+    age = word(lines, "age")
+    if not age.isdecimal() or int(age) > LISTS_ARE_OLD:
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, version in each(lines, lambda line: pair(rf"([a-z0-9][a-z0-9+.-]*) ({VERSION})", line)):
+        found[name] = (*found.get(name, ()), version)
+    return {name: versions for name, versions in found.items() if name != "age"}
 
 
 def packages(lines: Sequence[str]) -> dict[str, Package]:
@@ -573,92 +545,16 @@ def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener
     return each(lines, read)
 
 
-def parse_time(text: str) -> datetime | None:
-    """Parse a time in RFC 3339 or in dmesg's `--time-format iso`; None if it is invalid.
-
-    dmesg writes a comma before the fraction. Years from 9000 on count as invalid, because they cannot be converted to
-    every time zone.
-    """
-    try:
-        found = datetime.fromisoformat(text.replace(",", "."))
-    except ValueError:
-        return None
-    return found if found.year < 9000 else None
-
-
 def with_zone(time: datetime | None) -> datetime | None:
     """Return a time with a zone; UTC if it has none."""
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
-
-
-def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
-    """Build a Driver from /proc/driver/nvidia, the error of nvidia-smi, and the GPU errors in the kernel's log."""
-    kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
-    failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
-    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
-    return Driver(
-        kernel=kernel[1] if kernel else "",
-        exit_code=int(failure[1]) if failure else 0,
-        message=failure[2].strip() if failure else "",
-        pci=dict(each(pci, lambda line: pair(card, line))),
-        xids=tuple(xids(kernel_log)),
-    )
-
-
-def xids(lines: Sequence[str]) -> list[Xid]:
-    """Parse `2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
-    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6})\b.*")
-    return [Xid(m[2].lower(), int(m[3]), parse_time(m[1])) for m in map(form.match, lines) if m]
-
-
-def gpus(lines: Sequence[str]) -> list[Gpu]:
-    """Parse nvidia-smi's CSV, sorted by index.
-
-    Columns: index, uuid, name, memory.total, memory.used, driver_version, compute_cap, pci.bus_id, utilization.gpu.
-    """
-    found = []
-    for line in lines:
-        columns = [column.strip() for column in line.split(",")]
-        if (
-            len(columns) == 9
-            and re.fullmatch(r"\d{1,4}", columns[0])
-            and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
-        ):
-            index, uuid, name, total, used, version, compute, pci, busy = columns
-            percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on GPUs in MIG mode
-            found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
-    return sorted(found, key=lambda gpu: gpu.index)
-
-
-def mib(text: str) -> int:
-    """Parse a number of MiB; 0 for "[N/A]".
-
-    >>> mib("81920"), mib("[N/A]")
-    (81920, 0)
-    """
-    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
-
-
-def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
-    """Parse `uuid,pid,used_memory,user,container,name`.
-
-    container: the id in the process's cgroup, `uid:id` below the slice of a user. The name may contain any character.
-    """
-
-    def read(line: str) -> GpuProcess:
-        uuid, pid, used, user, whose, container, name = fields(
-            rf"(GPU-[A-Za-z0-9-]+),(\d{{1,10}}),([^,]*),([^,]*),(?:(\d{{1,10}}):)?({ID})?,(.*)", line
-        )
-        name = name.strip() or "a process that has ended"
-        return GpuProcess(uuid, int(pid), name, mib(used), user, container, int(whose or 0) or None)
-
-    return each(lines, read)
 
 
 INFO: Mapping[str, Callable[[Any], bool]] = {
     "ServerVersion": lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9A-Za-z.+~-]{1,80}", value)),
     "NCPU": lambda value: type(value) is int and 0 < value < 1 << 20,
     "MemTotal": lambda value: type(value) is int and 0 < value < 1 << 60,
+    "Swarm": lambda value: isinstance(value, dict) and isinstance(value.get("LocalNodeState"), str),
     "LiveRestoreEnabled": lambda value: isinstance(value, bool),
     "Runtimes": lambda value: isinstance(value, dict),
     "SecurityOptions": lambda value: is_text_list(value),
@@ -734,7 +630,7 @@ def kernel(lines: Sequence[str]) -> Kernel:
         rootlesskit_profile=("apparmor", "yes") in said,
         subuids=tuple(rest for head, rest in said if head == "subuid"),
         subgids=tuple(rest for head, rest in said if head == "subgid"),
-        uids=frozenset(mib(rest) for head, rest in said if head == "uid"),
+        uids=frozenset(nvidia.number(rest) or 0 for head, rest in said if head == "uid"),
         folders=frozenset(rest for head, rest in said if head == "folder"),
     )
 
@@ -744,7 +640,7 @@ def containers(sections: Sections, user: str) -> list[Container]:
     return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
 
 
-def with_trusted_label(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
+def with_trusted_label(container: Container, record: HostRecord, services: Mapping[str, Any]) -> Container:
     """Return a user's container, with an empty definition if root does not know the one in its label.
 
     Otherwise a user's daemon could claim any GPU and port, and models of the host would yield to it. services: those of
@@ -753,11 +649,13 @@ def with_trusted_label(container: Container, record: Record | None, services: Ma
     label = container.labels.get(paths.MODEL_LABEL)
     if label is None:
         return container
-    entry = (record or {}).get(container.user, {}).get(container.name)
+    renamed = {member.old_id: member.name for one in record.replacing for member in one.members}
+    name = renamed.get(container.id, container.name)
+    entry = (record.containers or {}).get(container.user, {}).get(name)
     if entry and entry.definition:
         known = sha256(label.encode(errors="replace")).hexdigest() == entry.definition
     else:
-        service = services.get(container.name)
+        service = services.get(keys(services).get(name, ""))
         labels = service.get("labels") if isinstance(service, Mapping) else None
         known = isinstance(labels, Mapping) and str(labels.get(paths.MODEL_LABEL)).replace("$$", "$") == label
     return container if known else replace(container, labels={**container.labels, paths.MODEL_LABEL: ""})
@@ -827,6 +725,14 @@ def counter(lines: Sequence[str]) -> float:
     """
     values = (line.rpartition(" ")[2] for line in lines)
     return sum(float(value) for value in values if re.fullmatch(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,2})?", value))
+
+
+def cuda_log(lines: Sequence[str]) -> str:
+    """Parse lines of a log in base64; "" if they are invalid."""
+    try:
+        return decoded("".join(lines)).decode(errors="replace")
+    except ValueError:
+        return ""
 
 
 def probe(lines: Sequence[str]) -> Probe:

@@ -13,8 +13,10 @@ class Questions:
     users: those with a rootless Docker. users_weights: the folder that contains a folder of fetched weights for each of
     them. images: (user, reference). weights: paths. needed: (user, path) of weights that a user's Docker must be able
     to read. readers: (user, path) of weights to inspect as that user. probes: (user, model, port inside, path, address,
-    port). counters: (user, model, path, counter). volumes: (user, volume) of databases to check for a first account.
-    names: to resolve. upstreams: (user, service, number, file with the key, url).
+    port). counters: (user, model, path, counter). logs: (user, model) of logs that say whether CUDA works. volumes:
+    (user, volume) of databases to check for a first account. distro_docker: the version of Docker to look for among the
+    distribution's packages. names: to resolve. upstreams: (user, service, number, file with the key, url).
+    lab: the name of the inventory, under which answers are remembered; the host is not asked.
     """
 
     users: tuple[str, ...] = ()
@@ -25,6 +27,9 @@ class Questions:
     readers: tuple[Row, ...] = ()
     probes: tuple[Row, ...] = ()
     counters: tuple[Row, ...] = ()
+    logs: tuple[Row, ...] = ()
     volumes: tuple[Row, ...] = ()
     names: tuple[str, ...] = ()
     upstreams: tuple[Row, ...] = ()
+    distro_docker: str = ""
+    lab: str | None = None

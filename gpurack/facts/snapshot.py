@@ -32,9 +32,13 @@ AS_ROOT = sh(
 LIMIT = 30
 """Seconds for each part of the snapshot. After a timeout, only the facts of that part are unknown."""
 
-NEEDS_ROOT = HostFacts(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
+NEEDS_ROOT = HostFacts(
+    trouble="gpurack needs root on the host: you log in as another user, and sudo is not installed. Set `ssh_user` to "
+    "root, or install sudo."
+)
 NEEDS_PASSWORD = HostFacts(
-    trouble="sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password."
+    trouble="sudo requires a password. Run from a terminal, where you are asked for it, or allow sudo without a "
+    "password."
 )
 FAILED = (
     "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
@@ -75,7 +79,7 @@ class Snapshot(FactBase[HostFacts]):
 
 def take_snapshot(host: Host, questions: Questions) -> HostFacts:
     """Take a snapshot of a host by one remote command."""
-    known = remembered.recall(host.name)
+    known = remembered.recall(host.name, questions.lab)
     stdin = Script(script(questions, known))
     try:
         state = _ask(host, stdin)
@@ -84,7 +88,7 @@ def take_snapshot(host: Host, questions: Questions) -> HostFacts:
     if state.trouble:
         return state
     state = replace(state, headers=remembered.merged_headers(state, known, date.today().isoformat()))
-    remembered.remember(host.name, known, state)
+    remembered.remember(host.name, known, state, questions.lab)
     return state
 
 
@@ -148,9 +152,11 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "READER": [remembered.reader()],
         "PROBES": _rows(questions.probes),
         "COUNTERS": _rows(questions.counters),
+        "LOGS": _rows(questions.logs),
         "VOLUMES": _rows(questions.volumes),
         "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
         "NAMES": questions.names,
+        "DISTRO_DOCKER": [questions.distro_docker],
         "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})

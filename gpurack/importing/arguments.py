@@ -53,7 +53,7 @@ def convert_own_flags(t: Translation) -> None:
             elif tokens := t.tokens(f"--{flag}", str(values[-1])):
                 convert_context(t, tokens)
         elif place == "api_key" and flag.endswith("file"):
-            t.note("open", f'its API key is in {values[-1]}. Name the file on your machine: api_key: {{"file": …}}.')
+            t.set_api_key_file(str(values[-1]))
         elif place == "api_key":
             t.set_api_key(str(values[-1]))
         elif place == "hf_token":

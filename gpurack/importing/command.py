@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from gpurack.engines.known_flags import known
 from gpurack.importing import flags as flags_of
 from gpurack.importing import recognise, secret, words
 from gpurack.importing.container import Finding
@@ -35,6 +36,19 @@ def program_of(run_words: Sequence[str], environment: Mapping[str, str]) -> list
     return one_command(command[2], environment) if len(command) == 3 else None
 
 
+def after_exports(command: Sequence[str]) -> tuple[dict[str, str], list[str]] | None:
+    """(variables, program) of a shell that only exports variables and then starts its arguments; None for others.
+
+    >>> after_exports(["sh", "-c", 'export KEY="$(cat /k)"; exec "$@"', "sh", "vllm", "serve"])
+    ({'KEY': '$(cat /k)'}, ['vllm', 'serve'])
+    """
+    if len(command) < 5 or recognise.base(command[0]) not in SHELLS or not re.fullmatch(r"-[a-z]*c", command[1]):
+        return None
+    read = words.read(command[2])
+    started = [one.words for one in read.commands if one.words[0] not in HARMLESS]
+    return (read.exported, list(command[4:])) if started == [("exec", "$@")] and not read.findings else None
+
+
 def one_command(text: str, environment: Mapping[str, str]) -> list[str] | None:
     """The words of a shell text that only starts one program; None for any other text."""
     joined = re.sub(r"\\\s*\n", " ", text).strip()
@@ -57,6 +71,9 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     whole = [*(t.run.entrypoint or ()), *t.run.command]
     if t.unknown:
         return None
+    if wrapper := after_exports(whole):
+        exported, whole = wrapper
+        t.environment |= exported
     if path := script_of(t, whole):
         script = read_script(t, path)
         return None if script is None else parsed(t, script)
@@ -71,8 +88,8 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
 
 def parsed(t: Translation, command: list[str]) -> flags_of.Flags | None:
     """The flags after the engine's program; None if there is another program."""
-    found = flags_of.parse(command, t.dialect)
-    if t.dialect.positional and command[:1] == found.positional[:1] and "/" in "".join(command[:1]):
+    found = flags_of.parse(command, t.dialect, known(t.engine.name)[1])
+    if t.dialect.positional and "/" in "".join(found.positional[:1]):
         found.given.setdefault("model", [found.positional.pop(0)])
     if found.positional and command[:1] == found.positional[:1]:
         kept(t, command)

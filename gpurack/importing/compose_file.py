@@ -14,12 +14,12 @@ from gpurack.spec.compose_keys import SERVICE
 from gpurack.spec.secret_names import is_secret
 
 CONVERTED = {
-    "build", "command", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends", "gpus",
-    "image", "links", "network_mode", "networks", "ports", "profiles", "pull_policy", "runtime", "scale", "stdin_open",
-    "tty", "volumes",
+    "build", "command", "configs", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends",
+    "gpus", "image", "links", "network_mode", "networks", "ports", "profiles", "pull_policy", "runtime", "scale",
+    "secrets", "stdin_open", "tty", "volumes",
 }  # fmt: skip
 """Fields of a service that have a meaning of their own here."""
-NEED_MORE = {"configs", "credential_spec", "develop", "external_links", "models", "provider", "secrets", "volumes_from"}
+NEED_MORE = {"credential_spec", "develop", "external_links", "models", "provider", "volumes_from"}
 """Fields that need something outside of the service."""
 AS_IT_IS = SERVICE - CONVERTED - NEED_MORE
 """Fields that are copied to `compose` of its entry."""
@@ -31,7 +31,9 @@ NO_MEANING = {
 }
 
 
-LISTS = ("ports", "volumes", "devices")
+LISTS = ("ports", "volumes", "devices", "secrets", "configs")
+FILES = {"secrets": "/run/secrets/", "configs": "/"}
+"""Fields that mount files named elsewhere in the compose file → where."""
 
 
 INVALID = "is not a valid service. Run `docker compose config` to find the error."
@@ -59,13 +61,9 @@ def read(
     images: dict[str, built.Built] = {}
     findings: list[Finding] = []
 
-    def note(what: str) -> None:
-        if (finding := Finding("open", "compose file", what)) not in findings:
+    def note(what: str, where: str = "compose file") -> None:
+        if (finding := Finding("open", where, what)) not in findings:
             findings.append(finding)
-
-    def undefined(name: str) -> None:
-        if not is_secret(name):  # stays a reference, which its entry reads from the environment
-            note(f"${name} is not defined. Pass --set {name}=….")
 
     given = files or {}
     try:
@@ -83,17 +81,26 @@ def read(
     if not isinstance(services, dict):
         raise NoCompose("contains no services.")
     for key in content:
-        if key not in ("version", "name", "services", "volumes", "networks") and not str(key).startswith("x-"):
+        if key not in ("version", "name", "services", "volumes", "networks", *FILES) and not str(key).startswith("x-"):
             findings.append(Finding("open", "compose file", f"{key} was not converted."))
     runs = []
     for name in services:
         where = f"service {name}"
+
+        def undefined(variable: str, where: str = where) -> None:
+            if not is_secret(variable):  # stays a reference, which its entry reads from the environment
+                note(f"${variable} is not defined. Pass --set {variable}=….", where)
+
         try:
             fields = compose_yaml.plain(compose_yaml.extended(name, services, given)) or {}
             if unchosen := left_by_profiles(fields, profiles):
                 findings.append(Finding("open", where, unchosen))
                 continue
-            runs.append(service(str(name), compose_yaml.interpolated(fields, variables, undefined), findings, images))
+            fields, defined = (
+                compose_yaml.interpolated(one, variables, undefined)
+                for one in (fields, {key: content[key] for key in FILES if content.get(key)})
+            )
+            runs.append(service(str(name), fields, findings, images, defined))
         except docker_run.Unreadable as error:
             findings.append(Finding("open", where, f"is not a valid service: {error}"))
         except LookupError as error:
@@ -113,9 +120,16 @@ def left_by_profiles(fields: Any, profiles: Collection[str]) -> str:
 
 
 def service(
-    name: str, fields: Mapping[str, Any], findings: list[Finding], images: dict[str, built.Built]
+    name: str,
+    fields: Mapping[str, Any],
+    findings: list[Finding],
+    images: dict[str, built.Built],
+    defined: Mapping[str, Any],
 ) -> ContainerRun:
-    """One service as a ContainerRun. Adds what was not converted to findings, and its build to images."""
+    """One service as a ContainerRun. Adds what was not converted to findings, and its build to images.
+
+    defined: the secrets and configs of the file.
+    """
     where = f"service {name}"
     check_shape(fields)
     settings = dict(fields)
@@ -130,10 +144,13 @@ def service(
                 Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
                         "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
-    compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
+    compose = {
+        key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) not in ([], None)
+    }
     networks = settings.get("networks")
     joined = networks.values() if isinstance(networks, Mapping) else ()
     aliases = [name, *(str(alias) for network in joined if network for alias in network.get("aliases") or [])]
+    linked = docker_run.links(settings.get("links") or [])
     for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
         del settings[key]
@@ -147,18 +164,19 @@ def service(
     environment, unset = environment_of(settings.pop("environment", None))
     if unset:
         compose["environment"] = unset
-    given = gpus.given(
-        gpus.reserved(settings.pop("gpus", None) or devices),
-        compose.pop("devices", []),
-        settings.pop("runtime", None),
-        environment,
-    )
-    if given.devices:
-        compose["devices"] = given.devices
-    findings += docker_run.given_findings(given, where)
+    requested, runtime = gpus.reserved(settings.pop("gpus", None) or devices), settings.pop("runtime", None)
+    given = docker_run.given_gpus(requested, compose, runtime, environment, where, findings)
     network = settings.pop("network_mode", None)
     if network and network not in ("host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
+    mounts = [mount(item) for item in settings.pop("volumes", None) or []]
+    for kind in FILES:
+        for item in settings.pop(kind, None) or []:
+            one = file_mount(kind, item, defined.get(kind) or {})
+            mounts += [one] if one.source else []
+            if not one.source:
+                what = f"{one.target} is a file of {kind}, without `file` in this text. Mount one with compose.volumes."
+                findings.append(Finding("open", where, what))
     command, entrypoint = settings.pop("command", None), settings.pop("entrypoint", None)
     run = ContainerRun(
         where=where,
@@ -167,10 +185,11 @@ def service(
         command=tuple(argv(command)),
         entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
         environment=given.environment,
-        mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
+        mounts=tuple(mounts),
         ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
         gpus=given.gpus,
         aliases=tuple(aliases),
+        links=linked,
         host_network=network == "host",
         compose=compose,
     )
@@ -211,20 +230,16 @@ def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built 
 
 def argv(command: Any) -> list[str]:
     """A command, given as text or list, as words."""
-    return shlex.split(command) if isinstance(command, str) else [_text(word) for word in command or []]
+    return shlex.split(command) if isinstance(command, str) else [compose_yaml.scalar(word) for word in command or []]
 
 
 def environment_of(settings: Any) -> tuple[dict[str, str], list[str]]:
     """(variables, names without a value), given as map or list."""
     if isinstance(settings, dict):
-        texts = [name if value is None else f"{name}={_text(value)}" for name, value in settings.items()]
+        texts = [name if value is None else f"{name}={compose_yaml.scalar(value)}" for name, value in settings.items()]
     else:
         texts = [str(item) for item in settings or []]
     return docker_run.environment_of(texts)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def mount(settings: Any) -> Mount:
@@ -238,6 +253,16 @@ def mount(settings: Any) -> Mount:
     more = tuple((name, key, item) for name, value in sections.items() for key, item in (value or {}).items())
     read_only = bool(settings.get("read_only", False))
     return Mount(kind, str(settings.get("source", "")), str(settings["target"]), read_only, more)  # type: ignore[arg-type]
+
+
+def file_mount(kind: str, settings: Any, defined: Mapping[str, Any]) -> Mount:
+    """The mount of a secret or config, as Compose makes it; without a source if it is not a file."""
+    settings = {"source": settings} if isinstance(settings, str) else settings
+    name = str(settings["source"])
+    file = str((defined.get(name) or {}).get("file") or "")
+    source = file if not file or file.startswith(("/", "~", ".", "$")) else f"./{file}"
+    target = str(settings.get("target") or name)
+    return Mount("bind", source, target if target.startswith("/") else f"{FILES[kind]}{target}", True)
 
 
 def ports(settings: Any) -> list[Port]:

@@ -1,21 +1,31 @@
-"""Compose's own reading of a file: YAML 1.2, several documents, tags, variables, extends, include, profiles.
+"""Compose's own reading of a file: scalars, several documents, tags, variables, extends, include, profiles.
 
-Sources: the Compose Specification (merge, interpolation, profiles, extends, include) and compose-go, which reads
-`on`, `yes` and `22:22` as text.
+Sources: the Compose Specification (merge, interpolation, profiles, extends, include) and compose-go, whose YAML reads
+`on`, `yes` and `22:22` as text, and `017`, `0o17`, `1_000` and `1e3` as numbers. What Docker Compose 2.40.3 makes of
+many files is recorded in tests/unit/importing/compose_config.json.
 """
 
 import copy
 import re
 from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 import yaml
 
+from gpurack.spec.secret_names import holds_secret
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 REPLACED = ("command", "entrypoint", "test")
 """Lists that a later file replaces; others are joined."""
+ONE_OR_MORE = ("dns", "dns_search", "env_file", "label_file", "tmpfs")
+"""Fields that are a text or a list of texts."""
 MAPS = ("environment", "labels", "args", "annotations", "sysctls", "extra_hosts")
 """Fields that are a map or a list of `NAME=value`."""
+ENV_LINE = re.compile(
+    rf"""^[ \t]*(?:export[ \t]+)?({NAME.pattern})[ \t]*[=:][ \t]*(?:'([^']*)'|"((?:[^"\\]|\\.)*)"|(.*))""", re.MULTILINE
+)
+ESCAPE, ESCAPED = re.compile(r"\\(.)"), {"n": "\n", "r": "\r", "t": "\t", "$": "$$"}
 DEEPEST = 20
 """The most nested defaults that are followed."""
 Notes = Callable[[str], None]
@@ -45,10 +55,14 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0x[0-9a-fA-F]+|0|[1-9][0-9]*)$"), list("-+0123456789")
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
 )
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,2})?$"),
+    list("-+.0123456789"),
 )
 _Loader.add_constructor("!reset", lambda loader, node: _Reset())
 _Loader.add_constructor("!override", lambda loader, node: _Override(_value(loader, node)))
@@ -78,8 +92,13 @@ def merged(base: Any, over: Any, key: str = "") -> Any:
     if isinstance(base, _Override):
         return _Override(merged(base.value, over, key))
     if key in MAPS and {type(base), type(over)} == {dict, list}:
-        base, over = as_map(base), as_map(over)
+        separators = "[=:]" if key == "extra_hosts" else "="
+        base, over = as_map(base, separators), as_map(over, separators)
+    if key in ONE_OR_MORE:
+        base, over = as_list(base), as_list(over)
     if isinstance(base, dict) and isinstance(over, dict):
+        if key == "logging" and base.get("driver", over.get("driver")) != over.get("driver", base.get("driver")):
+            return over  # the options are those of another driver
         keys = dict.fromkeys([*base, *over])
         return {name: merged(base[name], over[name], str(name)) if name in base and name in over else
                 over.get(name, base.get(name)) for name in keys}  # fmt: skip
@@ -99,11 +118,17 @@ def mounted_at(volume: Any) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def as_map(settings: Any) -> Any:
-    """A list of `NAME=value` as a map."""
+def as_map(settings: Any, separators: str = "=") -> Any:
+    """A list of `NAME=value` (a host: also `NAME:address`) as a map."""
     if not isinstance(settings, list):
         return settings
-    return {name: value if equals else None for name, equals, value in (str(item).partition("=") for item in settings)}
+    pairs = (re.split(separators, str(item), maxsplit=1) for item in settings)
+    return {name: value[0] if value else None for name, *value in pairs}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A text as a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def plain(value: Any) -> Any:
@@ -222,16 +247,30 @@ def closing(text: str, start: int) -> int:
     return 0
 
 
-def dotenv(text: str) -> dict[str, str]:
-    """The variables of an `.env` file.
+def scalar(value: Any) -> str:
+    """A value as Compose writes it into a variable or a command.
 
-    >>> dotenv("export A=1 # one\\n# B=2\\nC='x y'")
-    {'A': '1', 'C': 'x y'}
+    >>> scalar(True), scalar(1.50), scalar(1e3), scalar(1e6), scalar(0.00001)
+    ('true', '1.5', '1000', '1e+06', '1e-05')
     """
-    found = {}
-    for line in text.removeprefix("\ufeff").splitlines():
-        match = re.match(rf"\s*(?:export\s+)?({NAME.pattern})\s*=\s*(.*?)\s*$", line)
-        if match:
-            quoted = re.match(r"(['\"])(.*?)\1", match[2])
-            found[match[1]] = quoted[2] if quoted else re.sub(r"(^|\s+)#.*", "", match[2])
+    if not isinstance(value, float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    number = Decimal(repr(value)).normalize()  # the shortest digits, as Go writes a float
+    exponent = number.adjusted()
+    return f"{number:f}" if -4 <= exponent < 6 else f"{number.scaleb(-exponent):f}e{exponent:+03d}"
+
+
+def dotenv(text: str) -> dict[str, str]:
+    """The variables of an `.env` file, without secrets and without those whose value needs an unknown one.
+
+    >>> dotenv("export A=1 # one\\n# B=2\\nC='x $A'\\nD=\\"y\\nz\\"\\nE=${A}2\\nF=$UNKNOWN")
+    {'A': '1', 'C': 'x $A', 'D': 'y\\nz', 'E': '12'}
+    """
+    found: dict[str, str] = {}
+    for name, single, double, bare in ENV_LINE.findall(text.removeprefix("\ufeff")):
+        missing: list[str] = []
+        written = ESCAPE.sub(lambda one: ESCAPED.get(one[1], one[1]), double) or re.sub(r"(^|\s+)#.*", "", bare).strip()
+        value = single or substituted(written, found, missing.append)
+        if not missing and not (value and holds_secret(name, value)):
+            found[name] = value
     return found

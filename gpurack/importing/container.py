@@ -64,7 +64,8 @@ class ContainerRun:
     """Everything a container was started with.
 
     where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
-    aliases: other names by which containers reach it. host_network: uses the host's network. running: found on a host.
+    aliases: other names by which containers reach it. links: its own names for other containers. host_network: uses the
+    host's network. running: found on a host.
     compose: all other settings as Compose fields.
     """
 
@@ -78,6 +79,7 @@ class ContainerRun:
     ports: tuple[Port, ...] = ()
     gpus: Gpus = None
     aliases: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     host_network: bool = False
     interactive: bool = False
     detached: bool = True

@@ -3,7 +3,7 @@
 import argparse
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from gpurack.importing import gpus
@@ -155,12 +155,8 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         long_mount(text) for text in options.pop("mount", [])
     ]
     ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
-    given = gpus.given(
-        gpus.option(options.pop("gpus", None)), compose.pop("devices", []), options.pop("runtime", None), environment
-    )
-    if given.devices:
-        compose["devices"] = given.devices
-    findings += given_findings(given, where)
+    requested, runtime = gpus.option(options.pop("gpus", None)), options.pop("runtime", None)
+    given = given_gpus(requested, compose, runtime, environment, where, findings)
     if unset:
         compose["environment"] = unset
     entrypoint = options.pop("entrypoint", None)  # "" takes the image's entry point away
@@ -175,6 +171,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         ports=tuple(ports),
         gpus=given.gpus,
         aliases=(*options.pop("network-alias", []), *options.pop("net-alias", [])),
+        links=links(options.pop("link", [])),
         host_network=network == "host",
         interactive=bool(options.get("interactive")),
         detached=bool(options.get("detach")),
@@ -186,11 +183,21 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     return run, findings
 
 
-def given_findings(given: gpus.Given, where: str) -> list[Finding]:
-    """The findings about a container's GPUs."""
-    return [Finding("changed", where, what) for what in given.changed] + [
-        Finding("open", where, what) for what in given.open
-    ]
+def given_gpus(
+    requested: gpus.Gpus,
+    compose: dict[str, Any],
+    runtime: str | None,
+    environment: Mapping[str, str],
+    where: str,
+    findings: list[Finding],
+) -> gpus.Given:
+    """The GPUs of a container. Removes their devices from compose and adds findings. requested: as in gpus.given."""
+    given = gpus.given(requested, compose.pop("devices", []), runtime, environment)
+    if given.devices:
+        compose["devices"] = given.devices
+    findings += [Finding("changed", where, what) for what in given.changed]
+    findings += [Finding("open", where, what) for what in given.open]
+    return given
 
 
 def plain(words: Sequence[str]) -> list[str]:
@@ -248,6 +255,15 @@ def environment_of(texts: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """(variables with values, names that take their value from the caller's environment)"""
     values = {name: value for name, equals, value in (text.partition("=") for text in texts) if equals}
     return values, [text for text in texts if "=" not in text]
+
+
+def links(texts: Sequence[Any]) -> dict[str, str]:
+    """A container's own names for others, by `NAME:ALIAS`.
+
+    >>> links(["db:database", "llm"])
+    {'database': 'db', 'llm': 'llm'}
+    """
+    return {alias or name: name for name, _, alias in (str(text).partition(":") for text in texts)}
 
 
 def mount(text: str) -> Mount:

@@ -1,7 +1,7 @@
 """Parse an engine's command line into flags and values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from gpurack.engines.args import with_dashes
@@ -26,8 +26,8 @@ class Flags:
         return str(values[-1]) if values else None
 
 
-def parse(words: Sequence[str], dialect: Dialect) -> Flags:
-    """Parse the words of a command as the engine does.
+def parse(words: Sequence[str], dialect: Dialect, known: Collection[str] = ()) -> Flags:
+    """Parse the words of a command as the engine does. known: its flags.
 
     >>> parse(["--port", "80", "-ngl", "1", "--jinja"], Dialect(short={"ngl": "n-gpu-layers"})).given
     {'port': [80], 'n-gpu-layers': [1], 'jinja': [True]}
@@ -50,7 +50,8 @@ def parse(words: Sequence[str], dialect: Dialect) -> Flags:
                 position += 1
             continue
         key = with_dashes(long)
-        switch = key in SWITCHES or key in dialect.switches
+        paired = dialect.paired and (f"no-{key}" in known or key.startswith("no-"))
+        switch = key in SWITCHES or key in dialect.switches or paired
         if not equals and position < len(words) and not is_flag(words[position]) and not switch:
             value = words[position]
             position += 1

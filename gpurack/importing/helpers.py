@@ -9,9 +9,14 @@ from gpurack.importing import recognise, words
 from gpurack.importing.command import HARMLESS, SHELLS
 from gpurack.importing.container import ContainerRun
 
+NO_HTTP = (
+    r"postgres(ql)?|postgis|pgvector|timescaledb|mysql|mariadb|mongo(db)?|redis(-stack)?|valkey|keydb|memcached|nats|"
+    r"rabbitmq|kafka"
+)
+"""Images of databases and queues, which answer no HTTP request."""
 HELPERS = re.compile(
-    r"(.*[-_/])?(postgres(ql)?|postgis|pgvector|timescaledb|mysql|mariadb|mongo(db)?|redis(-stack)?|valkey|keydb|memcached|"
-    r"qdrant|milvus|weaviate|chroma|elasticsearch|opensearch|neo4j|clickhouse-server|minio|etcd|nats|rabbitmq|kafka|"
+    rf"(.*[-_/])?({NO_HTTP}|"
+    r"qdrant|milvus|weaviate|chroma|elasticsearch|opensearch|neo4j|clickhouse-server|minio|etcd|"
     r"nginx|traefik|caddy|haproxy|envoy|nginx-proxy-manager|prometheus|grafana|loki|dcgm-exporter|node-exporter|cadvisor|"
     r"searxng|portainer(-ce)?|watchtower|adminer|pgadmin4|alertmanager|jaeger|otel-collector|tika|docling-serve)"
 )
@@ -29,6 +34,15 @@ def is_helper(image: str) -> bool:
     (True, True, False)
     """
     return bool(HELPERS.fullmatch(image))
+
+
+def answers_http(image: str) -> bool:
+    """False for the image of a database or a queue.
+
+    >>> answers_http("postgres"), answers_http("qdrant/qdrant")
+    (False, True)
+    """
+    return not re.fullmatch(rf"(.*[-_/])?({NO_HTTP})", image)
 
 
 def shell_text(run: ContainerRun) -> str:

@@ -7,7 +7,7 @@ from gpurack.engines.base import Engine
 from gpurack.engines.container import CPU
 from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import Dialect
-from gpurack.importing import built, recognise
+from gpurack.importing import built, helpers, recognise
 from gpurack.importing import flags as flags_of
 from gpurack.importing.command import program_of
 from gpurack.importing.translation import Translation
@@ -35,6 +35,10 @@ def choose_engine(t: Translation, image: str) -> Engine:
         proof = "program" if by_program else "arguments"
         t.note("open", f"unknown image {image}; engine {known.title} was chosen by its {proof}.")
         return known
+    if not helpers.answers_http(name):
+        what = f"{image} answers no HTTP request, by which gpurack sees that an entry is ready, so a run with it fails."
+        t.note("open", f"{what} Remove the entry, and start it by other means.")
+        return ENGINES[Custom.name]
     t.note("open", f"unknown image {image}; uses engine custom, which is ready when / answers. Set another path in "
           'compose: {"x-ready": "/health"}.')  # fmt: skip
     return ENGINES[Custom.name]

@@ -1,9 +1,11 @@
 """Read running containers as ContainerRuns, from `docker inspect` of the containers and their images."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from gpurack.facts.record import COMPOSE, PROJECTS
+from gpurack.facts.record import COMPOSE, PREVIOUS, PROJECTS, is_generation
 from gpurack.host_data import json_values
 from gpurack.importing import docker_run, gpus
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
@@ -32,6 +34,16 @@ def documents(text: str) -> list[dict[str, Any]]:
     return [item for items in lists for item in items if isinstance(item, dict)]
 
 
+def only(text: str, names: Collection[str]) -> str:
+    """The output of `COMMAND` without containers of other names."""
+    items = (item for item in documents(text) if "HostConfig" not in item or _name(item) in names)
+    return json.dumps(list(items))
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item.get("Name", "")).lstrip("/")
+
+
 def is_inspect(text: str) -> bool:
     """True if the text looks like output of `docker inspect`."""
     return text.lstrip().startswith("[") and '"HostConfig"' in text
@@ -52,7 +64,7 @@ def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
     for item in items:
         if "HostConfig" not in item:
             continue
-        name = str(item.get("Name", "")).lstrip("/")
+        name = _name(item)
         try:
             if is_ours(name, item["Config"].get("Labels") or {}):
                 findings.append(Finding("left out", f"container {name}", "is already managed by gpurack."))
@@ -69,8 +81,9 @@ def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
 
     A copy (`docker commit`, `docker run`) inherits the labels but has another name; it is imported.
     """
-    made = labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")
-    return any(f"gpurack.{kind}" in labels and made == (project, name) for kind, project in PROJECTS.items())
+    project, key = labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")
+    made = is_generation(key, name.removesuffix(PREVIOUS)) or key == name
+    return made and any(f"gpurack.{kind}" in labels and project == one for kind, one in PROJECTS.items())
 
 
 def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
@@ -86,11 +99,10 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
         tuple(map(str, config["Entrypoint"] or ())) if config.get("Entrypoint") != image.get("Entrypoint") else None
     )
     compose = compose_fields(config, host, image)
-    given = gpus.given(gpus_of(host), compose.pop("devices", []), host.get("Runtime"), environment)
-    if given.devices:
-        compose["devices"] = given.devices
-    findings += docker_run.given_findings(given, where)
+    given = docker_run.given_gpus(gpus_of(host), compose, host.get("Runtime"), environment, where, findings)
     network = str(host.get("NetworkMode", ""))
+    joined = (item.get("NetworkSettings") or {}).get("Networks") or {}
+    aliases = (str(alias) for settings in joined.values() for alias in (settings or {}).get("Aliases") or [])
     if network.startswith("container:"):
         findings.append(Finding("open", where, f"network {network} was not converted."))
     return ContainerRun(
@@ -103,6 +115,8 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
         mounts=tuple(mount(settings) for settings in item.get("Mounts") or []),
         ports=tuple(ports(host.get("PortBindings") or {})),
         gpus=given.gpus,
+        aliases=tuple(dict.fromkeys(alias for alias in aliases if alias not in (name, str(item.get("Id"))[:12]))),
+        links=docker_run.links([re.sub(r":.*/", ":", str(text).lstrip("/")) for text in host.get("Links") or []]),
         host_network=network == "host",
         running=True,
         compose=compose,

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.translation import Entry
 
+T = TypeVar("T")
+HOST = re.compile(r"(?i)(^|[-_])(host(name)?|server|addr(ess)?)$")
+"""Names of settings whose whole value is the name of a host."""
 HERE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
 URL = re.compile(r"(?P<before>://(?:[^/@\s]*@)?|^)(?P<host>[\w.-]+|\[::1\])(?::(?P<port>\d+))?(?=[/\s?;,'\"]|$)")
 
@@ -32,19 +35,25 @@ def targets(runs: Iterable[ContainerRun], made: Iterable[tuple[Entry, ContainerR
     return found
 
 
+def with_links(known: Mapping[str, T], run: ContainerRun) -> dict[str, T]:
+    """What names mean, with a container's own names for others."""
+    return {**known, **{alias: known[name] for alias, name in run.links.items() if name in known}}
+
+
 def adapt(
     entry: Entry, run: ContainerRun, known: Mapping[str, Target], published: Mapping[int, Target]
 ) -> list[Finding]:
     """Change names and ports in an entry's own words to what they are now. Returns what changed or does not resolve."""
+    known = with_links(known, run)
     findings: list[Finding] = []
 
     def note(kind: Any, what: str) -> None:
         if (finding := Finding(kind, entry.where, what)) not in findings:
             findings.append(finding)
 
-    def changed(found: re.Match[str], health: bool) -> str:
-        host, port = found["host"], int(found["port"] or 0)
-        if not found["before"] and not port:
+    def changed(found: re.Match[str], name: str) -> str:
+        host, port, health = found["host"], int(found["port"] or 0), name == "healthcheck"
+        if not found["before"] and not port and not (found[0] == found.string and HOST.search(name)):
             return found[0]
         if host in HERE and health and port == entry.inside[0]:
             target, now = Target(host, *entry.inside), host
@@ -68,17 +77,17 @@ def adapt(
             note("changed", f"{shown} in its settings became {now}{number}, its address in gpurack.")
         return text
 
-    def walk(value: Any, health: bool = False) -> Any:
+    def walk(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
-            return {key: walk(item, health) for key, item in value.items()}
+            return {key: walk(item, name or str(key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [walk(item, health) for item in value]
-        return URL.sub(lambda found: changed(found, health), value) if isinstance(value, str) else value
+            return [walk(item, name) for item in value]
+        return URL.sub(lambda found: changed(found, name), value) if isinstance(value, str) else value
 
     for field in ("env", "args"):
         if field in entry.fields:
             entry.fields[field] = walk(entry.fields[field])
     for word, value in entry.fields.get("compose", {}).items():
         if word in ("command", "entrypoint", "healthcheck", "environment"):
-            entry.fields["compose"][word] = walk(value, word == "healthcheck")
+            entry.fields["compose"][word] = walk(value, "healthcheck" if word == "healthcheck" else "")
     return findings

@@ -13,12 +13,10 @@ from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
 from gpurack.spec.secret_names import is_secret
 
-READ_ONLY = "read-only command"
+READING = ("images", "ps", "logs", "stats", "inspect", "version", "info")
 IGNORED_DOCKER = {
+    **dict.fromkeys(READING, ("left out", "read-only command")),
     "pull": ("left out", "gpurack pulls images itself"),
-    "images": ("left out", READ_ONLY), "ps": ("left out", READ_ONLY), "logs": ("left out", READ_ONLY),
-    "stats": ("left out", READ_ONLY), "inspect": ("left out", READ_ONLY), "version": ("left out", READ_ONLY),
-    "info": ("left out", READ_ONLY),
     "exec": ("left out", "changes inside a running container are not imported"),
     "stop": ("left out", "use enabled: false in the entry"),
     "start": ("left out", "gpurack starts all enabled entries"),
@@ -46,13 +44,17 @@ BUILT_HERE = (
 
 @dataclass
 class Imported:
-    """The result. host: fields of the host. models, services, jobs: entries by name. findings: everything else."""
+    """The result. host: fields of the host. models, services, jobs: entries by name. findings: everything else.
+
+    places: name of an entry → its place in the source.
+    """
 
     host: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -90,26 +92,27 @@ def read(
     else:
         runs, findings, known = import_notes(text, known, profiles)
     runs, pulls, pullers = helpers.without_pullers(runs)
-    findings += [pulled_by(*puller) for puller in pullers]
+    own = [pulled_by(*puller) for puller in pullers]
     named = {name: run.name for run in runs if run.name for name in (run.name, *run.aliases)}
     published_by = {number: run.name for run in runs if run.name for number in published_ports(run)}
     known = replace(known, names={**named, **known.names}, pulls={**known.pulls, **pulls}, published=published_by)
-    imported = Imported(findings=findings)
+    imported = Imported()
     made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
         try:
-            entry, found = entry_of(run, known)
+            entry, found = entry_of(run, replace(known, names=names.with_links(known.names, run)))
         except ValueError as error:  # an invalid number
-            imported.findings.append(Finding("open", run.where, f"could not be converted: {error}."))
+            own.append(Finding("open", run.where, f"could not be converted: {error}."))
             continue
         except (AttributeError, LookupError, TypeError):  # a value of another type than Docker documents
-            imported.findings.append(Finding("open", run.where, "could not be converted."))
+            own.append(Finding("open", run.where, "could not be converted."))
             continue
-        imported.findings += found
+        own += found
         if entry:
             made.append((entry, run))
-        elif run.running:  # drop findings about a container that is not imported
-            imported.findings = [one for one in imported.findings if one.where != run.where or one in found]
+    # what its settings lack does not matter for a container that is not imported
+    without = {run.where for run in [*runs, *(puller for puller, _, _ in pullers)]} - {run.where for _, run in made}
+    imported.findings = [*(finding for finding in findings if finding.where not in without), *own]
     known_names = names.targets(runs, made)
     published = {
         entry.fields["port"]: known_names[run.name] for entry, run in made if run.name and entry.fields.get("port")
@@ -158,6 +161,7 @@ def add(imported: Imported, entry: Entry, named: bool) -> None:
     elif before is not None:
         imported.findings.append(Finding("changed", entry.where, f"{entry.key} is defined twice identically."))
     others[entry.key] = entry.fields
+    imported.places[entry.key] = entry.where
     imported.host |= entry.host
 
 

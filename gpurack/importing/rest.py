@@ -145,9 +145,11 @@ def convert_compose(t: Translation) -> None:
     elif "restart" not in t.compose:
         how = "ran in the foreground" if t.run.interactive or not t.run.detached else "had no restart policy"
         t.note("changed", f"{how}; gpurack restarts it after a crash or reboot (restart: unless-stopped).")
-    for file in t.compose.get("env_file", []) if isinstance(t.compose.get("env_file"), list) else []:
-        if not str(file).startswith("/"):
-            t.note("open", f"env_file {file} is a relative path. Use the absolute path on the host.")
+    files = t.compose.get("env_file") or []
+    for file in files if isinstance(files, list) else [files]:
+        path = str(file.get("path") if isinstance(file, dict) else file)
+        if not path.startswith("/"):
+            t.note("open", f"env_file {path} is a relative path. Use the absolute path on the host.")
     if t.run.running:
         t.fields["replaces"] = t.run.name
     if t.compose:

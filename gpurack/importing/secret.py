@@ -11,6 +11,8 @@ HIDDEN = "***"
 ASSIGNED = re.compile(r"([\w-]+)=(?=\S)(.*)", re.DOTALL)
 IN_SCRIPT = re.compile(r"(?<!\S)(-[\w-]+)(\s+)([^\s$\"']+|\"[^\"$]*\"|'[^']*')")
 """A flag with its value inside one word, which is a script. A value taken from a variable does not match."""
+REFERENCE = re.compile(r"""(["']?)\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\}|\((?:cat |<)[\s\w./-]*\))\1(?=[\s;&|)]|$)""")
+"""A value that only says where the secret is: `$KEY`, `"$(cat /run/secrets/key)"`."""
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
@@ -43,6 +45,12 @@ def reference(value: str) -> str | None:
     return found[1] if found else None
 
 
+def file_of(value: str) -> str | None:
+    """The file that a value such as `$(cat /run/secrets/key)` reads, else None."""
+    found = re.fullmatch(r"\$\((?:cat\s+|<\s*)([\w./-]+)\s*\)", value)
+    return found[1] if found else None
+
+
 def variable_for(name: str, ending: str = "KEY") -> str:
     """The default environment variable for an entry's secret.
 
@@ -60,5 +68,8 @@ def masked_command(words: Sequence[str], length: int = 70) -> str:
 
 
 def _mask(found: re.Match[str]) -> str:
-    rest = HIDDEN if is_secret(found[1]) else ASSIGNED.sub(_mask, found[2])
-    return f"{found[1]}={rest}"
+    name, value = found.groups()
+    named = REFERENCE.match(value) if is_secret(name) else None
+    start = named.end() if named else 0
+    rest = HIDDEN if is_secret(name) and not named else ASSIGNED.sub(_mask, value[start:])
+    return f"{name}={value[:start]}{rest}"

@@ -1,5 +1,6 @@
 """Print what was imported as a Python or YAML inventory, with the findings as comments."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,9 +78,13 @@ def text(value: str) -> str:
 
 def as_yaml(imported: Imported, host: str) -> str:
     """The import as a YAML inventory, for `gpurack.load`."""
+    return yaml_text({"hosts": {host: imported.data}})
+
+
+def yaml_text(data: Mapping[str, Any], flow: bool | None = None) -> str:
+    """Data as YAML. flow: write maps on one line; None means those of plain values only."""
     return yaml.dump(
-        {"hosts": {host: imported.data}}, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=WIDTH,
-        default_flow_style=None,
+        data, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=WIDTH, default_flow_style=flow,
     )  # fmt: skip
 
 
@@ -98,22 +103,69 @@ def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Plain.add_representer(str, _quoted)
 
 
-def comments(findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
-    """The findings as comments of an inventory. plan: the errors that `gpurack plan` would report."""
-    lines = []
+def comments(imported: Imported, plan: Sequence[str] = ()) -> str:
+    """What was imported, and the findings, as comments of an inventory. plan: the errors that `gpurack plan` would
+    report."""
+    entries = [entry for entries in imported.entries.values() for entry in entries.items()]
+    sections = {"Imported": [taken(imported, key, fields) for key, fields in entries if key in imported.places]}
     for kind, title in TITLES.items():
-        found = [finding for finding in findings if finding.kind == kind]
-        if found:
-            wheres: dict[str, list[str]] = {}
-            for finding in found:
-                wheres.setdefault(finding.what, []).append(finding.where)
-            lines += [
-                f"# {title}:",
-                *(f"#   {one_line(', '.join(dict.fromkeys(of)))}: {one_line(what)}" for what, of in wheres.items()),
-            ]
-    if plan:
-        lines += ["# Errors to fix before `gpurack plan` accepts it:", *(f"#   {one_line(line)}" for line in plan)]
+        sections[title] = grouped([finding for finding in imported.findings if finding.kind == kind])
+    sections["Errors to fix before `gpurack plan` accepts it"] = list(plan)
+    lines = [line for title, found in sections.items() if found for line in (f"# {title}:", *map(comment, found))]
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def taken(imported: Imported, key: str, fields: Mapping[str, Any]) -> str:
+    """An entry in one line: `line 3: chat (vllm, GPUs 0, 1, port 8000)`."""
+    gpus = fields.get("gpus")
+    named = "all GPUs" if gpus == "all" else f"GPU{'s' * (len(gpus) > 1)} {', '.join(map(str, gpus))}" if gpus else ""
+    port = f"port {fields['port']}" if "port" in fields else "runs once"
+    return f"{imported.places[key]}: {key} ({', '.join(filter(None, (fields['engine'], named, port)))})"
+
+
+def grouped(findings: Sequence[Finding]) -> list[str]:
+    """A line for each sentence, with its places. Sentences that differ in one word are one line with these words."""
+    groups: list[tuple[list[str], dict[str, None], dict[int, dict[str, None]]]] = []
+    for finding in findings:
+        words = re.findall(r"`[^`]*`\S*|\S+", finding.what)
+        for first, places, others in groups:
+            differ = [at for at, pair in enumerate(zip(first, words, strict=False)) if pair[0] != pair[1]]
+            if len(first) == len(words) and (not differ or differ == (list(others) or differ[:1])):
+                places[finding.where] = None
+                for at in differ:
+                    others.setdefault(at, {first[at]: None})[words[at]] = None
+                break
+        else:
+            groups.append((words, {finding.where: None}, {}))
+    lines = []
+    for first, places, others in groups:
+        sentence = [one_of(list(others[at])) if at in others else word for at, word in enumerate(first)]
+        lines.append(f"{few(list(places))}: {' '.join(sentence)}")
+    return lines
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Words of a sentence as one, with the punctuation of the first.
+
+    >>> one_of(["/a.", "/b."])
+    '/a, /b.'
+    """
+    plain = [word.rstrip(".,:;") for word in words]
+    return ", ".join(plain) + words[0][len(plain[0]) :]
+
+
+def few(items: Sequence[str]) -> str:
+    """The items, of many the first three and their number.
+
+    >>> few("ab"), few("abcdef")
+    ('a, b', 'a, b, c and 3 more')
+    """
+    return ", ".join(items) if len(items) < 5 else f"{', '.join(items[:3])} and {len(items) - 3} more"
+
+
+def comment(line: str) -> str:
+    """A line as a comment below a title."""
+    return f"#   {one_line(line)}"
 
 
 def one_line(line: str) -> str:

@@ -44,28 +44,16 @@ def entry_in(t: Translation) -> Entry | None:
         t.engine = engine
         return job_of(t, image)
     t.engine = choose_engine(t, like)
-    if t.unknown and run.running and run.gpus is None:
-        t.findings = []
-        t.note("left out", f"{run.image} is not a known engine and uses no GPU.")
-        return None
-    if t.unknown and not run.ports and not run.host_network and (run.interactive or not run.detached):
-        t.findings = []
-        t.note("left out", f"not a service: {run.image} publishes no port and runs in the foreground.")
-        return None
-    exposed = [str(port) for port in run.compose.get("expose") or []]
-    if t.unknown and not run.ports and not run.host_network and not (run.gpus is not None and exposed):
-        t.findings = []
-        how: Kind = "left out" if run.gpus is None else "open"
-        t.note(how, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means.")
+    if why := no_service(t):
+        t.without_entry(*why)
         return None
     slices = keep_slices(t)
     arguments = None if slices else read_arguments(t)
     t.listens = None
     in_front = run.interactive and not run.detached
     if arguments is None and (run.running or in_front) and not run.ports and not run.host_network:
-        t.findings = []
         command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
-        t.note("left out", f"not a service: runs `{command}` without a port.")
+        t.without_entry("left out", f"not a service: runs `{command}` without a port.")
         return None
     if arguments and not names_weights(t, arguments):
         t.note("open", f"its flags name no model. The command is kept, with engine {Custom.name}.")
@@ -78,8 +66,8 @@ def entry_in(t: Translation) -> Entry | None:
         t.engine, arguments = ENGINES[Custom.name], flags_of.Flags()
     t.flags = arguments
     if hosts := hosts_of(t):
-        t.findings = []
-        t.note("open", f"not imported: it runs over {hosts} hosts (--{NODES}), and an entry runs on one host.")
+        what = f"not imported: it runs over {hosts} hosts (--{NODES}), and an entry runs on one host."
+        t.without_entry("open", what)
         return None
     t.fields["engine"] = t.engine.name
     convert_image(t, image)
@@ -100,6 +88,23 @@ def entry_in(t: Translation) -> Entry | None:
     helper = t.unknown and not t.gpus and (helpers.is_helper(split(run.image)[0]) or names_others)
     kind = "services" if t.engine.service or helper else "models"
     return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host, t.inside)
+
+
+def no_service(t: Translation) -> tuple[Kind, str] | None:
+    """Why the container of an unknown image gets no entry; None if it does."""
+    run = t.run
+    if not t.unknown:
+        return None
+    if run.running and run.gpus is None:
+        return "left out", f"{run.image} is not a known engine and uses no GPU."
+    if run.ports or run.host_network:
+        return None
+    if run.interactive or not run.detached:
+        return "left out", f"not a service: {run.image} publishes no port and runs in the foreground."
+    if run.gpus is not None and run.compose.get("expose"):
+        return None
+    how: Kind = "left out" if run.gpus is None else "open"
+    return how, f"not imported: {run.image} is not a known engine and publishes no port. Start it by other means."
 
 
 def names_weights(t: Translation, arguments: flags_of.Flags) -> bool:

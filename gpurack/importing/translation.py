@@ -55,10 +55,10 @@ class Translation:
     """The conversion of one container. Every step removes what it converted.
 
     fields: of the entry. host: fields of the host that it needs. environment, compose, flags: not converted yet.
-    used: mounts with its weights or settings. scripts: mounts with its start script. named: a served name was set.
-    Set by the steps that find them: engine, flags, model (the value of its model flag), gpus, key (name of the entry),
-    open (reachable from other machines), listens (container port of a program that is not the engine's), inside (its
-    container port in the text, and now), built (what its image was built from).
+    used: mounts with its weights or settings. scripts: mounts with its start script or its key. named: a served name
+    was set. Set by the steps that find them: engine, flags, model (the value of its model flag), gpus, key (name of the
+    entry), open (reachable from other machines), listens (container port of a program that is not the engine's), inside
+    (its container port in the text, and now), built (what its image was built from).
     """
 
     engine: Engine
@@ -97,6 +97,11 @@ class Translation:
     def note(self, kind: Kind, what: str) -> None:
         """Add a finding about this container."""
         self.findings.append(Finding(kind, self.where, what))
+
+    def without_entry(self, kind: Kind, what: str) -> None:
+        """Say why the container gets no entry. What its settings lack does not matter then."""
+        self.findings = []
+        self.note(kind, what)
 
     def on_host(self, path: str) -> tuple[str, Mount | None] | None:
         """(path on the host of a path in the container, its mount); None if it is in no mount."""
@@ -149,19 +154,32 @@ class Translation:
 
     def tokens(self, name: str, text: str) -> int | None:
         """A number of tokens as the engine reads it: `32k` for some."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z])", text)
+        found = re.fullmatch(r"(\d+(?:\.\d+(?=[a-z]))?)([a-zA-Z])", text)
         if found and found[2] in self.dialect.multipliers:
             return int(float(found[1]) * self.dialect.multipliers[found[2]])
         return self.number(name, text)  # type: ignore[no-any-return]
 
     def set_api_key(self, value: str | None) -> None:
         """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""
+        if file := secret.file_of(value or ""):
+            self.set_api_key_file(file)
+            return
         given = secret.reference(value or "")
         name = given or secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
         if not given:
             self.note("open", f"its API key was in plain text and is left out. Create a new key and export {name}=… "
                      "before gpurack plan.")  # fmt: skip
+
+    def set_api_key_file(self, path: str) -> None:
+        """Set `api_key` to an environment variable for the key in a file of the container."""
+        name = secret.variable_for(self.key)
+        self.fields["api_key"] = {"env": name}
+        found = self.on_host(path)
+        self.scripts |= {found[1]} if found and found[1] else set()
+        place = found[0] if found else path
+        self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
+                 'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
 
     def set_hf_token(self, found_in: str, value: str) -> None:
         name = secret.reference(value) or "HF_TOKEN"

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gpurack.importing import compose_yaml
 from gpurack.importing.container import Finding
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -27,6 +28,14 @@ Part = tuple[str, str]
 WINDOWS = re.compile(r"\s[`^]\s*$")
 """The continuation of PowerShell and of cmd."""
 SPOILT = re.compile(r"\\[ \t]+$")
+QUOTED = r"""\\.|'[^']*'?|"(?:\\.|[^"\\])*"?"""
+CLOSED = re.compile(r"""\\.?|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+SEPARATOR = re.compile(rf"{QUOTED}|\$\(|`|>&|&>|(?P<end>[;|&]+)", re.DOTALL)
+QUOTED_OR_REDIRECTION = re.compile(
+    rf"{QUOTED}|(?P<gap><[A-Za-z][\w .-]*>)"
+    r"|(?P<redirection>(?:(?<!\S)[0-9])?&?(?:>>?\|?|<<?<?-?)(?:&[0-9-]|\s*[^\s<>()]+))",
+    re.DOTALL,
+)
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 
@@ -105,12 +114,8 @@ class _Reader:
     def loop(self, where: str, name: str, text: str, body: Sequence[Part]) -> None:
         """Read a loop's body once for each word. Words that are not in the text stay open."""
         expanded, undefined = expand(with_arrays(text, self.known), self.known)
-        try:
-            items = shlex.split(expanded[:LONGEST])[:MOST]
-        except ValueError:
-            self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: for …"))
-            return
-        if undefined:
+        items = self.split(where, expanded, "for …")[:MOST]
+        if undefined and items:
             self.script.findings.append(Finding("open", where, f"repeats for {', '.join(undefined)}; read once."))
             items = [f"${name}"]
         for item in items:
@@ -125,11 +130,7 @@ class _Reader:
         expanded, undefined = expand(without_redirections(with_arrays(part, self.known)), self.known)
         for name in re.findall(rf"\$\{{({NAME})\[", part):
             undefined += self.known.get(f"{name}[]", ("", ()))[1]
-        try:
-            words = shlex.split(expanded[:LONGEST])
-        except ValueError:
-            self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {first_words(part)} …"))
-            return
+        words = self.split(where, expanded, f"{first_words(part)} …")
         if self.inside and words and re.match(rf"{NAME}\+?=", words[0]):
             name = words[0].partition("=")[0]
             self.script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
@@ -142,13 +143,19 @@ class _Reader:
         elif words:
             self.script.commands.append(Command(where, tuple(words), undefined))
 
+    def split(self, where: str, text: str, shown: str) -> list[str]:
+        """The words of a text, none with a finding if a quote stays open. shown: what names it in messages."""
+        try:
+            return shlex.split(text[:LONGEST])
+        except ValueError:
+            self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {shown}"))
+            return []
+
     def array(self, where: str, name: str, more: bool, text: str) -> None:
         """Read `NAME=(…)` and `NAME+=(…)`."""
         expanded, undefined = expand(with_arrays(text, self.known), self.known)
-        try:
-            items = shlex.split(expanded[:LONGEST])
-        except ValueError:
-            self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {name}"))
+        items = self.split(where, expanded, name)
+        if text.strip() and not items:
             return
         before, missing = self.known.get(f"{name}[]", ("", ())) if more else ("", ())
         self.known[f"{name}[]"] = (f"{before} {shlex.join(items)}".strip(), (*missing, *undefined))
@@ -210,14 +217,14 @@ def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) 
     lines = text.expandtabs(4).splitlines()
     position = 0
     while position < len(lines):
-        start, buffer = position, ""
+        start, buffer, quote = position, "", ""
         while position < len(lines):
             raw = PROMPT.sub("", lines[position]) if not buffer else lines[position]
-            code, comment = split_comment(buffer, raw)
+            code, comment = split_comment(quote, raw)
             if comment and not buffer.strip() and not code.strip():
                 script.comments.append((f"line {position + 1}", comment))
             position += 1
-            if open_quote(buffer + code):
+            if quote := open_quote(code, quote):
                 buffer += code + "\n"
                 continue
             if ARRAY_OPEN.match(buffer + code):
@@ -256,38 +263,23 @@ def joins(buffer: str, following: str) -> bool:
     )
 
 
-def split_comment(before: str, line: str) -> tuple[str, str]:
-    """(code, comment) of a line, after the text `before` it."""
-    quote = open_quote(before)
-    position = 0
-    while position < len(line):
-        char = line[position]
-        if char == "\\" and quote != "'":
-            position += 2
-            continue
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char == "#" and (position == 0 or line[position - 1].isspace()):
-            return line[:position], line[position + 1 :].strip()
-        position += 1
+def split_comment(quote: str, line: str) -> tuple[str, str]:
+    """(code, comment) of a line. quote: the one that is open before it."""
+    for found in re.finditer(rf"(?s:{QUOTED})|(?P<comment>(?<!\S)#)", quote + line):
+        if found["comment"]:
+            start = found.start() - len(quote)
+            return line[:start], line[start + 1 :].strip()
     return line, ""
 
 
-def open_quote(text: str) -> str:
-    """The quote that is open at the end, "" for none."""
-    quote, escaped = "", False
-    for char in text:
-        if escaped:
-            escaped = False
-        elif char == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-    return quote
+def open_quote(text: str, quote: str = "") -> str:
+    """The quote that is open at the end, "" for none. quote: the one that is open before the text.
+
+    >>> open_quote("a 'b"), open_quote("b' c", "'")
+    ("'", '')
+    """
+    found = re.search("['\"]", CLOSED.sub("", quote + text))
+    return found[0] if found else ""
 
 
 def simple_commands(line: str) -> list[str]:
@@ -296,31 +288,13 @@ def simple_commands(line: str) -> list[str]:
     >>> simple_commands("a=1; docker run 'x;y' && echo")
     ['a=1', " docker run 'x;y' ", ' echo']
     """
-    parts, current, quote, depth, position = [], "", "", 0, 0
-    while position < len(line):
-        char = line[position]
-        if char == "\\" and quote != "'" and position + 1 < len(line):
-            current += line[position : position + 2]
-            position += 2
-            continue
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"`":
-            quote = char
-        elif line.startswith("$(", position):
-            depth += 1
-        elif char == ")" and depth:
-            depth -= 1
-        redirection = char == "&" and (current.endswith(">") or line.startswith("&>", position))
-        if not quote and not depth and char in ";|&" and not redirection:
-            parts.append(current)
-            current = ""
-            while position < len(line) and line[position] in ";|&":
-                position += 1
-            continue
-        current += char
-        position += 1
-    return [part for part in [*parts, current] if part.strip()]
+    parts, start, position = [], 0, 0
+    while found := SEPARATOR.search(line, position):
+        position = closing(line, found.start()) if found[0] in ("$(", "`") else found.end()
+        if found["end"]:
+            parts.append(line[start : found.start()])
+            start = position
+    return [part for part in [*parts, line[start:]] if part.strip()]
 
 
 def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]], depth: int = 0) -> tuple[str, tuple[str, ...]]:
@@ -335,7 +309,7 @@ def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]], depth: i
             continue
         found = VARIABLE.match(text, position)
         if quote != "'" and found:
-            end = closing_brace(text, position) if found[1] else found.end()
+            end = (compose_yaml.closing(text, position) or len(text)) if found[1] else found.end()
             name, rest = found[2], text[found.end() : end - 1] if found[1] else ""
             sign = re.match(r":?([-?+=])(.*)", rest, re.DOTALL)
             default = sign[2] if sign else ""
@@ -380,16 +354,6 @@ def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]], depth: i
     return out, tuple(dict.fromkeys(undefined))
 
 
-def closing_brace(text: str, start: int) -> int:
-    """The position after the `}` of the `${` at start."""
-    depth = 0
-    for found in re.finditer(r"\$\{|\}", text[start:]):
-        depth += 1 if found[0] == "${" else -1
-        if depth == 0:
-            return start + found.end()
-    return len(text)
-
-
 def closing(text: str, start: int) -> int:
     """The position after a `$(…)` or backquoted command that starts at `start`."""
     if text[start] == "`":
@@ -426,22 +390,8 @@ def without_redirections(text: str) -> str:
     >>> without_redirections("run '<s>' 2>&1 >> log -x <model> &> y")
     "run '<s>'   -x '<model>'"
     """
-    out, position = "", 0
-    while position < len(text):
-        quote = open_quote(out)
-        if quote or text[position] == "\\":
-            out += text[position : position + (1 if quote else 2)]
-            position += 1 if quote else 2
-            continue
-        gap = re.match(r"<[A-Za-z][\w .-]*>", text[position:])
-        redirection = re.match(r"(?:(?<!\S)[0-9])?&?(?:>>?\|?|<<?<?-?)(?:&[0-9-]|\s*[^\s<>()]+)", text[position:])
-        at_start = not out or out[-1].isspace()
-        if gap:
-            out += shlex.quote(gap[0])
-            position += gap.end()
-        elif redirection and (at_start or text[position] in "<>&"):
-            position += redirection.end()
-        else:
-            out += text[position]
-            position += 1
-    return out.strip()
+
+    def kept(found: re.Match[str]) -> str:
+        return "" if found["redirection"] else shlex.quote(found["gap"]) if found["gap"] else found[0]
+
+    return QUOTED_OR_REDIRECTION.sub(kept, text).strip()

@@ -20,7 +20,9 @@ from gpurack.inventory.checks.admin_files import unreadable_copies, unreadable_i
 from gpurack.inventory.checks.clashes import clashes
 from gpurack.inventory.checks.connections import connected, connection_problems
 from gpurack.inventory.checks.gpus import gpu_problems
+from gpurack.inventory.checks.indentation import misplaced_entries, without_value
 from gpurack.inventory.checks.network import mirror_problems, unreadable_ca, unused_logins
+from gpurack.inventory.checks.ssh_fields import host_name_problems, ssh_field_problems
 from gpurack.inventory.checks.users import user_problems
 from gpurack.inventory.secrets import shared_keys, unreadable_secrets
 from gpurack.spec.compose_keys import unknown_keys
@@ -29,7 +31,7 @@ from gpurack.spec.image import Build
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
-from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest
+from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, wrong_type
 from gpurack.spec.secret import Secret
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
@@ -73,6 +75,12 @@ def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
     return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
 
 
+def maintenance_of(layers: Iterable[Mapping[str, Any]]) -> str:
+    """Why a host is left alone, from its layers of data that are not checked yet; "" if it is not."""
+    why = merge_all(layers).get("maintenance")
+    return why if isinstance(why, str) else ""
+
+
 def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
     """The checked specs of hosts, from their layers of data.
 
@@ -82,7 +90,9 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
     problems: list[Problem] = []
     names: set[str] = set()
     for name, host_layers in layers.items():
-        data = merge_all(host_layers)
+        every = list(host_layers)
+        data = allowing_restart(merge_all(every))
+        problems += without_value(name, every)
         names |= {str(key) for kind in ("models", "services") for key in _mapping(data.get(kind))}
         host, found = check_host(name, data)
         problems += found
@@ -99,6 +109,18 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
     return connected(fleet)
 
 
+def allowing_restart(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of a host with `--data restart=always` (`gpurack apply --restart`), which answers `docker.restart: ask`.
+
+    >>> allowing_restart({"restart": "always", "docker": {"version": "28.5.2"}})["docker"]
+    {'version': '28.5.2', 'restart': 'always'}
+    """
+    docker = data.get("docker") or {}
+    if data.get("restart") != "always" or not isinstance(docker, Mapping) or docker.get("restart", "ask") != "ask":
+        return data
+    return {**data, "docker": {**docker, "restart": "always"}}
+
+
 def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
     """The spec of one host from its merged data, and its errors.
 
@@ -109,7 +131,10 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         for key in data
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
-    problems += not_maps(name, data)
+    if wrong := not_maps(name, data):
+        return None, problems + wrong  # what follows from them would be errors of every entry
+    problems += host_name_problems(name, data) + ssh_field_problems(name, data)
+    problems += misplaced_entries(name, {key: data[key] for key in data if key not in HOST_FIELDS})
     data, found = without_unknown_defaults(name, data)
     problems += found
     entries: dict[str, dict[str, Any]] = {"models": {}, "services": {}, "jobs": {}}
@@ -132,7 +157,7 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         if isinstance(entry, Mapping) and entry.get("daemon") is not None:
             own["docker"]["rootless"][user]["daemon"] = entry["daemon"]
     try:
-        host = Host.model_validate({**own, **entries})
+        host = Host.model_validate({**own, **entries}).named(name)
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
     problems += [problem.at(name) for problem in (*gpu_problems(host), *user_problems(host))]
@@ -143,7 +168,7 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
     """The spec of one merged entry of `models`, `services` or `jobs` (kind), and its errors."""
     path = f"{kind}.{name}"
     if not isinstance(entry, Mapping):
-        return None, [Problem.of("wrong-type", host, path, expected="a map of fields", value=repr(entry))]
+        return None, [wrong_type("a map of fields", entry, name).at(host, path)]
     if not re.fullmatch(CONTAINER_NAME, name):
         return None, [Problem.of("invalid-entry-name", host, path)]
     engine = entry.get("engine")
@@ -163,9 +188,23 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
         if hint and words.get("image") is None and any(problem.code == "one-image-source" for problem in found):
             return None, [Problem.of("image-missing", host, f"{path}.image", hint=hint)]  # a version is refused next
         return None, found
-    found = section_problems(kind, model) + ENGINES[model.engine].check(model) + unknown_flag_errors(model)
+    found = (
+        version_problems(model)
+        + section_problems(kind, model)
+        + ENGINES[model.engine].check(model)
+        + unknown_flag_errors(model)
+    )
     found += unknown_keys(model.compose)
     return model, [problem.at(host, path) for problem in found]
+
+
+def version_problems(model: Model) -> list[Problem]:
+    """Errors of a version that begins with v, where the engine's tags have a v that gpurack adds."""
+    version = model.version or ""
+    doubled = any(f"v{version}" in image for image in ENGINES[model.engine].variants(version))
+    if re.match(r"[vV]\d", version) and doubled:
+        return [Problem.of("version-with-v", path="version", value=version, right=version[1:])]
+    return []
 
 
 def job_problems(job: Job) -> list[Problem]:
@@ -196,7 +235,7 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
     A list for `models` would otherwise mean no models, and a run would remove them all from the host.
     """
     problems = [
-        Problem.of("wrong-type", name, key, expected="a map", value=repr(data[key]))
+        wrong_type("a map", data[key], key).at(name, key)
         for key in ("models", "services", "jobs", "defaults", "engines")
         if data.get(key) is not None and not isinstance(data[key], Mapping)
     ]
@@ -205,7 +244,7 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
         if engine not in ENGINES and nearest(engine, ENGINES, 0.85):
             problems.append(Problem.unknown("unknown-engine", engine, list(ENGINES), name, path))
         elif entry is not None and not isinstance(entry, Mapping):
-            problems.append(Problem.of("wrong-type", name, path, expected="a map of fields", value=repr(entry)))
+            problems.append(wrong_type("a map", entry, "engines").at(name, path))
     return problems
 
 

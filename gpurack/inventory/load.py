@@ -6,6 +6,7 @@ globals().update(gpurack.load("lab.yaml"))
 """
 
 import ast
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ from pyinfra.api import State
 from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_state
 
-from gpurack.spec.problems import InventoryError, Problem
+from gpurack.inventory.yaml_errors import explained
+from gpurack.spec.problems import InventoryError, Problem, wrong_type
 
-APPLY = "pyinfra {inventory} deploys/gpu_host.py"
+APPLY = "gpurack apply {inventory}"
 """The command by which an inventory is applied."""
 YAML = (".yaml", ".yml")
 TOP = ("all", "groups", "hosts")
@@ -45,14 +47,18 @@ def read_yaml(path: Path) -> Groups:
 
 def parse_yaml(path: Path) -> Any:
     """A YAML file's data. Raises InventoryError, with line numbers where YAML itself is wrong."""
+    text = ""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+        text = path.read_text(encoding="utf-8")
+        return yaml.load(text, Loader=_Strict)
     except OSError as error:
         raise InventoryError([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
     except UnicodeDecodeError as error:
         raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
     except yaml.YAMLError as error:
-        raise InventoryError([Problem.of("invalid-yaml", "", str(path), what=_yaml_error(error))]) from None
+        wrong = explained(error, text)
+        where = str(path) if wrong.line is None else f"{path}:{wrong.line}"
+        raise InventoryError([Problem.of("invalid-yaml", "", where, what=wrong.what, hint=wrong.hint)]) from None
 
 
 def to_groups(content: Any, path: str) -> Groups:
@@ -89,7 +95,7 @@ def read_inventory(path: Path) -> Inventory:
     Raises InventoryError, also for what Python raises in the file and in group_data; pyinfra's own errors come through.
     """
     if path.is_dir():
-        raise InventoryError([Problem.of("inventory-is-folder", "", str(path))])
+        raise InventoryError([Problem.of("inventory-is-folder", "", str(path), hint="Name an inventory file.")])
     if not path.is_file():
         raise InventoryError([Problem.of("no-inventory-file", "", str(path))])
     if path.suffix in YAML:
@@ -98,8 +104,10 @@ def read_inventory(path: Path) -> Inventory:
     # Importing pyinfra's command line costs time that only this needs.
     from pyinfra_cli.exceptions import UnexpectedExternalError
     from pyinfra_cli.inventory import make_inventory
+    from pyinfra_cli.util import PYTHON_CODES
 
     ctx_state.set(State())
+    PYTHON_CODES.pop(str(path), None)  # pyinfra would run what another folder's file of this name said
     try:
         if problems := ignored_by_pyinfra(path):  # before pyinfra reads it, because some end it with a traceback
             raise InventoryError(problems)
@@ -128,8 +136,8 @@ def with_hosts(inventory: Inventory) -> Inventory:
 def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
     """Errors of what Python and pyinfra misread silently.
 
-    These are keys and hosts given twice, groups with a bracket too few or too many, and maps at the top of the file
-    that look like host fields.
+    These are keys and hosts given twice, groups with a bracket too few or too many, and maps (and `lab`) at the top of
+    the file that look like host fields.
     """
     from gpurack.inventory.fleet import HOST_FIELDS
 
@@ -139,7 +147,8 @@ def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> lis
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in targets:
-            if isinstance(target, ast.Name) and target.id in known and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
+            kind = ast.Constant if getattr(target, "id", "") == "lab" else ast.Dict  # lab is text, and a usual group
+            if isinstance(target, ast.Name) and target.id in known and isinstance(node.value, kind):  # type: ignore[attr-defined]
                 problems.append(Problem.of("ignored-by-pyinfra", "", f"{path}:{node.lineno}", name=target.id))
     return problems
 
@@ -205,22 +214,63 @@ def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        problems.append(Problem.of("wrong-type", "", where, expected="a map", value=repr(value)))
+        problems.append(wrong_type("a map", value, where.rpartition(" ")[2]).at("", where))
         return {}
     return dict(value)
 
 
+class _Number(float):
+    """A number of a YAML file, with the text that was written."""
+
+    written: str
+
+
+yaml.SafeDumper.add_multi_representer(_Number, yaml.representer.SafeRepresenter.represent_float)
+VERSIONS = ("version", "toolkit", "driver", "revision")
+"""The fields whose unquoted numbers are refused with the text that was written."""
+
+
 class _Strict(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where PyYAML silently keeps the last."""
+    """YAML that refuses a key given twice, where PyYAML silently keeps the last, and a colon without a space."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:  # of a timestamp
+            what = "looks like a date, and is not one"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, dict | list):
+                raise yaml.MarkedYAMLError(problem="found unhashable key", problem_mark=key_node.start_mark)
             if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f'"{key}" is given twice', problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f'"{key}" is given twice: keep one of them', problem_mark=key_node.start_mark
+                )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        made = super().construct_mapping(node, deep)
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if value_node.tag == "tag:yaml.org,2002:null" and not value_node.value and _glued(key):
+                field, _, value = key.partition(":")
+                what = f"a space is missing after the colon; write {field}: {value}"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
+            if (
+                key in VERSIONS
+                and isinstance(made.get(key), int | float)
+                and value_node.tag.endswith((":float", ":int"))
+            ):
+                made[key] = _Number(made[key])
+                made[key].written = value_node.value
+        return made
+
+
+def _glued(key: Any) -> bool:
+    """Is it `port:8000`, which YAML reads as a key without a value?"""
+    return isinstance(key, str) and bool(re.fullmatch(r"[a-z_]+:[^\s/][^:]*", key))
 
 
 def _raised(error: Exception, filename: str) -> Problem:
@@ -229,10 +279,3 @@ def _raised(error: Exception, filename: str) -> Problem:
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     hint = f". Is the environment variable {error} set?" if isinstance(error, KeyError) else "."
     return Problem.of("inventory-raised", "", f"{filename}:{lines[-1]}" if lines else filename, what=what, hint=hint)
-
-
-def _yaml_error(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    what = str(getattr(error, "problem", None) or error)
-    return f"{place}{what}{' (YAML is indented with spaces)' if chr(92) + 't' in what else ''}"

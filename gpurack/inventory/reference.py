@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gpurack import screen
-from gpurack.spec.host import Docker, Host, Nvidia
+from gpurack.spec.host import Cards, Docker, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
@@ -25,7 +25,7 @@ Read this page when you write an inventory. One file lists the servers and the m
 in Python, or the same data in YAML. It is checked before any host is touched, and all errors are printed at once (each
 kind is in [errors.md](errors.md)):
 
-    gpurack plan inventories/lab.py
+    gpurack plan inventories/lab.yaml
 
 ```python
 # inventories/group_data/all.py: data of all hosts
@@ -42,7 +42,8 @@ gpu_hosts = ([
 ```
 
 ```yaml
-# inventories/lab.yaml; inventories/lab.py is then:
+# yaml-language-server: $schema=gpurack.schema.json
+# inventories/lab.yaml. For pyinfra, inventories/lab.py is then:
 #   import gpurack
 #   globals().update(gpurack.load("lab.yaml"))
 all:
@@ -64,7 +65,9 @@ from the host's daemon.json. (pyinfra's own host data replaces whole maps.)
 
 **For ssh**, use pyinfra's fields (`ssh_user`, `ssh_port`, `ssh_key`, …) or your ~/.ssh/config.
 
-`gpurack schema` prints a JSON Schema, which editors use to complete and check YAML inventories.
+**In editors.** `gpurack schema > inventories/gpurack.schema.json` writes a JSON Schema. With the first line of the
+example above, editors with the YAML language server complete and check a YAML inventory. `gpurack completion bash`
+(`zsh`, `fish`) does the same for commands.
 """
 
 LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
@@ -75,6 +78,7 @@ LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("Job", Job, ""),
     ("docker", Docker, ""),
     ("nvidia", Nvidia, ""),
+    ("hardware: {count, memory}", Cards, ""),
     ("Secret", Secret, ""),
     ("weights: {url, sha256}", UrlWeights, ""),
     ("weights: {hf, revision}", HfWeights, ""),

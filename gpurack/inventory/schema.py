@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from gpurack.inventory.checks.ssh_fields import SSH_FIELDS
 from gpurack.spec.host import Host
 
 
 def inventory_schema() -> dict[str, Any]:
     """A schema (draft 2020-12) for `lab.yaml`: maps all, groups, hosts.
+
+    Hosts, groups and `all` also have the fields of pyinfra's ssh connector.
 
     In `all` and `groups`, and in `defaults` and `engines`, no field is required, because the layers are merged before
     they are checked.
@@ -18,7 +21,8 @@ def inventory_schema() -> dict[str, Any]:
     host["properties"]["engines"] = {"type": "object", "additionalProperties": entry}
     definitions["Job"] = _optional(definitions["Job"])
     definitions["Model"] = entry  # what a model leaves out may come from defaults or engines
-    layer = _optional(host)
+    host["properties"] |= {name: {"type": kind, "description": text} for name, (kind, text) in SSH_FIELDS.items()}
+    layer = _optional(host) | {"patternProperties": {"^_": {}}}  # pyinfra's arguments, such as _sudo_password
     member = {
         **layer,
         "properties": {**layer["properties"], "groups": {"type": "array", "items": {"type": "string"}}},

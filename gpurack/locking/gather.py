@@ -17,7 +17,7 @@ from gpurack.spec import host as spec
 
 MANIFEST_LIMIT = 300
 """Seconds for files/manifest.sh; 32 homes at once take at most 40 of them."""
-NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run deploys/gpu_host.py first."
+NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run gpurack apply first."
 
 
 def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
@@ -55,7 +55,7 @@ def unanswered(lines: Sequence[str]) -> dict[str, str]:
 
 def hasher() -> str:
     """The text of files/hashes.py with what it imports."""
-    return program("hashes", "paths", "common", "safe_paths", "record", "dockerd")
+    return program("hashes")
 
 
 def manifest_lines(host: Host, seen: HostFacts) -> list[str]:

@@ -28,6 +28,7 @@ def manifest(spec: Host, facts: HostFacts, more: list[str]) -> str:
     """The whole text. more: the output of files/manifest.sh on the host."""
     jobs = tuple(f"job {paths.job_file(name)} " for name, job in spec.jobs.items() if job.enabled)
     more = [line for line in more if not line.startswith("job ") or line.startswith(jobs)]
+    more = [of_entry(line, facts) for line in more]
     lines = [*more, *system(facts), *locked(spec, facts), *projects(facts), *containers(facts)]
     return "".join(f"{line}\n" for line in sorted({one_line(line) for line in lines}))
 
@@ -36,8 +37,16 @@ def system(facts: HostFacts) -> Iterator[str]:
     """Operating system, architecture, GPUs and secrets' files."""
     yield f"os {facts.os.name}"
     yield f"arch {facts.arch}"
-    yield from (f"card {card.index} {card.name} {card.memory_total} MiB" for card in facts.gpus)
-    yield from (f"secret {path} {mode} uid {uid}" for path, (mode, uid) in facts.secrets.items())
+    yield from (f"card {card.index} {card.name} {card.memory_total or 0} MiB" for card in facts.gpus)
+    yield from (of_entry(f"secret {path} {mode} uid {uid}", facts) for path, (mode, uid) in facts.secrets.items())
+
+
+def of_entry(line: str, facts: HostFacts) -> str:
+    """A line about a container's file with its entry in the path, whichever generation the container is."""
+    for user in ("", *facts.users):
+        for name, key in facts.keys(user).items():
+            line = line.replace(f" {paths.container_file(user, key, '')}", f" {paths.container_file(user, name, '')}")
+    return line
 
 
 def locked(spec: Host, state: HostFacts) -> Iterator[str]:
@@ -57,15 +66,13 @@ def projects(facts: HostFacts) -> Iterator[str]:
 
 def containers(facts: HostFacts) -> Iterator[str]:
     """The fields in the labels of managed containers, and the names of all others."""
-    for container in facts.containers:
-        if not facts.is_ours(container):
-            yield f"container {container.name} is not gpurack's"
-            continue
+    yield from (f"container {each.name} is not gpurack's" for each in facts.containers if not facts.is_ours(each))
+    for (_, name), container in facts.ours.items():
         for word, value in label(container.labels).items():
             if word in FINGERPRINTS:
-                yield f"runs {container.name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"
+                yield f"runs {name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"
             elif word not in DEPEND_ON_GPUS:
-                yield f"runs {container.name} {word} {shown(value, facts)}"
+                yield f"runs {name} {word} {shown(value, facts)}"
 
 
 def without_labels(labels: Any) -> Any:

@@ -10,7 +10,7 @@ from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.ledger import label
 from gpurack.plan.packages.base import installed
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, platform_of
-from gpurack.plan.system.docker import BELOW, packages_of
+from gpurack.plan.system.docker import BELOW, packages_of, with_source
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import same_repository, split_digest
 from gpurack.spec.lock import HostLock, ModelLock
@@ -67,8 +67,14 @@ def packages(spec: Host, facts: HostFacts) -> dict[str, str]:
     platform = platform_of(facts.os)
     names: tuple[str, ...] = TOOLKIT_PACKAGES
     if platform and spec.docker.source != "keep":
-        names = (*names, *packages_of(spec, platform), *BELOW)
+        names = (*names, *packages_of(with_source(spec, facts), platform), *BELOW)
     return dict(installed(names, facts))
+
+
+def loose(lock: HostLock, facts: HostFacts) -> list[str]:
+    """The locked packages that are not on hold yet: the next run holds them. The toolkit's only where GPUs are."""
+    names = [name for name in lock.packages if facts.has_nvidia or name not in TOOLKIT_PACKAGES]
+    return [name for name in names if name in facts.packages and not facts.packages[name].held]
 
 
 def keys(facts: HostFacts) -> dict[str, str]:

@@ -52,7 +52,8 @@ def names_of_packages(what: Sequence[str], spec: Host, facts: HostFacts, old: Ho
     platform = platform_of(facts.os)
     names: list[str] = []
     if platform and spec.docker.source != "keep" and chosen(what, "docker"):
-        names += docker.packages_of(spec, platform) + tuple(name for name in docker.BELOW if name in old.packages)
+        packages = docker.packages_of(docker.with_source(spec, facts), platform)
+        names += packages + tuple(name for name in docker.BELOW if name in old.packages)
     if facts.has_nvidia and chosen(what, "toolkit"):
         names += TOOLKIT_PACKAGES
     return names
@@ -89,7 +90,8 @@ def upgraded(what: Sequence[str], spec: Host, facts: HostFacts, old: HostLock, s
 def versions(spec: Host, facts: HostFacts, news: News) -> dict[str, str]:
     """The newest version of each package that the inventory allows; one version for all four of the toolkit."""
     platform = platform_of(facts.os)
-    allowed = {**(docker.pins(spec, platform) if platform else {}), **nvidia_toolkit.pins(spec)}
+    pinned = docker.pins(docker.with_source(spec, facts), platform) if platform else {}
+    allowed = {**pinned, **nvidia_toolkit.pins(spec)}
     found = {name: newest(allowed.get(name), have) for name, have in news.packages.items()}
     alike = [set(news.packages[name]) for name in TOOLKIT_PACKAGES if name in news.packages]
     if alike:

@@ -19,7 +19,8 @@ from gpurack.shell import sh
 from gpurack.spec.host import Host as Spec
 from gpurack.spec.problems import Problem
 
-SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
+SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "removal": "~", "error": "error"}
+RED = ("removal", "error")
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -74,6 +75,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if plan.down is not None:
         run.users_down = dict(plan.down)
     if plan.nothing:
+        announce(plan.findings)
         host.noop(f"{operation}: nothing to do")
         return
     announce(plan.findings, plan.errors)
@@ -127,9 +129,9 @@ def announce(findings: Sequence[Finding], failures: Sequence[Problem] = ()) -> N
         run.announced.append(finding)
         if finding.kind == "error" and host.state.current_stage >= StateStage.Execute:
             run.refused_now.append(finding.line)
-        host.log_styled(f"{SIGNS[finding.kind]} {finding.line}", fg="red" if finding.kind == "error" else "yellow")
+        host.log_styled(f"{SIGNS[finding.kind]} {finding.text}", fg="red" if finding.kind in RED else "yellow")
 
 
 def unattended(target: Host) -> bool:
     """Does the run proceed without confirmation (`-y`)?"""
-    return not target.state.should_check_for_changes()
+    return not (target.state.should_check_for_changes() or host_run(target).confirmed)

@@ -11,8 +11,8 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.run_state import host_run, outdate, reasons_of
-from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
+from gpurack.operations.run_state import host_run, outdate, reasons_of, refresh
+from gpurack.plan.steps import DockerRestart, Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.plan.system.daemon_json import Apply
 from gpurack.plan.system.rootless import SetUp
 from gpurack.remote import Command, run
@@ -22,7 +22,13 @@ from gpurack.spec.problems import Problem, grouped
 
 USER_PROGRAM = 300
 """Seconds that a program may run as a user. It waits for that user's daemon, which may never answer."""
+QUICK = 1800
+"""Seconds that a step without a progress line may take: systemctl, nvidia-ctk, rm."""
+NAMED = 60
+"""Characters of a command that a message has."""
 PYTHON = sh("python3 -")
+ALIVE = sh("kill -0 $$ 2>/dev/null")
+"""Does the shell of this subshell still run? If it was killed, its signs of life would keep the connection open."""
 SIGN_OF_LIFE = 5
 """Seconds between two lines of output of a slow command."""
 
@@ -36,6 +42,7 @@ class Changing(Command):
         ok, output = super().execute(state, host, connector_arguments)
         if not ok:
             host_run(host).failed(output.output_lines)
+            refresh(host)
         return ok, output
 
 
@@ -67,6 +74,8 @@ class Streamed(Command):
                 host_run(host).failures.append(known)
             else:
                 host_run(host).failed(output.output_lines)
+            if not self.of_user:
+                refresh(host)
         # pyinfra would print the output of a failed command again.
         return ok or self.of_user, CommandOutput([])
 
@@ -107,9 +116,9 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         )
         yield Changing(kept)
     elif isinstance(step, Shell):
-        text, told = step.command, {}
+        text, told = step.command if step.slow else within_limit(step.command), {}
         if step.locks:
-            text, told = PYTHON, {"_stdin": under_lock(step.command, step.reason, step.locks)}
+            text, told = PYTHON, {"_stdin": under_lock(text, step.reason, step.locks)}
         command = slow(text, **told) if step.slow else Streamed(script(text), **told)
         command.explain = step.explain
         yield command
@@ -117,6 +126,8 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         yield Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders_program())
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
+    elif isinstance(step, DockerRestart):
+        yield program("docker_restart", step.what)
     elif isinstance(step, SetUp):
         yield program("rootless", {"files": dict(step.files)}, step.user, step.become)
     else:
@@ -125,7 +136,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
 
 def folders_program() -> str:
     """Return files/folders.py with the modules that it imports."""
-    return whole_program("folders", "paths", "common", "safe_paths", "record", "dockerd")
+    return whole_program("folders")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
@@ -139,21 +150,22 @@ def write_file(path: str, content: str, mode: str) -> Changing:
 
 def write_files(files: Sequence[WriteFile]) -> Changing:
     """Write several files by one command, each as `write_file` does."""
-    each = [
-        sh(
-            "mkdir -p -m 755 {folder} && head -c {size} > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
-            folder=file.path.rpartition("/")[0],
-            size=len(file.content.encode()),
-            beside=f"{file.path}.gpurack-new",
-            mode=file.mode,
-            place=file.path,
-        )
-        for file in files
-    ]
+    beside = {file.path: f"{file.path}.gpurack-new" for file in files}
+    folders = sorted({file.path.rpartition("/")[0] for file in files})
     # Two runs on a fresh host may write the same file. The models' lock would block for minutes, so there is another.
-    alone = sh("umask 077 && install -d -m 700 {run} && exec 9>{run}/files && flock 9", run=paths.RUN)
+    commands = [
+        sh("umask 077 && install -d -m 700 {run} && exec 9>{run}/files && flock 9", run=paths.RUN),
+        sh("(umask 022 && mkdir -p {})", folders),  # also the folders above them are for everyone
+    ]
+    for file in files:
+        new, size = beside[file.path], len(file.content.encode())
+        commands.append(sh("head -c {size} > {new} && chmod {mode} {new}", size=size, new=new, mode=file.mode))
+    # On disk before a file gets its name, and the names before what comes next: a power cut leaves old or new files.
+    commands.append(sh("sync {}", list(beside.values())))
+    commands += [sh("mv -f {} {}", new, path) for path, new in beside.items()]
+    commands.append(sh("sync {}", folders))
     text = "".join(file.content for file in files)
-    return Changing(script(all_of([alone, *each])), _stdin=text)
+    return Changing(script(all_of(commands)), _stdin=text)
 
 
 def apply_daemon_json(step: Apply) -> Streamed:
@@ -170,17 +182,17 @@ def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str 
     that wait.
     """
     job = {"folder": paths.RUN, "what": what, "users": list(users), "argv": ["sh", "-c", command], "stdin": stdin}
-    return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock', 'paths', 'common')}"
+    return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock')}"
 
 
-def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:
+def program(name: str, job: Mapping[str, Any] | str, user: str = "", become: Sh = NOTHING) -> Streamed:
     """Return the command that runs files/NAME.py with a job, under the lock of the user's Docker.
 
     The program does not inherit the lock. become: the words in front of a command that run it as this user. A user's
     program has a time limit, and its output goes to a file, so that processes that it leaves behind cannot keep the
     connection open.
     """
-    text = f"JOB = {json.dumps(job)!r}\n{whole_program(name, 'paths')}"
+    text = f"JOB = {json.dumps(job)!r}\n{whole_program(name)}"
     if not become:
         return Streamed(PYTHON, _stdin=under_lock(PYTHON, name, [user], text))
     limited = under_lock(sh("timeout -k 5 {} {} python3 -", USER_PROGRAM, become), name, [user], text)
@@ -199,15 +211,33 @@ def slow(command: Sh, _stdin: str | None = None) -> Streamed:
     text = sh(
         "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); exec 3<{stdin}; "
         '( {command} ) >"$log" 2>&1 <&3 & work=$!; '
-        "( while sleep {seconds} >/dev/null 2>&1 </dev/null; do spent=$(( $(date +%s) - begun )); "
+        "( while sleep {seconds} >/dev/null 2>&1 </dev/null && {alive}; do spent=$(( $(date +%s) - begun )); "
         'printf "%d:%02d  %s\\n" $((spent / 60)) $((spent % 60)) '
         '"$(tail -c 400 "$log" | tr "\\r" "\\n" | grep . | tail -n 1 | cut -c 1-110)"; done ) & life=$!; '
         'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }',
         command=command,
         stdin=sh("/dev/null") if _stdin is None else sh("&0"),
         seconds=SIGN_OF_LIFE,
+        alive=ALIVE,
     )
     return Streamed(script(text)) if _stdin is None else Streamed(script(text), _stdin=_stdin)
+
+
+def within_limit(command: Sh) -> Sh:
+    """Return a quick command that says every few seconds what it waits for, and is killed after QUICK seconds."""
+    words = " ".join(command.split())
+    name = words if len(words) <= NAMED else f"{words[:NAMED]}…"
+    return sh(
+        "( while sleep {seconds} >/dev/null 2>&1 </dev/null && {alive}; do printf '%s\\n' {waits}; done ) & life=$!; "
+        "timeout -k 5 {limit} {command}; code=$?; kill $life 2>/dev/null; "
+        "[ $code != 124 ] && [ $code != 137 ] || printf '%s\\n' {late}; exit $code",
+        seconds=SIGN_OF_LIFE,
+        alive=ALIVE,
+        waits=f"waiting for {name}",
+        limit=QUICK,
+        command=script(command),
+        late=f"error {name}: no end in {QUICK} s",
+    )
 
 
 def script(text: Sh) -> Sh:

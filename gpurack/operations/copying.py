@@ -21,6 +21,8 @@ from gpurack.shell import Sh, sh
 from gpurack.spec.local_files import files_of, sha256
 
 BLOCK = 1 << 20
+MARK = "gpurack: "
+"""Before each line of the host's answer: the login shell's start files may print lines of their own."""
 THERE = "there"
 """Printed if an earlier run copied it, but did not use it. Nobody else can write to this folder."""
 
@@ -31,8 +33,14 @@ def find(part: str, path: str) -> Sh:
         """\
 folders() { python3 -c {program} "$@"; }
 folders make {above} || exit 1
-[ -e {path} ] && echo {there} && exit
-folders clean {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'""",
+if [ -e {path} ]; then
+	said={there}
+else
+	folders clean {part} && cd {part} && said=$(df -B1 --output=avail . | tail -n 1) || exit 1
+	said="$said
+$(find . -type f -printf '%s %P\\n')" || exit 1
+fi
+printf '%s\\n' "$said" | sed 's/^ */gpurack: /'""",
         program=folders_program(),
         above=path.rpartition("/")[0],
         path=path,
@@ -41,18 +49,19 @@ folders clean {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} &&
     )
 
 
-def receive(part: str, name: str, size: int, sha256: str) -> Sh:
-    """Return a script that appends standard input to a partial file, and checks size and sha256."""
+def receive(part: str, name: str, begin: int, size: int, sha256: str) -> Sh:
+    """Return a script that writes standard input to a partial file from a byte on, and checks size and sha256."""
     return sh(
         """\
-umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
+umask 022; mkdir -p {folder} && truncate -s {begin} {file}.part && cat >>{file}.part || exit 1
 [ "$(stat -c %s {file}.part)" = {size} ] || { echo "the connection ended"; exit 1; }
 [ "$(sha256sum <{file}.part)" = {sum} ] ||
 	{ rm -f {file}.part; echo {name} was corrupted on the way and deleted; exit 1; }
-mv -f {file}.part {file}""",
+sync {file}.part && mv -f {file}.part {file} && sync {folder}""",
         folder=f"{part}/{name}".rpartition("/")[0],
         file=f"{part}/{name}",
         name=name,
+        begin=begin,
         size=size,
         sum=f"{sha256}  -",
     )
@@ -77,7 +86,9 @@ class Copy(Command):
     def _copy(self, host: Host, arguments: ConnectorArguments) -> None:
         source, path = self.upload.source, self.upload.path
         part, files = f"{path}.part", files_of(source)
-        free, *there = self._run(host, arguments, find(part, path))
+        answer = self._run(host, arguments, find(part, path))
+        lines = [line.removeprefix(MARK) for line in answer if line.startswith(MARK)]
+        free, *there = [line for line in lines if line] or ["nothing"]
         if free == THERE:
             return
         have = {name: int(size) for size, _, name in (line.partition(" ") for line in there)}
@@ -91,14 +102,15 @@ class Copy(Command):
                 progress.done += sizes[name]
                 continue
             begin = have.get(f"{name}.part", 0)
+            begin = begin if begin <= sizes[name] else 0  # of a file that was longer
             progress.done += begin
-            command = receive(part, name, sizes[name], sha256(file))
+            command = receive(part, name, begin, sizes[name], sha256(file))
             self._run(host, arguments, command, Content(file, begin, progress))
         if source.is_file() and list(files) == [source.name]:
             place = sh("mv -f {part}/{} {} && rmdir {part}", source.name, path, part=part)
         else:
             place = sh("mv -T {} {}", part, path)
-        self._run(host, arguments, place)
+        self._run(host, arguments, sh("{} && sync {}", place, path.rpartition("/")[0]))
 
     @staticmethod
     def _run(host: Host, arguments: ConnectorArguments, text: Sh, content: "Content | None" = None) -> list[str]:

@@ -8,7 +8,8 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, unattended
 from gpurack.operations.run_state import snapshot
-from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, Run, SetUp
+from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, SetUp
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Plan
 from gpurack.plan.system.docker import is_installed
 from gpurack.spec.host import Host

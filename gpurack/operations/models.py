@@ -1,8 +1,11 @@
 """The operations that make a host's models and jobs match the inventory."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import Host as PyinfraHost
@@ -14,6 +17,7 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
+from gpurack.inventory.origin import claim
 from gpurack.inventory.secrets import read_values
 from gpurack.operations.carry_out import (
     announce,
@@ -25,10 +29,16 @@ from gpurack.operations.carry_out import (
 )
 from gpurack.operations.commands import Refusal, Streamed, carry_out
 from gpurack.operations.copying import Copy
-from gpurack.operations.run_state import host_run, snapshot
-from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
-from gpurack.plan.models.diff import Action
+from gpurack.operations.run_state import host_run, outdate, snapshot
+from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, unfinished
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.failures import retried, unknown_retries
+from gpurack.plan.models.jobs import desire_job, due
+from gpurack.plan.models.ownership import NO_CLAIM, Claim, commits
 from gpurack.plan.models.plan import ModelsPlan, awaited
+from gpurack.plan.models.preparing import preparation
+from gpurack.plan.models.stop import plan_stop
+from gpurack.plan.run import Run, Verb, as_preview
 from gpurack.plan.steps import Plan
 from gpurack.plan.system.docker import unanswered
 from gpurack.shell import sh
@@ -37,14 +47,28 @@ from gpurack.spec.problems import Problem
 
 PRUNED = "ollama"
 """The value of `--data prune=` that removes models which an ollama has in addition to those listed."""
-RENEWED = "yes"
-"""The value that `--data renew=` supports."""
+ACTIONS = {"Models": "apply", "Jobs": "jobs", "Stop": "stop"}
+"""Operation → what the runner is called with."""
+YES = "yes"
+"""The value that `--data renew=` and `--data take_over=` support."""
 
 
 @operation()
 @fail_only_this_host("Models")
 def models(
-    spec: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
+    spec: Host,
+    prune: str | None = None,
+    after_jobs: bool = False,
+    renew: str | None = None,
+    retry: str | None = None,
+    take_over: str | None = None,
+    allow_remove: int | str | None = None,
+    prepare: str | None = None,
+    inventory: str | None = None,
+    only: str = "",
+    rollback: str = "",
+    verb: Verb = "apply",
+    database: str = "",
 ) -> Generator[PyinfraCommand, None, None]:
     """
     Run each model of the inventory in its container, ready and answering.
@@ -55,6 +79,15 @@ def models(
     + prune: "ollama": remove models that an ollama has pulled in addition to those listed
     + after_jobs: the jobs have run, so models that serve their results are no longer left out
     + renew: "yes": recreate containers that run with settings of an older gpurack
+    + retry: "HOST/MODEL", several with commas, or "HOST/all": try what failed again
+    + take_over: "yes": take models of another lab over that the inventory has
+    + allow_remove: the exact number of models that may be removed where that empties a host, or removes most of many
+    + prepare: "yes": only bring weights, images and models of an ollama that the host lacks, while everything serves
+    + inventory: the inventory's file, for the host's record
+    + only: the name of one model; all others stay as they are
+    + rollback: the mark of the entry that an earlier definition replaces, for the host's record
+    + verb: "start" or "restart": do that with the model `only`
+    + database: the copy of its database that is brought back with it
 
     **Example:**
 
@@ -62,20 +95,49 @@ def models(
 
         models.models(name="Models", spec=read_fleet(inventory)[host.name])
     """
-    facts = yield from usable("Models", spec)
+    facts = yield from (usable if prepare is None else answering)("Models", spec)
     if facts is None:
         return
-    for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
+    number = None if allow_remove is None else str(allow_remove)
+    for word, value, known in (
+        ("prune", prune, PRUNED),
+        ("renew", renew, YES),
+        ("take_over", take_over, YES),
+        ("prepare", prepare, YES),
+        ("allow_remove", number, number if number and number.isdecimal() else "N"),
+    ):
         if value not in (None, known):
-            error = Problem.of("unsupported-data", word=word, value=value, known=f"--data {word}={known}")
-            yield from carry_out_plan("Models", Plan(errors=(error,)))
+            yield from carry_out_plan("Models", Plan(errors=(unsupported(word, value, known),)))
             return
+    mine = ",".join(item for item in str(retry or "").split(",") if item.strip().startswith(f"{host.name}/"))
+    if unknown := unknown_retries(mine, {host.name: spec}):
+        yield from carry_out_plan("Models", Plan(errors=tuple(unknown)))
+        return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
-    plan = stage.plan(spec, facts, this_run(spec, prune=prune == PRUNED, renew=renew == RENEWED))
+    run = host_run(host)
+    rights = claim(
+        spec.lab,
+        Path(inventory) if inventory else None,
+        commits(facts),
+        take_over == YES,
+        run.removals_confirmed if run.removals_confirmed is not None or number is None else int(number),
+    )
+    wanted = this_run(spec, prune == PRUNED, renew == YES, retry, rights)
+    wanted = replace(wanted, only=only, rollback=rollback, database=database, verb=verb)
+    if prepare:
+        yield from carry_out_preparation(spec, stage.plan(spec, facts, as_preview(wanted)), facts)
+        return
+    plan = stage.plan(spec, facts, wanted)
+    if plan.removals.names:  # the plan of another stage may know none
+        run.removals = plan.removals
+    if rights.allowed == plan.removals.number:
+        run.removals_confirmed = rights.allowed
     yield from carry_out_models(spec, plan)
 
 
-def this_run(spec: Host, prune: bool = False, renew: bool = False) -> Run:
+def this_run(
+    spec: Host, prune: bool = False, renew: bool = False, retry: str | None = None, rights: Claim = NO_CLAIM
+) -> Run:
     """Return what plans of models and jobs depend on. Raises SecretError."""
     return Run(
         unattended(host),
@@ -85,16 +147,46 @@ def this_run(spec: Host, prune: bool = False, renew: bool = False) -> Run:
         salt=token_hex(16),
         prune=prune,
         renew=renew,
+        retry=retried(retry, host.name, spec),
+        claim=rights,
     )
 
 
 @operation()
+@fail_only_this_host("Stop")
+def stop(
+    spec: Host, entry: str, hold: str | None = None, inventory: str | None = None
+) -> Generator[PyinfraCommand, None, None]:
+    """
+    Stop the container of one model, also over reboots.
+
+    + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + entry: the name of the model or service
+    + hold: the reason of a hold, which survives runs; without it, the next run starts the model
+    + inventory: the inventory's file, for the host's record
+
+    **Example:**
+
+    .. code:: python
+
+        models.stop(name="Stop", spec=read_fleet(inventory)[host.name], entry="bge-m3", hold="GPU 1 is replaced")
+    """
+    facts = yield from usable("Stop", spec)
+    if facts is None:
+        return
+    rights = claim(spec.lab, Path(inventory) if inventory else None, commits(facts))
+    yield from carry_out_models(spec, plan_stop(entry, spec, facts, rights, hold), "Stop")
+
+
+@operation()
 @fail_only_this_host("Jobs")
-def jobs(spec: Host) -> Generator[PyinfraCommand, None, None]:
+def jobs(spec: Host, prepare: str | None = None, inventory: str | None = None) -> Generator[PyinfraCommand, None, None]:
     """
     Run the inventory's jobs that are not done, one after the other. Their results are kept.
 
     + spec: the host's spec, from `gpurack.inventory.fleet.read_fleet`
+    + prepare: "yes": only bring the weights and images that the host lacks
+    + inventory: the inventory's file, for the host's record
 
     **Example:**
 
@@ -102,19 +194,44 @@ def jobs(spec: Host) -> Generator[PyinfraCommand, None, None]:
 
         models.jobs(name="Jobs", spec=read_fleet(inventory)[host.name])
     """
-    facts = yield from usable("Jobs", spec)
+    facts = yield from (usable if prepare is None else answering)("Jobs", spec)
     if facts is None:
         return
-    yield from carry_out_models(spec, JOBS.plan(spec, facts, this_run(spec)), "Jobs")
+    if prepare not in (None, YES):
+        yield from carry_out_plan("Jobs", Plan(errors=(unsupported("prepare", prepare, YES),)))
+        return
+    rights = claim(spec.lab, Path(inventory) if inventory else None, commits(facts))
+    wanted = this_run(spec, rights=rights)
+    if prepare:
+        yield from carry_out_preparation(spec, JOBS.plan(spec, facts, as_preview(wanted)), facts, "Jobs")
+        return
+    yield from carry_out_models(spec, JOBS.plan(spec, facts, wanted), "Jobs")
+
+
+def unsupported(word: str, value: str | None, known: str) -> Problem:
+    """Return the error about a value of `--data` that is not the known one."""
+    return Problem.of("unsupported-data", word=word, value=value, known=f"--data {word}={known}")
 
 
 def usable(operation: str, spec: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
     """Return the host's facts once no other run works on it; None if an error was printed instead."""
     facts = snapshot(host, spec)
+    if not (facts.blind or refused_before(operation)):
+        facts = yield from when_free(operation, spec, facts)
+        if facts.interrupted:
+            announce(unfinished(facts))
+            yield Streamed(sh("python3 {} recover", paths.RUNNER))
+            if host.state.is_executing:
+                outdate(host)
+    return (yield from answering(operation, spec))
+
+
+def answering(operation: str, spec: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
+    """Return the host's facts, whoever works on it; None if an error was printed instead."""
+    facts = snapshot(host, spec)
     if facts.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(facts.blind,) if facts.blind else ()))
         return None
-    facts = yield from when_free(operation, spec, facts)
     if host.state.is_executing and (problem := unanswered(facts)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None
@@ -133,19 +250,55 @@ def carry_out_models(spec: Host, plan: ModelsPlan, operation: str = "Models") ->
     for change in plan.changes:
         if change.action in (Action.CREATE, Action.RECREATE, Action.START, Action.RUN):
             run.planned[change.model] = change.action
+    yield from carry_out_files(plan, plan.job or {})
+    if plan.job:
+        yield RunnerCall(spec, plan, errors, ACTIONS[operation])
+    elif errors:
+        yield Refusal(errors)
+
+
+def carry_out_files(plan: ModelsPlan, job: Mapping[str, Any]) -> Iterator[PyinfraCommand]:
+    """Write and copy what the runner needs. Its payload gets the problems of copies."""
     for step in plan.steps:
         yield from carry_out(step)
     for upload in plan.uploads:
         copy = Copy(upload)
         yield copy
-        if copy.problem and plan.job:
-            for wanted_file in awaited(plan.job):
-                if wanted_file.get("path") == upload.path:
-                    wanted_file["problem"] = copy.problem
-    if plan.job:
-        yield RunnerCall(spec, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
-    elif errors:
+        for wanted_file in awaited(job) if copy.problem else ():
+            if wanted_file.get("path") == upload.path:
+                wanted_file["problem"] = copy.problem
+
+
+def carry_out_preparation(
+    spec: Host, plan: ModelsPlan, facts: HostFacts, operation: str = "Models"
+) -> Iterator[PyinfraCommand]:
+    """Bring what the host lacks for a plan, which is left to a following run. Nothing stops."""
+    errors = list(plan.errors.values())
+    announce(plan.findings, errors)
+    lacking = preparation(plan.job, facts) if plan.job else None
+    if lacking:
+        yield from carry_out_files(plan, lacking)
+        yield PrepareCall(spec, lacking)
+    elif not errors:
+        host.noop(f"{operation}: nothing to prepare")
+    if errors:
         yield Refusal(errors)
+
+
+class PrepareCall(Streamed):
+    """A call of the runner that brings what the host lacks."""
+
+    def __init__(self, spec: Host, job: Mapping[str, Any]) -> None:
+        super().__init__(sh("python3 {} prepare", paths.RUNNER), _stdin=json.dumps(job))
+        self.spec = spec
+
+    @override
+    def execute(
+        self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
+    ) -> tuple[bool, CommandOutput]:
+        result = super().execute(state, host, connector_arguments)
+        snapshot(host, self.spec)  # for the table at the end, when ssh is closed
+        return result
 
 
 class RunnerCall(Streamed):
@@ -157,16 +310,58 @@ class RunnerCall(Streamed):
     def __init__(self, spec: Host, plan: ModelsPlan, errors: list[Problem], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
         self.spec, self.plan, self.errors = spec, plan, errors
+        self.explain = killed
 
     @override
     def execute(
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
     ) -> tuple[bool, CommandOutput]:
-        ok, output = super().execute(state, host, connector_arguments)
         run = host_run(host)
+        before = run.snapshot or HostFacts()
+        ok, output = super().execute(state, host, connector_arguments)
+        after = snapshot(host, self.spec)  # for the table at the end, when ssh is closed
         for change in self.plan.changes:
-            if change.action != Action.KEEP and not run.failure(self.spec.path_of(change.model)):
+            failed = run.failure(self.spec.path_of(change.model))
+            if change.action != Action.KEEP and not failed and happened(change, self.spec, before, after, ok):
                 run.done[change.model] = change.action
+        run.restored |= restored(before, after)
+        acts = [change.action for change in self.plan.changes if change.action != Action.KEEP]
+        if ok and not self.plan.steps and acts and all(action in (Action.CHECK, Action.WAIT) for action in acts):
+            run.asked += 1
         run.failures += self.errors
-        snapshot(host, self.spec)  # for the table at the end, when ssh is closed
         return ok and not self.errors, output
+
+
+def killed(lines: Sequence[str]) -> Problem | None:
+    """Return the error of a runner that did not end by itself, from its output: it names whatever fails.
+
+    Its last line is of something that was under way."""
+    ended = any(line.startswith(("error ", "Traceback ")) for line in lines)
+    return None if ended else Problem.of("step-killed", what="the runner on the host")
+
+
+def happened(change: Change, spec: Host, before: HostFacts, after: HostFacts, ok: bool) -> bool:
+    """Did a change happen that no error names? ok: did the runner end without errors?
+
+    If not, it may have been cut off before this change; then the snapshots decide.
+    """
+    if ok:
+        return True
+    if change.action == Action.RUN:
+        return not due(desire_job(change.model, spec), after)
+    entry = spec.entries.get(change.model)
+    if change.action == Action.REMOVE or entry is None:
+        return (change.user, change.model) in before.ours and (change.user, change.model) not in after.ours
+    old, new = (facts.container(change.model, entry.dockerd) for facts in (before, after))
+    if change.action in (Action.CREATE, Action.RECREATE):
+        return new is not None and new.running and (old is None or old.id != new.id)
+    return new is not None and new.running
+
+
+def restored(before: HostFacts, after: HostFacts) -> set[str]:
+    """Return the entries that were down meanwhile because their change failed."""
+    return {
+        name
+        for (user, name), failed in after.failed.items()
+        if failed.down and failed != before.failed.get((user, name))
+    }

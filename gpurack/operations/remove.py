@@ -27,4 +27,4 @@ def remove(spec: Host, what: str = "models") -> Generator[PyinfraCommand, None, 
         yield Refusal([facts.blind])
         return
     facts = yield from when_free("Remove", spec, facts)
-    yield from carry_out_plan("Remove", plan_remove(facts, what))
+    yield from carry_out_plan("Remove", plan_remove(facts, what, spec.lab))

@@ -12,20 +12,27 @@ from pyinfra.api import State
 from pyinfra.api.state import BaseStateCallback, StateStage
 
 from gpurack import paths, screen
-from gpurack.engines.urls import endpoint
+from gpurack.engines.urls import endpoint, loopback_note
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import Fleet
 from gpurack.operations.run_state import HostRun, host_run
-from gpurack.plan.models import ledger, weights
+from gpurack.plan.models import weights
+from gpurack.plan.models.computing import on_the_cpu
 from gpurack.plan.models.diff import Action
-from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.health import Health, failing, health
 from gpurack.plan.models.jobs import desire_job, due
 from gpurack.plan.models.neighbours import unreached
+from gpurack.plan.models.slots import gpus_text
+from gpurack.plan.models.stopped import described, stop_of
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped, line_of
 
-STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"}
+SEEN = (Action.CHECK, Action.WAIT)
+"""Actions that change nothing."""
+STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"} | {
+    "maintenance": "yellow", "held": "yellow", "stopped": "yellow",
+}  # fmt: skip
 
 
 @dataclass
@@ -65,6 +72,8 @@ class Report(BaseStateCallback):
                 table.add_row(*row[:-1], screen.line((row[-1], style)))
             console.print()
             console.print(table)
+            if note := loopback_note((row[0], row[4]) for row in rows):
+                console.print(screen.line((note, "dim")), soft_wrap=True)
         for name, run in sorted(runs.items()):
             for line in grouped(run.failures):
                 console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)
@@ -75,6 +84,8 @@ class Report(BaseStateCallback):
         if self.left_out(state, name):
             return []
         host, spec = state.inventory.get_host(name), self.fleet[name]
+        if spec.maintenance:  # in a project without gpurack's config.py, which leaves the host out
+            return [(name, "-", "", "", "", f"maintenance: {spec.maintenance}")]
         run = host_run(host)
         if run.snapshot is None or run.snapshot.trouble:
             why = (
@@ -99,7 +110,7 @@ class Report(BaseStateCallback):
             # GPU and endpoint are the inventory's. The running container may still have others.
             text += f", to be {run.planned[name].outcome}"
         url = endpoint(host, spec, entry) if entry.enabled else ""
-        gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
+        gpus = gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
         return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
 
     def state_of(self, name: str, spec: Host, run: HostRun) -> str:
@@ -113,14 +124,22 @@ class Report(BaseStateCallback):
         seen = run.snapshot or HostFacts()
         if not spec.entries[name].enabled:
             return "disabled"
+        now = health(name, spec.entries[name], seen)
         if failure := run.failure(spec.path_of(name)):
-            return failed(failure)
+            text = failed(failure)
+            known = now == Health.READY and not run.outdated and " serves" not in text
+            return f"{text.rstrip('.')}, the previous one serves" if known else text
         if self.removing and run.done.get(name) == Action.REMOVE:
             return "removed"
-        now = health(name, spec.entries[name], seen)
+        if run.outdated and run.failures:  # a command failed, and the host could not be inspected since
+            return "unknown"
         if now == Health.READY:
+            if name in on_the_cpu(spec, seen):
+                return "DEGRADED: computes on the CPU, not on its GPUs"
             without = (f"without {other}" for other in unreached(name, spec, seen))
             return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
+        if by := stop_of(name, spec.entries[name], seen):
+            return described(by, seen).message.rstrip(".")
         # An error of the whole host also explains why this model does not run.
         entries = [spec.path_of(other) for other in spec.everything]
         if stopped := next((failure for failure in run.failures if failure.path not in entries), None):
@@ -128,6 +147,8 @@ class Report(BaseStateCallback):
         container = seen.container(name, spec.entries[name].dockerd)
         if container is None:
             return "no container"
+        if now == Health.FAILED and (problem := failing(name, spec.entries[name], seen)):
+            return problem.message.rstrip(".")
         return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
 
     def summary(self, state: State) -> str:
@@ -135,19 +156,20 @@ class Report(BaseStateCallback):
         enabled = answered = everything = 0
         runs: dict[str, HostRun] = {}
         for name, spec in self.fleet.items():
-            if self.left_out(state, name):
+            if self.left_out(state, name) or spec.maintenance:
                 continue
             run = host_run(state.inventory.get_host(name))
             runs[name] = run
             everything += len(spec.entries)
             for model, entry in spec.entries.items():
                 enabled += entry.enabled
-                answered += bool(run.snapshot and entry.enabled and self.state_of(model, spec, run).startswith("ready"))
+                answered += bool(run.snapshot and entry.enabled and self.answers(model, spec, run))
         if self.removing and state.current_stage >= StateStage.Execute:
             gone = sum(len(run.done) for run in runs.values())
             changed = "hosts changed" if self.touched(state) else "nothing changed"
             return f"{gone} of {everything} {self.noun()} removed, {changed}."
-        changes = sum(len(run.done) for run in runs.values())
+        changes = sum(action not in SEEN for run in runs.values() for action in run.done.values())
+        back = sum(len(run.restored - run.done.keys()) for run in runs.values())
         total = sum(results.success_ops for results in state.results.values())
         seconds = time.monotonic() - self.begun
         if state.current_stage < StateStage.Execute:
@@ -155,10 +177,11 @@ class Report(BaseStateCallback):
         begun = [name for name, run in runs.items() if run.outdated and not run.failures]
         if begun and not self.touched(state):
             names = ", ".join(begun)
-            return f"Interrupted. Commands already started on {names} continue there. Run again to see the result."
-        changed = (
-            f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
-        )
+            return (
+                f"Interrupted. What {names} began to change is finished or undone there. Run again to see the result."
+            )
+        done = [f"{changes} changed"] * bool(changes) + [f"{back} failed and restored"] * bool(back)
+        changed = ", ".join(done) or ("hosts changed" if self.touched(state) else "nothing changed")
         return f"{answered} of {enabled} {self.noun()} answered, {changed}. {total} operations, {seconds:.1f} s."
 
     def noun(self) -> str:
@@ -167,17 +190,23 @@ class Report(BaseStateCallback):
 
     def touched(self, state: State) -> bool:
         """Did any operation change anything?"""
-        return any(
+        changing = sum(
             data.operation_meta.is_complete() and data.operation_meta.did_change()
             for operations in state.ops.values()
             for data in operations.values()
         )
+        return changing > sum(host_run(state.inventory.get_host(name)).asked for name in self.fleet)
+
+    def answers(self, name: str, spec: Host, run: HostRun) -> bool:
+        """Does an entry serve now, as before a change that failed or after it?"""
+        ready = health(name, spec.entries[name], run.snapshot or HostFacts()) == Health.READY
+        return ready and self.state_of(name, spec, run) != "unknown"
 
 
 def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
     """Return the row of a job. Its endpoint column shows the path of its result. dry: nothing is changed."""
     job = spec.jobs[name]
-    gpus = ledger.gpus_text(job).strip("[]") or "CPU"
+    gpus = gpus_text(job).strip("[]") or "CPU"
     result = weights.result_path(spec, name) or paths.job_log(name)
     if not job.enabled:
         text = "disabled"
@@ -192,4 +221,4 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
 
 def failed(failure: Problem) -> str:
     """Return a failure's first line for the table."""
-    return f"FAILED: {failure.what}".split("\n")[0]
+    return f"FAILED: {failure.message}".split("\n")[0]

@@ -4,6 +4,7 @@ pyinfra (3.10.0) does not cache facts, and without `-y` it runs every operation 
 something changes (`outdated`). An unchanged run is one remote command for each host.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,11 +14,14 @@ from pyinfra.api.state import StateStage
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
 from gpurack.plan.models.diff import Action
+from gpurack.plan.models.removal import NOTHING, Removals
 from gpurack.plan.questions import questions
 from gpurack.plan.steps import Finding
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
+SAYS_NO_REASON = re.compile(r"there: |\d+:\d\d  ")
+"""Lines of plan/packages/package_errors.py, and of progress (operations/commands.py: slow)."""
 _KEY = "gpurack"
 """The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
 
@@ -30,7 +34,9 @@ class HostRun:
     connect_error: why ssh failed. refused_by: the operation that refused the host, "" if none did. users_down: user →
     why that user's rootless Docker is not ready. announced: findings that were printed. refused_now: errors printed at
     Execute. foreseen: errors known before anything is changed. planned, done: entry → what will be done to it, and what
-    was done.
+    was done. confirmed: did the admin confirm the plan before the operations were added (`gpurack apply`)? restored:
+    entries that were down because their change failed. asked: operations that changed nothing, and only asked models.
+    removals: what this run would remove. removals_confirmed: their number, where the admin gave it.
     """
 
     spec: Host | None = None
@@ -46,12 +52,18 @@ class HostRun:
     failures: list[Problem] = field(default_factory=list)
     planned: dict[str, Action] = field(default_factory=dict)
     done: dict[str, Action] = field(default_factory=dict)
+    confirmed: bool = False
+    restored: set[str] = field(default_factory=set)
+    asked: int = 0
+    removals: Removals = NOTHING
+    removals_confirmed: int | None = None
 
     def failed(self, lines: Iterable[str]) -> None:
         """Record why a command failed, from its output."""
         spec = self.spec or Host()
         places = {name: spec.path_of(name) for name in spec.everything}
-        self.failures += [failure_in(text, places) for text in reasons_of(lines)]
+        found = [failure_in(text, places) for text in reasons_of(lines)]
+        self.failures += found or [Problem.of("step-killed", what="a command on the host")]
 
     def failure(self, path: str) -> Problem | None:
         """Return the first failure of an entry, or None."""
@@ -75,15 +87,31 @@ def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
     if run.snapshot is not None and not run.outdated:
         unchanged = not host.state.get_meta_for_host(host).ops_change
         if run.taken_in == stage or (run.taken_in == StateStage.Prepare and unchanged):
-            return run.snapshot
+            return with_twin(host, run.snapshot)
     run.snapshot, run.taken_in, run.outdated = take_snapshot(host, questions(spec, metrics)), stage, False
-    return run.snapshot
+    return with_twin(host, run.snapshot)
+
+
+def with_twin(host: PyinfraHost, facts: HostFacts) -> HostFacts:
+    """Return the facts with another name of the same host, if the inventory has one that was inspected already.
+
+    pyinfra may pass a stand-in for the host in its inventory, so names are compared.
+    """
+    others = ((other.name, host_run(other).snapshot) for other in host.state.inventory if other.name != host.name)
+    return facts.among((name, seen) for name, seen in others if seen)
 
 
 def outdate(host: PyinfraHost) -> None:
     """Make the next `snapshot` take a new one, because a command is about to change the host."""
     run = host_run(host)
     run.outdated = run.snapshot is not None
+
+
+def refresh(host: PyinfraHost) -> None:
+    """Take a new snapshot for the table at the end, because a command failed and the host leaves the run."""
+    run = host_run(host)
+    if run.outdated and run.spec is not None:
+        snapshot(host, run.spec)
 
 
 def failure_in(text: str, places: Mapping[str, str]) -> Problem:
@@ -103,7 +131,7 @@ def reasons_of(lines: Iterable[str]) -> list[str]:
 
     Lines "error …" with the quoted lines below them; else apt's own first "E: …"; else the last line.
     """
-    found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # package_errors.py
+    found = [line for line in lines if line.strip() and not SAYS_NO_REASON.match(line)]
     sentences: list[str] = []
     for line in found:
         if line.startswith("error "):

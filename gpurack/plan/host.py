@@ -1,42 +1,23 @@
 """The stages of a host, in the order of a run: the table that deploys, `--dry` and `plan --live` read. Pure."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
+from gpurack.plan.models.ownership import own_view
 from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.removal import NOTHING, Removals
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Finding, Plan, as_findings
-from gpurack.plan.system.daemon_json import plan_daemon_json
-from gpurack.plan.system.docker import plan_docker
+from gpurack.plan.system.daemon_json import plan_daemon_json, swarm_warning
+from gpurack.plan.system.docker import plan_docker, with_source
+from gpurack.plan.system.gpu_host import gpu_warnings
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.plan.system.rootless import not_ready, plan_rootless, unusable
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.secret import NO_VALUES, Values
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a plan depends on, in addition to inventory and facts.
-
-    unattended: does nobody confirm (`-y`)? toolkit, models: do these stages belong to the run? If models do, they
-    report blockers themselves, so that the other models are served. executing: are changes made, not only announced?
-    down: user → why an earlier stage could not set up that user's rootless Docker.
-
-    values: of the host's secrets. salt: fresh random hex, for fingerprints. prune, renew: as in plan_models.
-    """
-
-    unattended: bool = False
-    toolkit: bool = True
-    models: bool = True
-    executing: bool = False
-    down: Mapping[str, Problem] = field(default_factory=dict)
-    values: Values = NO_VALUES
-    salt: str = ""
-    prune: bool = False
-    renew: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +63,8 @@ def plan_after_jobs(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
 
 def plan_jobs_of(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
     """Plan the jobs that are due."""
-    return with_remarks(plan_jobs(spec, facts, run.values.hf_token, run.values.logins), facts)
+    facts = own_view(spec, facts, run.claim)
+    return with_remarks(plan_jobs(spec, facts, run), facts)
 
 
 def _models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str]) -> ModelsPlan:
@@ -90,20 +72,10 @@ def _models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str]) -
     in_the_way = not_ready if run.executing else unusable
     users = {entry.user for entry in spec.entries.values() if entry.enabled and entry.user}
     down = {user: why for user in sorted(users) if (why := in_the_way(user, facts))}
-    values = run.values
-    plan = plan_models(
-        spec,
-        facts,
-        values.entries,
-        run.salt,
-        values.hf_token,
-        values.logins,
-        run.prune,
-        {**down, **run.down},
-        left_out,
-        run.renew,
+    plan = plan_models(spec, facts, replace(run, down={**down, **run.down}), left_out)
+    return with_remarks(
+        replace(plan, warnings=(*swarm_warning(facts), *gpu_warnings(spec, facts), *plan.warnings)), facts
     )
-    return with_remarks(plan, facts)
 
 
 def with_remarks(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
@@ -116,23 +88,44 @@ def waiting(facts: HostFacts) -> list[Finding]:
     return as_findings("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
 
 
-def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
-    """Return everything that a run would print about a host before it changes anything, each line once."""
+def unfinished(facts: HostFacts) -> list[Finding]:
+    """Return the finding for a host on which a change was interrupted. The models come after its end."""
+    names = ", ".join(facts.interrupted)
+    return as_findings("change", [Problem.of("change-interrupted", names=names)] if names else [])
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do on a host.
+
+    findings: everything that it would print before it changes anything, each line once. removals: what it would remove
+    because the inventory does not have it.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    removals: Removals = NOTHING
+
+
+def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
+    """Return what a run would do on a host."""
     if facts.blind:
-        return as_findings("error", [facts.blind])
+        return Preview(tuple(as_findings("error", [facts.blind])))
     lines: dict[Finding, None] = {}
+    removals = NOTHING
     for stage in STAGES:
         if not stage.applies(spec):
             continue
         if isinstance(stage, Serving):
-            lines |= dict.fromkeys(waiting(facts))
+            lines |= dict.fromkeys([*waiting(facts), *unfinished(facts)])
         plan = stage.plan(spec, facts, run)
         lines |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)
             if plan.errors:
                 break
-    return list(lines)
+        elif plan.removals.names:  # the plan of another stage may know none
+            removals = plan.removals
+    return Preview(tuple(lines), removals)
 
 
 DOCKER = SetUp("Docker", plan=lambda spec, state, run: plan_docker(spec, state, run.unattended))
@@ -145,7 +138,7 @@ DAEMON_JSON = SetUp(
 ROOTLESS = SetUp(
     "Rootless Docker",
     applies=lambda spec: bool(spec.users),
-    plan=lambda spec, state, run: plan_rootless(spec, state, run.unattended, run.models),
+    plan=lambda spec, state, run: plan_rootless(with_source(spec, state), state, run.unattended, run.models),
     needs_docker=True,
 )
 MODELS = Serving("Models", plan=plan_serving)

@@ -134,7 +134,7 @@ def host_contradictions(spec: Host, locked: HostLock) -> Iterator[tuple[str, str
         if package not in locked.packages:
             continue
         version = upstream(locked.packages[package])
-        if spec.docker.source not in (source, "keep"):
+        if spec.docker.source not in (source, "auto", "keep"):
             yield "docker.source", f"{package}, not {spec.docker.source}.", "docker"
         elif spec.docker.version not in (None, version):
             yield "docker.version", f"{package} {version}, not {spec.docker.version}.", "docker"

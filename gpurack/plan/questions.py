@@ -27,9 +27,12 @@ def questions(spec: Host, metrics: bool = False) -> Questions:
         readers=tuple((user, path) for path, user in weights.readers(spec).items()),
         probes=tuple(probes(spec)),
         counters=tuple(counters(spec)) if metrics else (),
+        logs=tuple(logs(spec)),
         volumes=tuple(volumes(spec)),
         names=tuple(neighbours.names(spec)),
         upstreams=tuple(neighbours.questions(spec)),
+        distro_docker=(spec.docker.version or "") if spec.docker.source == "distro" else "",
+        lab=spec.lab,
     )
 
 
@@ -62,6 +65,13 @@ def counters(spec: Host) -> Iterator[tuple[str, ...]]:
     for name, model in spec.entries.items():
         if model.enabled and (counter := ENGINES[model.engine].counter):
             yield model.dockerd, name, counter.path, counter.name
+
+
+def logs(spec: Host) -> Iterator[tuple[str, str]]:
+    """Yield (user, model) of every enabled model with GPUs whose log says whether it computes on them."""
+    for name, model in spec.entries.items():
+        if model.enabled and model.gpus and ENGINES[model.engine].logs_cuda:
+            yield model.dockerd, name
 
 
 def volumes(spec: Host) -> Iterator[tuple[str, str]]:

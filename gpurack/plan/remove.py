@@ -2,6 +2,8 @@
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts, User
+from gpurack.facts.owner import owner
+from gpurack.plan.models.ownership import of_others
 from gpurack.plan.packages.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.plan.system.network import certificates, docker_proxy
@@ -17,14 +19,18 @@ PATIENCE = 120
 """Seconds that a command may take in a user's Docker."""
 
 
-def plan_remove(facts: HostFacts, what: str) -> Plan:
+def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
     """Plan the removal. what: "models", or "all" for Docker, the toolkit and users' rootless Dockers too.
 
-    Weights, images, volumes, daemon.json, linger and subordinate ids stay.
+    Weights, images, volumes, daemon.json, linger and subordinate ids stay. lab: the inventory's. While another lab has
+    models on the host, nothing is removed, because they need the same project and Docker.
     """
     if what not in ASKABLE:
         known = " or ".join(f"--data remove={word}" for word in ASKABLE)
         return Plan(errors=(Problem.of("unsupported-data", word="remove", value=what, known=known),))
+    if others := of_others(Host(lab=lab), facts):
+        theirs = ", ".join(f"{name} of {owner(entry)}" for (_, name), entry in others.items())
+        return Plan(errors=(Problem.of("others-on-host", names=theirs),))
     users = sorted(facts.users)
     if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(facts, user)]):
         return Plan(errors=(Problem.of("remove-would-stop-others", names=", ".join(foreign)),))
@@ -32,10 +38,13 @@ def plan_remove(facts: HostFacts, what: str) -> Plan:
     for user in ("", *users):
         docker = sh("{} docker", with_time_limit(user, facts.users[user])) if user else sh("docker")
         mine = {name: container.id for (whose, name), container in sorted(facts.proven.items()) if whose == user}
-        names = list(mine)
+        # Both containers of a model whose replacement was interrupted.
+        beside = [each for each in facts.containers if each.user == user and each.id in facts.generations]
+        ids = list(dict.fromkeys([*mine.values(), *(each.id for each in beside)]))
+        names = list(dict.fromkeys([*mine, *(facts.generations[each.id] for each in beside)]))
         if names:
             whose = f" of {user}" if user else ""
-            command = sh("{} rm --force -- {} >/dev/null", docker, list(mine.values()))
+            command = sh("{} rm --force -- {} >/dev/null", docker, ids)
             if user:
                 late = f"error {', '.join(names)}: the Docker of {user} did not remove them within {PATIENCE} s."
                 command = sh("{ {}; code=$?; [ $code != 124 ] || echo {}; (exit $code); }", command, late)
@@ -103,6 +112,8 @@ def packages(facts: HostFacts) -> list[Step]:
         known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
         there = [name for name in known if name in facts.packages]
         steps += [platform.packages.remove(there, facts)] if there else []
+        if paths.HELD in facts.files:
+            steps.append(Shell("forget which packages gpurack held", sh("rm -f {}", paths.HELD)))
     # The path of a home may contain "/gpurack-" as well.
     files = sorted(path for path in facts.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
     if files:

@@ -1,33 +1,50 @@
 """The payload for the runner on the host (files/models.py). Pure."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
-from gpurack.engines.container import READY_TIMEOUT
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import Container, HostFacts
 from gpurack.plan import pins
-from gpurack.plan.models import addresses, compose, images, neighbours, pulls, weights
+from gpurack.plan.models import addresses, compose, files, images, keys, ledger, neighbours, probes, pulls, weights
+from gpurack.plan.models.batches import batches, depth, lanes
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, container_of_change, holdings, replaced
+from gpurack.plan.models.diff import Action, Change, container_of_change, replaced
+from gpurack.plan.models.failures import given
 from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+from gpurack.spec.secret import UPSTREAM
+
+GRACE = 30
+"""Seconds that a model may take to end after it was told to stop."""
 
 
 @dataclass(frozen=True)
 class Project:
     """The Compose project in one daemon: a user's, or the host's own ("").
 
-    services: as they should be. before: those of the current compose.yaml, for models that fail. files: container →
-    file → text of what is mounted, for the containers that could be planned. None if the file stays unchanged.
+    services: as they should be. before: those of the current compose.yaml, for models that fail. files: entry → file →
+    text of what is mounted, for the containers that could be planned. None if the file stays unchanged. keys, old_keys:
+    of services and before, by entry (keys.py).
     """
 
     user: str
     services: Mapping[str, Mapping[str, Any]]
     before: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, Mapping[str, str | None]]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    old_keys: Mapping[str, str] = field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """Return the key of an entry."""
+        return self.keys.get(name, name)
+
+    def old_key(self, name: str) -> str:
+        """Return the key of an entry in the current compose.yaml, and of the container that it has."""
+        return self.old_keys.get(name, name)
 
     def differs(self, facts: HostFacts) -> bool:
         """Does compose.yaml differ on the host, or any file of its containers?
@@ -36,19 +53,21 @@ class Project:
         stay.
         """
         file = facts.files.get(paths.compose_file(self.user))
-        if (self.services or file) and (file is None or file.text != compose.document(self.services, self.user)):
+        if (self.services or file) and (
+            file is None or file.text != compose.document(self.services, self.user, self.keys)
+        ):
             return True
         # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/common.py: write).
         if file and (int(file.mode, 8), file.uid, file.gid) != (0o640 if self.user else 0o600, 0, 0):
             return True
         mine = f"{paths.project(self.user)}/"
-        stay = tuple(paths.container_file(self.user, name, "") for name in self.services.keys() - self.files)
+        stay = tuple(paths.container_file(self.user, self.key(name), "") for name in self.services.keys() - self.files)
         there = {
             path: found for path, found in facts.secrets.items() if path.startswith(mine) and not path.startswith(stay)
         }
         reader = facts.users[self.user].uid if self.user in facts.users else 0
         return there != {
-            paths.container_file(self.user, name, file): ("400", reader)
+            paths.container_file(self.user, self.key(name), file): ("400", reader)
             for name, texts in self.files.items()
             for file in texts
         }
@@ -60,31 +79,41 @@ def make_job(
     projects: Sequence[Project],
     spec: Host,
     facts: HostFacts,
+    touched: Collection[str] = (),
+    rollback: str = "",
+    database: str = "",
 ) -> dict[str, Any]:
     """Return the payload.
 
-    groups: models that need each other's GPUs, ports or names stop together, then start one after the other. Different
-    groups run in parallel.
+    batches: models that need each other's GPUs, ports or names succeed or fail together. keys: the current key of each
+    entry in compose.yaml. files: by key. touched: further users in whose Docker something of the record changes.
+    rollback: the mark that the record gets with each new container. database: the copy of its database that is brought
+    back with it.
     """
-    services = {name: data for project in projects for name, data in project.services.items()}
-    entries = {change: entry(change, desired, services, spec, facts) for change in acting}
-    busy = {data.get("user", data["from"]) for data in entries.values()} | {data["from"] for data in entries.values()}
+    by_user = {project.user: project for project in projects}
+    entries = {change: entry(change, desired, by_user, spec, facts) for change in acting}
+    for data in entries.values() if rollback else ():
+        data["rollback"] = rollback
+        if database and "database" in data:
+            data["database"]["restore"] = database
+    busy = {*touched, *(user for data in entries.values() for user in (data["from"], data.get("user", data["from"])))}
     return {
         "ours": proven_ids(facts),
         "projects": {
             project.user: {
                 "head": compose.head(project.user),
-                "services": compose.blocks(project.services, project.user),
-                "before": compose.blocks(project.before, project.user),
+                "services": compose.blocks(project.services, project.user, project.keys),
+                "before": compose.blocks(project.before, project.user, project.old_keys),
+                "keys": {name: project.old_key(name) for name in project.before},
                 "files": {
-                    name: {file: text for file, text in texts.items() if text is not None}
+                    project.key(name): {file: text for file, text in texts.items() if text is not None}
                     for name, texts in project.files.items()
                 },
             }
             for project in projects
             if not project.user or project.user in busy or project.differs(facts)
         },
-        "groups": [[entries[change] for change in group] for group in groups(acting, desired, spec, facts)],
+        "batches": [[entries[change] for change in batch] for batch in batches(acting, desired, spec, facts)],
     }
 
 
@@ -102,18 +131,30 @@ def proven_ids(facts: HostFacts) -> dict[str, dict[str, str]]:
 def entry(
     change: Change,
     desired: Mapping[str, DesiredService],
-    services: Mapping[str, Any],
+    projects: Mapping[str, Project],
     spec: Host,
     facts: HostFacts,
 ) -> dict[str, Any]:
-    """Return one model in the payload."""
+    """Return one model in the payload. projects: by user."""
     name, container = change.model, container_of_change(change, desired, facts)
     if change.action == Action.REMOVE:
-        return {"name": name, "action": Action.REMOVE, "from": change.user}
+        return {
+            "name": name,
+            "action": Action.REMOVE,
+            "from": change.user,
+            "old_key": keys.current_key(name, change.user, facts),
+            "lanes": [],
+            "stop": GRACE,
+        }
     one, model = desired[name], desired[name].entry
+    project, services = projects[one.user], projects[one.user].services
+    label = services[name]["labels"][paths.MODEL_LABEL]
     data: dict[str, Any] = {
         "name": name,
         "action": change.action,
+        "key": project.key(name),
+        "lanes": list(lanes(one)),
+        "stop": GRACE,
         "user": model.dockerd,
         "from": container.user if container else model.dockerd,
         "image": services[name]["image"],
@@ -122,15 +163,33 @@ def entry(
         "uuids": list(one.uuids),
         "url": one.url,
         "served_name": one.answers_as,
-        "timeout": READY_TIMEOUT,
+        "timeout": model.ready_seconds,
         "hints": [hint.payload for hint in hints_of(model.engine)],
-        "definition": hashlib.sha256(services[name]["labels"][paths.MODEL_LABEL].encode()).hexdigest(),
+        "definition": hashlib.sha256(label.encode()).hexdigest(),
+        "label": label,
+        "given": given(one, facts),
+        **({"words": words} if (words := unlabelled(model)) else {}),
     }
+    if change.action in (Action.CREATE, Action.RECREATE) and (probe := probes.cuda_probe(one)):
+        data["cuda"] = probe
+    if limit := probes.driver_limit(one, facts):
+        data["driver"] = limit
+    if container:
+        data["old_key"] = keys.current_key(name, container.user, facts)
+        if change.action == Action.RECREATE and (secrets := todays_secrets(one, facts)):
+            data["restore"] = secrets
+    if change.action in (Action.CREATE, Action.RECREATE) and (found := ENGINES[model.engine].database(model, name)):
+        data["database"] = {"volume": compose.volume_name(found[0]), "file": found[1]}
+    if counter := ENGINES[model.engine].counter:
+        data["counter"] = [counter.path, counter.name]
+        # Of the old container. If that has another engine, it is not asked, because its counters are elsewhere.
+        if ENGINES[model.engine].running and had(container, model.engine):
+            data["running"] = [counter.path, ENGINES[model.engine].running]
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
-        data["gateway"] = gateway(one, spec, facts)
+        data["gateway"] = gateway(one, project.key(name), spec, facts)
     if change.action == Action.CREATE and (old := replaced(one, facts)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
@@ -151,8 +210,37 @@ def entry(
     return data
 
 
-def gateway(desired: DesiredService, spec: Host, facts: HostFacts) -> dict[str, Any]:
-    """Return how to test a gateway (files/asking.py), and the models behind it.
+def unlabelled(model: Model) -> dict[str, Any]:
+    """Return the fields of an entry that its label does not have, and that a rollback needs (rollback.py)."""
+    pull = {"pull": model.pull} if pulls.pulling(model) else {}
+    return pull | ({"config": model.config} if model.config is not None else {})
+
+
+def had(container: Container | None, engine: str) -> bool:
+    """Was a container created for this engine?"""
+    return container is not None and ledger.label(container.labels).get("engine") == engine
+
+
+def todays_secrets(desired: DesiredService, facts: HostFacts) -> list[str]:
+    """Return the secret files of a model's present container that get the text of its next one before it starts again.
+
+    So a change that fails restores no revoked key. Files that its next container does not have, or has for something
+    else, stay.
+    """
+    container = facts.ours.get((desired.user, desired.name))
+    definition = ledger.label(container.labels) if container else {}
+    folder = paths.container_file(desired.user, keys.current_key(desired.name, desired.user, facts), "")
+    own = {files.file_of(path) for path in desired.container.files}
+    same = definition.get("connects_to", []) == desired.definition.get("connects_to", [])
+    return [
+        file
+        for file in sorted(desired.files)
+        if f"{folder}{file}" in facts.secrets and file not in own and (same or not file.startswith(UPSTREAM))
+    ]
+
+
+def gateway(desired: DesiredService, key: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
+    """Return how to test a gateway (files/asking.py), and the models behind it. key: its own in compose.yaml.
 
     The gateway is asked with its own host key, each model with its own key. Models in the gateway's own Docker come
     first. One answer is enough, so other users cannot delay it.
@@ -161,7 +249,7 @@ def gateway(desired: DesiredService, spec: Host, facts: HostFacts) -> dict[str, 
         {
             "serves": list(other.serves),
             "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
-            "key": neighbours.key_file(spec, desired.name, index) if other.key else None,
+            "key": neighbours.key_file(spec, desired.name, index, key) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
@@ -169,25 +257,3 @@ def gateway(desired: DesiredService, spec: Host, facts: HostFacts) -> dict[str, 
     ]
     engine = ENGINES[desired.entry.engine]
     return {"key": engine.host_key, "requests": engine.requests(desired.entry, ["any"]), "behind": behind}
-
-
-def depth(name: str, spec: Host) -> int:
-    """Return the start order: models 0, what connects to models 1, what connects to services 2."""
-    if name not in spec.services:
-        return 0
-    return 2 if any(other.name in spec.services for other in spec.connections(name) if other.near) else 1
-
-
-def groups(
-    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
-) -> list[list[Change]]:
-    """Return the changes in groups that share a GPU or port, now or afterwards. Removals come first."""
-    merged: list[tuple[set[str], list[Change]]] = []
-    for change in acting:
-        after = None if change.action == Action.REMOVE else desired[change.model]
-        held = {f"name {change.model}"} | holdings(container_of_change(change, desired, facts), after)
-        together = [group for group in merged if group[0] & held]
-        merged = [group for group in merged if not group[0] & held]
-        merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))
-    first = lambda change: -1 if change.action == Action.REMOVE else depth(change.model, spec)  # noqa: E731
-    return [sorted(group, key=first) for _, group in merged]

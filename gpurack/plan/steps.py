@@ -1,11 +1,12 @@
 """What a plan consists of: steps, each with its reason. gpurack/operations carries them out and decides nothing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
+from gpurack.screen import duration
 from gpurack.shell import Sh, sh
 from gpurack.spec.problems import Problem, by_fault, line_of
 
@@ -62,8 +63,9 @@ class SetAside(Step):
 class Shell(Step):
     """Run a shell command as root.
 
-    slow: does it print its progress every few seconds? locks: users whose Dockers no other run may change meanwhile, ""
-    for the host's own. explain: output of a failed command → sentence with a hint, or None.
+    slow: does it print its progress every few seconds? Others are killed when they take too long. locks: users whose
+    Dockers no other run may change meanwhile, "" for the host's own. explain: output of a failed command → sentence
+    with a hint, or None.
     """
 
     command: Sh
@@ -84,22 +86,78 @@ class Folder(Step):
     owner: str
 
 
+@dataclass(frozen=True)
+class DockerRestart(Step):
+    """A part of a restart of Docker that something else does (files/docker_restart.py).
+
+    what: "record" notes on disk which containers run; "finish" starts Docker if it is down, if need be with the
+    previous daemon.json, and those containers.
+    """
+
+    what: Literal["record", "finish"]
+
+
 def owe_restart(why: str) -> Step:
     """Return the step that notes that Docker must restart before this run or the next one ends."""
     command = sh("install -d -m 700 {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
     return Shell(f"note that Docker must restart: {why}", command)
 
 
-Kind = Literal["warning", "change", "error"]
+Kind = Literal["warning", "change", "removal", "error"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line that is printed of a plan. problems: what it says, with codes; none for a plain change."""
+    """One line that is printed of a plan.
+
+    problems: what it says, with codes; none for a plain change. entry: the model, service or job that it changes. down:
+    the seconds that the entry is expected to be down for it, as far as they are known; those of several entries where
+    one line is for all of them.
+    """
 
     kind: Kind
     line: str
     problems: tuple[Problem, ...] = ()
+    entry: str = ""
+    down: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def without_entry(self) -> str:
+        """The line for a screen that shows the entry in front of it.
+
+        >>> Finding("change", "recreate alpha: version 1 → 2", entry="alpha").without_entry
+        'recreate: version 1 → 2'
+        """
+        return self.line.replace(f" {self.entry}", "", 1) if self.entry else self.line
+
+    @property
+    def text(self) -> str:
+        """The whole line, with the expected downtime."""
+        return self.line + down_for(self.down)
+
+
+def down_for(seconds: Collection[int]) -> str:
+    """Return the expected downtime of one or several entries, for the end of a line; "" if none is known.
+
+    >>> down_for([98]), down_for([3, 98]), down_for([])
+    (' (down for about 1 min 40 s)', ' (down for up to about 1 min 40 s)', '')
+    """
+    if not seconds:
+        return ""
+    texts = [about(each) for each in sorted(set(seconds))]
+    return f" (down for {'up to ' if len(set(texts)) > 1 else ''}about {texts[-1]})"
+
+
+def about(seconds: int) -> str:
+    """Return a time rounded up, since an estimate is no measurement.
+
+    >>> [about(each) for each in (0, 7, 42, 98, 3900)]
+    ['1 s', '7 s', '45 s', '1 min 40 s', '1 h 5 min']
+    """
+    if seconds < 10:
+        return f"{max(1, seconds)} s"
+    step = 5 if seconds < 60 else 10
+    return duration(-(-seconds // step) * step)
 
 
 def as_findings(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
@@ -109,7 +167,7 @@ def as_findings(kind: Kind, problems: Iterable[Problem]) -> list[Finding]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order, and errors that make the host fail. There may be both.
+    """Steps in order, and errors that make the host fail. There may be both. warnings: what the admin should know.
 
     down: user → why that user's rootless Docker cannot be set up. The models stage reports it, so that other users are
     served. None if the run has no models stage: then it is an error.
@@ -118,6 +176,7 @@ class Plan:
     steps: tuple[Step, ...] = ()
     errors: tuple[Problem, ...] = ()
     down: Mapping[str, Problem] | None = None
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -127,4 +186,5 @@ class Plan:
     @property
     def findings(self) -> list[Finding]:
         """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
-        return [*(Finding("change", step.reason) for step in self.steps), *as_findings("error", self.errors)]
+        changes = (Finding("change", step.reason) for step in self.steps)
+        return [*as_findings("warning", self.warnings), *changes, *as_findings("error", self.errors)]

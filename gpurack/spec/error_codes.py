@@ -52,15 +52,36 @@ SHAPE: Mapping[str, Code] = {
         "`gpurack lock --upgrade` takes parts of the lock and names of models.",
         "Name one of the known parts, or a model.",
     ),
+    "invalid-host-name": Code(
+        "is not the name of a host.",
+        "{hint}",
+        "A host is named as ssh connects to it. User and port have fields of their own.",
+        "Write the name alone; `ssh_user` and `ssh_port` are fields of the host.",
+    ),
     "no-groups": Code(
         'unknown group "{name}": the file defines no groups.',
         'Add it to the map "groups", or remove it from the host.',
         "A host's `groups` names a group, but the file has no map `groups`.",
     ),
-    "missing-field": Code("is missing.", "", "The field is required.", "Add the field: docs/inventory.md."),
+    "missing-field": Code("is missing.", "{hint}", "The field is required.", "Add the field: docs/inventory.md."),
+    "section-without-value": Code(
+        "has no value.",
+        "Is it indented wrongly? Write `{section}: {{}}` for none.",
+        "A section without a value would remove everything from the host that an earlier run started.",
+    ),
+    "entry-outside-section": Code(
+        'unknown field "{name}", which looks like a model.',
+        "Indent it below `models`, `services` or `jobs`. (Names of helpers begin with _.)",
+        "pyinfra passes unknown fields on, so a model with too little indentation would be ignored, and then removed.",
+    ),
+    "invalid-lab": Code(
+        '"{value}" is not a valid name for a lab.',
+        "Use up to 63 letters, digits and `.`, `_`, `-`, as in nlp-group.",
+        "The name is kept in the host's record and shown to other labs.",
+    ),
     "wrong-type": Code(
         "must be {expected}, not {value}.",
-        "",
+        "{hint}",
         "Values are never converted silently, so that a typing error cannot change what is deployed.",
         "Write a value of the named type.",
     ),
@@ -73,21 +94,27 @@ SHAPE: Mapping[str, Code] = {
     ),
     "invalid-value": Code("{what}.", "", "The value cannot be used in this field.", "See docs/inventory.md."),
     "version-not-text": Code(
-        "a version must be text.",
-        'Write "{value}" in quotes (YAML and Python read 1.20 as 1.2).',
+        "a version must be text, and without quotes this is a number.",
+        "{hint}",
         "An unquoted version is a number, and loses its trailing zeros.",
+        "Write the version in quotes.",
     ),
     "invalid-version": Code(
         '"{value}" is not a version.',
         'Write it as upstream does: "28.5.2" or "b7000".',
         "A version consists of letters, digits and `.+~_-`.",
     ),
+    "version-with-v": Code(
+        '"{value}" begins with v, which belongs to the tag, not to the version.',
+        'Write "{right}".',
+        "gpurack adds the v where an image or package has one.",
+    ),
     "path-not-absolute": Code(
         '"{value}" is not an absolute path on the host.', "Start it with /.", "Paths on hosts are absolute."
     ),
     "value-not-text": Code(
         "{name}: {what} must be text.",
-        'Write "{item}" in quotes.',
+        'Write "{item}", in quotes.',
         "Numbers and booleans are not converted: Python and YAML spell them differently.",
     ),
     "not-plain-data": Code(
@@ -99,14 +126,54 @@ SHAPE: Mapping[str, Code] = {
 
 FILES: Mapping[str, Code] = {
     "no-inventory-file": Code("file not found.", "", "The inventory file does not exist.", "Check the path."),
+    "inventory-not-given": Code(
+        "no inventory given, and this folder has none.",
+        "Run `{command} PATH`, or in the folder of your inventory. `gpurack init DIR` writes a new one.",
+        "Without INVENTORY, a command takes the only one of the folder or of its folder inventories/.",
+    ),
+    "several-inventories": Code(
+        "no inventory given, and this folder has several: {paths}.",
+        "Name one: `{command} {first}`.",
+        "Without INVENTORY, a command takes the only one of the folder or of its folder inventories/.",
+    ),
+    "host-given": Code(
+        "is a host, not an inventory.",
+        "Run `{command}`.",
+        "The first argument is the inventory file; `--limit` chooses hosts in it.",
+    ),
+    "inventory-misspelt": Code(
+        "file not found.", "Did you mean {guess}?", "The inventory file does not exist.", "Check the path."
+    ),
+    "inventory-not-a-file": Code(
+        "is not a file.",
+        "Give an inventory: `{command} inventories/lab.yaml`.",
+        "Hosts and models are described in a file; a host name alone says nothing about models.",
+    ),
+    "deploy-given": Code(
+        "is a deploy, not an inventory.",
+        "gpurack needs no deploy file: `{command}`.",
+        "Only the command pyinfra takes deploys, after the inventory.",
+    ),
+    "deploy-before-inventory": Code(
+        "is a deploy; the inventory comes first.",
+        "Run `pyinfra {inventory} {deploy}`, or `gpurack apply {inventory}`.",
+        "pyinfra would take the deploy for an inventory.",
+    ),
+    "host-given-to-pyinfra": Code(
+        "is not an inventory file, so no host has any models.",
+        "Run `pyinfra INVENTORY deploys/gpu_host.py --limit {name}`, or `gpurack apply --limit {name}`.",
+        "pyinfra takes any other word for the name of a host without data.",
+    ),
     "inventory-is-folder": Code(
-        "is a folder.", "Name the inventory file in it.", "gpurack reads one inventory file at a time."
+        "is a folder.", "{hint}", "gpurack reads one inventory file at a time.", "Name the inventory file in it."
     ),
     "file-unreadable": Code(
         "cannot be read: {why}.", "", "The file could not be opened.", "Check path and permissions."
     ),
     "not-utf8": Code("is not UTF-8 text (byte {byte}).", "Save it as UTF-8.", "Inventories are UTF-8 text."),
-    "invalid-yaml": Code("{what}.", "", "The file is not valid YAML, or has a key twice.", "Correct the named line."),
+    "invalid-yaml": Code(
+        "{what}.", "{hint}", "The file is not valid YAML, or has a key twice.", "Correct the named line."
+    ),
     "invalid-python": Code("is not valid Python ({what}){line}", "", "Python could not parse it.", "Correct the line."),
     "inventory-raised": Code(
         "Python stopped here: {what}{hint}",
@@ -116,7 +183,7 @@ FILES: Mapping[str, Code] = {
     ),
     "no-hosts-map": Code(
         'needs a map "hosts" (name → fields).',
-        '"all" and "groups" are optional.',
+        'Write hosts: {{gpu1.lab: {{models: {{…}}}}}}, without "- ". "all" and "groups" are optional.',
         "A YAML inventory lists its hosts under `hosts`.",
     ),
     "no-hosts": Code(
@@ -127,8 +194,9 @@ FILES: Mapping[str, Code] = {
     ),
     "no-models": Code(
         "no host has any models.",
-        "Add a `models` map to a host (docs/inventory.md). For Docker and the toolkit alone, run deploys/docker.py "
-        "and deploys/nvidia_toolkit.py.",
+        "Add a `models` map to a host (docs/inventory.md). To stop a host's last model, keep its entry with `enabled: "
+        "false`; to leave a host alone, set `maintenance`. For Docker and the toolkit alone, run deploys/docker.py and "
+        "deploys/nvidia_toolkit.py.",
         "A deploy of models without any model is usually a mistake.",
     ),
     "yaml-given-to-pyinfra": Code(
@@ -288,7 +356,7 @@ SECRETS: Mapping[str, Code] = {
     ),
     "one-secret-source": Code(
         'must have exactly one of "env", "file" and "command".',
-        "",
+        'Write {{"env": "LAB_KEY"}}, {{"file": "~/path"}} or {{"command": ["pass", "show", "lab"]}}.',
         "A secret has one source.",
         "Keep one of the three.",
     ),
@@ -356,8 +424,9 @@ WEIGHTS: Mapping[str, Code] = {
     ),
     "weights-path-relative": Code(
         '"{value}" is not a path on the host.',
-        f"Write{{repository}} an absolute path or {SOURCES}.",
+        "{hint}",
         "Text is a path on the host, which is absolute.",
+        "Write an absolute path, or a map that names the source.",
     ),
     "invalid-weights": Code(
         "{value} is not a source of weights.", f"Write a path on the host or {SOURCES}.", "It has no known form."
@@ -372,8 +441,9 @@ WEIGHTS: Mapping[str, Code] = {
     ),
     "invalid-repository": Code(
         '"{value}" is not a repository.',
-        'Include its owner: "facebook/opt-125m".',
+        "{hint}",
         "Hubs name repositories owner/name.",
+        "Write the owner and the name, without the address of the hub.",
     ),
     "invalid-revision": Code(
         '"{value}" is not a revision.', "Write a commit, a tag or a branch.", "git has no revision of this form."
@@ -435,7 +505,7 @@ ENTRIES: Mapping[str, Code] = {
     ),
     "port-used-twice": Code(
         "port {port} is used by both `{one}` and `{other}`.",
-        "Change one of them.",
+        "Change one of them, for example to {free}.",
         "Two containers cannot publish the same port at addresses that overlap.",
     ),
     "served-name-used-twice": Code(
@@ -445,12 +515,20 @@ ENTRIES: Mapping[str, Code] = {
     ),
     "invalid-bind": Code(
         '"{value}" is not "loopback", "lan", "any" or an IP address.',
-        "",
+        'Write "loopback" for the host itself, or "lan" for its network.',
         "Nothing else can be bound.",
         "Use one of these.",
     ),
+    "invalid-rate": Code(
+        "{value} is not a rate.",
+        "Write it with its unit, as in 50MB/s.",
+        "A number without a unit could be bits or bytes.",
+    ),
     "invalid-vram": Code(
         "{value} is not an amount of memory.", 'Write "6GiB" or "30%" (of each GPU).', "Memory is GiB, or a percentage."
+    ),
+    "invalid-duration": Code(
+        "{value} is not a duration.", 'Write "90s", "45min" or "2h".', "A duration is a whole number with a unit."
     ),
     "wrong-section": Code(
         "{engine} belongs in `{section}`.",
@@ -461,12 +539,17 @@ ENTRIES: Mapping[str, Code] = {
         "services get no GPUs.", "Move the entry to `models`.", "GPUs are assigned to models and jobs only."
     ),
     "invalid-connects-to": Code(
-        'must be a list of names or "all", not {value}.', "", "A service connects to named entries.", "Write a list."
+        'must be a list of names or "all", not {value}.',
+        "{hint}",
+        "A service connects to named entries.",
+        "Write a list.",
     ),
     "connects-to-missing": Code(
         "is missing.", 'List {entries}, or write "all".', "The service is useless without a model."
     ),
-    "connects-to-itself": Code("{name} is this service itself.", "Name the models it uses.", "It would call itself."),
+    "connects-to-itself": Code(
+        "{name} is this service itself.", "{hint}", "It would call itself.", "Name the models it uses."
+    ),
     "upstream-on-loopback": Code(
         "{name} on {host_of} is bound to loopback, so {who} cannot reach it.",
         'Give it bind: "lan".',
@@ -481,7 +564,9 @@ ENTRIES: Mapping[str, Code] = {
         'Add "{service}" to its keys, or give it an api_key.',
         "The service would be refused by the model.",
     ),
-    "invalid-args": Code("{value} is not a map of flags.", 'Write {{"threads": 16}}.', "Flags are names with values."),
+    "invalid-args": Code(
+        "must be a map of flags, not {value}.", "Write {flags}.", "Flags are names with values.", "Write a map."
+    ),
     "flag-name-not-text": Code("{name}: a flag is text.", 'Write "{name}" in quotes.', "Names are never converted."),
     "flag-with-dashes": Code('"{name}" has dashes.', 'Write "{bare}".', "gpurack writes the dashes itself."),
     "invalid-flag-value": Code(
@@ -584,7 +669,15 @@ GPUS: Mapping[str, Code] = {
     "invalid-gpu": Code(
         "{value} is not a GPU.",
         'Write its index (0), the beginning of its UUID ("GPU-6f1c") or its PCI address ("0000:65:00.0").',
-        "GPUs are named by index, UUID or PCI address.",
+        "GPUs are named by index, UUID or PCI address, MIG instances by UUID.",
+    ),
+    "invalid-gpu-memory": Code(
+        '"{value}" is not an amount of memory.', 'Write it as "24GiB".', "The memory of a GPU in `hardware` is in GiB."
+    ),
+    "hides-gpus": Code(
+        "{name} changes which GPUs the engine sees.",
+        "Remove it and name the GPUs in `gpus`; in the container they count from 0.",
+        "A container sees exactly the GPUs in `gpus`. A second list, with numbers of the host, leaves it without any.",
     ),
     "gpus-bare-number": Code(
         "{value} is ambiguous: a number of GPUs, or the GPU of that index.",
@@ -597,9 +690,14 @@ GPUS: Mapping[str, Code] = {
         "GPUs are a list, also a single one.",
     ),
     "gpu-listed-twice": Code("{value} names a GPU twice.", "Remove one.", "A container gets each GPU once."),
+    "mig-together": Code(
+        "wants {count} MIG instances, but a process computes on one.",
+        "Give it one instance, or a GPU that is not in MIG mode.",
+        "CUDA shows a process only its first MIG instance, so tensor parallel over them is impossible.",
+    ),
     "gpu-not-found": Code(
         "{gpu} does not exist; {has}.{broken}",
-        "",
+        "Choose one of these, or correct `hardware`.",
         "The host, or what `hardware` says of it, has no such GPU.",
         "Correct the number, or `hardware`.",
     ),
@@ -608,6 +706,18 @@ GPUS: Mapping[str, Code] = {
     ),
     "vram-exceeded": Code(
         "{what}", "{hint}", "The shares are more than the GPU has.", "Lower `vram`, or choose another GPU."
+    ),
+    "known-defect": warning(
+        "{what} has a known defect: {symptom}.",
+        "{fix}",
+        "This version is in gpurack's table of defects (gpurack/spec/known_defects.py).",
+        "Pin another version.",
+    ),
+    "no-image-for-arm64": Code(
+        "{engine} publishes no image of version {version} for arm64, and this host is one.",
+        "{hint}",
+        "An image of another architecture ends with `exec format error`.",
+        "Choose another engine, or name an `image` for arm64.",
     ),
     "gpu-incompatible": Code(
         "{what}",
@@ -646,6 +756,11 @@ LOCK: Mapping[str, Code] = {
 }
 
 WARNINGS: Mapping[str, Code] = {
+    "same-endpoint": warning(
+        "has the same address and port as {other} ({endpoint}).",
+        "If both names mean one server, keep one of them.",
+        "Two names for one server would each remove the models of the other.",
+    ),
     "nothing-to-connect-to": warning(
         "connects to no enabled model that it can reach.",
         "Check `enabled`, and `bind` of models on other hosts.",
@@ -712,7 +827,7 @@ WARNINGS: Mapping[str, Code] = {
         "Replace it.",
     ),
     "flag-perhaps-unknown": warning(
-        "{field}: {engine} {version} has no {flag}.",
+        "{field}: {engine} {version} has no {flag}{listed}.",
         "{hint}",
         "gpurack's list is of another version.",
         "Check the name.",

@@ -69,16 +69,25 @@ def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _version_is_text(value: Any) -> Any:
+    """A number is refused, with its text in a YAML file: Python and YAML read 0.10 as 0.1."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise Wrong("version-not-text", value=value)
+        text = getattr(value, "written", None) or (str(value) if isinstance(value, int) else None)
+        hint = f'Write "{text}", in quotes.' if text else "Write it in quotes, with all its zeros."
+        raise Wrong("version-not-text", hint=hint)
     return value
+
+
+def _version_without_v(value: Any) -> Any:
+    if isinstance(value, str) and re.match(r"[vV]\d", value):
+        raise Wrong("version-with-v", value=value, right=value[1:])
+    return _version_is_text(value)
 
 
 class Like:
     """Text that matches a pattern, which is also in the JSON schema; anything else is refused with a code."""
 
-    def __init__(self, pattern: str, code: str) -> None:
-        self.pattern, self.code = pattern, code
+    def __init__(self, pattern: str, code: str, **parameters: str) -> None:
+        self.pattern, self.code, self.parameters = pattern, code, parameters
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_after_validator_function(self.check, handler(source))
@@ -88,17 +97,38 @@ class Like:
 
     def check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
-            raise Wrong(self.code, value=value)
+            raise Wrong(self.code, value=value, **self.parameters)
         return value
 
 
 Version = Annotated[
     str,
+    BeforeValidator(_version_without_v),
+    Like(r"[0-9][0-9A-Za-z.+~_-]*", "invalid-version"),
+]
+"""The version of a package. It begins with a digit."""
+EngineVersion = Annotated[
+    str,
     BeforeValidator(_version_is_text),
     Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", "invalid-version"),
 ]
+"""The version of an engine's image. Whether it may begin with v depends on the engine."""
 AbsolutePath = Annotated[str, Like(r"/.*", "path-not-absolute")]
-Repository = Annotated[str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "invalid-repository")]
+
+
+def _repository(value: Any) -> Any:
+    """A hub's address in place of owner/name is refused with the name in it."""
+    found = re.match(r"https?://[^/]+/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)", value) if isinstance(value, str) else None
+    if found:
+        raise Wrong("invalid-repository", value=value, hint=f'Write "{found[1]}".')
+    return value
+
+
+Repository = Annotated[
+    str,
+    BeforeValidator(_repository),
+    Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "invalid-repository", hint='Include its owner: "facebook/opt-125m".'),
+]
 
 Revision = Annotated[
     str,
@@ -115,7 +145,9 @@ def text_values(value: Any, what: str) -> Any:
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(item, str):
-                raise Wrong("value-not-text", name=name, what=what, item=item)
+                raise Wrong(
+                    "value-not-text", name=name, what=what, item=str(item).lower() if isinstance(item, bool) else item
+                )
     return value
 
 

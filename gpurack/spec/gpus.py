@@ -1,9 +1,10 @@
 """One GPU of a host, and a table of the kinds of GPUs. Types only, no rules."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from gpurack.spec.host import Host
+from gpurack.spec.host import Cards, Host
 
 Vendor = Literal["nvidia", "amd"]
 
@@ -12,6 +13,8 @@ PLACEHOLDER = "GPU-of-index-"
 SHARED = 0.95
 """The fraction of a GPU's memory that models may share. The rest is for the CUDA context of each process: vLLM
 servers on one GPU fail above a sum of about 0.95."""
+SYSTEM_RESERVE = 8.0
+"""GiB of a host's memory that models on a GPU that shares it (GB10) leave to the system, its caches and Docker."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class GpuSlot:
     index: None if the inventory has only its UUID or PCI address. uuid: as in labels and containers; a placeholder if
     imagined. name: "A30", "NVIDIA A30", "" if unknown. compute: NVIDIA's compute capability. memory: GiB. reserved: by
     `reserved_gpus`, so gpurack does not use it.
+
+    fault: why no model may start on it, "" if it works. system: GiB that models leave to the system, because the GPU
+    shares the host's memory. mig: is it in MIG mode, so that only its instances compute? parent: for a MIG instance the
+    UUID of its GPU.
     """
 
     index: int | None
@@ -31,6 +38,10 @@ class GpuSlot:
     memory: float | None = None
     pci: str = ""
     reserved: bool = False
+    fault: str = ""
+    system: float = 0.0
+    mig: bool = False
+    parent: str = ""
 
     @property
     def label(self) -> str:
@@ -39,7 +50,7 @@ class GpuSlot:
 
     def __str__(self) -> str:
         """`GPU 0 (A30)`, `GPU-6f1c`."""
-        gpu = self.label if self.label.startswith("GPU-") else f"GPU {self.label}"
+        gpu = self.label if self.label.startswith(("GPU-", "MIG-")) else f"GPU {self.label}"
         return f"{gpu} ({self.name})" if self.name else gpu
 
     @property
@@ -50,24 +61,36 @@ class GpuSlot:
     @property
     def imagined(self) -> bool:
         """Is it from the inventory only, without a real UUID?"""
-        return self.index is None or self.uuid.startswith(PLACEHOLDER)
+        return not self.parent and (self.index is None or self.uuid.startswith(PLACEHOLDER))
+
+    @property
+    def instance(self) -> bool:
+        """Is it a MIG instance? Then it is for one process only."""
+        return self.uuid.startswith("MIG-")
 
     def usable(self, models: int) -> float | None:
-        """GiB that this number of models may use together: all for one, 95 % for several."""
-        return self.memory * SHARED if self.memory and models > 1 else self.memory
+        """GiB that this number of models may use together: all for one, 95 % for several; less the system's."""
+        if not self.memory:
+            return self.memory
+        return min(self.memory * (SHARED if models > 1 else 1), self.memory - self.system)
 
 
 @dataclass(frozen=True)
 class GpuKind:
-    """A kind of GPU. memory: GiB. compute: NVIDIA's compute capability, None for AMD."""
+    """A kind of GPU. memory: GiB. compute: NVIDIA's compute capability, "" if unknown, None for AMD.
+
+    unified: does it share the host's memory? arm64: is it in machines with an arm64 CPU only?
+    """
 
     memory: float
     compute: str | None
+    unified: bool = False
+    arm64: bool = False
 
     @property
     def vendor(self) -> Vendor:
         """The manufacturer: NVIDIA or AMD."""
-        return "nvidia" if self.compute else "amd"
+        return "amd" if self.compute is None else "nvidia"
 
 
 GPU_KINDS = {
@@ -84,6 +107,24 @@ GPU_KINDS = {
     "MI300X": GpuKind(192.0, None), "MI325X": GpuKind(256.0, None), "MI355X": GpuKind(288.0, None),
     "RX 7900 XTX": GpuKind(24.0, None), "RX 9070 XT": GpuKind(16.0, None), "PRO W7900": GpuKind(48.0, None),
     "AI PRO R9700": GpuKind(32.0, None),
+    "GB10": GpuKind(119.6, "12.1", unified=True, arm64=True), "Thor": GpuKind(122.8, "11.0", unified=True, arm64=True),
+    "GH200": GpuKind(95.6, "9.0", arm64=True), "GB200": GpuKind(184.3, "10.0", arm64=True),
+    "GB300": GpuKind(268.6, "10.3", arm64=True), "B300": GpuKind(268.6, "10.3"),
+    "H100 NVL": GpuKind(93.6, "9.0"), "H800": GpuKind(79.6, "9.0"),
+    "A2": GpuKind(15.0, "8.6"), "A10G": GpuKind(22.5, "8.6"), "L20": GpuKind(45.0, "8.9"),
+    "RTX PRO 6000": GpuKind(95.6, "12.0"), "RTX PRO 5000": GpuKind(47.8, "12.0"),
+    "RTX PRO 4500": GpuKind(31.8, "12.0"), "RTX PRO 4000": GpuKind(23.9, "12.0"),
+    "RTX 5090 D": GpuKind(31.8, "12.0"), "RTX 5080": GpuKind(15.9, "12.0"), "RTX 5070 Ti": GpuKind(15.9, "12.0"),
+    "RTX 5070": GpuKind(11.9, "12.0"), "RTX 5060 Ti": GpuKind(15.9, "12.0"), "RTX 5060": GpuKind(8.0, "12.0"),
+    "RTX 4080 SUPER": GpuKind(16.0, "8.9"), "RTX 4070 Ti SUPER": GpuKind(16.0, "8.9"),
+    "RTX 4070 Ti": GpuKind(12.0, "8.9"), "RTX 4070 SUPER": GpuKind(12.0, "8.9"), "RTX 4070": GpuKind(12.0, "8.9"),
+    "RTX 4060 Ti": GpuKind(16.0, "8.9"), "RTX 4060": GpuKind(8.0, "8.9"), "RTX 3090 Ti": GpuKind(24.0, "8.6"),
+    "RTX 3080 Ti": GpuKind(12.0, "8.6"), "RTX 3080": GpuKind(10.0, "8.6"), "RTX 3070 Ti": GpuKind(8.0, "8.6"),
+    "RTX 3070": GpuKind(8.0, "8.6"), "RTX 3060 Ti": GpuKind(8.0, "8.6"), "RTX 3060": GpuKind(12.0, "8.6"),
+    "RTX 5000 Ada": GpuKind(32.0, "8.9"), "RTX 4500 Ada": GpuKind(24.0, "8.9"), "RTX 4000 Ada": GpuKind(20.0, "8.9"),
+    "RTX A5500": GpuKind(24.0, "8.6"), "RTX A4500": GpuKind(20.0, "8.6"), "RTX A2000 12GB": GpuKind(12.0, "8.6"),
+    "RTX 8000": GpuKind(48.0, "7.5"), "RTX 2080": GpuKind(8.0, "7.5"), "TITAN RTX": GpuKind(24.0, "7.5"),
+    "TITAN V": GpuKind(12.0, "7.0"), "GTX 1080 Ti": GpuKind(11.0, "6.1"), "P4": GpuKind(7.5, "6.1"),
 }  # fmt: skip
 """Kinds of GPUs by their name in `hardware`, for plans made without a connection.
 
@@ -93,6 +134,29 @@ close, because a run uses those of the driver.
 """
 
 
+def is_named(kind: str, seen: str) -> bool:
+    """Is a driver's name one of this kind of `hardware`? Names are compared word by word.
+
+    >>> is_named("A100 80GB", "NVIDIA A100-SXM4-80GB"), is_named("L4", "NVIDIA L40S")
+    (True, False)
+    """
+    expected, words = (set(re.findall("[a-z0-9]+", name.lower())) for name in (kind, seen))
+    return expected <= words
+
+
 def hardware(spec: Host) -> list[str]:
     """The names of a host's GPUs by index, from `hardware: {"A30": 4}`; [] without `hardware`."""
-    return [name for name, count in spec.hardware.items() for _ in range(count)]
+    return [name for name, cards in spec.hardware.items() for _ in range(count_of(cards))]
+
+
+def count_of(cards: int | Cards) -> int:
+    """The number of GPUs of one kind in `hardware`."""
+    return cards.count if isinstance(cards, Cards) else cards
+
+
+def kind_of(name: str, spec: Host) -> GpuKind | None:
+    """The kind of a GPU in `hardware`, with the memory that is written there; None if nothing is known of it."""
+    kind, cards = GPU_KINDS.get(name), spec.hardware.get(name)
+    if not isinstance(cards, Cards):
+        return kind
+    return replace(kind or GpuKind(cards.gib, ""), memory=cards.gib)

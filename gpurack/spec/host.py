@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from gpurack.spec.fields import AbsolutePath, Like, Strict, Version
 from gpurack.spec.model import Gpu, Job, Model
@@ -37,9 +37,10 @@ class Rootless(Strict):
 class Docker(Strict):
     """The host's Docker engine."""
 
-    source: Literal["docker-ce", "distro", "keep"] = Field(
-        "docker-ce",
-        description="Docker's own repository, the distribution's packages, or the installed Docker unchanged",
+    source: Literal["auto", "docker-ce", "distro", "keep"] = Field(
+        "auto",
+        description="Docker's own repository (`docker-ce`), the distribution's packages, or the installed Docker "
+        "unchanged; `auto` is `distro` where its Docker is installed, else `docker-ce`",
     )
     version: Version | None = Field(None, description="upstream's version, installed exactly and held")
     daemon: Daemon = Field({}, description="keys of daemon.json; `null` removes a key; all others stay unchanged")
@@ -79,13 +80,77 @@ class Nvidia(Strict):
     )
 
 
+RATE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,3})?)\s*(kB|MB|GB)(?:/s)?\s*")
+UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _rate_from_text(value: Any) -> Any:
+    """Bytes per second from `50MB/s`."""
+    found = RATE.fullmatch(value) if isinstance(value, str) else None
+    rate = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    if rate <= 0:
+        raise Wrong("invalid-rate", value=repr(value))
+    return rate
+
+
+class Download(Strict):
+    """How a host fetches weights."""
+
+    rate: Annotated[int, BeforeValidator(_rate_from_text)] | None = Field(
+        None, description="bytes per second at most for all downloads together, as in `50MB/s`; default: no limit"
+    )
+    connections: int | None = Field(
+        None, ge=1, le=64, description="downloads at once; default: 1 with a `rate`, else no limit"
+    )
+
+    @property
+    def told(self) -> dict[str, int]:
+        """What each download on the host is told."""
+        if self.rate is None:
+            return {} if self.connections is None else {"connections": self.connections}
+        connections = self.connections or 1
+        return {"rate": max(1, self.rate // connections), "connections": connections}
+
+
+class Cards(Strict):
+    """GPUs of one kind in `hardware`, with the memory that each has."""
+
+    count: int = Field(ge=1, description="their number")
+    memory: Annotated[str, Like(r"[0-9]{1,5}(\.[0-9]{1,3})?GiB", "invalid-gpu-memory")] = Field(
+        description='the memory of each, `"24GiB"`'
+    )
+
+    @property
+    def gib(self) -> float:
+        """The memory of each in GiB."""
+        return float(self.memory.removesuffix("GiB"))
+
+
 class Host(Strict):
     """One server."""
 
     address: Annotated[str, Like(r"[^\s/]+", "invalid-address")] | None = Field(
         None, description="the name or IP address that clients use; default: its name in the inventory"
     )
-    hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its GPUs, as in `{"A30": 4}`')
+    hardware: dict[
+        str,
+        Annotated[
+            Annotated[int, Field(ge=1), Tag("Number")] | Annotated[Cards, Tag("Cards")],
+            Discriminator(lambda value: "Cards" if isinstance(value, dict | Cards) else "Number"),
+        ],
+    ] = Field(
+        {},
+        description='its GPUs, as in `{"A30": 4}`; of a kind that gpurack does not know '
+        '`{"My GPU": {"count": 2, "memory": "24GiB"}}`',
+    )
+    lab: Annotated[str, Like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "invalid-lab")] | None = Field(
+        None,
+        description="in `all`: the name under which this inventory owns its models; those of another lab are never "
+        "changed or removed",
+    )
+    maintenance: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description='why the host is left alone, as in `"RMA until 15 Jan"`; every command skips it, and says so'
+    )
     reserved_gpus: list[Gpu] = Field([], description="GPUs that gpurack does not use")
     docker: Docker = Field(Docker(), description="the Docker engine")
     nvidia: Nvidia = Field(Nvidia(), description="the NVIDIA Container Toolkit and the driver")
@@ -106,6 +171,7 @@ class Host(Strict):
         description="the folder for fetched weights on the host; only root may be able to write to it and to "
         "the folders above it",
     )
+    download: Download = Field(Download(), description="how weights are fetched; images are Docker's business")
     hf_token: Secret | None = Field(
         None,
         description="a reference to the Hugging Face token for `{hf}` weights; it is never kept on the host",
@@ -116,6 +182,18 @@ class Host(Strict):
 
     _connections: "Mapping[str, tuple[Connection, ...]]" = PrivateAttr({})
     _lock: "HostLock | None" = PrivateAttr(None)
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """Its name in the inventory, for messages that name a command; "" for a host of no inventory."""
+        return self._name
+
+    def named(self, name: str) -> "Host":
+        """A copy of the host with a name."""
+        host = self.model_copy()
+        host._name = name
+        return host
 
     def connecting(self, connections: "Mapping[str, tuple[Connection, ...]]") -> "Host":
         """A copy of the host with its services' connections, by service; they depend on all hosts."""

@@ -10,7 +10,7 @@ SIGNED_MIRROR = (
     'A mirror that signs with its own key needs that key in the inventory: mirrors: {{…: {{"url": …, "key": …}}}}.'
 )
 CHECK_DOCKER = "Check: systemctl status docker; journalctl -u docker -n 30."
-RUN_DOCKER = "Run `pyinfra INVENTORY deploys/docker.py`."
+RUN_DOCKER = "Run `gpurack apply`."
 NO_DRIVER = "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded."
 INSTALL_DRIVER = "Install the driver and reboot, or set gpus: [] for the model."
 
@@ -20,6 +20,11 @@ INSPECTION: Mapping[str, Code] = {
         "",
         "gpurack could not connect, become root, or read the host's answer; nothing was changed there.",
         "Correct what the message names, and run again.",
+    ),
+    "host-named-twice": Code(
+        "is the same server as {other}: both have the machine-id {machine} and the address {address}.",
+        "Keep one of the two names.",
+        "Under two names, each would remove the models of the other.",
     ),
     "part-not-inspected": Code(
         "{part} {why}, so nothing is changed on this host.",
@@ -67,6 +72,11 @@ INSPECTION: Mapping[str, Code] = {
         "Use {known}.",
         "`--data` of pyinfra takes these words only.",
     ),
+    "step-killed": Code(
+        "{what} was killed, or ended without a message.",
+        "Run again: a run continues where the last one stopped.",
+        "Somebody ended it, memory ran out, or the host went down meanwhile.",
+    ),
     "step-failed": Code(
         "{what}",
         "",
@@ -92,6 +102,22 @@ DOCKER: Mapping[str, Code] = {
         "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself.",
         "gpurack needs Docker from packages. Save its data, run `snap remove docker`, then run again.",
         "A snap's Docker cannot see CDI specs, and has its own daemon.json.",
+    ),
+    "docker-without-package": Code(
+        "a Docker that no package installed is on this host ({program}).",
+        'Nothing was installed beside it. To keep it, set docker: {{"source": "keep"}}; else remove it and run again.',
+        "A second Docker beside a static or self-built one would not be used, or would fight for its socket.",
+        'Set `docker: {"source": "keep"}`, or remove that Docker.',
+    ),
+    "docker-masked": Code(
+        "docker.service is masked, so an admin does not want Docker to start.",
+        "To allow it, run `systemctl unmask docker.service`, then run again.",
+        "gpurack starts no unit that an admin has masked.",
+    ),
+    "held-by-others": Code(
+        "{names}: on hold, and not by gpurack, so the hold stays.",
+        "To release it: {command}",
+        "Holds that gpurack sets are noted since this version; holds of older versions count as an admin's.",
     ),
     "docker-kept-silent": Code(
         "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
@@ -131,6 +157,17 @@ DOCKER: Mapping[str, Code] = {
         "docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would not start.",
         "Remove the flag from the unit (systemctl cat docker.service) or set the key to null.",
         "dockerd refuses a setting that is both a flag and a key of daemon.json.",
+    ),
+    "swarm-live-restore": Code(
+        "daemon.json would have live-restore, but this Docker is a node of a Swarm: dockerd would not start.",
+        'Write docker: {{"daemon": {{"live-restore": null}}}} for this host, or leave the Swarm.',
+        "Docker supports no live-restore on nodes of a Swarm.",
+    ),
+    "swarm-without-live-restore": warning(
+        "this Docker is a node of a Swarm, which excludes live-restore: a restart of Docker stops the models.",
+        "",
+        "gpurack turns on live-restore where Docker allows it.",
+        "Leave the Swarm (`docker swarm leave`) if nothing needs it.",
     ),
     "restart-stops-others": Code(
         "{why} needs a restart of Docker, which would stop containers that gpurack does not manage: {names}.",
@@ -224,6 +261,69 @@ DRIVER: Mapping[str, Code] = {
         "gpurack installs no drivers: install it and reboot, or correct nvidia.driver. The models are served anyway.",
         "`nvidia.driver` says which driver the host should have.",
     ),
+    "nouveau-has-gpus": warning(
+        "the nouveau driver has the GPUs {places}, so NVIDIA's driver cannot use them.",
+        "Write `blacklist nouveau` and `options nouveau modeset=0` to a file in /etc/modprobe.d, run "
+        "`update-initramfs -u` or `dracut -f`, and reboot.",
+        "A GPU has one driver, and nouveau was loaded first.",
+    ),
+    "gpus-without-driver": warning(
+        "NVIDIA GPUs on the PCI bus with {driver}: {places}.",
+        "Check `dmesg | grep NVRM`; a driver that does not support the GPU says so there.",
+        "The GPUs are in the host, but NVIDIA's driver does not have them.",
+    ),
+    "module-refuses-gpu": warning(
+        "NVIDIA's kernel module refuses a GPU: `{said}`. {cause}.",
+        "Install {install} and reboot.",
+        "The kernel's log says that the loaded module does not support a GPU of this host.",
+    ),
+    "kernel-without-module": warning(
+        "the newest kernel {kernel} has no NVIDIA module: after a reboot the GPUs would be missing.",
+        "Install its headers and run `{command}`, or the distribution's module for this kernel.",
+        "The module is built or installed for each kernel, and was not for this one.",
+    ),
+    "kernel-with-other-module": warning(
+        "the newest kernel {kernel} has the NVIDIA module {module}, but the libraries are {library}: after a reboot no "
+        "model could start.",
+        "Install the module and the libraries of one version.",
+        "Kernel module and libraries of the driver must have the same version.",
+    ),
+    "kernel-with-wrong-module": warning(
+        "the newest kernel {kernel} has an NVIDIA module that does not support a GPU: {why}. After a reboot "
+        "the GPU would be missing.",
+        "Install the other kind of module.",
+        "NVIDIA's open and proprietary modules support different GPUs.",
+    ),
+    "module-not-signed": warning(
+        "Secure Boot is on, but the NVIDIA module of the newest kernel {kernel} is not signed, so it would not load.",
+        "Install the distribution's signed module, or sign it and enrol the key (`mokutil --import`, then confirm at "
+        "the console).",
+        "With Secure Boot, the kernel loads signed modules only.",
+    ),
+    "fabric-not-ready": Code(
+        "{what}. CUDA fails with error 802 (system not yet initialized) until the NVSwitch fabric is ready.",
+        "{hint}",
+        "On machines with NVSwitches, no GPU computes before the fabric manager has set up the fabric.",
+        "Install the fabric manager in the driver's version, and start it.",
+    ),
+    "cdi-specs-conflict": Code(
+        "{files} name the same GPU, and Docker finds it in none of them.",
+        "Keep the one that is refreshed (/var/run/cdi/nvidia.yaml), and remove the other.",
+        "Within a folder, two CDI specs with a device of the same name make it unresolvable.",
+        "Remove one of the files; no container that runs is affected.",
+    ),
+    "cdi-spec-stale": Code(
+        "{file} does not fit the driver: {why}. Nothing refreshes this file.",
+        "`{command}`; the toolkit refreshes /var/run/cdi/nvidia.yaml by itself.",
+        "A CDI spec names device nodes and files of the driver, which a new driver or a reboot changes.",
+        "Remove the file; the next run creates a spec if none is left.",
+    ),
+    "gpu-unhealthy": warning(
+        "GPU {gpu} {what}.",
+        "",
+        "nvidia-smi reports it; models on the GPU are served anyway.",
+        "Check `nvidia-smi -q -i GPU` and `dmesg | grep -i xid`.",
+    ),
     "access-unavailable": Code(
         "nvidia.access is cdi, but {why}.",
         'Write "auto", or a newer version.',
@@ -249,6 +349,23 @@ GPUS: Mapping[str, Code] = {
         "",
         "`reserved_gpus` keeps GPUs free of models.",
         "Choose another GPU, or take this one out of `reserved_gpus`.",
+    ),
+    "gpu-broken": Code(
+        "GPU {gpu} ({uuid}) {fault}, so no model can start on it.",
+        "{hint}",
+        "The driver lists the GPU, but says itself that nothing can compute on it.",
+        "Reset the GPU (`nvidia-smi -r -i GPU`, while nothing uses it) or reboot the host, or choose another GPU.",
+    ),
+    "gpu-in-mig-mode": Code(
+        "GPU {gpu} is in MIG mode and cannot be used as a whole.{has}",
+        "{hint}",
+        "In MIG mode only the instances of a GPU compute.",
+        "Name an instance by its UUID, or end MIG mode: `nvidia-smi -i GPU -mig 0`.",
+    ),
+    "mig-shared": Code(
+        "MIG instance {gpu} is used by {names}.",
+        "Give each its own instance; `nvidia-smi -L` lists them.",
+        "An instance is made for one process. gpurack never puts two models on one.",
     ),
     "gpu-unexpected": Code(
         "GPU {gpu} is an {name}, but `hardware` has an {expected} there.",
@@ -294,6 +411,46 @@ GPUS: Mapping[str, Code] = {
         "",
         "The engine has no image for what this entry computes on.",
         "Choose another GPU, version or engine, or set `image`.",
+    ),
+}
+
+OWNERS: Mapping[str, Code] = {
+    "model-of-other-lab": Code(
+        "`{name}` belongs to {owner}.",
+        "Rename the entry, or take the model over: --take-over (pyinfra: --data take_over=yes).",
+        "The host's record says that another inventory started this container. Only its lab changes or removes it.",
+    ),
+    "held-by-other-lab": Code(
+        "needs {what}, which `{holder}` of {owner} has.",
+        "Choose another, or ask that lab.",
+        "GPUs and ports of another lab's models are taken, whether the models run now or not.",
+    ),
+    "removal-needs-number": Code(
+        "this run would remove {count} of {total} models: {names}. No model was changed.",
+        "If that is right, {how}.",
+        "Removing the last models of a host, or more than half of five or more, needs the exact number. "
+        "A wrong inventory, branch or indentation looks the same.",
+    ),
+    "removal-from-old-clone": Code(
+        "would remove {names}, applied from {commit} ({who}), which is not in this clone.",
+        "Run `git pull` first, or confirm the removal without -y.",
+        "The entry may have been added after this clone was last updated.",
+    ),
+    "old-clone": warning(
+        "{names} was applied from {commit} ({who}), which is not in this clone.",
+        "Run `git pull` before you remove it.",
+        "The entry may have been added after this clone was last updated.",
+    ),
+    "not-in-inventory": warning(
+        "also runs: {names} (not in the inventory; the next apply removes {them})",
+        "",
+        "This inventory's lab started them, and the inventory does not have them any more.",
+        "Apply the inventory to remove them, or write their entries again to keep them.",
+    ),
+    "others-on-host": Code(
+        "models of another lab run here: {names}. Nothing was removed.",
+        "Set `enabled: false` for your own and run deploys/models.py.",
+        "deploys/remove.py takes away what all models of the host need.",
     ),
 }
 
@@ -385,14 +542,78 @@ MODELS: Mapping[str, Code] = {
         "Check: {logs}. Fix: {command}, then run again.",
         "The container runs, and its server accepts no request.",
     ),
+    "port-not-published": Code(
+        "it runs but Docker no longer publishes its port {port}.",
+        "The next run restarts it. By hand: {command}.",
+        "Docker lists the port, and nothing listens at it: seen after Docker was restarted on a full disk.",
+    ),
     "model-failing": Code(
         "it answers HTTP {status}: {body}.", "Check: {logs}.", "The server runs and reports an error of its own."
+    ),
+    "computes-on-cpu": warning(
+        "it answers, but computes on the CPU: {why}.",
+        "Look for an error of CUDA: {logs}. Then restart it: {command}.",
+        "Its log has an error of CUDA, or nvidia-smi lists no process of it and other containers explain all memory in "
+        "use on its GPUs. llama.cpp and others continue on the CPU if CUDA does not start, about fifty times slower.",
+        "Search for `failed to initialize CUDA` in its log, fix what [troubleshooting.md](troubleshooting.md) says, "
+        "and restart the model. `gpurack verify` tests CUDA in its container.",
+    ),
+    "test-failing": Code(
+        "failing since {since}: {why}.",
+        "",
+        "It says that it is ready, and the last test request to it failed.",
+        "Read its log (`docker logs NAME`). Each run asks it again.",
+    ),
+    "failed-before": Code(
+        "{what} was tried at {at}, and failed: {why}. {now}",
+        "It is tried again when its entry, image, weights or driver change, or with "
+        "--retry {place} (pyinfra: --data retry={place}).",
+        "What failed once is not tried again by itself, so that nightly runs stop no model that serves.",
+    ),
+    "unknown-retry": Code(
+        'retry="{value}": {why}.',
+        "Write HOST/MODEL, several with commas, or HOST/all.",
+        "The names are those of the inventory.",
+    ),
+    "no-rollback": Code(
+        "{what}.",
+        "`gpurack rollback INVENTORY HOST/MODEL --list` lists what can be brought back.",
+        "The host's record has the last three definitions with which each model was ready.",
+    ),
+    "change-interrupted": warning(
+        "the interrupted change of {names} is finished or undone by the next run",
+        "",
+        "A run was killed, or the host lost power, while it replaced these models.",
+        "Run the inventory again.",
     ),
     "container-missing": Code(
         "no container", "", "The entry has no container on its host.", "Run the inventory again."
     ),
     "container-stopped": Code(
         "{state}", "", "The container exists and does not run.", "Read its log (`docker logs NAME`), then run again."
+    ),
+    "model-held": warning(
+        "held since {since}: {why}{by}.",
+        "",
+        "`gpurack stop --hold` stopped it. Runs and boots leave it stopped, and its GPUs stay its own.",
+        "`gpurack start INVENTORY HOST/MODEL` starts it again.",
+    ),
+    "model-stopped": warning(
+        "stopped since {since}, until the next run{by}.",
+        "",
+        "`gpurack stop` stopped it.",
+        "`gpurack start INVENTORY HOST/MODEL`, or the next run, starts it again.",
+    ),
+    "nothing-to-stop": Code(
+        "not stopped: it has no container on this host that this inventory's lab owns.",
+        "",
+        "Only a container that the host's record names for this entry is stopped.",
+        "See `gpurack diff`: it may be new, or belong to another lab.",
+    ),
+    "restart-changes": Code(
+        "not restarted: a run would {change}.",
+        "Apply the inventory.",
+        "The entry differs from its container, so the same container must not simply start again.",
     ),
     "container-restarts": Code(
         "restarts again and again", "", "The container ends soon after each start.", "Read its log: `docker logs NAME`."
@@ -453,6 +674,11 @@ PACKAGES: Mapping[str, Code] = {
         "The repositories have other versions of the package.",
         "Write one of the available versions.",
     ),
+    "version-not-carried": Code(
+        "{system} has no {package} {version}.",
+        'Set `docker.version` to what it has: {versions}. For other versions, set docker: {{"source": "docker-ce"}}.',
+        "A distribution usually carries one version of its Docker.",
+    ),
     "dependency-not-found": Code(
         "{package} needs {what}, which none of the host's repositories has.",
         "",
@@ -507,10 +733,10 @@ WARNINGS: Mapping[str, Code] = {
         "The container reads what somebody else may replace.",
     ),
     "older-settings": warning(
-        "{models} with settings of an older gpurack; --data renew=yes recreates {them}.",
+        "{models} with settings of an older gpurack; `gpurack apply --renew` recreates {them}.",
         "",
         "An upgrade of gpurack recreates no container.",
-        "Recreate them when it suits: --data renew=yes.",
+        "Recreate them when it suits: `gpurack apply --renew`, or `--data renew=yes` with pyinfra.",
     ),
     "upstream-not-reached": warning(
         "{service} cannot reach {model}.",
@@ -525,6 +751,7 @@ LIVE: Mapping[str, Code] = {
     **ROOTLESS,
     **DRIVER,
     **GPUS,
+    **OWNERS,
     **MODELS,
     **JOBS,
     **PACKAGES,

@@ -4,6 +4,7 @@ Unknown fields are errors.
 """
 
 import ipaddress
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from gpurack.spec.fields import (
     AbsolutePath,
+    EngineVersion,
     Like,
     OnlySome,
     OutsideDefinition,
     Strict,
-    Version,
     plain_data,
     text_values,
 )
@@ -29,7 +30,7 @@ PCI_ADDRESS = r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
 
 def _gpu_is_one(value: Any) -> Any:
     index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not index and not (isinstance(value, str) and re.fullmatch(f"GPU-[0-9a-f-]+|{PCI_ADDRESS}", value)):
+    if not index and not (isinstance(value, str) and re.fullmatch(f"(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}", value)):
         raise Wrong("invalid-gpu", value=repr(value))
     return value
 
@@ -78,7 +79,7 @@ class Vram(Strict):
         return f"{self.gib:g}GiB" if self.gib is not None else f"{(self.fraction or 0) * 100:g}%"
 
 
-def _vram_from_text(value: Any) -> Any:
+def vram_from_text(value: Any) -> Any:
     if isinstance(value, Vram):
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|%)\s*", value) if isinstance(value, str) else None
@@ -88,18 +89,65 @@ def _vram_from_text(value: Any) -> Any:
     return {"gib": number} if found[2] == "GiB" else {"fraction": number / 100}
 
 
+UNITS = {"s": 1, "min": 60, "h": 3600}
+"""Units of a duration → seconds."""
+
+
+def _duration_is_text(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,5}\s*(s|min|h)", value):
+        raise Wrong("invalid-duration", value=repr(value))
+    return value
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of a duration.
+
+    >>> seconds_of("90s"), seconds_of("30 min"), seconds_of("2h")
+    (90, 1800, 7200)
+    """
+    number, unit = re.fullmatch(r"(\d+)\s*(\w+)", duration).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]
+
+
 def _connects_to_a_list(value: Any) -> Any:
     if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-        raise Wrong("invalid-connects-to", value=repr(value))
+        hint = f"Write {json.dumps([value])}." if isinstance(value, str) else ""
+        raise Wrong("invalid-connects-to", value=repr(value), hint=hint)
     return value
 
 
 ArgValue = str | bool | int | float | list[str | int | float]
 
 
+def flags_in(value: object) -> dict[str, Any]:
+    """The flags of a command line, as text or a list of words; {} if they are not clear.
+
+    >>> flags_in("--threads 8 --jinja"), flags_in(["--n=4"]), flags_in("-t 8"), flags_in(7)
+    ({'threads': 8, 'jinja': True}, {'n': 4}, {}, {})
+    """
+    words = value.split() if isinstance(value, str) else [*map(str, value)] if isinstance(value, list | tuple) else []
+    found: dict[str, Any] = {}
+    name = ""
+    for word in words:
+        if match := re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word):
+            name = match[1] if match[2] is None else ""
+            found[match[1]] = True if match[2] is None else plain(match[2])
+        elif name:
+            found[name], name = plain(word), ""
+        else:
+            return {}
+    return found
+
+
+def plain(text: str) -> int | str:
+    """A number in place of its digits."""
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else text
+
+
 def _args_are_flags(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise Wrong("invalid-args", value=repr(value))
+        shown = "a list" if isinstance(value, list | tuple) else repr(value)
+        raise Wrong("invalid-args", value=shown, flags=json.dumps(flags_in(value) or {"threads": 16}))
     for name, item in value.items():
         if not isinstance(name, str):
             raise Wrong("flag-name-not-text", name=name)
@@ -124,7 +172,7 @@ class Model(Strict):
     """One model (or service): an engine, its weights, its GPUs and its address."""
 
     engine: str = Field(description="the serving engine, by name")
-    version: Version | None = Field(
+    version: EngineVersion | None = Field(
         None, description="upstream's version of the engine; gpurack chooses the image for the GPUs"
     )
     image: Image | None = Field(None, description='instead of version: a name, `{"tar": …}` or `{"build": …}`')
@@ -146,8 +194,11 @@ class Model(Strict):
         BeforeValidator(_connects_to_a_list),
         OnlySome("Only services (litellm, open-webui, llama-gpt) connect to models."),
     ] = Field([], description="services: the models or gateways they use")
-    gpus: Gpus = Field([], description='indices, UUID prefixes or PCI addresses, `"all"`, or `[]` for the CPU')
-    vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
+    gpus: Gpus = Field(
+        [],
+        description='indices, UUID prefixes (also of MIG instances) or PCI addresses, `"all"`, or `[]` for the CPU',
+    )
+    vram: Annotated[Vram, BeforeValidator(vram_from_text)] | None = Field(
         None,
         description='its share of each GPU, `"6GiB"` or `"30%"`, so that others can share it; default: the whole GPU',
     )
@@ -191,7 +242,19 @@ class Model(Strict):
     replaces: Annotated[str | None, OutsideDefinition("used once, when the container is created")] = Field(
         None, description="the name of a container, created by hand, that it replaces"
     )
+    ready_timeout: Annotated[
+        str, BeforeValidator(_duration_is_text), OutsideDefinition("it decides how long a run waits, not what runs")
+    ] = Field(
+        "30min",
+        description='how long it may load, as in `"45min"` or `"2h"`; longer while it still reads its weights. After '
+        "that the change fails",
+    )
     compose: dict[str, Any] = Field({}, description="any other Compose settings, merged over the service")
+
+    @property
+    def ready_seconds(self) -> int:
+        """`ready_timeout` in seconds."""
+        return seconds_of(self.ready_timeout)
 
     @property
     def dockerd(self) -> str:
@@ -222,7 +285,9 @@ class Job(Strict):
     """
 
     engine: str = Field(description="the engine, by name")
-    version: Version | None = Field(None, description="upstream's version; gpurack chooses the image for the command")
+    version: EngineVersion | None = Field(
+        None, description="upstream's version; gpurack chooses the image for the command"
+    )
     image: Image | None = Field(None, description='instead of version: a name, `{"tar": …}` or `{"build": …}`')
     folder: AbsolutePath | None = Field(
         None, description="a folder on the host, mounted read-write at /models; default: one of its own"
@@ -237,7 +302,7 @@ class Job(Strict):
     gpus: Annotated[Gpus, _GPUS] = Field(
         [], description='as for a model: indices or UUID prefixes, `"all"`, or `[]` for the CPU'
     )
-    vram: Annotated[Annotated[Vram, BeforeValidator(_vram_from_text)] | None, _GPUS] = Field(
+    vram: Annotated[Annotated[Vram, BeforeValidator(vram_from_text)] | None, _GPUS] = Field(
         None, description="its share of each GPU that it shares with models; default: the whole GPU"
     )
     env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")

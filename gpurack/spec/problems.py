@@ -1,6 +1,8 @@
 """Errors and warnings of inventories and hosts: where, what is wrong, what to do."""
 
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,8 +36,8 @@ class Problem:
 
         Raises KeyError for an unknown code or a missing parameter.
 
-        >>> print(Problem.of("port-used-twice", "gpu1", "models.a.port", port=8000, one="a", other="b"))
-        gpu1 models.a.port: port 8000 is used by both `a` and `b`. Change one of them.
+        >>> print(Problem.of("port-used-twice", "gpu1", "models.a.port", port=8000, one="a", other="b", free=8001))
+        gpu1 models.a.port: port 8000 is used by both `a` and `b`. Change one of them, for example to 8001.
         """
         texts = {name: str(value) for name, value in parameters.items()}
         CODES[code].text(texts)
@@ -48,7 +50,8 @@ class Problem:
         >>> print(Problem.unknown("unknown-engine", "llamacpp", ["llama.cpp"]))
         unknown engine "llamacpp". Did you mean "llama.cpp"?
         """
-        return cls.of(code, host, path, name=name, hint=suggestion(name, known))
+        hint = belongs(str(name), known) if code == "unknown-field" else ""
+        return cls.of(code, host, path, name=name, hint=hint or suggestion(name, known))
 
     def at(self, host: str, prefix: str = "") -> "Problem":
         """The same problem on a host, its path below `prefix`."""
@@ -176,6 +179,44 @@ def suggestion(word: object, known: Sequence[str]) -> str:
     return f'Did you mean "{guess}"?' if guess else f"Known: {', '.join(sorted(known))}." if known else ""
 
 
+MEANT = {
+    ("model", "model_path", "path", "file"): ("weights", "Its files are `weights`; the key of the entry is its name."),
+    ("name", "container_name", "model_name", "alias"): (
+        "served_name", "The key of the entry is its name; `served_name` is another name for clients."
+    ),
+    ("environment", "environ"): ("env", 'Write `env: {"KEY": "value"}`.'),
+    ("command", "cmd", "flags", "extra_args"): ("args", 'Flags of the engine belong in `args`: {"threads": 16}.'),
+    ("ports", "host_port"): ("port", "Write `port: 8000`, the port on the host."),
+    ("devices", "device", "runtime", "device_requests", "cuda_visible_devices"): ("gpus", "Write `gpus: [0]`."),
+    ("tensor_parallel", "tensor_parallel_size", "tensor-parallel-size", "tp"): (
+        "gpus", "It follows from `gpus`: [0, 1] splits the model over two."
+    ),
+    ("gpu_memory_utilization", "gpu-memory-utilization", "memory"): ("vram", 'Write `vram: "6GiB"` or "30%".'),
+    ("max_model_len", "max-model-len", "ctx_size", "ctx-size", "n_ctx", "context_length"): (
+        "context", "Write `context: 32768`."
+    ),
+    ("listen", "address", "bind_address"): ("bind", 'Write `bind: "lan"`, "loopback" or an address.'),
+    ("restart", "restart_policy"): ("compose", "Remove it: containers start again by themselves, also after a boot."),
+    ("volumes", "shm_size", "ipc", "ulimits", "labels", "network_mode", "healthcheck", "entrypoint", "cpus",
+     "mem_limit"): (
+        "compose", 'It is a key of Compose: write `compose: {"NAME": …}`.'
+    ),
+}  # fmt: skip
+"""Words of Compose, engines and other tools → the field that has the same, and the hint where that field exists."""
+
+
+def belongs(word: str, known: Sequence[str]) -> str:
+    """The hint for a field of another tool; "" for other words.
+
+    >>> belongs("volumes", ["compose"]), belongs("volumes", ["hardware"])
+    ('It is a key of Compose: write `compose: {"volumes": …}`.', '')
+    """
+    for words, (field, hint) in MEANT.items():
+        if word.lower() in words and field in known:
+            return hint.replace("NAME", word)
+    return ""
+
+
 def unknown(kind: str, word: object, known: Sequence[str]) -> str:
     """The sentence for a word that is not one of `known`.
 
@@ -208,10 +249,75 @@ TYPES = {
     "list_type": "a list",
     "string_type": "text",
     "int_type": "a whole number",
+    "float_type": "a number",
     "bool_type": "true or false",
 }
 """pydantic's type errors → the type as an admin calls it."""
 
+EXAMPLES = {
+    "docker": 'docker: {"source": "docker-ce"}',
+    "nvidia": 'nvidia: {"toolkit": "1.20.0"}',
+    "models": 'models: {"bge-m3": {"weights": "/w/bge-m3.gguf", "port": 8000}}',
+    "services": 'services: {"chat": {"engine": "open-webui", "port": 3000}}',
+    "jobs": 'jobs: {"q8": {"engine": "llama.cpp", "command": ["…"]}}',
+    "defaults": 'defaults: {"engine": "llama.cpp", "bind": "lan"}',
+    "engines": 'engines: {"vllm": {"version": "0.33.0"}}',
+    "hosts": 'hosts: {"gpu1.lab": {"models": {}}}',
+    "ssh_port": "ssh_port: 22",
+    "all": 'all: {"docker": {"source": "docker-ce"}}',
+    "hardware": 'hardware: {"A30": 4}',
+    "mirrors": 'mirrors: {"docker.io": "mirror.uni.example/hub"}',
+    "env": 'env: {"NAME": "value"}',
+    "compose": 'compose: {"shm_size": "8gb"}',
+    "registries": 'registries: {"ghcr.io": {"user": "ci", "password": {"env": "GHCR_TOKEN"}}}',
+    "port": "port: 8000",
+    "engine": "engine: llama.cpp",
+    "context": "context: 32768",
+    "groups": 'groups: {"a30": {"hardware": {"A30": 4}}}',
+}
+"""Field → how it is written, for hints. Python and YAML read it the same."""
+
+
+def wrong_type(expected: str, value: object, field: str) -> Problem:
+    """The problem of a value of a wrong type, with what to write.
+
+    >>> wrong_type("a whole number", "8000:8000", "port").hint
+    'Write 8000: the port on the host alone.'
+    >>> wrong_type("a whole number", "8000", "port").hint
+    'Write 8000, without quotes.'
+    """
+    hint, text = "", value if isinstance(value, str) else ""
+    shown = "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else repr(value)
+    if expected == TYPES["int_type"] and text.isdigit():
+        hint = f"Write {text}, without quotes."
+    elif expected == TYPES["int_type"] and re.fullmatch(r"\d+:\d+", text):
+        hint = f"Write {text.partition(':')[0]}: the port on the host alone."
+    elif expected == TYPES["int_type"] and re.fullmatch(r"\d+[kK]", text):
+        hint = f"Write {int(text[:-1]) * 1024}."
+    elif expected == TYPES["bool_type"] and text.lower() in BOOLEANS:
+        hint = f"Write {BOOLEANS[text.lower()]}, without quotes."
+    elif expected == TYPES["dict_type"] and isinstance(value, list) and (words := assignments(value)):
+        hint = f"Write {field}: {json.dumps(words)}."
+    elif field in EXAMPLES:
+        hint = f"Write {EXAMPLES[field]}."
+    elif expected == "a map of fields":
+        hint = f'Write {field}: {{"engine": …, "port": …}}.'
+    return Problem.of("wrong-type", expected=expected, value=shown, hint=hint)
+
+
+def assignments(words: Sequence[object]) -> dict[str, str]:
+    """`["A=b"]`, as Compose writes variables, as a map; {} if one of the words is none.
+
+    >>> assignments(["A=b", "C=d=e"]), assignments(["A=b", "C"])
+    ({'A': 'b', 'C': 'd=e'}, {})
+    """
+    pairs = [str(word).partition("=") for word in words]
+    return {name: value for name, _, value in pairs} if all(equals for _, equals, _ in pairs) else {}
+
+
+BOOLEANS = dict.fromkeys(("yes", "on", "true"), "true") | dict.fromkeys(("no", "off", "false"), "false")
+HINTS = {"sha256": "`sha256sum FILE` prints it; hubs show it beside the file."}
+"""Field → the hint if it is missing and has no example."""
 LIMITS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
 """pydantic's range errors → in words, and the limit's name in its context."""
 
@@ -229,13 +335,14 @@ def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
     if kind == "extra_forbidden":
         return Problem.unknown("unknown-field", item["loc"][-1], fields)
     if kind == "missing":
-        return Problem.of("missing-field")
+        hint = f"Write {EXAMPLES[name]}." if (name := str(item["loc"][-1])) in EXAMPLES else ""
+        return Problem.of("missing-field", hint=hint or HINTS.get(name, ""))
     if kind == "literal_error":
         return Problem.of("unknown-value", expected=context["expected"], value=value)
     if kind in ("string_too_short", "too_short"):
         return Problem.of("empty-value")
     if kind in TYPES:
-        return Problem.of("wrong-type", expected=TYPES[kind], value=value)
+        return wrong_type(TYPES[kind], item.get("input"), str(item["loc"][-1]))
     if kind in LIMITS:
         words, name = LIMITS[kind]
         return Problem.of("out-of-range", limit=f"{words} {context[name]}", value=value)

@@ -1,5 +1,6 @@
 """Weights in the inventory: a path on the host, a URL, a hub's repository, or a local copy."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -148,12 +149,38 @@ _WEIGHTS: dict[str, type[Strict]] = {
 }
 
 
+HUB = r"(?:huggingface\.co|hf\.co)"
+REPOSITORY = r"[\w.-]+/[\w.-]+"
+
+
+def source_hint(value: str) -> str:
+    """What to write in place of a text that is not a path on the host.
+
+    >>> source_hint("https://huggingface.co/a/b/resolve/main/m.gguf?download=true")
+    'Write {"hf": "a/b", "revision": "main", "file": "m.gguf"}.'
+    >>> source_hint("https://huggingface.co/a/b")
+    'Write {"hf": "a/b"}.'
+    >>> source_hint("~/m.gguf")
+    'Write "/home/USER/m.gguf" for a file on the host, or {"copy": "~/m.gguf"} for one on this machine.'
+    """
+    if hub := re.match(rf"https?://{HUB}/({REPOSITORY})(?:/(?:resolve|blob|tree)/([\w.-]+)(?:/([^?]+))?)?", value):
+        words = {"hf": hub[1], "revision": hub[2], "file": hub[3]}
+        return f"Write {json.dumps({key: word for key, word in words.items() if word})}."
+    if re.match(r"https?://", value):
+        return f'Write {{"url": "{value}", "sha256": "…"}}, or {{"hf": …}} for the Hub.'
+    if value.startswith("~"):
+        there = f"/home/USER/{value.partition('/')[2]}"
+        return f'Write "{there}" for a file on the host, or {{"copy": "{value}"}} for one on this machine.'
+    hub_first = f'{{"hf": "{value}"}} for the Hub, ' if re.fullmatch(REPOSITORY, value) else ""
+    others = '{"hf": …}, {"modelscope": …}, {"url": …, "sha256": …} or {"copy": …}'
+    return f"Write {hub_first}an absolute path or {others}."
+
+
 def _weights_kind(value: Any) -> Any:
     if isinstance(value, str):
         if value.startswith("/"):
             return value
-        hub = f' {{"hf": "{value}"}} for the Hub,' if re.fullmatch(r"[\w.-]+/[\w.-]+", value) else ""
-        raise Wrong("weights-path-relative", value=value, repository=hub)
+        raise Wrong("weights-path-relative", value=value, hint=source_hint(value))
     if not isinstance(value, dict | Strict):
         raise Wrong("invalid-weights", value=repr(value))
     if isinstance(value, dict) and not {*_WEIGHTS, "sha256"} & set(value):

@@ -37,6 +37,10 @@ class Unread(Exception):
         self.reported = False
 
 
+class Unreachable(Unread):
+    """There is no connection to the host."""
+
+
 class Checked(Protocol):
     """What a check is about: a host, or a model on it.
 
@@ -73,13 +77,15 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
     def test(**given: Any) -> None:
         checked = given[argument]
         try:
+            if why := getattr(checked, "resting", ""):
+                pytest.skip(f"{checked.title}: {why}")
             lines = drift_lines(checked, function(checked))
         except Exception as error:
             unread = error if isinstance(error, Unread) else garbled(checked, error)
             if unread.reported:
                 pytest.skip(f"{checked.title}: {unread}")
             unread.reported = True
-            lines = [f"{checked.title}: {unread}", f"    fix: {unread.fix}"]
+            lines = [f"{checked.title}: {one_line(str(unread))}", f"    fix: {unread.fix}"]
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 
@@ -103,7 +109,13 @@ def drift_lines(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
     found = [(drift, drift.fix or checked.fix) for drift in drifts]
     lines = []
     for index, (drift, fix) in enumerate(found):
-        lines.append(f"{checked.title}: {drift.what}: expected {drift.expected}, found {drift.found}")
+        told = f"{drift.what}: expected {drift.expected}, found {drift.found}"
+        lines.append(f"{checked.title}: {one_line(told)}")
         if fix not in [later for _, later in found[index + 1 :]]:
-            lines.append(f"    fix: {fix}")
+            lines.append(f"    fix: {one_line(fix)}")
     return lines
+
+
+def one_line(text: str) -> str:
+    """Return a text that may quote a host as one line, so that none of its lines can pass for a line of ours."""
+    return text.replace("\n", "\\n")

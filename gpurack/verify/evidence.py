@@ -7,6 +7,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
+from gpurack.facts.gpus import PciGpu
 from gpurack.facts.model import (
     SOURCES,
     USER_DAEMON_JSON,
@@ -14,13 +15,15 @@ from gpurack.facts.model import (
     Driver,
     File,
     Gpu,
+    GpuProcess,
     HostFacts,
     Os,
     Package,
     User,
 )
+from gpurack.facts.nvidia import instances, number, with_indices
 from gpurack.facts.parse import container, each, info
-from gpurack.facts.record import Record, TooNew, read
+from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights
 from gpurack.plan.system import rootless
@@ -91,6 +94,8 @@ def enabled(spec: Host) -> dict[str, Model]:
 def model_questions(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
     """Return the questions about one model. It is asked with its own key, or with one of its clients' keys."""
     engine = ENGINES[model.engine]
+    by_cuda = bool(model.gpus) and not engine.uses_graphics_driver(model)
+    probe = engine.cuda_probe if by_cuda else None
     own = [value for which, value in secrets.items() if which == KEY or which.startswith(PERSON)]
     return {
         "user": model.dockerd,
@@ -102,6 +107,8 @@ def model_questions(name: str, spec: Host, model: Model, secrets: Mapping[str, s
         "key": next(iter(own), None),
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
         "cards": bool(model.gpus),
+        "cuda": [probe.entrypoint, probe.arguments] if probe else None,
+        "cuda log": by_cuda and probe is None,
     }
 
 
@@ -184,7 +191,7 @@ class Seen:
             users={name: user_of(said, self.daemon_or_nothing(name)["info"]) for name, said in accounts.items()},
             kfd_gid=self["amd"]["kfd_gid"],
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
-            record=record(files[paths.RECORD].text) if paths.RECORD in files else None,
+            **record(files).facts,
         )
         return replace(facts, driver=driver_of(cards)) if cards else facts
 
@@ -234,12 +241,13 @@ def writable(mode: str) -> bool:
     return bool(int(mode, 8) & 0o022)
 
 
-def record(text: str) -> Record | None:
+def record(files: Mapping[str, File]) -> HostRecord:
     """Parse the host's record. Raises Unread if a newer gpurack wrote it."""
     try:
-        return read(text)
+        found = read(files[paths.RECORD].text) if paths.RECORD in files else None
     except TooNew as error:
         raise Unread(str(error), "update gpurack") from None
+    return found or HostRecord(None)
 
 
 def container_of(said: Mapping[str, Any], user: str) -> Container:
@@ -265,12 +273,24 @@ def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:
 
 
 def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
-    """Convert NVIDIA's GPUs that answer to Gpu, in the order of their index."""
+    """Convert NVIDIA's GPUs that answer to Gpu, in the order of their index, each followed by its MIG instances.
+
+    What nvidia-smi cannot say ("[N/A]") is unknown.
+    """
+    mig = cards.get("mig", {"on": [], "listed": []})
+    places = {uuid: place for place, uuid in cards["known"].items()}
     found = [
-        Gpu(int(index), uuid, name, int(memory) if memory.isdigit() else 0, 0, driver, compute, "")
-        for index, uuid, name, memory, driver, compute in cards["answering"]
-    ]
-    return tuple(sorted(found, key=lambda gpu: gpu.index))
+        Gpu(-1 if (known := number(index)) is None else known, uuid, name, number(memory), number(used), driver,
+            compute, places.get(uuid, ""), mig=uuid in mig["on"])
+        for index, uuid, name, memory, used, driver, compute in cards["answering"]
+    ]  # fmt: skip
+    numbered = sorted(with_indices(found), key=lambda gpu: gpu.index)
+    return tuple(one for gpu in numbered for one in (gpu, *instances(gpu, mig["listed"])))
+
+
+def processes_of(said: Sequence[Sequence[Any]]) -> tuple[GpuProcess, ...]:
+    """Convert the processes on GPUs to GpuProcess."""
+    return tuple(GpuProcess(uuid, 0, "", used, "", container, whose) for uuid, container, whose, used in said)
 
 
 def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
@@ -281,7 +301,7 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
             uuid=said["unique"] or said["pci"],
             name=said["name"],
             memory_total=said["memory"],
-            memory_used=0,
+            memory_used=None,
             driver="",
             compute="",
             pci=said["pci"],
@@ -295,4 +315,6 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
 
 def driver_of(cards: Mapping[str, Any]) -> Driver:
     """Convert NVIDIA's driver to Driver."""
-    return Driver(kernel=cards["kernel"], exit_code=cards["exit_code"], message=cards["message"], pci=cards["known"])
+    real = {place: PciGpu("") for place, uuid in cards["known"].items() if uuid in cards["on the bus"]}
+    said = {"exit_code": cards["exit_code"], "message": cards["message"]}
+    return Driver(kernel=cards["kernel"], pci=cards["known"], bus=real, **said)

@@ -26,13 +26,15 @@ from gpurack.inventory.secrets import read_secrets
 from gpurack.plan.models import ledger
 from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Change, compare
+from gpurack.plan.models.keys import current_key
 from gpurack.plan.models.plan import mounted
+from gpurack.plan.models.stopped import described, stop_of
 from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
-from gpurack.verify.drift import Unread
+from gpurack.verify.drift import Unreachable, Unread
 from gpurack.verify.evidence import Seen, enabled, limit, script, whole
 from gpurack.verify.reach import run_as_root, testinfra_host
 
@@ -95,6 +97,12 @@ class Entry:
         return f"{self.server.name} {self.name}"
 
     @property
+    def resting(self) -> str:
+        """Who stopped it, when and why; "" if nobody did. Raises Unread."""
+        stopped = stop_of(self.name, self.model, self.server.state)
+        return described(stopped, self.server.state).message if stopped else ""
+
+    @property
     def fix(self) -> str:
         """The command that usually fixes it: the host's."""
         return self.server.fix
@@ -143,9 +151,10 @@ class Entry:
 
         None for a file of an older gpurack that this one leaves unchanged.
         """
+        key = current_key(self.name, self.model.dockerd, self.server.state)
         state = replace(self.server.state, secrets=dict.fromkeys(self.server.seen["secrets"]["files"], ("", 0)))
         return {
-            paths.container_file(self.model.dockerd, self.name, file): text and salted(text, self.server.salt)
+            paths.container_file(self.model.dockerd, key, file): text and salted(text, self.server.salt)
             for file, text in mounted(self.desired, self.change.outdated, state).items()
         }
 
@@ -172,8 +181,7 @@ class Lab:
         if not chosen:
             words = {"limit": " ".join(limit), "hosts": ", ".join(fleet)}
             raise InventoryError([Problem.of("limit-matches-nothing", "", str(path), **words)])
-        python = path.with_suffix(".py")
-        apply = APPLY.format(inventory=python if python.exists() else path)
+        apply = APPLY.format(inventory=path)
         self.salt = token_hex(16)
         self.servers = {
             host.name: Server(host.name, fleet[host.name], host, f"{apply} --limit {host.name}", self.salt, self.gather)
@@ -200,6 +208,11 @@ class Lab:
                 with ThreadPoolExecutor(len(names)) as pool:
                     self._seen |= dict(zip(names, pool.map(self._ask, names), strict=True))
         return self._seen[name]
+
+    def away(self, name: str) -> str:
+        """Return why a host that was asked is not reached; "" for others."""
+        failure = self._seen[name].failure if name in self._seen else None
+        return str(failure) if isinstance(failure, Unreachable) else ""
 
     def _ask(self, name: str) -> Seen:
         server = self.servers[name]

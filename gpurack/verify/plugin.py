@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gpurack.verify.lab import Lab
+    from gpurack.verify.lab import Lab, Server
 
 HOST, MODEL = ARGUMENTS = ("gpurack_host", "gpurack_model")
 DEEP = "deep"
@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Create one item for each host or model that a test's `where` applies to."""
     for argument in ARGUMENTS:
         if argument in metafunc.fixturenames:
-            lab = metafunc.config.stash.get(_LAB, None)
+            lab = lab_of(metafunc.config)
             where = getattr(metafunc.function, "where", lambda checked: True)
             every = (lab.servers.values() if argument == HOST else lab.entries()) if lab else ()
             chosen = [checked for checked in every if where(checked)]
@@ -70,18 +70,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Ask only the hosts of the selected items, and hash weights only if a deep item is selected."""
-    lab = session.config.stash.get(_LAB, None)
+    """Ask only the hosts of the selected items, and hash weights only if a deep item is selected.
+
+    Items of a host in maintenance are skipped.
+    """
+    lab = lab_of(session.config)
     if lab:
-        said = [parameters(item) for item in session.items]
-        hosts = {params[HOST].name for params in said if HOST in params}
-        lab.needed = hosts | {params[MODEL].server.name for params in said if MODEL in params}
+        servers = [server_of(item) for item in session.items]
+        lab.needed = {server.name for server in servers if server and not server.spec.maintenance}
+        for item, server in zip(session.items, servers, strict=True):
+            if server and server.spec.maintenance:
+                item.add_marker(pytest.mark.skip(reason=f"{server.name}: maintenance: {server.spec.maintenance}"))
         lab.deep = any(item.get_closest_marker(DEEP) for item in session.items)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say which hosts are in maintenance, and why; nothing where pytest itself says nothing (-qq)."""
+    lab = lab_of(config)
+    servers = lab.servers.values() if lab and config.get_verbosity() > -2 else ()
+    return [f"{each.name}: skipped, maintenance: {each.spec.maintenance}" for each in servers if each.spec.maintenance]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Disconnect from the hosts."""
-    if lab := config.stash.get(_LAB, None):
+    if lab := lab_of(config):
         lab.disconnect()
 
 
@@ -99,6 +111,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             report.longrepr = printable(text)
         report.sections = [(title, printable(content)) for title, content in report.sections]
     return report
+
+
+def lab_of(config: pytest.Config) -> "Lab | None":
+    """Return the lab under test, or None."""
+    return config.stash.get(_LAB, None)
+
+
+def server_of(item: pytest.Item) -> "Server | None":
+    """Return the host that a test is about, or None."""
+    params = parameters(item)
+    found: Server | None = params[HOST] if HOST in params else params[MODEL].server if MODEL in params else None
+    return found
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from gpurack.facts.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
-from gpurack.verify.drift import Unread
+from gpurack.verify.drift import Unreachable, Unread
 
 
 def as_root(program: Sh) -> Sh:
@@ -38,7 +38,7 @@ class Pyinfra(BaseBackend):  # type: ignore[misc]
         self.pyinfra = host
 
     def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
-        """Return the result; its exit code is 0 or 1. Raises Unread if the host cannot be reached."""
+        """Return the result; its exit code is 0 or 1. Raises Unreachable if the host cannot be reached."""
         connect(self.pyinfra)
         line = self.quote(command, *args)
         ok, output = run(self.pyinfra, StringCommand(line), print_output=False, print_input=False, **kwargs)
@@ -51,12 +51,12 @@ def testinfra_host(host: Host) -> testinfra.host.Host:
 
 
 def connect(host: Host) -> None:
-    """Open the connection, if it is not open. Raises Unread."""
+    """Open the connection, if it is not open. Raises Unreachable."""
     try:
         if not host.connected:
             host.connect(show_errors=False, raise_exceptions=True)
     except PyinfraError as error:
-        raise Unread(f"not reachable: {error}", f"check: {sh('ssh {}', host.name)}") from None
+        raise Unreachable(f"not reachable: {error}", f"check: {sh('ssh {}', host.name)}") from None
 
 
 def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:

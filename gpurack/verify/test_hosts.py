@@ -7,13 +7,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import MISMATCH, HostFacts
-from gpurack.plan.models.ledger import other_than_expected
+from gpurack.facts.gpus import MISMATCH
+from gpurack.facts.model import HostFacts
+from gpurack.plan.host import unfinished
+from gpurack.plan.models.keys import current_key
+from gpurack.plan.models.ownership import NO_CLAIM, of_others, own_view
 from gpurack.plan.models.plan import host_files
+from gpurack.plan.models.slots import other_than_expected
 from gpurack.plan.packages.base import Pin, Repository, installed, upstream
+from gpurack.plan.packages.holds import noted
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile, WriteFiles
-from gpurack.plan.system import daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
+from gpurack.plan.system import cdi_specs, daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
 from gpurack.plan.system.gpu_access import access
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.gpus import hardware
@@ -49,7 +54,7 @@ def platform_there(server: Server) -> Platform:
 
 def packages(server: Server) -> dict[str, Pin | None]:
     """Return the packages that the host should have, with their versions if the inventory pins them."""
-    wanted, platform = server.spec, platform_there(server)
+    wanted, platform = docker.with_source(server.spec, server.state), platform_there(server)
     missing = platform.packages.prerequisites(server.state)
     found: dict[str, Pin | None] = dict.fromkeys(missing)
     if has_docker(server):
@@ -75,8 +80,9 @@ def test_packages(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_holds(server: Server) -> Iterator[Drift]:
-    """Pinned packages are held together with the packages that belong to them; others are not held."""
-    wanted, there, platform = server.spec, server.state.packages, platform_there(server)
+    """Pinned packages are held together with the packages that belong to them; gpurack holds no others."""
+    wanted, there = docker.with_source(server.spec, server.state), server.state.packages
+    platform = platform_there(server)
     expected: dict[str, bool] = {}
     if has_docker(server):
         expected |= dict.fromkeys(docker.packages_of(wanted, platform), bool(docker.pins(wanted, platform)))
@@ -88,7 +94,8 @@ def test_holds(server: Server) -> Iterator[Drift]:
         expected |= {name: True for name, version in there_now.items() if upstream(version) == kernel}
     words = {True: "held", False: "not held"}
     for name, hold in expected.items():
-        if name in there and there[name].held != hold:
+        kept = not hold and name not in noted(server.state)  # on hold by an admin
+        if name in there and there[name].held != hold and not kept:
             yield Drift(name, words[hold], words[there[name].held])
 
 
@@ -96,7 +103,7 @@ def repositories(server: Server) -> list[Repository]:
     """Return the repositories that packages come from."""
     platform = platform_there(server)
     found = []
-    if has_docker(server) and docker.is_ce(server.spec):
+    if has_docker(server) and docker.is_ce(docker.with_source(server.spec, server.state)):
         found.append(docker.ce_repository(server.spec, server.state, platform))
     if server.state.has_nvidia:
         found.append(nvidia_toolkit.repository(server.spec, platform))
@@ -327,7 +334,7 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
     cards = server.seen["cards"]
     if cards is None or access(server.spec, server.state) != "cdi":
         return
-    answering = [gpu.uuid for gpu in server.state.gpus if gpu.vendor == "nvidia"]
+    answering = cdi_specs.named(server.state)
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
     if missing:
         yield Drift("CDI", f"a device for each of {len(answering)} GPUs", f"none for {', '.join(missing)}")
@@ -402,12 +409,12 @@ def test_boot(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_only_our_models(server: Server) -> Iterator[Drift]:
-    """No container of gpurack's is missing from the inventory or disabled there."""
+    """No container of gpurack's is missing from the inventory or disabled there, except those of other labs."""
     wanted = enabled(server.spec)
-    for (user, name), container in server.state.ours.items():
+    for (user, name), container in own_view(server.spec, server.state, NO_CLAIM).ours.items():
         if name not in wanted or wanted[name].dockerd != user:
             yield Drift(name, "no such model in the inventory", f"a container, {container.status}")
-    for problem in server.state.foreign:
+    for problem in (*server.state.foreign, *(one for found in unfinished(server.state) for one in found.problems)):
         warnings.warn(f"{server.title}: {problem.what}", stacklevel=1)
 
 
@@ -419,14 +426,21 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     """
     found, wanted = server.seen["secrets"], enabled(server.spec)
     theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
+    state = server.state
+    folders = {paths.container_file(one.dockerd, current_key(name, one.dockerd, state), ""): name
+               for name, one in wanted.items()}  # fmt: skip
+    of_labs = of_others(server.spec, state)
+    others = {paths.container_file(user, current_key(name, user, state), "") for user, name in of_labs}
     for path, file in found["files"].items():
         folder = PurePosixPath(path).parent
         if file["sum"] is None:
             yield from open_folder(path, file, server)
-        elif folder.name not in wanted:
+        elif f"{folder}/" in others:
+            continue
+        elif f"{folder}/" not in folders:
             yield Drift(path, "no files of a model that is not in the inventory", "a file")
         elif path not in theirs:
-            yield Drift(path, f"no file that {folder.name} does not use", "a file")
+            yield Drift(path, f"no file that {folders[f'{folder}/']} does not use", "a file")
     for user, why in found["unread"].items():
         warnings.warn(f"{server.title}: the arguments of {user}'s processes were not read: {why}.", stacklevel=1)
     for name, place in found["leaks"]:

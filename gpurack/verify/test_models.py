@@ -2,26 +2,33 @@
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from gpurack import paths
+from gpurack.cuda_faults import continues_without, fault
 from gpurack.engines import ENGINES, weights_of
+from gpurack.engines.hints import cuda_hint
 from gpurack.engines.ollama import full_name
-from gpurack.facts.model import MISMATCH
+from gpurack.facts.gpus import MISMATCH
 from gpurack.plan import pins
-from gpurack.plan.models import addresses, compose, ledger, weights
-from gpurack.plan.models.health import Health, judge
+from gpurack.plan.models import addresses, compose, probes, weights
+from gpurack.plan.models.computing import uses_gpus
+from gpurack.plan.models.diff import Action
+from gpurack.plan.models.health import Health, failing, judge, restarted
+from gpurack.plan.models.slots import gpus_text
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
 from gpurack.verify.drift import Drift, on_models
-from gpurack.verify.evidence import names_of, published, whole
+from gpurack.verify.evidence import container_of, names_of, processes_of, published, whole
 from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
 from gpurack.verify.weights import expected_hashes, known
@@ -61,7 +68,12 @@ def docker(entry: Entry, words: Sh) -> Sh:
 
 
 def recreate(entry: Entry) -> str:
-    """Return the command that recreates its container."""
+    """Return the command that recreates its container: a run, after removing a container that a run would keep.
+
+    A run recreates by itself what differs from the inventory, as after a rollback, and the old one serves meanwhile.
+    """
+    if entry.container and entry.change.action is Action.RECREATE:
+        return entry.fix
     return f"{docker(entry, sh('rm -f {}', entry.name))}; {entry.fix}"
 
 
@@ -208,7 +220,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     """The GPUs that Docker gives it, that it sees inside, and that its processes use are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
     if problem := entry.server.gpu_ledger.errors.get(entry.name):
-        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
+        yield Drift("cards", f"gpus {gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
     if container is None:
         return
     expected = set(entry.desired.devices.nodes) or uuids
@@ -220,11 +232,33 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     if inside != expected:
         yield Drift("GPUs seen inside", listed(expected), listed(inside), recreate(entry))
     whose = entry.server.state.uid_of(entry.model.dockerd)
-    used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
-    # Only real GPUs are on the PCI bus. Simulated ones have no processes of models.
-    real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
-    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].uses_graphics_driver(entry.model)):
+    used = {uuid for uuid, *owner, _ in entry.server.seen["processes"] if owner == [container["Id"], whose]}
+    # of a MIG instance, drivers name the instance or its GPU
+    used -= {gpu.parent for gpu in entry.server.state.gpus if gpu.uuid in uuids and gpu.parent}
+    seen = container_of(container, entry.model.dockerd)
+    facts = replace(entry.server.state, gpu_processes=processes_of(entry.server.seen["processes"]))
+    on_the_cpu = answers(entry) == Health.READY and not uses_gpus(entry.model, seen, uuids, facts)
+    if not used <= uuids or on_the_cpu:
         yield Drift("GPUs its processes use", listed(uuids), listed(used), recreate(entry))
+
+
+@on_models(lambda entry: bool(entry.model.gpus))
+def test_cuda(entry: Entry) -> Iterator[Drift]:
+    """CUDA starts in its container and sees its GPUs, or the server's own log says that it does not.
+
+    Not checked on AMD's GPUs, nor with Vulkan.
+    """
+    engine, desired = ENGINES[entry.model.engine], entry.desired
+    if status(entry) != "running" or desired.devices.nvidia_access is None or engine.uses_graphics_driver(entry.model):
+        return
+    said = whole(entry.answers.get("cuda", ""), f"CUDA in {entry.name}")
+    found = fault(said, probes.least(desired)) if engine.cuda_probe else continues_without(said)
+    if found is None:
+        neither = f"{engine.name} has no program for it, nor a line in its log"
+        what = "the container printed nothing of it" if engine.cuda_probe else neither
+        warnings.warn(f"{entry.title}: CUDA was not tested: {what}.", stacklevel=1)
+    elif found:
+        yield Drift("CUDA in its container", "works", found, cuda_hint(found))
 
 
 @on_models()
@@ -333,16 +367,31 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
         )
 
 
+def ready_answer(entry: Entry) -> tuple[int, str]:
+    """Return the status and body of its answer to the readiness request."""
+    code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
+    return code, body
+
+
+def answers(entry: Entry) -> Health:
+    """Return what its answer to the readiness request means."""
+    engine, model = ENGINES[entry.model.engine], entry.model
+    return judge(*ready_answer(entry), engine.answers_as(model, model.served_name or entry.name))
+
+
 @on_models()
 def test_ready(entry: Entry) -> Iterator[Drift]:
     """Its API answers, with its name if the engine names models. A gateway lists the models behind it only."""
     engine, model = ENGINES[entry.model.engine], entry.model
-    code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
+    code, body = ready_answer(entry)
     what = f"GET {engine.ready_at(model)}"
     served = engine.answers_as(model, model.served_name or entry.name)
-    match judge(code, body, served):
+    match answers(entry):
         case Health.READY:
-            pass
+            if problem := failing(entry.name, model, entry.server.state):
+                yield Drift("the last run's test request", "passed", problem.message.rstrip("."), restart(entry))
+            if again := restarted(entry.name, model, entry.server.state):  # the next run tests it
+                yield Drift("its container", "as at its last test", again)
         case Health.RENAMED:
             yield Drift(what, f'the name "{served}"', body[:100], recreate(entry))
         case _:

@@ -25,6 +25,7 @@ from tests.testbed.prepared import models
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYINFRA = str(Path(sys.executable).parent / "pyinfra")
+GPURACK = str(Path(sys.executable).parent / "gpurack")
 RUN_TIMEOUT = 300
 
 
@@ -101,11 +102,35 @@ class Lab:
         stdin: str | None = None,
         yes: bool = True,
         timeout: float = RUN_TIMEOUT,
+        confirm: bool = True,
     ) -> Run:
-        """Run pyinfra as an admin would, without a terminal; with -y unless options are given or `yes` is False."""
+        """Run pyinfra as an admin would, without a terminal; with -y unless options are given or `yes` is False.
+
+        confirm: run again with the number that a refused removal names, once for each host.
+        """
+        words = options or (("-y",) if yes else ())
+        run = self.run_once(inventory, *words, deploy=deploy, env=env, stdin=stdin, timeout=timeout)
+        for _ in self.testbed.hosts if confirm and "-y" in words else ():
+            number = re.search(r"pyinfra: --data allow_remove=(\d+)", run.output)
+            if not number:
+                break
+            more = ("--data", f"allow_remove={number[1]}")
+            run = self.run_once(inventory, *words, *more, deploy=deploy, env=env, stdin=stdin, timeout=timeout)
+        return run
+
+    def run_once(
+        self,
+        inventory: Path,
+        *options: str,
+        deploy: str,
+        env: dict[str, str] | None,
+        stdin: str | None,
+        timeout: float,
+    ) -> Run:
+        """One run of pyinfra with exactly these options."""
         begun = time.time()
         done = subprocess.run(
-            self.argv(inventory, *(options or (("-y",) if yes else ())), deploy=deploy),
+            self.argv(inventory, *options, deploy=deploy),
             cwd=CHECKOUT,
             env={**self.env(), **(env or {})},
             input=stdin if stdin is not None else "",
@@ -125,12 +150,14 @@ class Lab:
         run = self.run(self.inventory({host.name: {"models": models}}))
         assert run.exit_code == 0, run.output
 
-    def start(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> subprocess.Popen[str]:
+    def start(
+        self, inventory: Path, *options: str, deploy: str = "gpu_host", env: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Start a run without waiting; the caller waits for it or kills it."""
         return subprocess.Popen(
             self.argv(inventory, *(options or ("-y",)), deploy=deploy),
             cwd=CHECKOUT,
-            env=self.env(),
+            env={**self.env(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -20,8 +20,10 @@ KEYS_IN_ARGUMENTS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | gre
 DAEMON_JSON = "if [ -e /etc/docker/daemon.json ]; then echo there; cat /etc/docker/daemon.json; fi"
 RUNNING_WITH_CARDS = (
     'ids=$(docker ps -q); [ -z "$ids" ] || docker inspect --format '
-    "'{{if .State.Running}}{{.Name}} {{json .HostConfig.DeviceRequests}}{{end}}' $ids 2>/dev/null"
+    '\'{{if .State.Running}}{{if not (index .Config.Labels "gpurack.cuda")}}{{.Name}} '
+    "{{json .HostConfig.DeviceRequests}}{{end}}{{end}}' $ids 2>/dev/null"
 )
+"""Without the probes of CUDA, which take nothing of a GPU that a model has."""
 
 
 @dataclass
@@ -78,13 +80,16 @@ def cards_held_twice(samples: Samples) -> list[str]:
 
 
 def lifetimes(host: Host, since: float) -> list[tuple[str, str, int]]:
-    """(container name, "start" or "die", nanoseconds) since a time, in order, by dockerd's own events."""
+    """(container name, "start" or "die", nanoseconds) since a time, in order, by dockerd's own events.
+
+    Without the probes of CUDA."""
     lines = host.root(
         f"docker events --since {since:.3f} --until $(date +%s.%N) --filter type=container "
         "--filter event=start --filter event=die --format '{{json .}}'"
     ).stdout.splitlines()
     events = [json.loads(line) for line in lines]
-    return [(event["Actor"]["Attributes"]["name"], event["Action"], event["timeNano"]) for event in events]
+    told = [(event["Actor"]["Attributes"], event["Action"], event["timeNano"]) for event in events]
+    return [(said["name"], action, at) for said, action, at in told if "gpurack.cuda" not in said]
 
 
 def files_touched(host: Host, since: float) -> list[str]:

@@ -75,7 +75,7 @@ def test_missing_sudo_is_reported(lab: Lab, host: Host, inventory: Path) -> None
     try:
         refused(
             lab, host, inventory,
-            "gpurack needs root on the host. Log in as root, or as a user who may use sudo.",
+            "gpurack needs root on the host: you log in as another user, and sudo is not installed.",
         )  # fmt: skip
     finally:
         host.root("mv /usr/bin/sudo.away /usr/bin/sudo")
@@ -111,7 +111,7 @@ def test_sudo_password_without_terminal_is_an_error(
     """Instead of a prompt that waits for ever."""
     refused(
         lab, guarded, inventory,
-        "sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password.",
+        "sudo requires a password. Run from a terminal, where you are asked for it, or allow sudo without a password.",
         *options,
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def test_lost_gpu_fails_its_models_only(lab: Lab, host: Host) -> None:
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
     (error,) = run.errors("gpu1")
-    assert error.startswith(f"beta: its GPU {uuids[1]} no longer answers.")
+    assert error.startswith(f"beta: its GPU 1 ({uuids[1][:12]}…) no longer answers.")
     assert "GPU is lost" in error
     assert "Reboot the host. If the GPU stays missing, choose another one (free: 3)." in error
     assert run.row("gpu1", "beta").startswith("gpu1 beta llama.cpp b7000 1 http://localhost:8001/v1 FAILED: its GPU")

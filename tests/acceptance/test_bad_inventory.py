@@ -53,7 +53,7 @@ def test_lists_all_errors_with_host_path_and_hint(lab: Lab, cpu1: Host, gpu1: Ho
         "errors in the inventory; nothing was done on any host",
         'cpu1 models.alpha.engine: unknown engine "llamacpp". Did you mean "llama.cpp"?',
         'cpu1 models.beta.wieghts: unknown field "wieghts". Did you mean "weights"?',
-        "cpu1 models.delta.port: port 8002 is used by both `gamma` and `delta`. Change one of them.",
+        "cpu1 models.delta.port: port 8002 is used by both `gamma` and `delta`. Change one of them, for example to ",
         'gpu1 modles: unknown field "modles". Did you mean "models"?',
         "gpu1 models.beta.gpus: GPU 0 is claimed by 2 models: alpha, beta. Choose another GPU",
         "gpu1 models.gamma.gpus: 2 is ambiguous: a number of GPUs, or the GPU of that index. Write [2] for GPU 2.",
@@ -72,7 +72,7 @@ def test_lists_all_errors_with_host_path_and_hint(lab: Lab, cpu1: Host, gpu1: Ho
         ({"port": "8000"}, "models.alpha.port: must be a whole number, not '8000'."),
         ({"args": {"--ctx-size": 1}}, 'models.alpha.args: "--ctx-size" has dashes. Write "ctx-size".'),
         ({"args": {"port": 1}}, "models.alpha.args.port: gpurack sets this itself. Use the field `port`."),
-        ({"version": 1.2}, 'models.alpha.version: a version must be text. Write "1.2" in quotes'),
+        ({"version": 1.2}, "models.alpha.version: a version must be text, and without quotes this is a number."),
         ({"weights": "alpha.gguf"}, 'models.alpha.weights: "alpha.gguf" is not a path on the host.'),
         (
             {"api_key": {"env": "NOT_SET_ANYWHERE"}},

@@ -24,9 +24,9 @@ GOOD: dict[str, Any] = {
     "delta": model("delta", [], 8003),
 }
 SHORT_WAIT = """\
-from gpurack.plan import runner
+from gpurack.spec.model import Model
 
-runner.READY_TIMEOUT = 6  # instead of half an hour
+Model.ready_seconds = 6  # instead of half an hour
 
 from gpurack.deploys import gpu_host  # noqa: E402
 
@@ -121,7 +121,9 @@ def test_bad_models_have_errors_and_others_are_served(
     assert f"docker pull {REGISTRY}/nobody/nothing:1" in sentence(run, "no-image")
     assert "Compose rejects it, so it was not changed. Correct its `compose` field." in sentence(run, "no-service")
     assert "volumes must be a" in sentence(run, "no-service")
-    assert sentence(run, "exits") == "exited while loading (exit code 3). See docker logs exits"
+    kept = "/var/lib/gpurack/logs/_/exits.failed.log"
+    assert sentence(run, "exits").startswith("exited while loading (exit code 3). ")
+    assert sentence(run, "exits").endswith(f"Its log: {kept}")
     assert "| loading" in run.output
     assert "| key is •••" in run.output
     assert KEY not in run.output
@@ -138,9 +140,10 @@ def test_bad_models_have_errors_and_others_are_served(
         assert run.row("gpu1", name).endswith("ready")
     for name, identity in strangers.items():
         assert after[name] == identity, f"{name} was touched"
-    # of the failed ones only the one that started and exited still exists, and it does not restart
-    assert set(after) == {"alpha", "beta", "delta", "grafana", "namesake", "exits"}
-    assert containers(host)["exits"]["State"]["Status"] == "exited"
+    # none of the failed ones has a container; of the one that started and exited the log is kept, without its key
+    assert set(after) == {"alpha", "beta", "delta", "grafana", "namesake"}
+    assert host.get(kept).decode().splitlines()[-2:] == ["loading", "key is •••"]
+    assert host.root(f"stat -c '%a %U' {kept}").stdout.split() == ["600", "root"]
     assert not listening(host, 8018)
     # no unverified file is in place, not even a partial one
     assert "0000000000000000" not in host.root("ls /var/lib/gpurack/weights").stdout
@@ -224,7 +227,7 @@ def test_old_model_serves_during_and_after_failed_replacement(
 
 
 def test_model_that_never_gets_ready_is_reported(lab: Lab, host: Host, tmp_path: Path) -> None:
-    """With the request and where to look. Its container stays for inspection, and the others are served."""
+    """With the request and where its log is. It had no predecessor, so nothing of it stays but the log."""
     before = identities(host)
     deploy = tmp_path / "short_wait.py"
     deploy.write_text(SHORT_WAIT)
@@ -235,9 +238,10 @@ def test_model_that_never_gets_ready_is_reported(lab: Lab, host: Host, tmp_path:
     assert "silent: loading" in run.output
     assert "not ready after 0:06" in sentence(run, "silent")
     assert "http://127.0.0.1:8019/v1/models" in sentence(run, "silent")
-    assert "docker logs silent" in sentence(run, "silent")
+    assert "/var/lib/gpurack/logs/_/silent.failed.log" in sentence(run, "silent")
     assert "| tensors are missing" in run.output
     assert "FAILED: not ready after 0:06" in run.row("gpu1", "silent")
     for name in GOOD:
         assert identities(host)[name] == before[name]
-    assert containers(host)["silent"]["State"]["Status"] == "running"
+    assert "silent" not in containers(host)
+    assert "tensors are missing" in host.get("/var/lib/gpurack/logs/_/silent.failed.log").decode()

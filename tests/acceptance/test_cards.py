@@ -27,6 +27,25 @@ def test_two_models_share_gpu_and_answer(lab: Lab, gpu1: Host) -> None:
         assert chat(gpu1, port) == lab.testbed.weights(name).sentence
 
 
+def test_old_cdi_spec_is_replaced_and_one_that_conflicts_is_named(lab: Lab, gpu1: Host) -> None:
+    """The spec names a device node that no longer exists: no container with that GPU could start."""
+    host = {"hardware": {"A30": 4}}
+    gpu1.root("sed -i 's/nvidia0$/nvidia9/' /run/cdi/nvidia.yaml")
+    models = {**PAIR, "beta": model("beta", [0], 8001, vram="11GiB")}
+    run = lab.run(lab.inventory({"gpu1": {**host, "models": models}}))
+    assert run.exit_code == 0, run.output
+    assert "/var/run/cdi/nvidia.yaml is of an earlier driver: /dev/nvidia9 does not exist" in run.output
+    assert lab.run(lab.inventory({"gpu1": {**host, "models": models}})).unchanged
+    gpu1.root("cp /run/cdi/nvidia.yaml /run/cdi/own.yaml")
+    before = identities(gpu1)
+    run = lab.run(lab.inventory({"gpu1": {**host, "models": PAIR}}))
+    gpu1.root("rm /run/cdi/own.yaml")
+    assert run.exit_code == 1
+    assert "beta: /var/run/cdi/nvidia.yaml and /var/run/cdi/own.yaml name the same GPU" in run.output
+    assert identities(gpu1) == before
+    assert lab.run(lab.inventory({"gpu1": {**host, "models": PAIR}})).exit_code == 0
+
+
 def test_foreign_process_on_gpu_is_named_and_nothing_changes(lab: Lab, gpu1: Host) -> None:
     gpu1.gpus.foreign(2, 8192, "train.py")
     before = identities(gpu1)
@@ -74,7 +93,7 @@ def test_lost_gpu_stops_its_own_models_only(lab: Lab, gpu1: Host) -> None:
     gpu1.gpus.lose(2)
     run = lab.run(inventory)
     assert run.exit_code == 1
-    assert f"gamma: its GPU {lost} no longer answers" in run.output
+    assert f"gamma: its GPU 2 ({lost[:12]}…) no longer answers" in run.output
     assert "GPU is lost" in run.output
     assert run.row("gpu1", "alpha").endswith("ready")
     assert run.row("gpu1", "beta").endswith("ready")

@@ -114,7 +114,7 @@ def test_two_models_swap_gpus(lab: Lab, gpu1: Host, before: dict[str, tuple[str,
     assert len(samples.looks) > 10
     assert any("alpha" in look for look in samples.looks)
     assert cards_held_twice(samples) == []
-    ends = {name: at for name, action, at in lifetimes(gpu1, run.begun) if action == "die"}
+    ends = {name.removesuffix(".previous"): at for name, action, at in lifetimes(gpu1, run.begun) if action == "die"}
     starts = {name: at for name, action, at in lifetimes(gpu1, run.begun) if action == "start"}
     assert set(ends) == set(starts) == {"alpha", "beta"}
     assert min(starts.values()) > max(ends.values()), "a new container started before both old ones had ended"

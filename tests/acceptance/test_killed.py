@@ -30,6 +30,10 @@ CHANGE = [KILL, INT, KILL, KILL, INT, KILL]
 """What ends a run that changes serving hosts; after each, the next run completes. Six more moments."""
 
 
+ASIDE = {"alpha.previous", "beta.previous"}
+ASKS = "curl -sf http://127.0.0.1:{port}/v1/models | grep -q '\"{name}\"'"
+
+
 def first() -> dict[str, Any]:
     """The models at the start."""
     return {
@@ -131,20 +135,21 @@ def test_killed_change_is_completed(lab: Lab) -> None:
 
 
 def test_work_on_host_continues_without_pyinfra(lab: Lab) -> None:
-    """pyinfra dies while two models are down to swap their GPUs. Both start without another run."""
+    """pyinfra dies while two models swap their GPUs. Both start without another run."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, first())
     process = lab.start(inventory(lab, second(), "10m"))
     await_(
-        lambda: not {"alpha", "beta"} & set(host.root("docker ps --format '{{.Names}}'").stdout.split()),
+        lambda: set(host.root("docker ps -a --format '{{.Names}}'", check=False).stdout.split()) >= ASIDE,
         seconds=60,
-        what="The moment in which both models are down",
+        what="The moment in which both old containers are set aside",
     )
     process.kill()
     process.communicate()
     for name, port in (("alpha", 8001), ("beta", 8000)):
         await_(
-            lambda port=port: host.root(f"curl -sf http://127.0.0.1:{port}/v1/models", check=False).returncode == 0,
+            # (until it is stopped, the other one of the swap answers there)
+            lambda name=name, port=port: host.root(ASKS.format(port=port, name=name), check=False).returncode == 0,
             seconds=60,
             what=f"The answer of {name}",
         )

@@ -33,7 +33,7 @@ def test_models_without_docker_report_what_is_missing(lab: Lab, fresh: Callable[
     run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}), deploy="models")
     assert run.exit_code == 1
     assert not run.traceback, run.output
-    assert "cpu1 Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`." in run.output
+    assert "cpu1 Docker is not installed. Run `gpurack apply`." in run.output
 
 
 def test_keep_uses_installed_docker(lab: Lab, fresh: Callable[[str], Host]) -> None:

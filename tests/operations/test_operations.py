@@ -19,16 +19,30 @@ from gpurack import deploys, paths
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet, read_fleet
 from gpurack.inventory.load import read_inventory
+from gpurack.inventory.origin import claim
 from gpurack.inventory.secrets import read_values
 from gpurack.operations import host_setup, remove, run_state
 from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import SIGNS
-from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, script, slow, write_file, write_files
+from gpurack.operations.commands import (
+    PYTHON,
+    Refusal,
+    Streamed,
+    carry_out,
+    script,
+    slow,
+    within_limit,
+    write_file,
+    write_files,
+)
 from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
+from gpurack.plan.models.ownership import commits
 from gpurack.plan.packages.base import Packages, Pin
+from gpurack.plan.packages.holds import noting
 from gpurack.plan.packages.platforms import platform_of
-from gpurack.plan.steps import SetAside, Shell, WriteFile
+from gpurack.plan.steps import DockerRestart, SetAside, Shell, WriteFile
+from gpurack.plan.system.docker import without_start_limit
 from gpurack.resources import program, read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -79,6 +93,7 @@ class FakeHost:
         self.connector_data: dict[str, Any] = {"gpurack": HostRun(snapshot=self.found, taken_in=stage)}
         self.state = SimpleNamespace(
             current_stage=stage,
+            inventory=[],
             is_executing=self.executing,
             get_meta_for_host=lambda host: SimpleNamespace(ops_change=0),
             should_check_for_changes=lambda: not self.unattended,
@@ -102,26 +117,35 @@ class FakeHost:
 def matches(command: Any, form: Any, facts: HostFacts) -> bool:
     """Does a command match the case? A text is a shell command; the other forms:
 
-    {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
+    {"slow": command} · {"install": {package: version or null}, "hold": [packages], "restarts": a running Docker}
+    {"aside": path}
     {"write": path, "content": text or "content_of": file of this checkout, "mode"}
     {"locked": command, "users": whose locks it holds, "slow": true for a long one}
-    {"refuse": [messages]} · {"job": part of the runner's payload} · {"daemon_json": part of its payload}"""
+    {"refuse": [messages]} · {"runner": action without input} · {"docker_restart": "record" or "finish"}
+    {"job": part of the runner's payload} · {"prepare": of a preparation} · {"daemon_json": part of its payload}"""
     stdin = command.connector_arguments.get("_stdin")
     if isinstance(form, str):
         return str(command) == str(next(carry_out(Shell("", sh(form)))))
     if "locked" in form:
         told = json.loads(eval(stdin.partition("\n")[0].removeprefix("JOB = "), {}))
         wanted = slow(PYTHON, stdin) if form.get("slow") else Streamed(script(PYTHON), _stdin=stdin)
-        expected = (["sh", "-c", form["locked"]], form.get("users", [""]))
+        text = sh(form["locked"])
+        expected = (["sh", "-c", text if form.get("slow") else within_limit(text)], form.get("users", [""]))
         return (told["argv"], told["users"]) == expected and str(command) == str(wanted)
+    if "docker_restart" in form:
+        wanted = next(carry_out(DockerRestart("", form["docker_restart"])))
+        return isinstance(wanted, Streamed) and stdin == wanted.connector_arguments["_stdin"]
     if "slow" in form:
         return str(command) == str(slow(sh(form["slow"])))
     if "install" in form:
         pins = {name: Pin(version) if version else None for name, version in form["install"].items()}
-        step = family(facts).install("", pins, facts, form.get("hold", []))
+        hold = form.get("hold", [])
+        step = noting(family(facts).install("", pins, facts, hold), hold, facts)
+        step = without_start_limit(step, facts) if form.get("restarts") else step
         return isinstance(step, Shell) and str(command) == str(slow(step.command))
     if "hold" in form:
-        return str(command) == str(next(carry_out(family(facts).hold(form["hold"], facts))))
+        step = noting(family(facts).hold(form["hold"], facts), form["hold"], facts)
+        return str(command) == str(next(carry_out(step)))
     if "write" in form:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
@@ -135,15 +159,21 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
         return isinstance(command, Refusal) and grouped(command.failures) == form["refuse"]
+    if "runner" in form:
+        return (str(command), stdin) == (f"python3 /usr/local/lib/gpurack/models.py {form['runner']}", None)
     if "job" in form:
         return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
             json.loads(stdin), form["job"]
+        )
+    if "prepare" in form:
+        return str(command) == "python3 /usr/local/lib/gpurack/models.py prepare" and contains(
+            json.loads(stdin), form["prepare"]
         )
     lock = json.loads(eval(stdin.partition("\n")[0].removeprefix("JOB = "), {}))
     line, _, text = lock["stdin"].partition("\n")
     job = json.loads(eval(line.removeprefix("JOB = "), {}))
     held = (lock["users"], lock["argv"]) == ([""], ["sh", "-c", "python3 -"])
-    return held and text == program("daemon_json", "paths") and contains(job, form["daemon_json"])
+    return held and text == program("daemon_json") and contains(job, form["daemon_json"])
 
 
 def family(facts: HostFacts) -> Packages:
@@ -164,10 +194,12 @@ def contains(found: Any, part: Any) -> bool:
 
 def given_host(case: dict[str, Any], before: Host) -> HostFacts:
     """The host of a case. `running` names models that run as in the inventory `before`, with the indices of their GPUs.
-    `older`: all of `before` runs, these models as created by a gpurack without security options."""
-    if "older" in case:
-        return older(before, of=tuple(case["older"]))
+    `older`: all of `before` runs, these models as created by a gpurack without security options; `host` has what
+    differs then."""
     words = dict(case.get("host", {}))
+    if "older" in case:
+        found = host_state(**words)
+        return replace(older(before, of=tuple(case["older"])), **{word: getattr(found, word) for word in words})
     bare = host_state(**words)
     cards = {gpu.index: gpu.uuid for gpu in bare.gpus}
     ours = [
@@ -202,6 +234,42 @@ def test_plan_live_equals_dry_run(path: Path) -> None:
     assert_live_is_dry(wanted, given_host(case, before))
 
 
+def test_preparation_waits_for_no_other_run() -> None:
+    case = json.loads((Path(__file__).parent / "models-prepared.json").read_text())
+    wanted, before = (check_fleet({"gpu1": [case[word]]})["gpu1"] for word in ("inventory", "before"))
+    host = FakeHost(replace(given_host(case, before), busy="models since 14:02, pid 7"), executing=True)
+    with ctx_host.use(host):
+        [command] = models_operation.models._inner(spec=wanted, prepare="yes")
+    assert matches(command, case["commands"][0], host.found)
+
+
+@pytest.mark.parametrize("value", ["yes", "true"])
+def test_preparation_runs_no_job(value: str) -> None:
+    """It brings a job's image; a typing mistake brings nothing."""
+    job = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "command": ["-m", "{weights}"]}
+    wanted = check_fleet({"gpu1": [{"jobs": {"ask": job}}]})["gpu1"]
+    host = FakeHost(host_state(weights={"/w/a.gguf": 1}), executing=True)
+    with ctx_host.use(host):
+        *files, last = models_operation.jobs._inner(spec=wanted, prepare=value)
+    if value == "true":
+        assert (files, str(last)) == ([], "false")
+        return
+    assert matches(last, {"prepare": {"batches": [[{"name": "ask", "fetch": []}]]}}, host.found)
+    assert any("/etc/gpurack/jobs/ask.yaml" in str(one) for one in files)
+
+
+@pytest.mark.parametrize("value", ["yes", "true"])
+def test_preparation_sets_nothing_up(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Neither packages nor daemon.json, and also not after a typing mistake."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(deploys, "operations", lambda stages: seen.append([one.name for one in stages]) or {})
+    monkeypatch.setattr(deploys, "privilege", lambda spec: {})
+    with ctx_host.use(FakeHost(host_state(), data={"prepare": value})):
+        for stages in (plan_host.STAGES, plan_host.SET_UP, plan_host.SERVING):
+            deploys.carry_out(stages, Host())
+    assert seen == [["Models", "Jobs"], [], ["Models", "Jobs"]]
+
+
 UNSUPPORTED = {"os": "suse 15"}
 NOTHING_THERE = {"docker": "", "gpus": 2}
 STATES = [NOTHING_THERE, UNSUPPORTED, {"gpus": 2}, {"gpus": 2, "busy": "pid 7", "late": {"mounts": "hangs"}}]
@@ -219,8 +287,9 @@ def test_plan_live_equals_dry_run_for_our_inventories(
 
 
 def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
-    run = plan_host.Run(values=read_values(spec), salt="5a" * 16)
-    found = [f"{SIGNS[each.kind]} {each.line}" for each in plan_host.findings(spec, facts, run)]
+    rights = claim(spec.lab, None, commits(facts))
+    run = plan_host.Run(values=read_values(spec), salt="5a" * 16, claim=rights)
+    found = [f"{SIGNS[each.kind]} {each.text}" for each in plan_host.preview(spec, facts, run).findings]
     assert FakeHost(facts).dry_run(spec) == found
 
 

@@ -18,16 +18,24 @@ DOCKER = (
 case "$*" in
 "image inspect"*) exit 0;;
 *" config "*) exit 0;;
-*" up "*) cp "$XDG_STATE_HOME/record.json" "$STATE/record.at_up" 2>/dev/null; touch "$STATE/runs.$name"; exit;;
+*" up "* | *" create "*)
+    cp "$XDG_STATE_HOME/record.json" "$STATE/record.at_create" 2>/dev/null
+    touch "$STATE/runs.$name"; exit;;
+*"PortBindings"*)
+    echo '{"status":"created","policy":"no","retries":0,"vanishes":false,"image":"i:1","ports":{}}';;
 "container inspect --format {{json .Mounts}}"*) echo "[]";;
 "container inspect"*)
-    [ -e "$STATE/runs.$name" ] || exit 1
-    cat "$STATE/state.$name" 2>/dev/null || echo '{"status":"running","restarts":0,"code":0,"error":""}';;
-"top"*) printf 'PID\\n42\\n';;
+    [ -e "$STATE/runs.$name" ] || { echo "No such container"; exit 1; }
+    cat "$STATE/state.$name" 2>/dev/null ||
+        echo '{"status":"running","restarts":0,"code":0,"error":"","pid":0,"started":""}';;
+"stop "*) echo '{"status":"exited","restarts":0,"code":0,"error":"","pid":0,"started":""}' >"$STATE/state.$name";;
+"start "*) rm -f "$STATE/state.$name";;
 "rm --force"*) rm -f "$STATE/runs.$name";;
 esac
 """
 )
+READY: list[str] = []
+"""The models that were waited for, in order."""
 COPY = "c0de" * 16
 """The id of a container that somebody made of ours by `docker commit` and `docker run`."""
 
@@ -38,12 +46,15 @@ def runner(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     monkeypatch.setattr("dockerd.USERS", str(tmp_path / "users"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
-    monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("dockerd.as_user", lambda user: (os.getuid(), ["env", f"OWNER={user}"]))
-    monkeypatch.setattr(module, "probe", lambda dockerd, name, url: (200, f'"{name}"'))
+    monkeypatch.setattr("loading.wait_until_ready", lambda dockerd, name, *arguments: READY.append(name) or 0)
+    monkeypatch.setattr("loading.STEADY", 0)
+    monkeypatch.setattr("kept_logs.LOGS", str(tmp_path / "logs"))
+    monkeypatch.setattr("databases.DATABASES", str(tmp_path / "databases"))
+    READY.clear()
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
-    for part in (module, module.boot):
-        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")
+    for part in ("starting", "boot"):
+        monkeypatch.setattr(f"{part}.clock", lambda seconds: "0:00")
     fakes.add("docker", DOCKER)
     fakes.known("alpha", "beta", "gamma")
     return module
@@ -68,7 +79,7 @@ def carry_out(module: Any, *groups: list[dict[str, Any]], ours: Any = None) -> S
         for user, found in services.items()
     }
     known = {user: {name: container_id(name) for name in names} for user, names in (ours or {}).items()}
-    job = module.Job({"ours": known, "projects": projects, "groups": list(groups)})
+    job = module.Job({"ours": known, "projects": projects, "batches": list(groups)})
     job.apply()
     return SimpleNamespace(failures=job.failures)
 
@@ -76,4 +87,4 @@ def carry_out(module: Any, *groups: list[dict[str, Any]], ours: Any = None) -> S
 def acts(fakes: Fakes) -> list[str]:
     """What was done to containers."""
     words = ("docker stop", "docker rm", "docker start", "docker rename", "docker kill")
-    return [call for call in fakes.calls if call.startswith(words) or " up " in call]
+    return [call for call in fakes.calls if call.startswith(words) or " up " in call or " create " in call]

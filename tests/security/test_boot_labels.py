@@ -102,6 +102,22 @@ def test_without_record_compose_labels_decide(boot: Any, fakes: Fakes) -> None:
     assert started(fakes) == ["alpha"]
 
 
+def test_ids_that_a_docker_lists_are_no_options_and_limited(boot: Any, fakes: Fakes, monkeypatch: Any) -> None:
+    """The first boot after an upgrade asks users' Dockers as well, which may list anything."""
+    monkeypatch.setattr(boot, "MOST", 5)
+    listed = "printf '%s\\n' --privileged alpha; for n in 1 2 3 4 5 6 7 8 9; do printf '%064d\\n' $n; done"
+    fakes.add("docker", f'case "$*" in ps*) {listed}; exit;; info*) exit;; esac; echo No such container; exit 1')
+    assert boot.boot() == 0
+    inspected = [call.split()[-1] for call in fakes.calls if call.startswith("docker container inspect")]
+    assert inspected == [f"{number:064d}" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("node", ["/dev/dri/renderD128\n", "/dev/dri/renderD128 x", "/dev/dri/renderD१"])
+def test_name_of_a_device_has_no_second_line(boot: Any, node: str) -> None:
+    assert boot.definition(json.dumps({"render_nodes": [node]})) is None
+    assert boot.definition(json.dumps({"render_nodes": ["/dev/dri/renderD128"]})) is not None
+
+
 def test_finds_container_of_killed_creation_by_name(boot: Any, fakes: Fakes) -> None:
     there(fakes, "alpha")
     record(alpha=None)

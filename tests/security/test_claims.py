@@ -9,7 +9,7 @@ import pytest
 from gpurack import paths
 from gpurack.facts.model import Container
 from gpurack.facts.parse import with_trusted_label
-from gpurack.facts.record import Entry, Record, services
+from gpurack.facts.record import Entry, HostRecord, Record, services
 from gpurack.plan.models.diff import holdings
 from tests.given import container, file, host_state
 
@@ -27,7 +27,7 @@ PROJECT = {
 def seen(project: Any = PROJECT, record: Record | None = None, **said: Any) -> Container:
     """Eve's container, after root has read its own compose.yaml for her."""
     one = container("bravo", user="eve", **{"label": WORDS, **said})
-    return with_trusted_label(one, record, services(file(paths.compose_file("eve"), json.dumps(project))))
+    return with_trusted_label(one, HostRecord(record), services(file(paths.compose_file("eve"), json.dumps(project))))
 
 
 def test_trusts_what_root_wrote() -> None:
@@ -67,4 +67,4 @@ def test_ignores_claims_without_word_of_root(project: Any) -> None:
 
 def test_other_containers_of_user_stay_the_users() -> None:
     web = container("web", user="eve", ports=[("0.0.0.0", 80)])
-    assert with_trusted_label(web, None, {}) == web
+    assert with_trusted_label(web, HostRecord(None), {}) == web

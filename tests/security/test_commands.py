@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from pyinfra.api.state import StateStage
 
 from gpurack import screen
-from gpurack.commands import connect
+from gpurack.commands import connect, lock_ask
 from gpurack.commands import lock as locking
+from gpurack.commands.diff import previewed, show_hosts
 from gpurack.commands.lab_status import HostStatus, lab_status
 from gpurack.commands.main import main
-from gpurack.commands.plan_live import show_host, understood
 from gpurack.commands.status import as_data, show
 from gpurack.commands.status_page import write_page
 from gpurack.facts.model import Container, Driver, Gpu, HostFacts
@@ -49,7 +49,7 @@ WANTED = spec(
         "services": {
             "gateway": {
                 "engine": "litellm",
-                "version": "v1.80",
+                "version": "1.80",
                 "weights": None,
                 "connects_to": ["alpha"],
                 "port": 8003,
@@ -86,10 +86,10 @@ def lab(text: str) -> list[HostStatus]:
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
 def test_status_prints_hostile_text_harmlessly(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show(screen.console(width=4000), lab(text))
+    show(screen.console(width=4000), lab(text), NOW, verbose=True)
     shown = harmless(capsys.readouterr().out)
-    assert f"error gpu1 {screen.printable(text)}" in shown
-    assert f"error gpu2 could not connect: {screen.printable(text)}" in shown
+    assert f"DEGRADED    gpu1  {screen.printable(text)}" in shown
+    assert f"UNREACHABLE gpu2  could not connect: {screen.printable(text)}" in shown
 
 
 def test_status_json_is_harmless() -> None:
@@ -103,7 +103,9 @@ def test_page_is_harmless(text: str, tmp_path: Path) -> None:
     write_page(tmp_path / "lab.html", lab(text), text, NOW)
     page = harmless((tmp_path / "lab.html").read_text(encoding="utf-8"))
     tags = set(re.findall(r"<([a-zA-Z]+)", page))
-    assert not tags & {"script", "img", "iframe", "object", "link", "base", "form"}
+    assert page.count("<script") == 1
+    assert "script-src 'sha256-" in page, "a browser runs gpurack's own script only"
+    assert not tags & {"img", "iframe", "object", "link", "base", "form"}
     assert not re.search(r"<[^>]*\son[a-z]+\s*=", re.sub(r"&[a-z#0-9]+;", "", page))
     assert all(value.startswith("http://") for value in re.findall(r'href="([^"]*)"', page))
     if text in VISIBLE:
@@ -172,7 +174,8 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
             }
 
         monkeypatch.setattr(connect, "snapshots", visit)
-        monkeypatch.setattr("gpurack.commands.plan_live.snapshots", visit)
+        monkeypatch.setattr("gpurack.commands.diff.snapshots_of", visit)
+        monkeypatch.setattr("pyinfra.connectors.ssh.SSHConnector.connect", lambda connector: None)
         monkeypatch.setattr(locking, "on_all_hosts", visit)
         return path
 
@@ -294,9 +297,9 @@ def test_random_answers_are_harmless_in_every_command(capsys: pytest.CaptureFixt
     for state in (hostile(body), answers):
         fleet, seen = {"gpu1": WANTED}, {"gpu1": state}
         console, found = screen.console(), lab_status(fleet, seen, NOW)
-        show(console, found)
+        show(console, found, NOW, verbose=True)
         screen.echo(screen.as_json(as_data(found)))
-        show_host(console, "gpu1", understood(WANTED, state))
+        show_hosts(console, ["gpu1"], previewed("gpu1", WANTED, state).findings)
         Report(fleet=fleet).show(Run(seen))  # type: ignore[arg-type, arg-type]
     said = capsys.readouterr()
     harmless(said.out)
@@ -311,3 +314,15 @@ def test_examples_contain_the_attacks() -> None:
     with pytest.raises(AssertionError):
         harmless(EVERYTHING)
     assert all(text in screen.printable(EVERYTHING) for text in SEEN)
+
+
+def test_lock_takes_valid_digests_of_known_entries_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gpurack lock --upgrade` writes them into the lock; a user's Docker or a compromised host says them."""
+    good = "sha256:" + "0" * 64
+    said = [f"alpha: now {good}", f"other: now {good}", "alpha: now sha256:evil", "alpha: now sha256:" + "\u0967" * 64,
+            "alpha: now " + "a" * 65 + " for /w", "alpha: now main\u202e for /w",
+            "alpha: now 0123abc for /w"]  # fmt: skip
+    monkeypatch.setattr(lock_ask, "run_as_root", lambda *given, **more: (True, said))
+    request = {"images": [{"name": "alpha", "reference": "r/i:1"}], "hubs": []}
+    found = lock_ask.find_newest(None, spec({}), host_state(), [], request)  # type: ignore[arg-type]
+    assert (found.images, found.commits, found.errors) == ({"alpha": f"r/i:1@{good}"}, {"/w": "0123abc"}, ())

@@ -152,7 +152,7 @@ def test_notes_hung_program_in_container_and_does_not_repeat_it(script: Any, mon
 
         def verify() -> Any:
             part = script.Part("cards in alpha", 20, script.cards_inside, "", "c")
-            return script.seen_inside(part, script.results({"x": part})["x"])
+            return script.seen_inside(part, script.results({"x": part})["x"], "nvidia-smi")
 
         late = verify()["late"]
         assert late.startswith("nvidia-smi in the container did not end in 60 s, ")
@@ -299,6 +299,7 @@ def test_sends_no_key_to_unpublished_port(script: Any, port: int, monkeypatch: p
 
 
 OURS = {"gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha"}
+LATER = {"com.docker.compose.service": "alpha.2"}
 OTHER = "0b" * 32
 
 
@@ -317,6 +318,13 @@ def inspected(**over: Any) -> dict[str, Any]:
         (inspected(), {"": {}}, False),
         (inspected(), {"": {"alpha": {"id": OTHER}}}, True),  # an admin's `docker compose up`
         (inspected(Image=f"sha256:{OTHER}"), {"": {"alpha": {"id": OTHER}}}, False),  # docker commit, docker run
+        (
+            inspected(labels={"com.docker.compose.service": "alpha.2"}),
+            {"": {"alpha": {"id": ID, "service": "alpha.2"}}},
+            True,
+        ),
+        (inspected(labels=LATER), {"": {"alpha": {"id": ID}}}, False),
+        (inspected(), {"": {"alpha": {"id": ID, "service": "alpha.2"}}}, False),
         (inspected(labels={"com.docker.compose.service": "beta"}), {}, False),
         (inspected(labels={"com.docker.compose.project": "lab"}), {}, False),
         (inspected(Config={"Labels": None}), {}, False),
@@ -335,9 +343,22 @@ def test_asks_only_running_containers_of_gpurack(script: Any, container: Any, re
         full = {**container, "Created": "", "RestartCount": 0, "HostConfig": {"PortBindings": None}}
         full["State"] = {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""}
         full["NetworkSettings"] = {"Ports": None}
-        entries = {u: {n: Entry(e["id"], "model") for n, e in of.items()} for u, of in record.items()}
+        entries = {
+            u: {n: Entry(e["id"], "model", service=e.get("service", "")) for n, e in of.items()}
+            for u, of in record.items()
+        }
         mine = container_of(full, "")
-        assert is_ours(mine, entries or None, {"alpha": {}}, [mine.id]) == is_it
+        assert is_ours(mine, "alpha", entries or None, {"alpha": {}}, [mine.id]) == is_it
+
+
+def test_record_has_the_service_of_a_generation(script: Any, tmp_path: Path) -> None:
+    script.ASKED["record"] = str(tmp_path / "record.json")
+    entries = {"alpha": {"id": ID, "service": "alpha.2"}, "beta": {"id": OTHER}}
+    (tmp_path / "record.json").write_text(json.dumps({"format": 2, "containers": {"": entries}}))
+    container = inspected(labels={"com.docker.compose.service": "alpha.2"})
+    assert (
+        script.ours("alpha", {"user": ""}, {"": {"containers": {"alpha": container}}}, script.recorded()) == container
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"containers": 7}', '{"containers": {"": {"alpha": {}}}}'])
@@ -390,9 +411,9 @@ def test_limits_time_and_size_of_answers(script: Any) -> None:
 def test_cgroup_named_like_container_is_its_users(
     script: Any, monkeypatch: pytest.MonkeyPatch, cgroup: str, said: list[Any]
 ) -> None:
-    monkeypatch.setattr(script, "run", lambda *words: (0, "GPU-1, 7"))
+    monkeypatch.setattr(script, "run", lambda *words: (0, "GPU-1, 7, 900"))
     monkeypatch.setattr(script, "content", {"/proc/7/cgroup": cgroup.format(ID)}.get)
-    assert script.processes() == [["GPU-1", *said]]
+    assert script.processes() == [["GPU-1", *said, 900]]
 
 
 FROZEN = """

@@ -22,19 +22,19 @@ from gpurack.inventory.fleet import check_fleet, read_fleet
 from gpurack.inventory.load import read_inventory
 from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import offline
-from gpurack.plan.host import Run, findings
+from gpurack.plan.host import preview
 from gpurack.plan.models import compose, jobs, refusals, weights
-from gpurack.plan.models.addresses import address_of, probe_url
+from gpurack.plan.models.addresses import address_of, addresses_overlap, probe_url
 from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.devices import devices
 from gpurack.plan.models.diff import Action, Change
-from gpurack.plan.models.plan import ModelsPlan, plan_models
-from gpurack.plan.models.preflight import addresses_overlap
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
+from gpurack.plan.run import Run
 from gpurack.spec.host import Host
 from gpurack.spec.problems import grouped
 from gpurack.spec.weights import belongs
-from tests.given import SALT, host_state, models, running, said, spec
+from tests.given import host_state, models, models_plan, running, said, spec
 from tests.unit.engines.test_engines import CASES, host_of, outcome, read
 from tests.unit.host_programs import Fakes, without_parts
 
@@ -52,7 +52,7 @@ def _password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
-    return plan_models(spec, facts, read_secrets(spec), SALT)
+    return models_plan(spec, facts, read_secrets(spec))
 
 
 def host(spec: Host | None = None, **said: Any) -> HostFacts:
@@ -131,7 +131,7 @@ def test_public_address_is_one_warning_per_host() -> None:
         "reachable from the internet: alpha:8000, beta:8001. `bind: lan` is the public address 8.8.4.4 here; write "
         'bind: "8.8.4.4" where that is meant, or "loopback".',
     )
-    shown = [each for each in findings(wanted, host(address=PUBLIC), Run()) if each.kind == "warning"]
+    shown = [each for each in preview(wanted, host(address=PUBLIC), Run()).findings if each.kind == "warning"]
     assert [(each.line, each.problems) for each in shown] == [(found.warnings[0].what, found.warnings)]
 
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.commands.main import main
+from gpurack.commands.project import ProjectHost, files
 from gpurack.importing import text as text_of
-from gpurack.importing.reader import Imported
+from gpurack.importing.reader import Imported, read
 from gpurack.screen import printable
 from tests.security.attacks import EVERYTHING, HALF, HIDDEN, VISIBLE, harmless
 from tests.unit.importing.test_inspect import container, printed
@@ -60,6 +61,16 @@ def test_printed_yaml_loads_as_host_said(text: str, tmp_path: Path) -> None:
     assert list(data) == ["hosts"]
     said = json.dumps(data, ensure_ascii=False)
     assert json.dumps(text, ensure_ascii=False)[1:-1] in said
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_project_of_init_is_harmless_data(text: str) -> None:
+    """The files that `gpurack init --adopt` writes are opened in an editor and shown by git."""
+    host = ProjectHost("gpu1", unknown=text, unread=text, adopted=read(printed(hostile(text))), refused=[text])
+    written = harmless(files("ai", [host])["lab.yaml"])
+    data = yaml.safe_load(written)
+    assert list(data) == ["all", "hosts"]
+    assert data["hosts"]["gpu1"] == yaml.safe_load(printable(text_of.as_yaml(host.adopted, "gpu1")))["hosts"]["gpu1"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

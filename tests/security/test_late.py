@@ -19,15 +19,15 @@ from gpurack.facts.snapshot import script
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking import gather, observe
 from gpurack.locking.upgrade import News
-from gpurack.plan.host import Run, findings
+from gpurack.plan.host import preview
 from gpurack.plan.models.jobs import plan_jobs
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.rootless import plan_rootless
 from gpurack.spec.lock import HostLock, Lock, ModelLock, text
-from tests.given import SALT, framed, host_state, running, said, spec
+from tests.given import framed, host_state, models_plan, running, said, spec
 from tests.unit.test_status import NOW
 
 DEFAULTS = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
@@ -51,12 +51,12 @@ def late(*parts: str, **said: Any) -> HostFacts:
 
 
 def test_late_weights_hold_their_models_only() -> None:
-    plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
+    plan = models_plan(WANTED, late(WEIGHTS))
     sentence = "could not inspect its weights: timed out after 30 s. It was not changed. Check: df -h; dmesg | tail."
     assert plan.errors["alpha"].what == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
-    assert said(plan_jobs(WANTED, late(WEIGHTS)).errors) == {"once": sentence}
-    assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
+    assert said(plan_jobs(WANTED, late(WEIGHTS), Run()).errors) == {"once": sentence}
+    assert "alpha" not in models_plan(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1})).errors
 
 
 def test_groups_paths_on_dead_mount() -> None:
@@ -75,7 +75,8 @@ def test_groups_paths_on_dead_mount() -> None:
     ]
     assert [problem.what for problem in facts.remarks] == lines
     assert [problem.what for problem in host_status("gpu1", wanted, facts, NOW).errors[:3]] == lines
-    [error] = [one.line for one in findings(wanted, facts, Run()) if one.kind == "error" and "weights" in one.line]
+    shown = preview(wanted, facts, Run()).findings
+    [error] = [one.line for one in shown if one.kind == "error" and "weights" in one.line]
     assert error.startswith("m0, m1, ")
     assert ", m19: could not inspect its weights on /nfs: timed out after 30 s. It was not changed." in error
 
@@ -87,7 +88,7 @@ def test_late_user_is_one_warning() -> None:
     assert plan.down
     assert said(plan.down) == {"ada": sentence}
     assert not [step for step in plan.steps if step.user]
-    models = plan_models(WANTED, state, {}, SALT, down=plan.down)
+    models = models_plan(WANTED, state, down=plan.down)
     assert (models.errors["hers"].what, "alpha" in models.errors) == (sentence, False)
     assert [one.why for one in host_status("gpu1", WANTED, state, NOW).models if one.name == "hers"] == [WHY]
 
@@ -95,7 +96,7 @@ def test_late_user_is_one_warning() -> None:
 @pytest.mark.parametrize("part", ["Docker", "NVIDIA", "AMD"])
 def test_late_docker_or_gpus_change_nothing(part: str) -> None:
     state = late(part)
-    assert [each.line for each in findings(WANTED, state, Run()) if each.kind == "error"] == [
+    assert [each.line for each in preview(WANTED, state, Run()).findings if each.kind == "error"] == [
         f"{part} {WHY}, so nothing is changed on this host."
     ]
     assert state.blind

@@ -20,10 +20,10 @@ from gpurack.operations import commands
 from gpurack.operations.commands import carry_out
 from gpurack.plan.models import compose
 from gpurack.plan.models.jobs import plan_jobs
-from gpurack.plan.models.plan import plan_models
+from gpurack.plan.run import Run
 from gpurack.plan.runner import Project
 from gpurack.plan.steps import SetAside, Shell, WriteFile
-from tests.given import SALT, host_state, models, spec
+from tests.given import host_state, models, models_plan, spec
 from tests.security.hosts import carry_out as run_job
 from tests.security.hosts import entry, runner
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
@@ -110,9 +110,9 @@ def test_wrong_mode_alone_is_corrected_once() -> None:
     empty = models()
     text = compose.document({}, "")
     facts = host_state(files={paths.compose_file(""): {"text": text, "mode": "644"}})
-    assert plan_models(empty, facts, {}, SALT).job
+    assert models_plan(empty, facts).job
     facts = host_state(files={paths.compose_file(""): text})
-    assert plan_models(empty, facts, {}, SALT).job is None
+    assert models_plan(empty, facts).job is None
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -120,17 +120,17 @@ def test_wrong_mode_alone_is_corrected_once() -> None:
 
 def test_closes_output_of_jobs_once() -> None:
     log = paths.job_log("q8")
-    found = plan_models(spec(), host_state(exposed=frozenset({log})), {}, SALT)
+    found = models_plan(spec(), host_state(exposed=frozenset({log})))
     (step,) = found.steps
     assert isinstance(step, Shell)
     assert step.command == f"chmod go= -- {log}"
-    assert plan_models(spec(), host_state(), {}, SALT).nothing
+    assert models_plan(spec(), host_state()).nothing
 
 
 def test_compose_file_of_job_is_private() -> None:
     job = {"engine": "llama.cpp", "version": "b7000", "command": ["--help"]}
     facts = replace(host_state(), weights={"/w/a.gguf": 1})
-    steps = plan_jobs(spec({"jobs": {"ask": job}}), facts).steps
+    steps = plan_jobs(spec({"jobs": {"ask": job}}), facts, Run()).steps
     (file,) = [step for step in steps if isinstance(step, WriteFile) and step.path == paths.job_file("ask")]
     assert file.mode == "600"
 
@@ -145,7 +145,7 @@ def test_output_and_record_of_job_are_private(tmp_path: Path, fakes: Fakes, monk
     fakes.state("labels.alpha", {"gpurack.job": "0f", **compose_labels})
     fakes.add("docker", 'case "$*" in wait*) echo 0; exit;; logs*) echo sk-one; exit;; esac\n' + docker_script())
     job = {"name": "alpha", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
-    assert jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}}) == 0
+    assert len(jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}})) == 0
     assert mode(tmp_path / "jobs") == 0o700
     assert {path.name: mode(path) for path in (tmp_path / "jobs").iterdir()} == {
         "alpha.json": 0o600, "alpha.log": 0o600
@@ -241,8 +241,8 @@ def test_refuses_job_folder_that_user_can_redirect(
     jobs.JOBS = str(tmp_path / "jobs")
     fakes.add("docker", docker_script())
     job = {"name": "ask", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
-    assert jobs.run_all({"groups": [[{**job, "folder": str(place / "results")}]], "logins": {}}) == 1
+    assert len(jobs.run_all({"groups": [[{**job, "folder": str(place / "results")}]], "logins": {}})) == 1
     said = capsys.readouterr().out
     assert "error ask: " in said
     assert USER in said
-    assert not [call for call in fakes.calls if " up " in call]
+    assert not [call for call in fakes.calls if " up " in call or " create " in call]

@@ -16,7 +16,7 @@ import pytest
 
 from gpurack.facts.amd import processes
 from gpurack.facts.model import Listener, User
-from gpurack.facts.parse import gpu_processes
+from gpurack.facts.nvidia import gpu_processes
 from gpurack.locking.manifest import manifest
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.preflight import port_holder
@@ -131,15 +131,15 @@ def test_does_not_ask_whoever_has_port_of_stopped_model(
     state: dict[str, Any], url: str, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = runner(tmp_path, fakes, monkeypatch)
-    monkeypatch.setattr(models, "probe", load("models").probe)
+    loading = load("loading")
     dockerd = models.Dockerd()
     dockerd.ids["alpha"] = container_id("alpha")
-    said = {"status": "running", "restarts": 0, "code": 1, "error": ""}
+    said = {"status": "running", "restarts": 0, "code": 1, "error": "", "pid": 0, "started": ""}
     answers = iter([said])
-    monkeypatch.setattr(dockerd, "state_of", lambda name: next(answers, {**said, **state}))
+    monkeypatch.setattr("processes.state", lambda dockerd, container: next(answers, {**said, **state}))
     monkeypatch.setattr(dockerd, "api_key", lambda name: "sk-1")
     with pytest.raises(models.Failure, match="exited while loading"):
-        models.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
+        loading.wait_until_ready(dockerd, "alpha", container_id("alpha"), url, "alpha", 60)
     assert Anybody.seen == []
 
 
@@ -159,7 +159,8 @@ def test_image_of_one_user_does_not_answer_for_others(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     newest = load("newest")
-    known = {"eve": "[" * 100_000, "mallory": "[7]", "": json.dumps(["r/a@sha256:1f"])}
+    known = {"eve": "[" * 100_000, "mallory": "[7]", "bob": json.dumps(["r/a@sha256:1f for /w"])}
+    known[""] = json.dumps([f"r/a@sha256:{'1f' * 32}"])
     monkeypatch.setattr(newest, "pull_alone", lambda *given: None)
     monkeypatch.setattr(newest, "Dockerd", lambda user: SimpleNamespace(must=lambda *words: known[user]))
     asked = [{"name": f"of-{user or 'root'}", "user": user, "image": "r/a"} for user in known]
@@ -167,4 +168,5 @@ def test_image_of_one_user_does_not_answer_for_others(
     said = capfd.readouterr().out
     assert "error of-eve: " in said
     assert "error of-mallory: " in said
-    assert "of-root: now sha256:1f" in said
+    assert "error of-bob: image r/a has no valid digest\n" in said
+    assert f"of-root: now sha256:{'1f' * 32}\n" in said

@@ -15,12 +15,12 @@ from gpurack.commands.status import as_data
 from gpurack.facts.model import Container, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.record import Entry, TooNew, read
-from gpurack.plan.host import Run, findings
+from gpurack.plan.host import preview
 from gpurack.plan.models import compose
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.remove import plan_remove
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Shell
-from tests.given import SALT, container, framed, host_state, id_of, models, recorded, running, said, spec
+from tests.given import container, framed, host_state, id_of, models, models_plan, recorded, running, said, spec
 from tests.unit.test_status import NOW
 
 ALPHA = models(alpha={})
@@ -38,7 +38,7 @@ def seen(*containers: Container, **said: Any) -> HostFacts:
 
 
 def changes(facts: HostFacts, wanted: Any = ALPHA) -> list[tuple[str, str, str]]:
-    return [(one.model, one.action, one.user) for one in plan_models(wanted, facts, {}, SALT).changes]
+    return [(one.model, one.action, one.user) for one in models_plan(wanted, facts).changes]
 
 
 def copied(**over: Any) -> Container:
@@ -56,7 +56,7 @@ def test_reports_copy_with_inherited_labels_and_leaves_it() -> None:
     which = f"container copy ({id_of('copy')[:12]})"
     sentence = f"{which} has gpurack's labels, but gpurack did not create it; it is ignored."
     assert said(state.remarks) == (sentence,)
-    assert ("warning", sentence) in [(each.kind, each.line) for each in findings(ALPHA, state, Run())]
+    assert ("warning", sentence) in [(each.kind, each.line) for each in preview(ALPHA, state, Run()).findings]
     status = host_status("gpu1", ALPHA, state, NOW)
     assert (status.state, said(status.notes)) == ("ok", (sentence,))
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
@@ -65,9 +65,9 @@ def test_reports_copy_with_inherited_labels_and_leaves_it() -> None:
 def test_copy_with_our_name_is_not_ours() -> None:
     state = seen(copied(name="alpha"))
     assert state.ours == {}
-    plan = plan_models(ALPHA, state, {}, SALT)
+    plan = models_plan(ALPHA, state)
     assert "already exists and is not managed by gpurack" in plan.errors["alpha"].what
-    assert plan.job is None or plan.job["groups"] == []
+    assert plan.job is None or plan.job["batches"] == []
 
 
 def test_reports_renamed_container_and_leaves_it() -> None:
@@ -100,12 +100,12 @@ def test_without_record_compose_labels_decide_once() -> None:
     state = seen(OURS, copied(), record=None, files={paths.compose_file(""): text})
     assert list(state.ours) == [("", "alpha")]
     assert seen(OURS, record=None).ours == {}, "a service of that name stands in root's own file"
-    job = plan_models(ALPHA, state, {}, SALT).job
+    job = models_plan(ALPHA, state).job
     assert job
     assert job["ours"] == {"": {"alpha": OURS.id}}
-    stale = plan_models(models(), state, {}, SALT).job
+    stale = models_plan(models(), state).job
     assert stale
-    assert [one["name"] for group in stale["groups"] for one in group] == ["alpha"]
+    assert [one["name"] for group in stale["batches"] for one in group] == ["alpha"]
 
 
 def test_daemon_missing_in_record_is_added_later() -> None:
@@ -113,7 +113,7 @@ def test_daemon_missing_in_record_is_added_later() -> None:
     files = {paths.compose_file("ada"): compose.document({"hers": {"image": "x"}}, "ada")}
     state = seen(OURS, hers, files=files)
     assert sorted(state.ours) == [("", "alpha"), ("ada", "hers")]
-    job = plan_models(TWIN, state, {}, SALT).job
+    job = models_plan(TWIN, state).job
     assert job
     assert job["ours"] == {"": {"alpha": OURS.id}, "ada": {"hers": hers.id}}
 
@@ -139,11 +139,11 @@ def test_unreadable_record_is_none(text: str) -> None:
 
 
 def test_refuses_newer_record() -> None:
-    text = json.dumps({"format": 2, "containers": {}})
+    text = json.dumps({"format": 3, "containers": {}})
     with pytest.raises(TooNew):
         read(text)
     line = f"{paths.RECORD} 600 0 0 {base64.b64encode(text.encode()).decode()}"
-    assert "a newer gpurack wrote the host's record (format 2)" in parse(framed(["@@ files", line, "@@ end"])).trouble
+    assert "a newer gpurack wrote the host's record (format 3)" in parse(framed(["@@ files", line, "@@ end"])).trouble
 
 
 # --- by user ---------------------------------------------------------------------------------------------------------
@@ -192,12 +192,12 @@ def test_users_container_is_not_replaced_for_hosts_model() -> None:
     wanted = models(alpha={"replaces": "old"})
     hers = container("old", user="ada")
     assert changes(seen(hers), wanted) == [("alpha", "create", "")]
-    job = plan_models(wanted, seen(hers), {}, SALT).job
+    job = models_plan(wanted, seen(hers)).job
     assert job
-    assert "replaces" not in job["groups"][0][0]
-    job = plan_models(wanted, seen(hers, container("old")), {}, SALT).job
+    assert "replaces" not in job["batches"][0][0]
+    job = models_plan(wanted, seen(hers, container("old"))).job
     assert job
-    assert job["groups"][0][0]["replaces"] == {"name": "old", "user": "", "id": id_of("old")}
+    assert job["batches"][0][0]["replaces"] == {"name": "old", "user": "", "id": id_of("old")}
 
 
 @pytest.mark.parametrize(

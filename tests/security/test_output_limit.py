@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +77,45 @@ def test_counts_memory_of_short_lines(small: None) -> None:
     with pytest.raises(TooMuchOutput):
         read(lines, Endless(b""))
     assert lines.given < 1000
+
+
+def test_passes_line_without_end_on_in_parts(small: None) -> None:
+    """As `gpurack logs --follow` prints, whose output may be endless."""
+    seen: list[int] = []
+
+    def part(line: str) -> None:
+        seen.append(len(line))
+        if len(seen) == 5:
+            raise BrokenPipeError
+
+    with pyinfra_patches.each_line(part, endless=True):
+        read(Endless(b"x" * 8000), Endless(b""))
+    assert len(seen) == 5
+    assert max(seen) < 1_100_000
+
+
+def test_output_is_closed_only_where_its_reader_ended() -> None:
+    """A host sends the exit code after the output; a closed channel would lose it."""
+
+    class Output(io.BytesIO):
+        channel = SimpleNamespace(close=lambda: closed.append(1))
+
+    def ended(line: str) -> None:
+        raise BrokenPipeError
+
+    closed: list[int] = []
+    for seen, closes in ((len, []), (ended, [1])):
+        with pyinfra_patches.each_line(seen, endless=True):
+            read(Output(b"one\ntwo\n"), io.BytesIO())
+        assert closed == closes
+
+
+def test_closes_log_without_end(small: None) -> None:
+    """As `gpurack logs` prints, which has a limit of time."""
+    lines = Endless(b"x\n" * 100)
+    with pytest.raises(TooMuchOutput, match="printed more than"), pyinfra_patches.each_line(len, endless=False):
+        read(lines, Endless(b""))
+    assert lines.given < 250_000
 
 
 def test_change_with_endless_output_fails(host: Host, small: None) -> None:

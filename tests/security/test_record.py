@@ -66,7 +66,7 @@ def test_starts_other_models_beside_copy(models: Any, fakes: Fakes) -> None:
     fakes.add("docker", 'case "$*" in ps*service=beta*) exit 0;; esac\n' + DOCKER)
     fakes.state("alike", COPY + "\n")
     assert carry_out(models, [entry("alpha")], [entry("beta")]).failures == 1
-    assert [act.split()[-1] for act in acts(fakes)] == ["beta"]
+    assert {act.split()[-1] for act in acts(fakes)} == {"beta"}
 
 
 def test_keeps_copy_with_name_of_removed_model(models: Any, fakes: Fakes, record: Any) -> None:
@@ -92,14 +92,14 @@ def test_removes_by_id(models: Any, fakes: Fakes, record: Any) -> None:
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
     log = fakes.log.read_text()
-    assert f"docker stop --time 30 {container_id('alpha')}\n" in log
+    assert f"docker stop -t 30 {container_id('alpha')}\n" in log
     assert f"docker rm --force {container_id('alpha')}\n" in log
     assert recorded(record) == {"": {}}
 
 
 @pytest.mark.parametrize("bad", ["--privileged", "", "alpha", "A" * 64, "a" * 63, "a" * 64 + "\n", 7, None, ["a" * 64]])
 def test_invalid_id_is_never_an_argument(models: Any, record: Any, bad: Any) -> None:
-    record.rebuild([("ada", "alpha", bad, "model", "")])
+    record.rebuild([("ada", "alpha", bad, "model", "", "alpha")])
     assert record.ids("ada", {"alpha": bad}) == {}
 
 
@@ -111,7 +111,7 @@ def test_keeps_copy_of_job_container(tmp_path: Path, fakes: Fakes, monkeypatch: 
     models_script = runner(tmp_path, fakes, monkeypatch)
     assert models_script
     job = {"name": "alpha", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
-    assert jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}}) == 1
+    assert len(jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}})) == 1
     assert acts(fakes) == []
 
 
@@ -120,9 +120,11 @@ def test_keeps_copy_of_job_container(tmp_path: Path, fakes: Fakes, monkeypatch: 
 
 def test_writes_record_before_creation_and_after_removal(models: Any, fakes: Fakes, record: Any) -> None:
     assert carry_out(models, [entry("alpha")]).failures == 0
-    before = json.loads((fakes.folder / "state/record.at_up").read_text())["containers"][""]["alpha"]
-    assert (before["id"], before["kind"], before["definition"]) == (None, "model", "of-alpha")
-    assert recorded(record)[""]["alpha"] == {**before, "id": container_id("alpha")}
+    (change,) = json.loads((fakes.folder / "state/record.at_create").read_text())["replacing"]
+    (member,) = change["members"]
+    assert (change["phase"], member["name"], member["new_id"], member["new_key"]) == ("prepare", "alpha", None, "alpha")
+    entry_after = recorded(record)[""]["alpha"]
+    assert (entry_after["id"], entry_after["definition"]) == (container_id("alpha"), "of-alpha")
     file = Path(record.RECORD).stat()
     assert (stat.S_IMODE(file.st_mode), file.st_uid) == (0o600, os.getuid())
     assert carry_out(models, [entry("alpha", "remove")], ours={}).failures == 0
@@ -132,17 +134,18 @@ def test_writes_record_before_creation_and_after_removal(models: Any, fakes: Fak
 def test_removes_entry_of_failed_creation(models: Any, fakes: Fakes, record: Any) -> None:
     """A null id would make any container with these labels ours."""
     fakes.add(
-        "docker", 'case "$*" in *" up "*) echo "Error: no"; exit 1;; esac\n' + (fakes.folder / "docker").read_text()
+        "docker", 'case "$*" in *" create "*) echo "Error: no"; exit 1;; esac\n' + (fakes.folder / "docker").read_text()
     )
     assert carry_out(models, [entry("alpha")]).failures == 1
-    assert recorded(record) == {"": {}}
+    assert recorded(record) == {}
 
 
 def test_finds_container_of_killed_creation(models: Any, fakes: Fakes, record: Any) -> None:
     write(record, of_alpha(None))
     fakes.state("runs.alpha", "")
-    assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 0
-    assert [act.split()[1] for act in acts(fakes)] == ["stop", "rm", "compose"]
+    assert carry_out(models, [entry("alpha", "start")], ours={"": ["alpha"]}).failures == 0
+    assert [act.split()[1] for act in acts(fakes)] == ["compose"]
+    assert recorded(record)[""]["alpha"]["id"] == container_id("alpha")
 
 
 def test_without_record_containers_of_plan_are_added_once(models: Any, fakes: Fakes, record: Any) -> None:
@@ -179,11 +182,11 @@ def test_removes_entry_of_missing_user(models: Any, record: Any, monkeypatch: py
 
 
 def test_refuses_newer_format_and_changes_nothing(models: Any, fakes: Fakes, record: Any, capsys: Any) -> None:
-    write(record, {"format": 2, "containers": {}})
+    write(record, {"format": 3, "containers": {}})
     before = Path(record.RECORD).read_bytes()
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 1
-    assert "has format 2, written by a newer gpurack; this one supports format 1" in capsys.readouterr().out
+    assert "has format 3, written by a newer gpurack; this one supports format 2" in capsys.readouterr().out
     assert acts(fakes) == []
     assert Path(record.RECORD).read_bytes() == before
 
@@ -201,6 +204,16 @@ def test_keeps_fields_of_newer_gpurack(models: Any, fakes: Fakes, record: Any) -
     assert found["containers"][""]["beta"]["id"] == container_id("beta")
 
 
+def test_seconds_of_a_start_stay_known_for_the_same_definition(record: Any, models: Any) -> None:
+    once = {"at": "t1", "definition": "d", "label": "l", "image": "i", "digest": "", "id": "x", "seconds": 42}
+    again = {word: text for word, text in once.items() if word != "seconds"} | {"at": "t2"}
+    for each in (once, again, {**again, "id": "y"}):
+        record.note_ready("", "alpha", each)
+    [newest, before] = json.loads(Path(record.RECORD).read_text())["ready"][""]["alpha"]
+    assert (before["at"], before["seconds"]) == ("t2", 42)
+    assert "seconds" not in newest, "another image may take longer"
+
+
 def test_threads_of_users_lose_no_entry(record: Any, models: Any) -> None:
     def write_some(user: str) -> None:
         for number in range(10):
@@ -213,3 +226,50 @@ def test_threads_of_users_lose_no_entry(record: Any, models: Any) -> None:
     for thread in threads:
         thread.join()
     assert {user: len(names) for user, names in recorded(record).items()} == {"": 10, "ada": 10, "bob": 10}
+
+
+# --- what a user's Docker says does not make it large or wrong --------------------------------------------------------
+
+
+def dockerd_that_says(*answers: str) -> Any:
+    """A daemon of eve's whose commands print these, one after the other."""
+    import dockerd  # of files/
+
+    daemon = dockerd.Dockerd()
+    daemon.user = "eve"
+    said = iter(answers)
+    daemon.bounded = lambda words, limit, work: (0, next(said, ""))
+    return daemon
+
+
+def test_record_stays_small_enough_to_be_read(models: Any, record: Any) -> None:
+    """The snapshot takes one of more than 4 MiB for missing, and Compose's labels would vouch again."""
+    write(record, {"format": 2, "containers": {}})
+    for removal in range(60):
+        volumes = "\n".join(f"{removal:04d}{number:060d}" for number in range(1000))
+        dockerd_that_says(volumes, "").discard("gamma", COPY)
+    assert Path(record.RECORD).stat().st_size < 200_000
+    assert len(json.loads(Path(record.RECORD).read_text())["volumes"]["eve"]) == 1000
+
+
+def test_digest_of_an_image_is_short() -> None:
+    sha = "0" * 64
+    assert dockerd_that_says(json.dumps([f"r/i@sha256:{sha}"])).repo_digest(f"sha256:{sha}") == f"r/i@sha256:{sha}"
+    assert dockerd_that_says(json.dumps([f"{'r' * 10**6}@sha256:{sha}"])).repo_digest(f"sha256:{sha}") == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["evil.example", "localhost", "1..2", "127.0.0.1\n", "", "10.0.0.7", "::1", None, 7, "x" * 10**6]
+)
+def test_published_port_has_an_ip_address(address: Any) -> None:
+    """Root binds it, and a name would be looked up in a DNS of the user's choice, under the lock."""
+    found = {"status": "running", "policy": "no", "retries": 0, "vanishes": False, "image": "i:1"}
+    found["ports"] = {"8080/tcp": [{"HostIp": address, "HostPort": "8000"}]}
+    known = address in ("", "10.0.0.7", "::1")
+    assert dockerd_that_says(json.dumps(found)).details(COPY)["ports"] == ([(address, 8000)] if known else [])
+
+
+@pytest.mark.parametrize(("image", "known"), [("r/i:1", True), ("--privileged", False), ("x" * 301, False)])
+def test_image_of_a_container_is_no_option(image: str, known: bool) -> None:
+    found = {"status": "running", "policy": "no", "retries": 0, "vanishes": False, "image": image, "ports": {}}
+    assert dockerd_that_says(json.dumps(found)).details(COPY)["image"] == (image if known else "")

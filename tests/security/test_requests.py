@@ -208,3 +208,42 @@ def test_program_needs_no_other_file(tmp_path: Path) -> None:
     source = (Path(load("request").__file__)).read_text()
     assert "from common" not in source
     assert "import common" not in source
+
+
+# --- where a container that a change stops is asked -------------------------------------------------------------------
+
+PORTS = [("127.0.0.1", 8000), ("", 8001), ("10.0.0.7", 8002), ("::", 8003)]
+
+
+def probe_of(label: object, ports: list[tuple[str, int]], known: str = "") -> Any:
+    """What files/replacing.py: Batch.probe_of returns for an old container with this label and these ports."""
+    import replacing  # of files/
+
+    model = {"name": "alpha", "action": "recreate", "url": known}
+    batch = replacing.Batch(None, [model])
+    batch.olds["alpha"] = {"found": {"labels": {"gpurack.probe": label}}, "ports": ports}
+    return batch.probe_of("alpha")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8000/health", "http://127.0.0.1:8001/v1/models", "http://10.0.0.7:8002/", "http://[::1]:8003/x"],
+)
+def test_label_leads_to_port_of_its_own_container(url: str) -> None:
+    assert probe_of(url, PORTS) == url
+    assert probe_of(url, [], url) == url, "in the host's network, as the inventory says"
+    assert probe_of(url, []) is None
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        None, 7, "", "-K/home/eve/c", "http://evil.example:8000/health", "http://10.0.0.8:8002/", "http://127.0.0.1:22/",
+        "http://127.0.0.1:x/", "http://[::1/", "https://127.0.0.1:8000/", "file:///etc/shadow", "http:8000",
+        "http://127.0.0.1:8000/a b", "http://127.0.0.1:8000/\r\nHost: evil", "http://127.0.0.1:99999/",
+    ],
+)  # fmt: skip
+def test_label_leads_nowhere_else(label: object) -> None:
+    """An image's label is its container's too, so one that an admin started by hand may have any URL."""
+    assert probe_of(label, PORTS) is None
+    assert probe_of(label, [], "http://127.0.0.1:8009/health") is None

@@ -16,10 +16,10 @@ from gpurack.facts.model import User
 from gpurack.facts.parse import parse
 from gpurack.operations.commands import Streamed, carry_out, folders_program
 from gpurack.operations.copying import Copy
-from gpurack.plan.models.plan import Upload, plan_models
+from gpurack.plan.models.plan import Upload
 from gpurack.plan.steps import Folder, Shell
 from gpurack.plan.system.rootless import plan_rootless
-from tests.given import SALT, framed, host_state, models, spec
+from tests.given import framed, host_state, models, models_plan, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.unit.host_programs import Fakes, load
 from tests.unit.test_copying import Shell as Connection
@@ -316,11 +316,9 @@ def test_closes_files_of_older_gpurack_once() -> None:
     state = parse(framed(["@@ exposed", memory, "@@ end"]))
     assert state.exposed == {memory}
     wanted = models(alpha={})
-    found = plan_models(wanted, host_state(exposed=state.exposed, weights={"/w/a.gguf": 1}), {}, SALT)
+    found = models_plan(wanted, host_state(exposed=state.exposed, weights={"/w/a.gguf": 1}))
     closing = [step for step in found.steps if isinstance(step, Shell) and memory in step.command]
     assert [step.command for step in closing] == [f"chmod go= -- {memory}"]
     assert not [
-        step
-        for step in plan_models(wanted, host_state(weights={"/w/a.gguf": 1}), {}, SALT).steps
-        if memory in step.reason
+        step for step in models_plan(wanted, host_state(weights={"/w/a.gguf": 1})).steps if memory in step.reason
     ]

@@ -40,6 +40,14 @@ def test_prints_no_control_characters(capsys: Any, text: str) -> None:
     assert len(out.splitlines()) == 1
 
 
+def test_cuts_a_message_without_end(capsys: Any) -> None:
+    """A user's Docker may name a container as long as it likes."""
+    load("common").say("", "error alpha: " + "x" * 10**7)
+    out = capsys.readouterr().out
+    assert out.startswith("error alpha: xxx")
+    assert len(out) < 21000
+
+
 def test_line_of_program_is_never_read_as_our_message(capsys: Any) -> None:
     load("common").say("", "error alpha: it ended\nerror beta: FAILED too\n    | CUDA error\nbeta: ready after 0:01\n")
     out = capsys.readouterr().out.splitlines()

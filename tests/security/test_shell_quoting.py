@@ -82,7 +82,7 @@ REAL = (
 )
 NOTED = (
     "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
-    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "systemctl",
+    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "sync", "systemctl",
     "update-ca-certificates",
 )  # fmt: skip
 

@@ -77,7 +77,7 @@ def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str
         for name in names
     ]  # fmt: skip
     fakes.state("containers", "".join(f"{json.dumps(one)}\n" for one in said))
-    fakes.state("published", "".join(f"/{name}|{status}|{bindings}\n" for name in names))
+    fakes.state("published", "".join(f"/{name}|{status}|{name}|{bindings}\n" for name in names))
     fakes.add(
         "docker",
         'case "$*" in info*) echo \'{"ServerVersion":"28.5.2"}\';; "ps "*) echo one;; '

@@ -19,8 +19,9 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
-from gpurack.plan.host import Run, findings
+from gpurack.plan.host import preview
 from gpurack.plan.remove import plan_remove
+from gpurack.plan.run import Run
 from gpurack.plan.steps import Shell, WriteFile
 from gpurack.plan.system.rootless import plan_rootless
 from tests.given import container, framed, host_state, running, spec
@@ -35,7 +36,14 @@ WANTED = spec(
                    "lama": {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002, "pull": ["a:1"]}},
     }
 )  # fmt: skip
-SUBJECTS = {"user": "ada", "said": "ada", "probe": "alpha", "counter": "alpha", "inspected": "/w/a.gguf"}
+SUBJECTS = {
+    "user": "ada",
+    "said": "ada",
+    "probe": "alpha",
+    "cuda": "alpha",
+    "counter": "alpha",
+    "inspected": "/w/a.gguf",
+}
 """What a section is about, of those that are about something."""
 
 
@@ -119,8 +127,8 @@ def everything(facts: HostFacts) -> list[str]:
 
 def commands_of(facts: HostFacts) -> list[str]:
     """The commands of root. Uses `findings`, because its callers turn exceptions into a message (test_commands.py)."""
-    show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, facts, NOW)])
-    list(findings(WANTED, facts, Run()))
+    show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, facts, NOW)], NOW, verbose=True)
+    list(preview(WANTED, facts, Run()).findings)
     if facts.trouble:
         return []
     observed(WANTED, facts)
@@ -188,7 +196,7 @@ def test_user_output_is_in_no_section_of_root(section: str, lines: list[str]) ->
         without.packages, without.units, without.docker, without.images, without.secrets, without.listeners,
         without.gpus,
     )  # fmt: skip
-    assert {user for user, _ in {*state.probes, *state.counters} - {("", "alpha")}} <= {"ada"}
+    assert {user for user, _ in {*state.probes, *state.counters, *state.cuda_logs} - {("", "alpha")}} <= {"ada"}
 
 
 @given(raw=st.binary(max_size=300))
@@ -229,5 +237,5 @@ def test_any_label_gives_facts(label: str) -> None:
 def test_garbage_is_one_error() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
-        assert len([each for each in findings(WANTED, state, Run()) if each.line]) == 1
+        assert len([each for each in preview(WANTED, state, Run()).findings if each.line]) == 1
         assert host_status("gpu1", WANTED, state, NOW).state == "UNREACHABLE"

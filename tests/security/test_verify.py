@@ -149,7 +149,7 @@ def test_container_with_name_of_model_is_not_that_model() -> None:
 
 def test_cgroup_named_like_models_container_is_not_that_container() -> None:
     def claim(parts: dict[str, Any], container: dict[str, Any]) -> None:
-        parts["processes"] = [[CARD, ID, None], ["GPU-other", ID, 1001]]
+        parts["processes"] = [[CARD, ID, None, 9], ["GPU-other", ID, 1001, 9]]
 
     assert not outcome(test_models.test_cards, entry(change=claim))
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from tests.testbed import engine, engines, hosts
+from tests.testbed import disk, engine, engines, hosts
 from tests.testbed.shell import TestbedError, progress
 from tests.testbed.testbed import DEFAULT, Testbed, down
 
@@ -28,7 +28,9 @@ def main() -> int:
             case "engines":
                 Testbed.load().serve_engines(*(arguments.names or engines.NAMES))
             case "down":
-                down(arguments.purge)
+                if not (arguments.idle and _has_hosts()):
+                    down(arguments.purge)
+                    progress(f"ended; {disk.kept()}")
             case "recreate" | "prepare" | "remove" | "reboot" | "stop" | "start":
                 _each(arguments.verb, arguments.names)
             case "ssh":
@@ -45,7 +47,7 @@ def main() -> int:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("testbed: interrupted; the next `up` carries on from here.", file=sys.stderr)
+        print("testbed: interrupted; the next `up` continues from here.", file=sys.stderr)
         return 130
     return 0
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("names", nargs="*", metavar="ENGINE")
     end = verbs.add_parser("down", help="end exactly what up made")
     end.add_argument("--purge", action="store_true", help="also throw away images and the private Docker's data")
+    end.add_argument("--idle", action="store_true", help="only where it has no hosts")
     for verb, text in {
         "recreate": "throw hosts away and make them anew",
         "prepare": "throw hosts away and make them anew as the main job leaves them",
@@ -80,10 +83,16 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     gpus = verbs.add_parser("gpus", help="play tricks on a host's simulated cards")
     gpus.add_argument("name", metavar="NAME")
-    actions = ("show", "swap", "lose", "mismatch", "foreign", "late", "reset")
+    actions = ("show", "swap", "lose", "mismatch", "foreign", "late", "cuda", "machine", "reset")
     gpus.add_argument("action", nargs="?", default="show", choices=actions)
-    gpus.add_argument("values", nargs="*", help="swap I J | lose I | mismatch [LIBRARY] | foreign I MIB | late SECONDS")
+    tricks = "swap I J | lose I | mismatch [LIBRARY] | foreign I MIB | late SECONDS | cuda CODE | machine NAME"
+    gpus.add_argument("values", nargs="*", help=tricks)
     return parser
+
+
+def _has_hosts() -> bool:
+    found = engine.find()
+    return found is not None and bool(hosts.existing(found))
 
 
 def _status() -> int:
@@ -135,6 +144,10 @@ def _gpus(name: str, action: str, values: list[str]) -> int:
                 gpus.foreign(numbers[0], numbers[1])
             case "late":
                 gpus.late(numbers[0])
+            case "cuda":
+                gpus.cuda(*numbers)
+            case "machine":
+                gpus.machine(*values)
             case "reset":
                 gpus.reset()
     except IndexError:

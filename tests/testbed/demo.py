@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tests.testbed import Host, Testbed
+from tests.testbed.disk import costs
 from tests.testbed.paths import CHECKOUT
 from tests.testbed.shell import TestbedError
 
@@ -17,10 +18,23 @@ JOB = ["pyinfra", "inventories/demo.py", "deploys/gpu_host.py", "-y"]
 MODELS = {"gpu1": (("alpha", 8000), ("beta", 8001)), "cpu1": (("gamma", 8000),)}
 QUESTION = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
 
+LOOK_AROUND = """
+Look around:
+  ssh -F {config} gpu1           a host; then: sudo docker ps, nvidia-smi, cat /etc/gpurack/compose.yaml
+  source .venv/bin/activate
+  gpurack status -v inventories/demo.py   hosts, GPUs and models now
+  $EDITOR inventories/demo.py             move a model to another GPU, then
+  gpurack diff inventories/demo.py        shows the change
+  gpurack apply inventories/demo.py       shows it, asks, and makes it
+The same by pyinfra: pyinfra inventories/demo.py deploys/gpu_host.py
+End it:
+  make demo-down"""
+
 
 def main() -> int:
     """Run the demo; return the exit code."""
     begun = time.monotonic()
+    print(costs(), flush=True)
     title("1. Two fresh hosts: gpu1 with four simulated A30, cpu1 without a card")
     testbed = Testbed.up(["gpu1", "cpu1"])
     title("2. The main job: " + " ".join(JOB))
@@ -35,17 +49,7 @@ def main() -> int:
     if job() != 0:
         return 1
     print(f"\nThe second run took {time.monotonic() - again:.1f} s, the whole demo {time.monotonic() - begun:.0f} s.")
-    config = testbed.ssh_config.relative_to(CHECKOUT)
-    print(
-        f"""
-Look around:
-  ssh -F {config} gpu1                     a host; then: sudo docker ps, nvidia-smi, cat /etc/gpurack/compose.yaml
-  $EDITOR inventories/demo.py                       move a model to another GPU, then
-  source .venv/bin/activate
-  pyinfra inventories/demo.py deploys/gpu_host.py   shows the change, and makes it when you press Enter
-End it:
-  make demo-down"""
-    )
+    print(LOOK_AROUND.format(config=testbed.ssh_config.relative_to(CHECKOUT)))
     return 0
 
 

@@ -361,6 +361,8 @@ def _identity(host: Host, files: dict[str, bytes]) -> bytes:
         for path, target in KINDS[host.kind].links.items():
             add(path, target.encode(), 0o777, 0, tarfile.SYMTYPE)
         drivers = [gpu] if host.has_gpus else [amd] if KINDS[host.kind].amd else []
+        if host.has_gpus:
+            add(gpu.LIBCUDA, gpu.libcuda(host.engine))
         for driver in drivers:
             for path, (source, mode) in driver.files().items():
                 add(path, source.read_bytes(), mode)

@@ -18,6 +18,7 @@ from tests.testbed import (
     engines,
     gguf_models,
     hosts,
+    in_use,
     models_image,
     prepared,
     repositories,
@@ -173,6 +174,18 @@ class Testbed:
         down(purge)
 
 
+def end_used() -> None:
+    """Remove the hosts that this process used and no other process uses."""
+    with _alone():
+        engine = outer.find()
+        mine = [name for name in in_use.names() if in_use.leave(name)]
+        if engine is None or not mine:
+            return
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: hosts.remove(engine, name), mine))
+        hosts.write_ssh_config(hosts.existing(engine))
+
+
 def down(purge: bool = False) -> None:
     """End the testbed, or what a broken attempt left of it."""
     if not STATE.exists():
@@ -267,6 +280,7 @@ def _up(
         progress("services: repositories, registry and weights are served")
     models_image.push(f"http://{services.address(engine, 5000)}", parts.layers)
     for name, kind in kinds.items():
+        in_use.take(name)
         image = parts.host_images[hosts.KINDS[kind].image]
         mirror = parts.mirrors.get(hosts.KINDS[kind].image)
         saved = (images or {}).get(name)
@@ -277,6 +291,8 @@ def _up(
         running[name].wait()
         for account in hosts.KINDS[running[name].kind].accounts:
             running[name].root(f"id -u {account} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {account}")
+        if name not in existing:  # its first boot still writes to /etc, and a prepared host's boot unit starts models
+            running[name].root("timeout 60 systemctl is-system-running --wait", check=False)
         progress(f"{name} is up: ssh -F {hosts.SSH_CONFIG} {name}")
     return Testbed(engine, running)
 

@@ -22,6 +22,7 @@ TOOLS = {
     "apt-ftparchive": "apt-utils",
     "gpg": "gnupg",
     "ar": "binutils",
+    "gcc": "gcc",
     "zstd": "zstd",
 }
 """Program → Debian package."""
@@ -131,7 +132,7 @@ def work(
 
 def _image(engine: outer.Engine) -> str:
     """Return an image with the tools, made from Debian's at the first call."""
-    ours = "gpurack-testbed/workshop:4"  # with zstd for the Debian mirror
+    ours = "gpurack-testbed/workshop:5"  # with gcc for libcuda
     with _MAKING:
         if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
             progress(f"making the workshop image from {IMAGE}")

@@ -16,13 +16,14 @@ from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan import offline
 from gpurack.plan.models import ledger
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
+from gpurack.plan.models.probes import cuda_probe
 from gpurack.plan.questions import questions
 from gpurack.plan.system.daemon_json import plan_daemon_json
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, docker_info, framed, host_state, models, running, spec
+from tests.given import docker_info, framed, host_state, models, models_plan, running, spec
 from tests.unit.host_programs import Fakes, without_parts
 
 FIRST, SECOND, THIRD = "GPU-9e1c0f6a5b7d2c34", "GPU-9e1c0f6a5b7d2c35", "0000:83:00.0"
@@ -72,7 +73,9 @@ def test_identifies_gpu_without_unique_id_by_pci_address() -> None:
 
 def test_unknown_sysfs_values_are_none() -> None:
     state = seen([card(3, 130, 0x8300, total="", used="", busy="", gid=""), card(4, 0, 0x8400)])
-    assert [(gpu.memory_total, gpu.memory_used, gpu.utilization, gpu.gid) for gpu in state.gpus] == [(0, 0, None, 0)]
+    assert [(gpu.memory_total, gpu.memory_used, gpu.utilization, gpu.gid) for gpu in state.gpus] == [
+        (None, None, None, 0)
+    ]
 
 
 def test_finds_gpu_and_container_of_processes() -> None:
@@ -180,13 +183,14 @@ def amd(**said: Any) -> HostFacts:
 
 
 def planned(spec: Host, facts: HostFacts) -> ModelsPlan:
-    return plan_models(spec, facts, {}, SALT)
+    return models_plan(spec, facts)
 
 
 def test_model_gets_devices_of_its_gpus() -> None:
     service = desire("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,)).service
     assert service["image"] == "ghcr.io/ggml-org/llama.cpp:server-rocm-b7000"
     assert service["devices"] == ["/dev/kfd", "/dev/dri/renderD129"]
+    assert cuda_probe(desire("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,))) is None
     assert service["group_add"] == ["992", "993"]
     assert not {"deploy", "runtime", "environment"} & set(service)
     assert "--n-gpu-layers" in service["command"]
@@ -269,7 +273,7 @@ def test_recreates_model_after_devices_were_renumbered() -> None:
         "recreate beta: its GPU has another device: /dev/dri/renderD128",
     ]
     assert plan.job is not None
-    assert [[model["name"] for model in group] for group in plan.job["groups"]] == [["alpha", "beta"]]
+    assert [[model["name"] for model in group] for group in plan.job["batches"]] == [["alpha", "beta"]]
 
 
 def test_waits_for_device_that_model_of_lost_gpu_uses() -> None:

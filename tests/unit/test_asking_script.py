@@ -158,11 +158,116 @@ def test_accepts_rerank_answer_of_tei(server: Any) -> None:
 
 
 def test_knows_answer_keys_of_every_path() -> None:
+    args: dict[str, list[dict[str, Any]]] = {"vllm": [{}, {"runner": "pooling"}]}
     paths = {
         path for engine in ENGINES.values() if engine.service is False and engine.name != "ollama"
-        for path, _ in engine.requests(Model(engine=engine.name, port=8000, image="i:1"), ["alpha"])
+        for given in args.get(engine.name, [{}])
+        for path, _ in engine.requests(Model(engine=engine.name, port=8000, image="i:1", args=given), ["alpha"])
     }  # fmt: skip
     assert paths == set(load("asking").ANSWERS)
+
+
+# --- busy ------------------------------------------------------------------------------------------------------------
+
+COUNTER = ("/metrics", "vllm:request_success_total")
+
+
+def metrics(done: int) -> tuple[int, str]:
+    lines = (
+        "# TYPE vllm:request_success_total counter", f'vllm:request_success_total{{finished_reason="stop"}} {done}.0',
+        'vllm:request_success_total{finished_reason="length"} 1e0 1764410000', "vllm:request_success_total_other 9e9",
+    )  # fmt: skip
+    return 200, "\n".join(lines)
+
+
+@pytest.fixture
+def asking() -> Any:
+    module = load("asking")
+    module.WORKS = 0.6
+    return module
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("works", [True, False])
+def test_refusal_is_no_failure_while_it_works_for_others(server: Any, asking: Any, status: int, works: bool) -> None:
+    server.said = {"/v1/chat/completions": (status, "too many for sk-one"), "/metrics": metrics(3)}
+    if works:
+        threading.Timer(0.2, lambda: server.said.update({"/metrics": metrics(4)})).start()
+    with pytest.raises(asking.Failure) as caught:
+        asking.smoke_test(Dockerd(), "alpha", url_of(server), ASKED, counter=COUNTER)
+    assert isinstance(caught.value, asking.Busy) == works
+    assert f"POST /v1/chat/completions: {status} too many for •••" in str(caught.value)
+
+
+def test_timeout_is_no_failure_while_it_works_for_others(
+    server: Any, asking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.said = {"/metrics": metrics(3)}
+    send, late = asking.send, "timed out"
+
+    def sent(dockerd: Any, url: str, path: str, body: Any, key: Any, patience: float = 0) -> tuple[int, str]:
+        if body is None:
+            return tuple(send(dockerd, url, path, body, key, patience))  # type: ignore[return-value]
+        server.said["/metrics"] = metrics(4)
+        return 0, late
+
+    monkeypatch.setattr(asking, "send", sent)
+    with pytest.raises(asking.Busy, match=r"^busy with other requests \(POST /v1/chat/completions: no answer, timed"):
+        asking.smoke_test(Dockerd(), "alpha", url_of(server), ASKED, counter=COUNTER)
+    server.said, late = {"/metrics": metrics(3)}, "Connection reset by peer"
+    with pytest.raises(asking.Failure, match="the test request failed") as caught:
+        asking.smoke_test(Dockerd(), "alpha", url_of(server), ASKED, counter=COUNTER)
+    assert not isinstance(caught.value, asking.Busy), "the server may be gone"
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [
+        (metrics(3), 4.0),
+        ((200, "vllm:request_success_total 7"), 7.0),
+        ((200, "vllm:request_success_total NaN"), None),
+        ((200, "vllm:request_success_total 1-1"), None),
+        ((200, ""), None),
+        ((401, "vllm:request_success_total 7"), None),
+    ],
+)
+def test_reads_counter_over_all_labels(server: Any, asking: Any, answer: Any, counted: float | None) -> None:
+    server.said = {"/metrics": answer}
+    assert asking.count(Dockerd(), url_of(server), COUNTER, None) == counted
+    assert asking.count(Dockerd(), url_of(server), None, None) is None
+
+
+def test_test_request_has_key_of_its_generation_and_log_of_its_container(
+    server: Any, asking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Generations(Dockerd):
+        def api_key(self, name: str) -> str:
+            return {"alpha.2": "sk-two"}[name]
+
+    monkeypatch.setattr(asking.kept_logs, "tail", lambda dockerd, container, lines: f"log of {container} sk-one")
+    server.said = {"/v1/chat/completions": (500, "CUDA error")}
+    with pytest.raises(asking.Failure) as caught:
+        asking.smoke_test(Generations(), "alpha", url_of(server), ASKED, "alpha.2", "c" * 64)
+    text = "started, but every test request failed (POST /v1/chat/completions: 500 CUDA error)."
+    assert str(caught.value) == f"{text}\n    | log of {'c' * 64} •••"
+    assert {key for _, _, key in server.asked} == {"Bearer sk-two"}
+
+
+# --- before a stop ----------------------------------------------------------------------------------------------------
+
+
+def test_running_requests_may_finish(server: Any, asking: Any) -> None:
+    running = ("/metrics", "vllm:num_requests_running")
+    server.said = {"/metrics": (200, 'vllm:num_requests_running{engine="0"} 2.0')}
+    asking.DRAIN = 0.7
+    assert asking.drain(Dockerd(), "alpha", url_of(server), running) == 2, "it has a limit"
+    asking.DRAIN = 30
+    done = {"/metrics": (200, 'vllm:num_requests_running{engine="0"} 0.0')}
+    threading.Timer(0.2, lambda: server.said.update(done)).start()
+    assert asking.drain(Dockerd(), "alpha", url_of(server), running) == 0
+    server.said = {}
+    assert asking.drain(Dockerd(), "alpha", url_of(server), running) == 0, "unknown"
+    assert asking.drain(Dockerd(), "alpha", url_of(server), None) == 0
 
 
 # --- gateways --------------------------------------------------------------------------------------------------------

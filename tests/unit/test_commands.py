@@ -1,18 +1,27 @@
 """How steps reach a host: the shell commands that pyinfra sends, run here by sh."""
 
+import os
 import re
+import signal
 import stat
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paramiko.ssh_exception import SSHException
+from pyinfra.api import StringCommand
+from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from gpurack import paths
+from gpurack import paths, remote
 from gpurack.operations import commands
-from gpurack.operations.commands import Refusal, carry_out, slow, write_file
-from gpurack.plan.steps import SetAside, Shell, Step
-from gpurack.shell import sh
+from gpurack.operations.commands import Refusal, carry_out, slow, write_file, write_files
+from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.shell import Sh, sh
+from tests.unit.host_programs import Fakes
 
 
 def run(command: Any) -> subprocess.CompletedProcess[str]:
@@ -81,6 +90,24 @@ def test_slow_command_prints_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(re.fullmatch(r"0:\d\d(  Unpacking docker-ce| *)", line) for line in lines)
 
 
+@pytest.mark.parametrize("wrapper", [lambda command: slow(command).get_raw_value(), commands.within_limit])
+def test_killed_command_keeps_no_connection_open(wrapper: Callable[[Sh], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 of the shells alone: nothing is printed any more when their command has ended."""
+    monkeypatch.setattr(commands, "SIGN_OF_LIFE", 0.1)
+    begun = subprocess.Popen(["sh", "-c", f"{wrapper(sh('sleep 2'))}; :"], stdout=subprocess.PIPE)
+    assert begun.stdout
+    assert begun.stdout.read(1), "it shows a sign of life"
+    family = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    shells = [int(line.split()[0]) for line in family.splitlines() if line.split()[1:] == [str(begun.pid), "sh"]]
+    for pid in (begun.pid, *shells):
+        os.kill(pid, signal.SIGKILL)
+    begun.wait()
+    ended = threading.Thread(target=begun.stdout.read, daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive()
+
+
 def test_command_is_one_shell_word() -> None:
     (command,) = carry_out(Shell("x", sh("echo 'it is' \"$((1 + 1))\" && false || exit 3")))
     done = run(command)
@@ -94,3 +121,38 @@ def test_refusal_fails_without_command() -> None:
 def test_unknown_step_is_internal_error() -> None:
     with pytest.raises(TypeError, match="no commands for"):
         list(carry_out(Step("x")))
+
+
+def test_files_are_on_disk_before_they_get_their_names(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> None:
+    """A power cut leaves old or new files; and a umask of 077 closes no folder above them."""
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    files = [WriteFile("", f"{tmp_path}/lib/deep/{name}", name, "644") for name in ("a", "b")]
+    fakes.add("sync", f'ls {tmp_path}/lib/deep >>"$STATE/seen"')
+    command = write_files(files)
+    subprocess.run(
+        ["sh", "-c", f"umask 077; {command}"], input=str(command.connector_arguments["_stdin"]), text=True, check=True
+    )
+    assert (fakes.folder / "state/seen").read_text().split() == ["a.gpurack-new", "b.gpurack-new", "a", "b"]
+    there = f"{tmp_path}/lib/deep"
+    assert fakes.calls == [f"sync {there}/a.gpurack-new {there}/b.gpurack-new", f"sync {there}"]
+    modes = [
+        oct(path.stat().st_mode)[-3:] for path in (tmp_path / "lib", tmp_path / "lib/deep", tmp_path / "lib/deep/a")
+    ]
+    assert modes == ["755", "755", "644"]
+
+
+@pytest.mark.parametrize("error", [SSHException("SSH session not active"), EOFError(), None])
+def test_a_lost_connection_is_named(error: Exception | None) -> None:
+    """An exception, or (None) exit code -1 without output, as pyinfra says it when the transport has ended."""
+
+    def answer(*command: Any, **arguments: Any) -> Any:
+        if error:
+            raise error
+        return False, CommandOutput([OutputLine("stdout", "alpha: loading")])
+
+    transport = SimpleNamespace(is_active=lambda: False)
+    connector = SimpleNamespace(client=SimpleNamespace(get_transport=lambda: transport))
+    host: Any = SimpleNamespace(run_shell_command=answer, connector=connector)
+    ok, output = remote.run(host, StringCommand("true"))
+    assert not ok
+    assert output.output_lines[-1] == f"error {remote.LOST}"

@@ -15,8 +15,9 @@ from gpurack.engines.args import flags
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import HostFacts
 from gpurack.plan import offline
-from gpurack.plan.models import addresses, compatibility, compose, images, ledger, weights
+from gpurack.plan.models import addresses, compatibility, compose, images, weights
 from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.models.slots import slots_of
 from gpurack.plan.system.gpu_access import access
 from gpurack.spec.host import Host
 from tests.given import SALT, host_state, models, spec, uuid
@@ -97,7 +98,7 @@ def test_header_names_gpurack() -> None:
     assert compose.document({}).splitlines()[:2] == [
         "# Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next "
         "run.",
-        "# To look around: docker compose -f /etc/gpurack/compose.yaml ps, logs, restart NAME.",
+        "# To look around: docker logs NAME, docker restart NAME, docker compose -f /etc/gpurack/compose.yaml ps.",
     ]
 
 
@@ -322,5 +323,5 @@ def test_finds_lowest_compute_capability(computes: list[str], lowest: str | None
     )
     facts = HostFacts(gpus=cards)
     model = models(alpha={"gpus": "all"}).models["alpha"]
-    slots = ledger.slots_of([card.uuid for card in cards], facts)
+    slots = slots_of([card.uuid for card in cards], facts)
     assert compatibility.accelerator(model, slots) == Accelerator("nvidia", lowest)

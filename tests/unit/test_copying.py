@@ -12,14 +12,14 @@ import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine, write_stdin
 
 from gpurack.inventory.fleet import check_fleet
-from gpurack.operations.copying import Copy
-from gpurack.plan.models.plan import Upload, plan_models
+from gpurack.operations.copying import Copy, receive
+from gpurack.plan.models.plan import Upload
 from gpurack.shell import sh
 from gpurack.spec import local_files
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.weights import CopyWeights
-from tests.given import SALT, host_state, models
+from tests.given import host_state, models, models_plan
 
 CONTENT = bytes(range(256)) * 8192
 
@@ -114,6 +114,13 @@ def test_copies_folder_without_hidden_files(folder: Path, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
+def test_a_copy_is_on_disk_before_it_has_its_name() -> None:
+    """A power cut must leave no empty file in place."""
+    assert "sync /w/a.part/a.part && mv -f /w/a.part/a.part /w/a.part/a && sync /w/a.part" in str(
+        receive("/w/a.part", "a", 0, 1, "0" * 64)
+    )
+
+
 def test_resumes_after_lost_connection(folder: Path, tmp_path: Path) -> None:
     """Complete files are not sent again, partial ones from where they stopped."""
     shell, path = Shell(), tmp_path / "there/x-tiny"
@@ -129,6 +136,26 @@ def test_resumes_after_lost_connection(folder: Path, tmp_path: Path) -> None:
     assert sum(shell.received) == len(CONTENT) - arrived
 
 
+def test_a_part_longer_than_its_file_recovers(file: Path, tmp_path: Path) -> None:
+    part = tmp_path / f"there/x.part/{file.name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT + b"of another file")
+    assert copied(Shell(), file, tmp_path / "there/x") == ""
+    assert (tmp_path / "there/x").read_bytes() == CONTENT
+
+
+def test_survives_a_banner_of_the_login_shell(folder: Path, tmp_path: Path) -> None:
+    """As `echo Welcome` in .bashrc, which bash reads for commands over SSH."""
+
+    class Chatty(Shell):
+        def run_shell_command(self, command: Any, **arguments: Any) -> tuple[bool, CommandOutput]:
+            return super().run_shell_command(f"echo Welcome; echo 12 there; {command}", **arguments)
+
+    assert copied(Chatty(), folder, tmp_path / "there") == ""
+    assert (tmp_path / "there/sub/b.safetensors").read_bytes() == CONTENT
+    assert copied(Chatty(), folder, tmp_path / "there") == ""
+
+
 def test_deletes_file_changed_during_copy(file: Path, tmp_path: Path) -> None:
     part = tmp_path / "there/x.gguf.part" / f"{file.name}.part"
     part.parent.mkdir(parents=True)
@@ -139,7 +166,7 @@ def test_deletes_file_changed_during_copy(file: Path, tmp_path: Path) -> None:
 
 
 def test_reports_full_disk(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpurack.operations.copying.find", lambda part, path: sh("echo 1000"))
+    monkeypatch.setattr("gpurack.operations.copying.find", lambda part, path: sh("echo gpurack: 1000"))
     said = copied(Shell(), file, tmp_path / "there/x.gguf")
     assert f"it needs 0.0 GB more, but {tmp_path}/there has 0.0; the next run resumes." in said
 
@@ -200,17 +227,17 @@ def wanted(file: Path) -> Host:
 
 
 def test_models_with_same_weights_share_copy(file: Path) -> None:
-    found = plan_models(wanted(file), host_state(), {}, SALT)
+    found = models_plan(wanted(file), host_state())
     path = f"/var/lib/gpurack/weights/{place(file)}"
     assert found.uploads == (Upload("alpha", file, path),)
     assert f"copy {file} for alpha" in found.reasons
     assert found.job
-    assert [group[0]["fetch"][0]["path"] for group in found.job["groups"]] == [path, path]
+    assert [group[0]["fetch"][0]["path"] for group in found.job["batches"]] == [path, path]
 
 
 def test_skips_weights_already_on_host(file: Path) -> None:
     path = f"/var/lib/gpurack/weights/{place(file)}"
-    assert plan_models(wanted(file), host_state(weights={path: 1}), {}, SALT).uploads == ()
+    assert models_plan(wanted(file), host_state(weights={path: 1})).uploads == ()
 
 
 # --- split files -----------------------------------------------------------------------------------------------------
@@ -226,13 +253,13 @@ def split(tmp_path: Path) -> Path:
 
 def test_copies_all_parts_of_split_model(split: Path, tmp_path: Path) -> None:
     wanted = models(alpha={"weights": {"copy": str(split)}})
-    planned = plan_models(wanted, host_state(), {}, SALT)
+    planned = models_plan(wanted, host_state())
     (upload,) = planned.uploads
     assert upload.path.endswith("-m")
     assert copied(Shell(), split, tmp_path / "there/x-m") == ""
     assert sorted(there(tmp_path / "there/x-m")) == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     assert planned.job
-    ((entry,),) = planned.job["groups"]
+    ((entry,),) = planned.job["batches"]
     assert entry["fetch"] == [{"copy": str(split), "path": upload.path}]
     service = next(iter(planned.job["projects"].values()))["services"]["alpha"]["services"]["alpha"]
     assert f'"{upload.path}"' in service

@@ -19,6 +19,7 @@ from gpurack.plan.system.daemon_json import (
     describe,
     plan_daemon_json,
     read,
+    swarm_warning,
 )
 from gpurack.spec.host import Docker, Host
 from gpurack.spec.merge import patch
@@ -69,6 +70,18 @@ def test_new_file_gets_defaults() -> None:
     assert step.reason == 'live-restore: true, log-driver: "local" (restart Docker)'
 
 
+SWARM = docker_info(LiveRestoreEnabled=False, Swarm={"LocalNodeState": "active"})
+
+
+def test_node_of_a_swarm_gets_no_live_restore() -> None:
+    facts = host_state(docker=SWARM)
+    assert plan_for(wanted(), facts).patch == {"log-driver": "local"}
+    assert [problem.code for problem in swarm_warning(facts)] == ["swarm-without-live-restore"]
+    forced = plan_daemon_json(wanted(live_restore=True), facts, unattended=False)
+    assert [problem.code for problem in forced.errors] == ["swarm-live-restore"]
+    assert swarm_warning(host_state(docker=docker_info(Swarm={"LocalNodeState": "inactive"}))) == []
+
+
 def test_gpus_add_runtime_by_nvidia_ctk() -> None:
     step = plan_for(wanted(), host_with(OURS, gpus=1))
     assert (step.patch, step.configure_runtime, step.probe_gpu) == ({"runtimes": {"nvidia": RUNTIME}}, True, True)
@@ -89,6 +102,18 @@ def test_gpus_add_runtime_by_nvidia_ctk() -> None:
 def test_complete_file_of_admin_is_unchanged(current: dict[str, Any]) -> None:
     info = docker_info(LiveRestoreEnabled=current["live-restore"])
     assert plan_daemon_json(wanted(), host_with(current, docker=info), True).nothing
+
+
+@pytest.mark.parametrize("state", ["active", "pending", "error", "locked"])
+def test_no_live_restore_on_a_node_of_a_swarm(state: str) -> None:
+    """dockerd would not start: "--live-restore daemon configuration is incompatible with swarm mode"."""
+    info = docker_info(LiveRestoreEnabled=False, Swarm={"LocalNodeState": state})
+    assert plan_for(wanted(), host_with(None, docker=info)).patch == {"log-driver": "local"}
+    for spec, current in ((wanted(live_restore=True), None), (wanted(), OURS)):
+        plan = plan_daemon_json(spec, host_with(current, docker=info), True)
+        assert [error.code for error in plan.errors] == ["swarm-live-restore"]
+    ended = docker_info(Swarm={"LocalNodeState": "inactive"})
+    assert plan_daemon_json(wanted(), host_with(OURS, docker=ended), True).nothing
 
 
 def test_keeps_runtime_of_admin() -> None:
@@ -291,7 +316,7 @@ def test_refuses_restart_that_would_stop_foreign_containers() -> None:
     assert not refused.steps
     assert said(refused.errors) == (
         'log-driver: "local" needs a restart of Docker, which would stop containers that gpurack does not manage: db. '
-        'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.',
+        "Run without -y and confirm, or with --restart (pyinfra: --data restart=always), or stop them yourself.",
     )
     assert plan_for(wanted(), state, unattended=False).action == "restart"
     assert plan_for(wanted(restart="always"), state).action == "restart"

@@ -1,6 +1,9 @@
 """files/daemon_json.py on a host, with fakes of Docker, systemd and nvidia-ctk, and files in a temporary folder."""
 
+import errno
 import json
+import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,17 +17,18 @@ from gpurack.operations.commands import apply_daemon_json
 from gpurack.plan.system.daemon_json import Apply
 from gpurack.spec.merge import patch
 from tests.given import docker_info
-from tests.unit.host_programs import Fakes, load
+from tests.unit.host_programs import FILES, Fakes, load
 from tests.unit.test_merge import VALUES
 
 INFO = docker_info()
 
 
 @pytest.fixture
-def script(tmp_path: Path, fakes: Fakes) -> Any:
+def script(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("daemon_json")
     module.PATH, module.MARKER = str(tmp_path / "docker/daemon.json"), str(tmp_path / "run/docker-restart")
     module.BACKUPS, module.TIMEOUT = str(tmp_path / "backups"), 0.3
+    monkeypatch.setattr(module.docker_restart, "NOTE", str(tmp_path / "docker-restart.json"))
     (tmp_path / "docker").mkdir()
     fakes.state("info", INFO)
     fakes.add(
@@ -111,7 +115,9 @@ def test_new_file_is_never_more_readable_than_old(script: Any, fakes: Fakes) -> 
     file_of(script).write_text("{}")
     file_of(script).chmod(0o600)
     fakes.add(
-        "dockerd", 'case "$1" in --help) echo "--validate";; *) stat -c %a "${2#--config-file=}" >"$STATE/mode";; esac'
+        "dockerd",
+        'case "$1" in --help) echo "--validate"; exit;; esac; for last; do :; done; '
+        'stat -c %a "${last#--config-file=}" >"$STATE/mode"',
     )
     run(script)
     assert (fakes.folder / "state/mode").read_text() == "600\n"
@@ -130,7 +136,7 @@ def test_file_rejected_by_dockerd_is_not_installed(
     )
     assert file_of(script).read_text() == '{"a": 1}'
     assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
-    assert not [call for call in fakes.calls if call.startswith("systemctl")]
+    assert not [call for call in fakes.calls if call.startswith(("systemctl reload", "systemctl restart"))]
 
 
 def test_skips_validation_by_old_dockerd(script: Any, fakes: Fakes) -> None:
@@ -168,11 +174,11 @@ def test_failed_nvidia_ctk_keeps_file(script: Any, fakes: Fakes, capsys: pytest.
 
 
 def test_restarts_after_live_restore_while_containers_run(script: Any, fakes: Fakes) -> None:
-    fakes.state("ps", "f00\n")
+    fakes.state("ps", "f" * 64 + "\n")
     fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
     fakes.add("systemctl", f'[ "$1" != reload ] || echo \'{json.dumps(INFO)}\' >"$STATE/info"')
     run(script, action="restart")
-    assert [call for call in fakes.calls if call.startswith("systemctl")] == [
+    assert [call for call in fakes.calls if call.startswith("systemctl")][1:] == [
         "systemctl reload docker.service",
         "systemctl show --property NeedDaemonReload --value docker.service",
         "systemctl reset-failed docker.service docker.socket",
@@ -183,7 +189,7 @@ def test_restarts_after_live_restore_while_containers_run(script: Any, fakes: Fa
 def test_does_not_restart_if_live_restore_stays_off(
     script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.state("ps", "f00\n")
+    fakes.state("ps", "f" * 64 + "\n")
     fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
     with pytest.raises(SystemExit):
         run(script, action="restart")
@@ -192,19 +198,130 @@ def test_does_not_restart_if_live_restore_stays_off(
     assert Path(script.MARKER).read_text() == "restart\n"
 
 
-def test_writes_marker_first_and_keeps_it_if_docker_fails(
-    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+def test_does_not_restart_on_a_full_disk(
+    script: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.add("dockerd", f'[ "$1" = --help ] || cp {script.MARKER} "$STATE/mark"; echo --validate')
-    fakes.state("broken", "Job for docker.service failed")
+    """dockerd would lose containers. Without containers it may restart."""
+    fakes.state("info", {**INFO, "DockerRootDir": str(tmp_path)})
+    monkeypatch.setattr(script, "ROOM", 1 << 80)
+    run(script, action="restart")
+    assert "systemctl restart docker.service" in fakes.calls
+    fakes.state("ps", "f" * 64 + "\n")
+    before = len(fakes.calls)
     with pytest.raises(SystemExit):
-        run(script, action="restart", live_restore=False)
+        run(script, action="restart")
+    assert f"Docker was not restarted: {tmp_path} has less than " in capsys.readouterr().err
+    assert "systemctl restart docker.service" not in fakes.calls[before:]
+
+
+def test_writes_marker_first(script: Any, fakes: Fakes) -> None:
+    fakes.add("dockerd", f'[ "$1" = --help ] || cp {script.MARKER} "$STATE/mark"; echo --validate')
+    run(script, action="restart", live_restore=False)
     assert (fakes.folder / "state/mark").read_text() == "restart\n"
-    assert Path(script.MARKER).exists()
+
+
+FAILS_WITH_DEBUG = """
+case "$*" in
+*"restart docker.service") ! grep -q debug {path} 2>/dev/null || {{ echo "Job for docker.service failed"; exit 1; }};;
+esac
+"""
+
+
+@pytest.mark.parametrize("before", [None, {"log-driver": "local"}])
+def test_docker_is_never_left_down(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str], tmp_path: Path, before: Any
+) -> None:
+    """dockerd does not start with the new file: the previous one, or none, is in place again, and containers run."""
+    if before is not None:
+        file_of(script).write_text(json.dumps(before))
+        file_of(script).chmod(0o640)
+    fakes.state("ps", "f" * 64 + "\n")
+    fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
+    fakes.add("systemctl", FAILS_WITH_DEBUG.format(path=script.PATH) + '[ "$1" != restart ] || : >"$STATE/ps"')
+    with pytest.raises(SystemExit):
+        run(script, action="restart", live_restore=False, expect={"LiveRestoreEnabled": False})
+    did = "the previous one was put back" if before else "it was removed, as there was none before"
     assert capsys.readouterr().err == (
-        "Docker does not start: Job for docker.service failed\nfailed to load config\n"
-        f"The previous file is in {script.BACKUPS}.\n"
+        f"error Docker does not start with the new daemon.json, so {did}, and Docker runs again:\n"
+        "    | failed to load config\n"
     )
+    assert (json.loads(file_of(script).read_text()) if before else file_of(script).exists()) == (before or False)
+    if before:
+        assert stat.S_IMODE(file_of(script).stat().st_mode) == 0o640
+    assert f"docker start {'f' * 64}" in fakes.calls
+    assert fakes.calls.count("systemctl restart docker.service") == 2
+    assert not Path(script.MARKER).exists()
+    assert not (tmp_path / "docker-restart.json").exists()
+
+
+def test_what_a_restart_stops_is_on_disk_before(script: Any, fakes: Fakes, tmp_path: Path) -> None:
+    """A kill while it restarts: the next run starts them, and knows the previous file."""
+    note = tmp_path / "docker-restart.json"
+    fakes.state("ps", "f" * 64 + "\n")
+    fakes.add("systemctl", f'[ "$1" != restart ] || {{ cp {note} "$STATE/note"; kill -9 $PPID; }}')
+    job_text = json.dumps(job(action="restart", live_restore=False, expect={"LiveRestoreEnabled": True}))
+    child = (
+        f"import sys; sys.path.insert(0, {str(FILES)!r}); import daemon_json as it; it.JOB = {job_text!r}; "
+        f"it.PATH, it.MARKER, it.BACKUPS = {script.PATH!r}, {script.MARKER!r}, {script.BACKUPS!r}; "
+        f"it.docker_restart.NOTE = {str(note)!r}; it.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", child], check=False)
+    assert done.returncode == -9
+    assert json.loads(note.read_text()) == {
+        "stopped": ["f" * 64], "replaced": {"path": script.PATH, "backup": ""}
+    }  # fmt: skip
+    assert stat.S_IMODE(note.stat().st_mode) == 0o600
+    assert "docker stop -t 30 " + "f" * 64 in fakes.calls
+    fakes.state("ps", "")
+    fakes.add("systemctl", '[ "$1" != is-active ] || echo active')
+    assert script.docker_restart.finish() == ([], True)
+    assert fakes.calls[-1] == f"docker start {'f' * 64}"
+    assert not note.exists()
+
+
+UNIT = "ExecStart={{ path=/x ; argv[]={} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}\nMainPID=0\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "environment", "flags"),
+    [
+        ("/usr/bin/dockerd -H fd:// --containerd=/run/x.sock", "", "-H fd:// --containerd=/run/x.sock"),
+        ("dockerd -H fd:// $OPTS", "# no\nOPTS=--log-driver=local -D\n", "-H fd:// --log-driver=local -D"),
+        ("/usr/bin/dockerd $OPTS ${G}", "OPTS='-H fd:// --label \\\na=b'\nG=-G x\n", "-H fd:// --label a=b -G x"),
+        ("/usr/sbin/dockerd --config-file /etc/other.json --debug $NONE", "", "--debug"),
+        ("/usr/local/bin/start-docker.sh", "", ""),
+    ],
+)  # fmt: skip
+def test_validates_with_the_flags_of_the_unit(
+    script: Any, fakes: Fakes, tmp_path: Path, unit: str, environment: str, flags: str
+) -> None:
+    (tmp_path / "environment").write_text(environment)
+    said = UNIT.format(unit) + f"EnvironmentFiles={tmp_path}/environment (ignore_errors=yes)\n"
+    said += "EnvironmentFiles=/missing (ignore_errors=yes)\n"
+    fakes.state("unit", said)
+    fakes.add("systemctl", 'case "$*" in "show docker.service "*) cat "$STATE/unit";; esac')
+    run(script)
+    (call,) = [call for call in fakes.calls if call.startswith("dockerd --validate")]
+    assert call == " ".join(f"dockerd --validate {flags} --config-file={script.PATH}.gpurack-new".split())
+
+
+def test_validates_with_the_flags_of_the_process_that_a_script_started(
+    script: Any, fakes: Fakes, tmp_path: Path
+) -> None:
+    program = tmp_path / "bin/dockerd"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("tail") or "", program)
+    process = subprocess.Popen([program, "-f", "--retry", "/dev/null", "--pid", str(os.getpid())])
+    unit = UNIT.format("/usr/local/bin/start-docker.sh").replace("MainPID=0", f"MainPID={os.getpid()}")
+    fakes.state("unit", unit)
+    fakes.add("systemctl", 'case "$*" in "show docker.service "*) cat "$STATE/unit";; esac')
+    try:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "dockerd\n":
+            pass  # until it has replaced the fork of this process
+        assert script.dockerd_flags() == ["-f", "--retry", "/dev/null", "--pid", str(os.getpid())]
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +352,43 @@ def test_probes_gpu_driver_with_empty_image(script: Any, fakes: Fakes, capsys: p
     with pytest.raises(SystemExit):
         run(script, probe_gpu=True)
     assert "Docker has no GPU driver after its restart" in capsys.readouterr().err
+
+
+def test_file_that_cannot_be_written_is_an_error(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk, which only says OSError."""
+    (tmp_path / "backups").write_text("not a folder")
+    Path(script.PATH).write_text("{}")
+    with pytest.raises(SystemExit):
+        run(script)
+    assert capsys.readouterr().err == "error daemon.json: File exists. Run again when that is corrected.\n"
+    assert Path(script.PATH).read_text() == "{}"
+
+
+def test_a_file_that_is_a_mount_is_named(
+    script: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bind-mounted daemon.json cannot be renamed over."""
+    file_of(script).write_text("{}")
+    rename = os.rename
+
+    def busy(beside: str, place: str) -> None:
+        if place == script.PATH:
+            raise OSError(errno.EBUSY, "Device or resource busy", beside, None, place)
+        rename(beside, place)
+
+    monkeypatch.setattr(script.os, "rename", busy)
+    with pytest.raises(SystemExit):
+        run(script, action="restart")
+    assert capsys.readouterr().err.startswith(
+        f"{script.PATH} is a mount of its own, so it cannot be replaced, and nothing was changed. "
+    )
+    assert file_of(script).read_text() == "{}"
+    assert [each.name for each in file_of(script).parent.iterdir() if "gpurack-new" in each.name] == []
+    assert not any("systemctl restart" in call for call in fakes.calls)
+    assert not Path(script.MARKER).exists()
+    assert script.docker_restart.noted() is None
 
 
 def test_restarts_without_change_of_file(script: Any, fakes: Fakes) -> None:

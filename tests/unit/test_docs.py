@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+import click
+import pytest
+
+from gpurack.commands.main import main
 from gpurack.engines import ENGINES
 from gpurack.engines.reference import renewed
 from gpurack.inventory.error_reference import page as errors_page
@@ -46,6 +50,38 @@ def test_links_lead_to_existing_pages_and_headings() -> None:
             assert target.exists(), f"{page_file.name}: {link}"
             if anchor:
                 assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page_file.name}: {link}"
+
+
+COMMAND = re.compile(r"(?:`|^ {4,}(?:\$ )?)gpurack ([a-z]+)((?: [^`#|\n]*)?)", re.MULTILINE)
+"""A command of gpurack, in backticks or in a block."""
+
+
+@pytest.mark.parametrize("file", sorted([DOCS.parent / "README.md", *DOCS.glob("*.md")]), ids=lambda path: path.name)
+def test_documented_commands_exist_with_their_options(file: Path) -> None:
+    for verb, rest in COMMAND.findall(file.read_text(encoding="utf-8")):
+        command = main.commands.get(verb)
+        assert command, f"gpurack {verb}"
+        known = {option for each in command.params for option in each.opts} | {"--help"}
+        if isinstance(command, click.Group) or verb == "verify":  # the other options are pytest's
+            continue
+        given = re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", re.split(r"[;>&]", rest)[0])
+        assert not set(given) - known, f"gpurack {verb}{rest}"
+
+
+def test_documented_tests_exist() -> None:
+    """A test that was renamed would leave a fault without one, unnoticed."""
+    files = list((DOCS.parent / "tests").rglob("test_*.py"))
+    known = {path.name for path in files}
+    for path in files:
+        known |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    named = re.findall(r"`(test_\w+(?:\.py)?)`", (DOCS / "testing.md").read_text(encoding="utf-8"))
+    assert named
+    assert set(named) - known == set()
+
+
+def test_index_has_every_page() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index]
 
 
 def anchors(text: str) -> set[str]:

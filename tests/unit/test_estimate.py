@@ -14,12 +14,11 @@ from gpurack.engines.container import Run
 from gpurack.engines.memory import NotEstimated
 from gpurack.facts.model import Gpu, Header
 from gpurack.plan.models.memory import GIB, Estimate, estimate, refusal, tight
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.offline import sizes
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from tests.given import SALT, host_state, models, running, uuid
+from tests.given import host_state, models, models_plan, running, uuid
 from tests.weights import QWEN, folder, qwen, read
 
 A30 = 23.5
@@ -416,7 +415,7 @@ def test_run_uses_real_gpus() -> None:
     wanted = models(alpha={"gpus": [1], "weights": "/w/a.gguf"}, beta={"gpus": [0], "weights": "/w/b.gguf"})
     headers = {"/w/a.gguf": gguf(30.0), "/w/b.gguf": gguf(10.0)}
     facts = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
-    plan = plan_models(wanted, facts, {}, SALT)
+    plan = models_plan(wanted, facts)
     assert list(plan.errors) == ["alpha"]
     assert plan.errors["alpha"].what.endswith(
         "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 GPUs or choose smaller weights. This model was not changed."
@@ -428,9 +427,9 @@ def test_does_not_refuse_running_model() -> None:
     wanted = models(alpha={"gpus": [0], "weights": "/w/a.gguf"})
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(30.0)}, weights={"/w/a.gguf": 1})
     facts = replace(facts, containers=(running(wanted, "alpha", facts, (uuid(0),)),))
-    assert plan_models(wanted, facts, {}, SALT).errors == {}
+    assert models_plan(wanted, facts).errors == {}
     longer = models(alpha={"gpus": [0], "weights": "/w/a.gguf", "context": 9000})
-    assert list(plan_models(longer, facts, {}, SALT).errors) == ["alpha"]
+    assert list(models_plan(longer, facts).errors) == ["alpha"]
 
 
 def test_smallest_gpu_counts() -> None:
@@ -438,7 +437,7 @@ def test_smallest_gpu_counts() -> None:
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
     facts = replace(facts, gpus=(*facts.gpus, big))
-    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"].what
+    assert "GPU 0 (NVIDIA A30) has 23.6" in models_plan(wanted, facts).errors["alpha"].what
 
 
 def test_refuses_huge_hub_folder_from_its_files(tmp_path: Path) -> None:

@@ -360,6 +360,22 @@ def test_refuses_file_changed_under_same_commit(fetcher: Any, hub: Hub, wanted: 
     assert len(hub.asked) == asked + 1, "only the list was asked for"
 
 
+def test_folder_of_other_commit_is_replaced_later_where_it_serves(
+    fetcher: Any, hub: Hub, wanted: dict[str, str]
+) -> None:
+    hub.commit = "b" * 40
+    fetcher.obtain("alpha", {**wanted, "commit": "b" * 40})
+    hub.commit, before = COMMIT, Path(wanted["path"] + ".json").read_text()
+    locked = {**wanted, "commit": COMMIT}
+    fetcher.obtain("alpha", locked, ahead=True)
+    assert Path(wanted["path"] + ".json").read_text() == before
+    assert fetcher.lacks_weights(locked)
+    del hub.asked[:]
+    fetcher.obtain("alpha", locked)
+    assert hub.gets("storage") == [], "all of it is here"
+    assert not fetcher.lacks_weights(locked)
+
+
 def test_replaces_folder_of_other_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     before = locked(hub, wanted)
     config = Path(wanted["path"]) / "config.json"

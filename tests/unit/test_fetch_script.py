@@ -1,7 +1,16 @@
 """files/fetch.py on a host: weights fetched over real HTTP by the real curl."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.unit.host_programs import Fakes, load
+from tests.unit.host_programs import FILES, Fakes, load
 
 CONTENT = bytes(range(256)) * 40
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -22,16 +31,32 @@ class Weights(BaseHTTPRequestHandler):
     ranges: ClassVar[bool] = True
     sized: ClassVar[bool] = True
     status: ClassVar[int] = 200
+    head: ClassVar[int] = 0
+    """The status of HEAD, if it is another one."""
+    faults: ClassVar[list[str]] = []
+    """What the next GETs do: "reset" or "stall" after a third of the body, "page", or `STATUS` or `STATUS SECONDS`."""
     gets: ClassVar[list[str]] = []
 
     def do_HEAD(self) -> None:
-        self.answer(body=False)
+        if self.head:
+            self.send_error(self.head)
+        else:
+            self.answer(body=False)
 
     def do_GET(self) -> None:
         self.gets.append(self.headers.get("Range", ""))
         self.answer(body=True)
 
     def answer(self, body: bool) -> None:
+        fault = self.faults.pop(0) if body and self.faults else ""
+        if fault == "page":
+            return self.page()
+        if fault[:1].isdigit():
+            self.send_response(int(fault.split()[0]))
+            self.send_header("Content-Length", "0")
+            if " " in fault:
+                self.send_header("Retry-After", fault.split()[1])
+            return self.end_headers()
         begin, status = 0, self.status
         if self.ranges and "Range" in self.headers:
             begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
@@ -43,8 +68,20 @@ class Weights(BaseHTTPRequestHandler):
         if status == 206:
             self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.end_headers()
-        if body:
+        if fault:
+            self.wfile.write(data[: len(data) // 3])
+            self.wfile.flush()
+            if fault == "stall":
+                self.rfile.read(1)  # until the client gives up
+            self.close_connection = True
+        elif body:
             self.wfile.write(data)
+        return None
+
+    def page(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"\n<!DOCTYPE html>\n<html><head><title>Sign in\n to the lab</title></head></html>")
 
     def log_message(self, *arguments: Any) -> None:
         """Silent."""
@@ -52,7 +89,7 @@ class Weights(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[type[Weights], str]]:
-    handler = type("Handler", (Weights,), {"gets": []})
+    handler = type("Handler", (Weights,), {"gets": [], "faults": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -66,7 +103,9 @@ def fetcher(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    return load("fetch")
+    fetch = load("fetch")
+    monkeypatch.setattr(sys.modules["download"], "pause", lambda done, failures: 0)
+    return fetch
 
 
 def wanted(url: str, sha256: str, path: Path) -> dict[str, str]:
@@ -147,7 +186,7 @@ def test_deletes_file_with_wrong_sha256(fetcher: Any, server: Any, tmp_path: Pat
 
 def test_reports_missing_file_with_message_of_curl(fetcher: Any, server: Any, tmp_path: Path) -> None:
     server[0].status = 404
-    with pytest.raises(fetcher.Failure, match=r"cannot fetch weights from .*: curl: \(22\) .*404.* Try it on the host"):
+    with pytest.raises(fetcher.Failure, match=r"cannot fetch weights from .*: curl: \(22\) .*404\. Nothing is at this"):
         fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
 
 
@@ -156,7 +195,7 @@ def test_checks_free_space_before_download(
 ) -> None:
     monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(
-        fetcher.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free. Free some space there"
+        fetcher.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free. What could be removed: gpurack prune"
     ):
         fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
     assert server[0].gets == []
@@ -191,3 +230,199 @@ def test_reports_missing_copy(fetcher: Any, tmp_path: Path) -> None:
         fetcher.obtain("alpha", {**there, "problem": "disk full"})
     (tmp_path / "a.gguf").write_text("")
     fetcher.obtain("alpha", there)
+
+
+# --- bad servers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_does_without_head(fetcher: Any, server: Any, tmp_path: Path, status: int) -> None:
+    """A signed address is good for GET only."""
+    server[0].head = status
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["reset", "stall"])
+def test_resumes_after_resets_and_stalls(
+    fetcher: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(sys.modules["download"], "STALL", 1)
+    server[0].faults[:] = [fault, fault]
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+    third = len(CONTENT) // 3
+    assert server[0].gets == ["", f"bytes={third}-", f"bytes={third + (len(CONTENT) - third) // 3}-"]
+
+
+def test_gives_up_without_progress_and_keeps_the_part(
+    fetcher: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.gguf.part").write_bytes(CONTENT[:99])
+    server[0].faults[:] = ["503"] * 6
+    with pytest.raises(fetcher.Failure, match="returned error: 503"):
+        fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf.part").read_bytes() == CONTENT[:99]
+    assert len(server[0].gets) == 6
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "failures", "seconds"), [("7", 1, 7), ("", 1, 1), ("", 4, 8), ("99999", 1, 300), ("Wed, 21", 2, 2)]
+)
+def test_backs_off_as_the_server_asks(retry_after: str, failures: int, seconds: int) -> None:
+    module = load("download")
+    answer = f"HTTP/1.1 302 Found\r\nRetry-After: 3\r\n\r\nHTTP/2 429 \r\nretry-after: {retry_after}\r\n\r\n"
+    done = module.Try(22, answer, "curl: (22)")
+    assert (done.status, module.pause(done, failures)) == (429, seconds)
+
+
+def test_too_many_requests_are_asked_again(fetcher: Any, server: Any, tmp_path: Path) -> None:
+    server[0].faults[:] = ["429 1", "429"]
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("have", [0, 50])
+def test_names_a_web_page_in_place_of_weights(fetcher: Any, server: Any, tmp_path: Path, have: int) -> None:
+    server[0].faults[:] = ["page", "page"]
+    if have:
+        (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
+    with pytest.raises(fetcher.Failure, match=r'answered with a web page \("Sign in to the lab"\), no weights'):
+        fetcher.obtain("alpha", wanted(server[1] + "?signature=x", SHA, tmp_path / "a.gguf"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [b"x" * 50, CONTENT + b"more"], ids=["of another file", "longer"])
+@pytest.mark.parametrize("sized", [True, False])
+def test_part_of_another_file_recovers(fetcher: Any, server: Any, tmp_path: Path, left: bytes, sized: bool) -> None:
+    server[0].sized = sized
+    (tmp_path / "a.gguf.part").write_bytes(left)
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {files!r})
+import fetch
+fetch.obtain("alpha", {wanted!r})
+"""
+
+
+@pytest.fixture
+def runner(server: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another run that downloads from a server which is silent after a third, and runs curl."""
+    server[0].faults[:] = ["stall"]
+    told = wanted(server[1], SHA, tmp_path / "a.gguf")
+    text = PROGRAM.format(files=str(FILES), wanted=told)
+    with subprocess.Popen([sys.executable, "-c", text]) as process:
+        part = tmp_path / "a.gguf.part"
+        until(lambda: part.exists() and part.stat().st_size == len(CONTENT) // 3)
+        yield process
+        process.kill()
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def test_curl_dies_with_the_runner(runner: subprocess.Popen[bytes], fetcher: Any, server: Any, tmp_path: Path) -> None:
+    (curl,) = children(runner.pid)
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{curl}").exists() or " Z " in Path(f"/proc/{curl}/stat").read_text())
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+    assert server[0].gets[-1] == f"bytes={len(CONTENT) // 3}-"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_a_download_that_nobody_hears_ends_and_resumes(fetcher: Any, server: Any, tmp_path: Path) -> None:
+    """As after Ctrl-C or a lost connection: sshd closes the output."""
+    server[0].faults[:] = ["stall"]
+    told = wanted(server[1], SHA, tmp_path / "a.gguf")
+    text = PROGRAM.format(files=str(FILES), wanted=told).replace(
+        "import fetch", "import common, fetch; common.EVERY = 0"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) != 0
+        assert process.stderr is not None
+        assert "the connection was lost. The next run resumes" in process.stderr.read().decode()
+    assert (tmp_path / "a.gguf.part").stat().st_size == len(CONTENT) // 3
+    fetcher.obtain("alpha", told)
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+def test_a_download_by_another_run_is_waited_for(
+    runner: subprocess.Popen[bytes], fetcher: Any, server: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys.modules["common"], "EVERY", 0)
+    gets = len(server[0].gets)
+    second = threading.Thread(target=fetcher.obtain, args=("beta", wanted(server[1], SHA, tmp_path / "a.gguf")))
+    second.start()
+    time.sleep(0.5)
+    assert len(server[0].gets) == gets
+    said = capsys.readouterr().out
+    assert f"beta: waiting for the download of {tmp_path}/a.gguf by {socket.gethostname()}, pid {runner.pid}" in said
+    os.kill(runner.pid, signal.SIGKILL)
+    second.join()
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+def test_a_file_system_without_locks_counts_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = load("download")
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with module.locked("alpha", str(tmp_path / "a.gguf")):
+        assert (tmp_path / "a.gguf.lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_root_squash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = load("download")
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.os, "open", refuse)
+    with pytest.raises(module.Failure, match="root_squash"), module.locked("alpha", str(tmp_path / "a.gguf")):
+        pass
+
+
+def test_rate_and_connections(fetcher: Any, fakes: Fakes, tmp_path: Path) -> None:
+    """Two downloads with one connection: never two at once; curl is told the rate."""
+    busy = tmp_path / "busy"
+    fakes.add(
+        "curl",
+        f'case "$*" in *" -sSfLI "*) exit;; esac; mkdir {busy} || echo both >"$STATE/both"; sleep 0.3; rmdir {busy}; '
+        'while [ "$1" != -o ]; do shift; done; printf abc >"$2"',
+    )
+    sha = hashlib.sha256(b"abc").hexdigest()
+    threads = [
+        threading.Thread(
+            target=fetcher.obtain,
+            args=(name, {**wanted("http://w/a", sha, tmp_path / name), "rate": 5_000_000, "connections": 1}),
+        )
+        for name in ("alpha", "beta")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not (fakes.folder / "state/both").exists()
+    assert len([call for call in fakes.calls if "--limit-rate 5000000" in call]) == 2

@@ -18,10 +18,11 @@ OF_MODEL: dict[str, Any] = {
     "engine": "custom", "version": "1.2", "image": "lab/b:1", "weights": "/w/a.gguf", "pull": ["a:1"],
     "config": {"models": []}, "connects_to": ["beta"], "gpus": [0], "vram": "6GiB", "context": 512, "port": 8001,
     "bind": "lan", "served_name": "a", "api_key": {"env": "KEY"}, "keys": {"lab": {"env": "KEY"}}, "args": {"a": 1},
-    "env": {"A": "1"}, "user": "alice", "enabled": False, "replaces": "old", "compose": {"shm_size": "1gb"},
+    "env": {"A": "1"}, "user": "alice", "enabled": False, "replaces": "old", "ready_timeout": "2h",
+    "compose": {"shm_size": "1gb"},
 }  # fmt: skip
 """Field → a value that is not its default."""
-OUTSIDE = {"pull", "config", "api_key", "keys", "enabled", "replaces"}
+OUTSIDE = {"pull", "config", "api_key", "keys", "enabled", "replaces", "ready_timeout"}
 BARE_JOB = {"engine": "llama.cpp", "image": "lab/a:1", "command": ["-p", "hi"]}
 OF_JOB: dict[str, Any] = {
     "engine": "llama.cpp", "version": "b7000", "image": "lab/b:1", "folder": "/f", "command": ["-p"], "result": "r",

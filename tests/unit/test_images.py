@@ -11,13 +11,13 @@ from gpurack.facts.model import HostFacts
 from gpurack.inventory.secrets import read_logins
 from gpurack.plan.models import images
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.plan import ModelsPlan, Upload, plan_models
+from gpurack.plan.models.plan import ModelsPlan, Upload
 from gpurack.plan.system.docker import plan_docker
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, host_state, models, running, spec
+from tests.given import host_state, models, models_plan, running, spec
 from tests.unit.image_tars import ID, save
 
 BUILD = {"git": "https://git.example/lab/llama.cpp.git", "revision": "b7000", "args": {"CUDA_VERSION": "12.6.0"}}
@@ -25,12 +25,12 @@ HERE = {"weights": {"/w/a.gguf": 1}}
 
 
 def plan(spec: Host, facts: HostFacts, logins: Any = None) -> ModelsPlan:
-    return plan_models(spec, facts, {}, SALT, None, logins)
+    return models_plan(spec, facts, logins=logins)
 
 
 def entry(planned: ModelsPlan, name: str = "alpha") -> dict[str, Any]:
     assert planned.job
-    return next(each for group in planned.job["groups"] for each in group if each["name"] == name)
+    return next(each for group in planned.job["batches"] for each in group if each["name"] == name)
 
 
 def refused(*layers: Any) -> list[str]:

@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ login() { ls -ld "$1" | cut -c 1-10; cat "$1/config.json"; }
 [ "$1" = --config ] && login "$2" >"$STATE/login" && shift 2
 case "$*" in
 "image inspect"*) for name; do :; done; cat "$STATE/$(echo "$name" | tr / _)" 2>/dev/null; exit;;
+"buildx imagetools inspect --format"*) cat "$STATE/configs" || exit 1; exit;;
 *" pull "*) cat "$STATE/pull"; exit $(cat "$STATE/code");;
 "load "*) cat "$STATE/load"; exit $(cat "$STATE/code");;
 "build "*) for folder; do :; done; ls "$folder" >"$STATE/built"; cat "$STATE/build"; exit $(cat "$STATE/code");;
@@ -34,6 +37,8 @@ def images(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
     module.dockerd = load("dockerd").Dockerd()
     module.dockerd.uid = os.getuid()
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
+    monkeypatch.setattr(module.record, "RECORD", str(tmp_path / "lib/record.json"))
+    monkeypatch.setattr(module.record, "LOCK", str(tmp_path / "locks/record"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     for name in ("http_proxy", "https_proxy", "no_proxy"):
@@ -49,6 +54,126 @@ def wanted(**over: Any) -> dict[str, Any]:
 
 
 LOGIN = {"reg:5000": {"user": "lab", "password": "hunter2"}}
+
+
+# --- what the driver cannot run --------------------------------------------------------------------------------------
+
+OLD = {"version": "550.163.01", "cuda": 12}
+
+
+def config(*variables: str) -> dict[str, Any]:
+    return {"architecture": "amd64", "config": {"Env": ["PATH=/bin", *variables]}}
+
+
+def test_cuda_that_the_driver_cannot_run_is_not_pulled(images: Any, fakes: Fakes, tmp_path: Path) -> None:
+    both = {"linux/amd64": config("CUDA_VERSION=13.0.2"), "linux/arm64": config("CUDA_VERSION=13.0.2")}
+    fakes.state("configs", f"WARNING: of the client\n{json.dumps(both)}\n")
+    with pytest.raises(images.Failure) as failure:
+        images.provide(images.dockerd, wanted(driver=OLD), LOGIN)
+    assert str(failure.value) == (
+        "its image needs CUDA 13, and the NVIDIA driver 550.163.01 runs CUDA 12 at most, so it was not pulled. Install "
+        "driver 580 or newer, or use an older image (`version`)"
+    )
+    assert " pull " not in fakes.log.read_text()
+    assert "lab:hunter2" in base64.b64decode(config_of(fakes)["reg:5000"]["auth"]).decode()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def config_of(fakes: Fakes) -> Any:
+    return json.loads((fakes.folder / "state/login").read_text().split("\n", 1)[1])["auths"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps(config("CUDA_VERSION=12.8.1")),
+        json.dumps(config()),  # not built on nvidia/cuda, as ollama's
+        json.dumps({"linux/amd64": config("CUDA_VERSION=13.0.2"), "linux/arm64": config("CUDA_VERSION=12.6.0")}),
+        json.dumps({"linux/amd64": {"config": {"Env": None}}, "linux/arm64": None}),
+        "[]",
+        "not JSON",
+        "",
+        None,  # no buildx, no registry
+    ],
+)
+def test_other_answers_of_a_registry_refuse_nothing(images: Any, fakes: Fakes, answer: str | None) -> None:
+    if answer is not None:
+        fakes.state("configs", answer)
+    images.provide(images.dockerd, wanted(driver=OLD), {})
+    assert " pull " in fakes.log.read_text()
+
+
+def test_registry_is_asked_for_an_old_driver_only(images: Any, fakes: Fakes) -> None:
+    fakes.state("configs", json.dumps(config("CUDA_VERSION=13.0.2")))
+    images.provide(images.dockerd, wanted(), {})
+    assert "buildx" not in fakes.log.read_text()
+
+
+# --- what is gpurack's -----------------------------------------------------------------------------------------------
+
+
+def recorded(images: Any) -> Any:
+    return (images.record.load() or {"images": {}})["images"]
+
+
+def test_records_pulled_image(images: Any, fakes: Fakes) -> None:
+    fakes.add("docker", DOCKER.replace('*" pull "*) ', '*" pull "*) echo sha256:1 >"$STATE/reg:5000_a:1"; '))
+    images.provide(images.dockerd, wanted(), {})
+    assert recorded(images) == {"": {"sha256:1": ["reg:5000/a:1"]}}
+
+
+def test_does_not_record_image_that_was_there(images: Any, fakes: Fakes) -> None:
+    """Whoever brought it under another name: `gpurack prune` must not remove it."""
+    fakes.state("reg:5000_a:1", "sha256:1")
+    images.provide(images.dockerd, wanted(), {})
+    assert recorded(images) == {}
+    (fakes.folder / "state/reg:5000_a:1").unlink()
+    script = DOCKER.replace('*" pull "*) ', '*" pull "*) echo sha256:1 >"$STATE/reg:5000_a:1"; ')
+    fakes.add("docker", f'case "$*" in "image ls"*) echo sha256:1; exit;; esac\n{script}')
+    images.provide(images.dockerd, wanted(), {})
+    assert recorded(images) == {}
+
+
+@pytest.mark.parametrize("again", ["0", "1"], ids=["continues", "fails"])
+def test_pull_is_continued_once_after_a_restart_of_docker(images: Any, fakes: Fakes, capsys: Any, again: str) -> None:
+    """Another run restarted it; no lock of the models is held during a pull."""
+    went = 'error during connect: Post "http://x": EOF'
+    fakes.state("code", again)
+    fakes.add(
+        "docker",
+        DOCKER.replace(
+            '*" pull "*) ',
+            f"""*" pull "*)
+        [ -e "$STATE/went" ] || {{ touch "$STATE/went"; echo '{went}'; exit 1; }}; """,
+        ),
+    )
+    if again == "0":
+        images.provide(images.dockerd, wanted(), {})
+    else:
+        with pytest.raises(images.Failure, match="cannot pull image reg:5000/a:1"):
+            images.provide(images.dockerd, wanted(), {})
+    assert len([call for call in fakes.calls if " pull " in call]) == 2
+    assert capsys.readouterr().out == "alpha: Docker was restarted during the pull; it is continued\n"
+
+
+def test_pull_fails_where_docker_stays_down(images: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "AWAY_LIMIT", 0)
+    fakes.state("code", "1")
+    fakes.state("pull", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.\n")
+    fakes.add("docker", 'case "$*" in version*) exit 1;; esac\n' + DOCKER)
+    with pytest.raises(images.Failure, match="Cannot connect to the Docker daemon"):
+        images.provide(images.dockerd, wanted(), {})
+    assert len([call for call in fakes.calls if " pull " in call]) == 1
+
+
+def test_records_both_names_of_locked_image(images: Any, fakes: Fakes) -> None:
+    exact = f"reg:5000/a@sha256:{'a' * 64}"
+    place = exact.replace("/", "_")
+    script = DOCKER.replace('*" pull "*) ', f'*" pull "*) echo sha256:1 >"$STATE/{place}"; ')
+    script = script.replace('"tag "*) echo "$2"', '"tag "*) echo sha256:1')
+    fakes.add("docker", script)
+    images.provide(images.dockerd, wanted(digest=f"sha256:{'a' * 64}"), {})
+    assert recorded(images) == {"": {"sha256:1": ["reg:5000/a:1", exact]}}
 
 
 # --- logins ----------------------------------------------------------------------------------------------------------
@@ -120,8 +245,13 @@ def test_removes_deeply_nested_login_folder_of_killed_run(images: Any, tmp_path:
         (
             "Error manifest unknown",
             LOGIN,
-            "cannot pull image reg:5000/a:1: Error manifest unknown. Correct `version` or `image`, or try it on the "
-            "host: docker pull reg:5000/a:1",
+            "cannot pull image reg:5000/a:1: Error manifest unknown. The registry has no such image. Correct `version` "
+            "or `image`. Try it on the host: docker pull reg:5000/a:1",
+        ),
+        (
+            "Error: a thing",
+            LOGIN,
+            "cannot pull image reg:5000/a:1: Error: a thing. Try it on the host: docker pull reg:5000/a:1",
         ),
     ],
 )
@@ -131,6 +261,38 @@ def test_explains_denied_pull(images: Any, fakes: Fakes, said: str, logins: Any,
     with pytest.raises(images.Failure) as error:
         images.provide(images.dockerd, wanted(), logins)
     assert str(error.value) == sentence
+
+
+def test_pull_that_nobody_hears_ends(images: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+    heard.set()
+    monkeypatch.setattr("common.UNHEARD", heard)
+    fakes.add("docker", 'case "$*" in *" pull "*) exec sleep 60;; esac; exit 1')
+    begun = time.monotonic()
+    with pytest.raises(images.Failure, match=r"^the connection was lost\. The next run resumes$"):
+        images.pull(images.dockerd, "alpha", "r/a:1", {})
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("toomanyrequests: You have reached your unauthenticated pull rate limit.", "limits how often"),
+        ('Head "https://r/v2/a": received unexpected HTTP status: 429 Too Many Requests', "limits how often"),
+        ("received unexpected HTTP status: 500 Internal Server Error", "error of its own"),
+        ("error pulling image configuration: download failed: 503 Service Unavailable", "error of its own"),
+        ("dial tcp: lookup r.example: no such host", "is not reachable"),
+        ("tls: failed to verify certificate: x509: certificate signed by unknown authority", "is not reachable"),
+        ("error getting credentials - err: exec: \"docker-credential-x\": not found in $PATH", "credential helper"),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", "no such image"),
+        ("pull access denied for a, repository does not exist or may require 'docker login': denied", ""),
+        ("unauthorized: authentication required", ""),
+        ("something else", ""),
+    ],
+)  # fmt: skip
+def test_tells_errors_of_registries_apart(images: Any, said: str, hint: str) -> None:
+    assert hint in images.kind_of(said)
+    assert bool(hint) == bool(images.kind_of(said))
 
 
 # --- loaded ----------------------------------------------------------------------------------------------------------
@@ -229,6 +391,20 @@ def test_passes_proxy_by_name_without_value(images: Any, fakes: Fakes, repositor
     assert "hunter2" not in fakes.log.read_text()
 
 
+def test_builds_after_a_run_was_killed_in_git(images: Any, fakes: Fakes, repository: Path, tmp_path: Path) -> None:
+    """git leaves the files of its locks, and refuses to work where one is."""
+    fakes.state("build", "")
+    fakes.state("code", "1")
+    with pytest.raises(images.Failure):  # leaves its folder
+        images.provide(images.dockerd, built(repository, "main"), {})
+    (folder,) = (tmp_path / "builds").iterdir()
+    for name in ("index.lock", "shallow.lock", "refs/heads/main.lock"):
+        (folder / ".git" / name).write_text("")
+    fakes.state("code", "0")
+    images.provide(images.dockerd, built(repository, "main"), {})
+    assert list((tmp_path / "builds").iterdir()) == []
+
+
 def test_failed_build_shows_last_lines_and_is_repeated(images: Any, fakes: Fakes, repository: Path) -> None:
     fakes.state("build", "".join(f"step {number}\n" for number in range(20)) + "ERROR: exit code: 2\n")
     fakes.state("code", "1")
@@ -267,3 +443,37 @@ def test_builds_with_submodules(images: Any, fakes: Fakes, repository: Path, tmp
     fakes.add("docker", 'case "$1" in image) exit 1;; build) for f; do :; done; ls "$f/vendor" >"$STATE/built";; esac')
     images.provide(images.dockerd, built(outer, "main"), {})
     assert (fakes.folder / "state/built").read_text().split() == ["Dockerfile", "second"]
+
+
+def test_progress_of_a_pull_names_the_phase_and_the_current_speed(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    layers = images.Layers()
+    shown = []
+    for seconds, line in (
+        (0, "0a Already exists"),
+        (0, "1b Pulling fs layer"),
+        (0, "2c Pulling fs layer"),
+        (10, "1b Downloading [=>   ]  30MB/40MB"),
+        (0, "1b Download complete"),
+        (10, " 2c Downloading [=>   ]  20MB/1.06GB"),
+        (100, "2c Downloading [====>]  1.06GB/1.06GB"),
+        (0, "2c Download complete"),
+        (0, "1b Pull complete"),
+        (1, "2c Extracting [=>   ]  1MB/1.06GB"),
+    ):
+        now += seconds
+        layers.add(line)
+        shown.append(layers.text("a/b:1"))
+    assert shown == [
+        "pulling a/b:1",
+        "pulling a/b:1",
+        "pulling a/b:1",
+        "pulling a/b:1, 30 MB of 40 MB, 3 MB/s",
+        "pulling a/b:1, 40 MB of 40 MB, 4 MB/s",
+        "pulling a/b:1, 60 MB of 1.1 GB, 3 MB/s",
+        "pulling a/b:1, 1.1 GB of 1.1 GB, 10.4 MB/s",
+        "extracting a/b:1, 0 of 2 layers",
+        "extracting a/b:1, 1 of 2 layers",
+        "extracting a/b:1, 1 of 2 layers",
+    ]

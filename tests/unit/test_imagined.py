@@ -9,19 +9,57 @@ from hypothesis import strategies as st
 
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet
-from gpurack.plan.models.imagined import imagined
+from gpurack.plan.models.imagined import as_hardware, imagined
 from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
-from gpurack.plan.models.plan import plan_models
+from gpurack.plan.models.slots import other_than_expected
 from gpurack.plan.offline import compose_text
-from gpurack.spec.gpus import SHARED
-from gpurack.spec.host import Host
+from gpurack.spec.gpus import GPU_KINDS, SHARED
+from gpurack.spec.host import Cards, Host
 from gpurack.spec.problems import InventoryError, Problem, grouped
-from tests.given import SALT, gpu, host_state, models, running, spec, uuid
+from tests.given import gpu, host_state, models, models_plan, running, spec, uuid
 
 COUNT = 3
 MEMORY = 24 * 1024
 """MiB of an A30, as in the table of kinds."""
 SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
+
+
+KINDS = st.lists(st.tuples(st.sampled_from(sorted(GPU_KINDS)), st.integers(1, 8)), unique_by=lambda kind: kind[0])
+
+
+@given(KINDS)
+def test_hardware_of_an_imagined_host_is_what_the_inventory_says(kinds: list[tuple[str, int]]) -> None:
+    assert as_hardware(imagined(Host(hardware=dict(kinds))).gpus) == dict(kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "found"),
+    [
+        ("NVIDIA A30", 24576, {"A30": 1}),
+        ("NVIDIA A100-SXM4-80GB", 81920, {"A100 80GB": 1}),
+        ("NVIDIA A100-PCIE-40GB", 40960, {"A100 40GB": 1}),
+        ("Tesla V100-SXM2-32GB", 32768, {"V100 32GB": 1}),
+        ("NVIDIA H100 80GB HBM3", 81559, {"H100": 1}),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 16376, {"RTX 4070 Ti SUPER": 1}),
+        ("NVIDIA RTX 6000 Ada Generation", 49140, {"RTX 6000 Ada": 1}),
+        ("NVIDIA GeForce RTX 4060 Ti", 8188, {"RTX 4060 Ti": Cards(count=1, memory="8GiB")}),
+        ("NVIDIA Novel 9", 98304, {"NVIDIA Novel 9": Cards(count=1, memory="96GiB")}),
+        ("NVIDIA GB10", None, {"GB10": 1}),
+        ("NVIDIA Novel 9", None, {}),
+        ("", 24576, {}),
+    ],
+)
+def test_hardware_of_a_gpu_by_the_name_of_its_driver(name: str, mib: int | None, found: dict[str, Any]) -> None:
+    seen = replace(gpu(0), name=name, memory_total=mib)
+    assert as_hardware([seen, replace(seen, index=-1, parent=seen.uuid)]) == found  # a MIG instance is no GPU
+    spec = Host(hardware=found)
+    assert not found or other_than_expected(seen, spec) is None
+
+
+def test_hardware_cannot_say_that_kinds_alternate() -> None:
+    other = replace(gpu(1), name="NVIDIA L4", memory_total=23034)
+    assert as_hardware([gpu(2), other, gpu(0)]) == {}
+    assert as_hardware([replace(other, index=2), gpu(1), gpu(0)]) == {"A30": 2, "L4": 1}
 
 
 def hosts(texts: list[int | str], shares: st.SearchStrategy[str | None]) -> st.SearchStrategy[dict[str, Any]]:
@@ -131,7 +169,7 @@ def test_seven_models_on_one_gpu_are_one_line_live() -> None:
     """The inventory names the GPU by index and by UUID, so only the host shows that it is the same."""
     ways: dict[str, Any] = {name: {"gpus": [uuid(0)[: 12 + number]]} for number, name in enumerate(SEVEN)}
     host = models(**{**{name: {**way, "vram": "2GiB"} for name, way in ways.items()}, "ann": {"gpus": [0]}})
-    errors = plan_models(host, host_state(gpus=2, weights={"/w/a.gguf": 1}), {}, SALT).errors
+    errors = models_plan(host, host_state(gpus=2, weights={"/w/a.gguf": 1})).errors
     (line,) = grouped(errors.values())
     assert line.startswith(f"{', '.join(SEVEN[1:])}: GPU 0 ({uuid(0)}) is claimed by 7 models: {', '.join(SEVEN)}. ")
     assert line.endswith('or set vram ("6GiB") for ann.')
@@ -184,10 +222,13 @@ def test_refuses_all_if_every_gpu_is_reserved() -> None:
     assert (problem.path, "all are reserved" in problem.what) == ("models.ann.gpus", True)
 
 
+CHOOSE = "Choose one of these, or correct `hardware`."
+
+
 def test_gpu_named_by_uuid_has_no_index() -> None:
     entries = {"ann": {"gpus": [1]}, "bob": {"gpus": ["GPU-6f1c"]}}
     (problem,) = problems_of({"hardware": {"A30": 1}, "models": entries})
-    assert str(problem) == "gpu1 models.ann.gpus: GPU 1 does not exist; hardware has 0."
+    assert str(problem) == "gpu1 models.ann.gpus: GPU 1 does not exist; hardware has 0. " + CHOOSE
 
 
 def test_two_prefixes_of_one_uuid_are_one_gpu() -> None:

@@ -16,7 +16,7 @@ import gpurack
 from gpurack.engines import ENGINES
 from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
-from gpurack.inventory.fleet import check_fleet, read_fleet, without_models
+from gpurack.inventory.fleet import check_fleet, read_fleet, version_problems, without_models
 from gpurack.inventory.load import ignored_by_pyinfra, read_inventory
 from gpurack.inventory.secrets import read_secrets, secrets_of
 from gpurack.spec import error_codes, live_codes
@@ -112,12 +112,12 @@ def test_every_code_has_a_cause_and_a_fix() -> None:
 
 
 def test_error_has_count_and_says_nothing_was_done() -> None:
-    one = InventoryError([Problem("gpu1", "models.alpha.port", "missing-field")])
+    one = InventoryError([Problem.of("missing-field", "gpu1", "models.alpha.port", hint="")])
     assert str(one) == (
         "1 error in the inventory; nothing was done on any host\n    error  gpu1 models.alpha.port: is missing."
     )
     empty = Problem("a", "p", "empty-value")
-    two = InventoryError([Problem("b", "", "missing-field"), empty, empty])
+    two = InventoryError([Problem.of("missing-field", "b", hint=""), empty, empty])
     assert str(two).splitlines() == [
         "2 errors in the inventory; nothing was done on any host",
         "    error  a p: is empty.",
@@ -127,11 +127,11 @@ def test_error_has_count_and_says_nothing_was_done() -> None:
 
 def test_groups_one_fault_of_several_entries() -> None:
     places = [("gpu1", "models.a.port"), ("gpu1", "models.b.port"), ("gpu2", "models.a.port")]
-    error = InventoryError([Problem(host, path, "missing-field") for host, path in places])
+    error = InventoryError([Problem.of("missing-field", host, path, hint="Write port: 8000.") for host, path in places])
     assert len(error.problems) == 3
     assert str(error).splitlines() == [
         "1 error in the inventory; nothing was done on any host",
-        "    error  is missing: gpu1 a.port, b.port · gpu2 a.port",
+        "    error  is missing: gpu1 a.port, b.port · gpu2 a.port. Write port: 8000.",
     ]
 
 
@@ -218,6 +218,23 @@ def test_null_in_compose_reaches_service() -> None:
     assert models(alpha={"compose": {"restart": None}}).models["alpha"].compose == {"restart": None}
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_version_with_v_is_refused_where_gpurack_adds_the_v(engine: str) -> None:
+    chosen = ENGINES[engine]
+    model = Model.model_construct(engine=engine, version="v1.2.3")
+    doubled = any("vv1.2.3" in image for image in chosen.variants("v1.2.3"))
+    assert [problem.code for problem in version_problems(model)] == (["version-with-v"] if doubled else [])
+    assert doubled == (engine in ("litellm", "llama-cpp-python", "open-webui", "sglang", "vllm"))
+
+
+def test_service_is_never_told_to_connect_to_itself() -> None:
+    chat = {"engine": "open-webui", "version": "0.12.4", "port": 3000, "connects_to": ["chatt"]}
+    with pytest.raises(InventoryError) as error:
+        spec({"models": {"alpha": {"gpus": []}}, "services": {"chat": chat}})
+    [problem] = [problem for problem in error.value.problems if problem.code == "unknown-model"]
+    assert '"chat"' not in problem.hint
+
+
 def test_image_replaces_inherited_version_and_vice_versa() -> None:
     own_image = spec({"models": {"alpha": {"port": 1, "image": "ghcr.io/lab/llama:1"}}}).models["alpha"]
     assert (own_image.image, own_image.version) == ("ghcr.io/lab/llama:1", None)
@@ -250,6 +267,9 @@ def test_inventory_without_models_is_error_for_models_only() -> None:
     problem = without_models(check_fleet({"gpu1": [{}], "gpu2": [{"docker": {"source": "distro"}}]}))
     assert problem is not None
     assert str(problem).startswith("no host has any models. Add a `models` map")
+    assert "keep its entry with `enabled: false`" in problem.hint
+    off = check_fleet({"gpu1": [{"models": {"alpha": {**ALPHA, "enabled": False}}}]})
+    assert without_models(off) is None, "what the hint proposes is accepted"
     assert without_models({"gpu1": Host(), "gpu2": models(alpha={})}) is None
 
 
@@ -477,6 +497,7 @@ def test_warns_of_open_paths_of_vllm_with_key(entry: dict[str, Any], open_to_all
             'docker = {"source": "distro"}\nlab = ["gpu1"]',
             "lab.py:1: pyinfra ignores `docker` at the top of an inventory.",
         ),
+        ('lab = "nlp"\nhosts = ["gpu1"]', "lab.py:1: pyinfra ignores `lab` at the top of an inventory."),
     ],
 )
 def test_reports_what_python_and_pyinfra_ignore_silently(tmp_path: Path, text: str, sentence: str) -> None:
@@ -582,3 +603,25 @@ def test_warns_of_service_without_connections() -> None:
     named = {**gateway, "connects_to": ["alpha"]}
     assert warned("connects to no", {"models": off, "services": {"gateway": named}}) == nothing
     assert warned("connects to no", {"models": {"alpha": ALPHA}, "services": {"gateway": gateway}}) == []
+
+
+def test_warns_once_of_two_names_with_one_address_and_port() -> None:
+    alpha = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "gpus": [], "api_key": None}
+    data = {"address": "10.0.0.7", "models": {"alpha": {**alpha, "port": 8000}, "beta": {**alpha, "port": 8001}}}
+    other = {"models": {"alpha": {**alpha, "port": 8000}}}
+    found = warnings(check_fleet({"gpu1": [data], "gpu1.lab": [data], "gpu2": [other]}))
+    (same,) = [str(problem) for problem in found if problem.code == "same-endpoint"]
+    assert same == (
+        "gpu1.lab models.alpha: has the same address and port as gpu1 (10.0.0.7:8000). "
+        "If both names mean one server, keep one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "found"),
+    [(None, "always", "always"), ("ask", "always", "always"), ("never", "always", "never"), ("ask", "no", "ask")],
+)
+def test_restart_answers_the_question_of_the_inventory(policy: str | None, given: str, found: str) -> None:
+    """`gpurack apply --restart`. `never` is no question."""
+    layers: list[dict[str, Any]] = [{"docker": {"restart": policy} if policy else {}}, {"restart": given}]
+    assert check_fleet({"gpu1": layers})["gpu1"].docker.restart == found

@@ -11,11 +11,12 @@ import yaml
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import jobs
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import images_by_user
+from gpurack.plan.run import Run
 from gpurack.plan.steps import WriteFile
 from gpurack.spec.host import Host
-from tests.given import SALT, container, host_state, running, spec, uuid
+from tests.given import container, host_state, models_plan, running, spec, uuid
 from tests.unit.image_tars import save
 
 Q8 = {
@@ -42,7 +43,7 @@ def service(planned: ModelsPlan, name: str) -> dict[str, Any]:
 
 
 def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
-    return jobs.plan_jobs(spec, facts)
+    return jobs.plan_jobs(spec, facts, Run())
 
 
 # --- how -------------------------------------------------------------------------------------------------------------
@@ -75,6 +76,7 @@ def test_prompt_becomes_service_that_runs_once() -> None:
             "folder": "/var/lib/gpurack/weights/jobs/ask",
         }]],
         "logins": {},
+        "origin": {"lab": "", "by": "", "commit": "", "inventory": ""},
     }  # fmt: skip
 
 
@@ -190,7 +192,7 @@ def test_model_waits_for_job_that_makes_its_weights() -> None:
     assert jobs.serve_results(host)
     facts = host_state(**HERE)
     assert jobs.awaiting(host, facts) == {"alpha": "q8"}
-    planned = plan_models(host, facts, {}, SALT, left_out=jobs.awaiting(host, facts))
+    planned = models_plan(host, facts, left_out=jobs.awaiting(host, facts))
     assert [change.model for change in planned.changes] == ["beta"]
     assert planned.errors == {}
     made = host_state(weights={**HERE["weights"], "/data/lab/7B/q8.gguf": 1}, files=done(host, "q8"))

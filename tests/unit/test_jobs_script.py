@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -9,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.unit import host_programs
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
+
+assert host_programs
+import common  # noqa: E402 (of files/)
+import record  # noqa: E402
 
 DOCKER = (
     CONTAINERS
@@ -63,7 +70,7 @@ def data(tmp_path: Path, *names: str, **over: Any) -> dict[str, Any]:
 def test_runs_once_and_writes_record_and_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     result = tmp_path / "folder/q8"
     fakes.state("makes", str(result))
-    assert jobs.run_all(data(tmp_path, "q8", result=str(result))) == 0
+    assert len(jobs.run_all(data(tmp_path, "q8", result=str(result)))) == 0
     assert capsys.readouterr().out == f"q8: | reading\nq8: | Alpha speaks.\nq8: done in 0:00; {result}\n"
     assert json.loads((tmp_path / "jobs/q8.json").read_text())["definition"] == "0f"
     assert (tmp_path / "jobs/q8.log").read_text() == "reading\n\nAlpha speaks.\n"
@@ -73,7 +80,7 @@ def test_runs_once_and_writes_record_and_output(jobs: Any, fakes: Fakes, tmp_pat
 
 def test_failed_job_stops_no_other_and_has_no_record(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     fakes.state("code", "3\n")
-    assert jobs.run_all(data(tmp_path, "bad", "worse")) == 2
+    assert len(jobs.run_all(data(tmp_path, "bad", "worse"))) == 2
     said = capsys.readouterr().out
     assert "error bad: failed (exit code 3); the next run repeats it. Output: " in said
     assert "    | Alpha speaks." in said
@@ -82,7 +89,7 @@ def test_failed_job_stops_no_other_and_has_no_record(jobs: Any, fakes: Fakes, tm
 
 
 def test_missing_result_is_a_failure(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
-    assert jobs.run_all(data(tmp_path, "q8", result=str(tmp_path / "folder/q8"))) == 1
+    assert len(jobs.run_all(data(tmp_path, "q8", result=str(tmp_path / "folder/q8")))) == 1
     assert "error q8: succeeded, but " in capsys.readouterr().out
     assert not (tmp_path / "jobs/q8.json").exists()
 
@@ -105,17 +112,81 @@ def test_continues_finished_or_running_container_and_replaces_others(
     fakes.state("labels.one", labels("one", definition))
     fakes.state("state", {"status": status, "restarts": 0, "code": int(code), "error": ""})
     fakes.state("logs", "")
-    assert jobs.run_all({**data(tmp_path, "one"), "ours": {"": {"one": container_id("one")}}}) == 0
+    assert len(jobs.run_all({**data(tmp_path, "one"), "ours": {"": {"one": container_id("one")}}})) == 0
     assert any(" up " in call for call in fakes.calls) == started
 
 
 def test_keeps_start_and_end_of_endless_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     jobs.KEPT = 1000
     fakes.state("printed", "begins\n" + "x" * 99 + "\n" * 1_000_000 + "Alpha speaks.\n")
-    assert jobs.run_all(data(tmp_path, "q8")) == 0
+    assert len(jobs.run_all(data(tmp_path, "q8"))) == 0
     log = (tmp_path / "jobs/q8.log").read_text()
     assert log.startswith("begins\nxx")
     assert log.endswith("\nAlpha speaks.\n")
     assert "\n… 998 kB of output omitted …\n" in log
     assert len(log) < 2100
     assert "q8: | Alpha speaks.\n" in capsys.readouterr().out
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+PULLS = f"""\
+case "$*" in
+"image inspect"*) [ -e "$STATE/has" ]; exit;;
+*" pull "*) touch "$STATE/has"; exit;;
+esac
+{DOCKER}"""
+
+
+@pytest.fixture
+def run_jobs(jobs: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`models.py jobs` with a payload; returns the exit code."""
+    models = load("models")
+    monkeypatch.setattr(models, "jobs", jobs)
+    monkeypatch.setattr(models, "tighten", lambda: None)
+    fakes.add("docker", PULLS)
+
+    def run(payload: dict[str, Any]) -> Any:
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(payload)))
+        return models.run_jobs()
+
+    return run
+
+
+def test_a_job_is_downloaded_without_the_lock_of_the_models(
+    jobs: Any, run_jobs: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring, free = jobs.preparing.bring, list[bool]()
+
+    def brought(dockerd: Any, job: Any, data: Any) -> None:
+        with contextlib.ExitStack() as held:
+            free.append(common.take(common.LOCK, held))
+        bring(dockerd, job, data)
+
+    monkeypatch.setattr("preparing.bring", brought)
+    assert run_jobs(data(tmp_path, "q8", result=None)) == 0
+    assert free == [True]
+    assert [call for call in fakes.calls if " pull " in call] == [
+        "docker compose --progress plain --file /etc/gpurack/jobs/q8.yaml pull q8"
+    ]
+
+
+def test_job_without_its_download_does_not_run(
+    run_jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.add("docker", 'case "$*" in *" pull "*) echo Error no; exit 1;; esac\n' + PULLS)
+    assert run_jobs(data(tmp_path, "q8")) == 1
+    assert capsys.readouterr().out.startswith("error q8: cannot pull image i:1: Error no.")
+    assert len([call for call in fakes.calls if " pull " in call]) == 1
+    assert not any(" up " in call for call in fakes.calls)
+
+
+def test_job_does_not_run_where_another_run_changed_models_meanwhile(
+    run_jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may have its GPU now."""
+    monkeypatch.setattr("preparing.bring", lambda dockerd, job, data: record.created("", "beta", "b" * 64))
+    assert run_jobs(data(tmp_path, "q8")) == 1
+    said = "error jobs: another run changed beta after this one was planned. Run gpurack again\n"
+    assert capsys.readouterr().out == said
+    assert not any(" up " in call for call in fakes.calls)

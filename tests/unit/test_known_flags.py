@@ -1,6 +1,7 @@
 """Unknown flags of an engine: errors for the version with known flags, warnings for others."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_refuses_unknown_flag_with_nearest_name() -> None:
 
 def test_warns_for_other_versions() -> None:
     (warning,) = said("0.40.0", **{"flag-of-tomorrow": 1})
-    assert warning.startswith("args.flag-of-tomorrow: vllm 0.32.0 has no --flag-of-tomorrow")
+    assert warning.startswith(
+        "args.flag-of-tomorrow: vllm 0.32.0 has no --flag-of-tomorrow; gpurack has no list of the flags of 0.40.0."
+    )
     assert warning.endswith("0.40.0 may have it.")
 
 
@@ -89,6 +92,12 @@ def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
     return [], [problem.what for problem in warnings(fleet) if " has no " in problem.what]
 
 
+def of_other(sentence: str, version: str) -> str:
+    """The sentence for another version than the one whose flags are listed."""
+    listed = re.sub(r"( has no \S+?)\.( |$)", rf"\1; gpurack has no list of the flags of {version}.\2", sentence)
+    return f"{listed} {version[0].upper()}{version[1:]} may have it."
+
+
 @pytest.mark.parametrize(
     ("engine", "flag", "sentence"),
     [
@@ -108,7 +117,7 @@ def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
 def test_refuses_flags_that_stop_known_version_and_warns_for_others(engine: str, flag: str, sentence: str) -> None:
     """SGLang, TEI and llama-cpp-python distinguish dashes and underscores."""
     assert judged(engine, args={flag: 1}) == ([f"args.{flag}: {sentence}"], [])
-    assert judged(engine, args={flag: 1}, version="9.9") == ([], [f"args.{flag}: {sentence} 9.9 may have it."])
+    assert judged(engine, args={flag: 1}, version="9.9") == ([], [f"args.{flag}: {of_other(sentence, '9.9')}"])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def test_refuses_config_keys_that_stop_server() -> None:
     assert judged("llama-cpp-python", weights="", config=CONFIG) == (sentences, [])
     of_image = judged("llama-cpp-python", weights="", config=CONFIG, version="", image="lab/llama:cuda")
     assert of_image[0] == []
-    assert sorted(of_image[1]) == [f"{sentence} The image may have it." for sentence in sentences]
+    assert sorted(of_image[1]) == [of_other(sentence, "the image") for sentence in sentences]
 
 
 def test_accepts_known_config_keys() -> None:
@@ -163,7 +172,7 @@ def test_warns_of_unknown_ollama_variable_for_every_version() -> None:
     sentence = "env.OLLAMA_KEEPALIVE: ollama 0.34.3 has no OLLAMA_KEEPALIVE. Did you mean OLLAMA_KEEP_ALIVE?"
     no_effect = "An unknown variable has no effect."
     assert judged("ollama", env=wrong) == ([], [f"{sentence} {no_effect}"])
-    assert judged("ollama", env=wrong, version="0.33.0") == ([], [f"{sentence} 0.33.0 may have it. {no_effect}"])
+    assert judged("ollama", env=wrong, version="0.33.0") == ([], [f"{of_other(sentence, '0.33.0')} {no_effect}"])
     assert judged("ollama", env={"OLLAMA_KEEP_ALIVE": "-1", "HTTPS_PROXY": "http://proxy:3128"}) == ([], [])
 
 

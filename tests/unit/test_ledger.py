@@ -8,8 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gpurack.facts.gpus import Driver
 from gpurack.facts.model import GpuProcess, HostFacts
-from gpurack.plan.models.ledger import Ledger, assign, gpus_text
+from gpurack.plan.models.ledger import Ledger, assign
+from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.host import Host
 from tests.given import container, host_state, models, said, spec, uuid
 
@@ -183,6 +185,20 @@ def test_lost_gpu_is_error_of_its_models_only() -> None:
         "alpha": f"its GPU {uuid('a')} no longer answers. nvidia-smi says: GPU is lost. Reboot the host. If "
         "the GPU stays missing, choose another one (free: 1)."
     }
+
+
+@pytest.mark.parametrize("wanted", [1, "GPU-0000000b", "0000:65:00.0"])
+def test_lost_gpu_is_named_the_same_by_index_uuid_and_address(wanted: int | str) -> None:
+    pci = {f"0000:{place}:00.0": uuid(card) for card, place in zip("abc", ("17", "65", "ca"), strict=True)}
+    facts = host_state(gpus=3)
+    seen = tuple(replace(gpu, uuid=uuid(card), index=i) for gpu, card, i in zip(facts.gpus, "ac", (0, 2), strict=False))
+    facts = replace(facts, gpus=seen, driver=Driver("580", 15, "GPU is lost", pci))
+    fresh = assign(models(alpha={"gpus": [wanted]}), facts)
+    assert said(fresh.errors)["alpha"].startswith(f"its GPU 1 ({uuid('b')[:12]}…) no longer answers. nvidia-smi says")
+    there = replace(
+        facts, containers=host_state(gpus=3, containers=[held("alpha", "b", text=f"{[wanted]}")]).containers
+    )
+    assert "its GPU 1 (" in said(assign(models(alpha={"gpus": [wanted]}), there).errors)["alpha"]
 
 
 def test_keeps_gpus_during_driver_mismatch() -> None:

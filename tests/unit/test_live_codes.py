@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gpurack.commands import plan_live
+from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.main import main
 from gpurack.commands.status import as_data
-from gpurack.facts.model import MISMATCH, HostFacts, User
-from gpurack.plan.host import Run, findings
+from gpurack.facts.gpus import MISMATCH, CdiSpec, Details, Driver, Gpu, Module, PciGpu
+from gpurack.facts.model import HostFacts, Probe, User
+from gpurack.facts.record import Stopped
+from gpurack.plan.host import preview
+from gpurack.plan.run import Run
 from gpurack.spec.host import Host
-from tests.given import container, host_state, running, spec
+from tests.given import container, host_state, running, spec, uuid
 from tests.unit.test_status import NOW
 
 ALPHA = {"port": 8000}
 ON_A_GPU = {"port": 8000, "gpus": [0]}
 WEIGHTS = {"/w/a.gguf": 1}
 ADA = {"docker": {"rootless": {"ada": {}}}}
+CDI_SPEC = CdiSpec(kind="nvidia.com/gpu", devices=frozenset({uuid(0)}))
 MINE = {"alpha": {**ALPHA, "user": "ada"}}
 
 
@@ -33,6 +37,18 @@ def seen(**words: Any) -> HostFacts:
     return host_state(**{"weights": WEIGHTS, **words})
 
 
+def seen_with(*gpus: Gpu, **words: Any) -> HostFacts:
+    return replace(seen(gpus=1, **words), gpus=gpus)
+
+
+def gpu(**words: Any) -> Gpu:
+    usual = {"index": 0, "uuid": "GPU-a", "name": "NVIDIA A100", "memory_total": 40960, "compute": "8.0"}
+    return Gpu(**{**usual, "memory_used": 0, "driver": "580.159.04", "pci": "00000000:17:00.0", **words})
+
+
+CARD = gpu()
+
+
 def answering(status: int, body: str) -> HostFacts:
     wanted = of()
     return seen(containers=[running(wanted, "alpha", seen())], probes={"alpha": [status, body]})
@@ -42,6 +58,11 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
     "unreachable": (of(), HostFacts(trouble="could not connect: refused"), [("error", "", "not-inspected")]),
     "docker-hangs": (of(), seen(late={"Docker": "timed out after 30 s"}), [("error", "", "part-not-inspected")]),
     "names-hang": (of(), seen(late={"names": "timed out after 30 s"}), [("warning", "", "part-late")]),
+    "held": (
+        of(),
+        seen(stopped={("", "alpha"): Stopped("2026-11-20T07:00:00Z", "ada", True, "GPU 0 is replaced")}),
+        [("warning", "models.alpha", "model-held")],
+    ),
     "another-run": (of(), seen(busy="pid 7"), [("change", "", "another-run")]),
     "suse": (of(), seen(os="suse 15"), [("error", "", "platform-unsupported")]),
     "no-systemd": (of(), seen(init="openrc"), [("error", "", "no-systemd")]),
@@ -99,6 +120,63 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         seen(gpus=1),
         [("error", "driver", "other-driver")],
     ),
+    "nouveau": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"bus": {"0000:17:00.0": PciGpu("0x20b7", "nouveau"), "0000:65:00.0": PciGpu("0x20b7")}}),
+        [("warning", "", "gpus-without-driver"), ("warning", "", "nouveau-has-gpus")],
+    ),
+    "next-kernel-without-module": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"modules": {"6.8.0-44": Module("nvidia"), "6.8.0-45": None}, "running": "6.8.0-44"}),
+        [("warning", "", "kernel-without-module")],
+    ),
+    "next-kernel-with-unsigned-and-other-module": (
+        of(alpha=ON_A_GPU),
+        seen(
+            gpus=1,
+            driver={
+                "modules": {"6.8.0-45": Module("nvidia", "580.95.05")},
+                "library": "580.159.04",
+                "secure_boot": True,
+            },
+        ),
+        [("warning", "", "kernel-with-other-module"), ("warning", "", "module-not-signed")],
+    ),
+    "module-refuses-gpu": (
+        of(alpha=ON_A_GPU),
+        seen(driver={"log": ("installed in this system requires use of the NVIDIA open kernel modules.",)}),
+        [("warning", "", "module-refuses-gpu"), ("error", "models.alpha", "gpus-not-shown")],
+    ),
+    "proprietary-module-for-blackwell": (
+        of(alpha=ON_A_GPU),
+        seen_with(gpu(compute="12.0"), driver={"modules": {"6.8.0-45": Module("nvidia", open=False)}}),
+        [("warning", "", "kernel-with-wrong-module")],
+    ),
+    "fabric": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"switches": 4}),
+        [("warning", "", "fabric-not-ready"), ("error", "models.alpha", "fabric-not-ready")],
+    ),
+    "cdi-specs-conflict": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"specs": dict.fromkeys(("/var/run/cdi/nvidia.yaml", "/var/run/cdi/own.yaml"), CDI_SPEC)}),
+        [("warning", "", "cdi-specs-conflict"), ("error", "models.alpha", "cdi-specs-conflict")],
+    ),
+    "cdi-spec-stale": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"specs": {"/var/run/cdi/own.yaml": replace(CDI_SPEC, gone=("/usr/lib/libcuda.so.1",))}}),
+        [("warning", "", "cdi-spec-stale"), ("error", "models.alpha", "cdi-spec-stale")],
+    ),
+    "broken-gpu": (
+        of(alpha=ON_A_GPU),
+        seen_with(gpu(fault="requires reset"), gpu(index=1, uuid="GPU-b", details=Details(ecc_errors=2))),
+        [("warning", "", "gpu-broken"), ("warning", "", "gpu-unhealthy"), ("error", "models.alpha", "gpu-broken")],
+    ),
+    "gpu-in-mig-mode": (
+        of(alpha=ON_A_GPU),
+        seen_with(gpu(mig=True), gpu(index=-1, uuid="MIG-a1", name="NVIDIA A100 MIG 3g.20gb", parent="GPU-a")),
+        [("error", "models.alpha", "gpu-in-mig-mode")],
+    ),
     "name-taken": (of(), seen(containers=[container("alpha")]), [("error", "models.alpha", "container-name-taken")]),
     "port-taken": (of(), seen(listeners=["127.0.0.1:8000 nginx (pid 7)"]), [("error", "models.alpha", "port-in-use")]),
     "no-weights": (
@@ -120,6 +198,15 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         of(),
         seen(late={"weights /w/a.gguf": "timed out after 30 s"}),
         [("error", "models.alpha", "weights-late"), ("warning", "", "part-late")],
+    ),
+    "on-the-cpu": (
+        of(alpha=ON_A_GPU),
+        replace(
+            seen_with(CARD, containers=[running(of(alpha=ON_A_GPU), "alpha", seen_with(CARD), ("GPU-a",))]),
+            probes={("", "alpha"): Probe(200, '"alpha"')},
+            driver=Driver(kernel="580.159.04", bus={"0000:17:00.0": PciGpu("0x20b0", "nvidia")}),
+        ),
+        [("warning", "models.alpha", "computes-on-cpu")],
     ),
     "silent": (of(), answering(0, "Operation timed out"), [("error", "models.alpha", "model-silent")]),
     "failing": (of(), answering(500, "oh"), [("error", "models.alpha", "model-failing")]),
@@ -158,7 +245,7 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
 
 def lines_of(case: str) -> list[Any]:
     wanted, facts, _ = ON_HOST[case]
-    return [each for each in findings(wanted, facts, Run(salt="5a" * 16)) if each.problems]
+    return [each for each in preview(wanted, facts, Run(salt="5a" * 16)).findings if each.problems]
 
 
 @pytest.mark.parametrize("case", ON_HOST)
@@ -198,7 +285,8 @@ def test_plan_live_as_json(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> No
         "hosts: {gpu1: {models: {alpha: {engine: llama.cpp, version: b7000, weights: /w/a.gguf, port: 8000}}}}"
     )
     facts = seen(listeners=["127.0.0.1:8000 nginx (pid 7)"], late={"names": "timed out after 30 s"})
-    monkeypatch.setattr(plan_live, "snapshots", lambda inventory, fleet: {"gpu1": facts})
+    monkeypatch.setattr("pyinfra.connectors.ssh.SSHConnector.connect", lambda connector: None)
+    monkeypatch.setattr(diff, "snapshots_of", lambda state, fleet: {"gpu1": facts})
     done = CliRunner().invoke(main, ["plan", str(tmp_path / "lab.yaml"), "--live", "--json"])
     found = json.loads(done.output)
     assert (done.exit_code, found["schema"]) == (1, 1)

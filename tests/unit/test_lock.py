@@ -13,15 +13,15 @@ from gpurack.inventory.lock_file import read_lock, with_lock
 from gpurack.locking.observe import missing, observed
 from gpurack.locking.openpgp import fingerprint
 from gpurack.plan import pins
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.steps import Shell
-from gpurack.plan.system.docker import plan_docker
+from gpurack.plan.system.docker import plan_docker, with_source
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, text
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, host_state, models, running, said, spec
+from tests.given import host_state, models, models_plan, running, said, spec
 
 ONE, OTHER = "1" * 64, "2" * 64
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b7000"
@@ -52,7 +52,7 @@ def settled(spec: Host, **said: Any) -> HostFacts:
 
 
 def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
-    return plan_models(spec, facts, {}, SALT)
+    return models_plan(spec, facts)
 
 
 def changes(found: ModelsPlan) -> list[str]:
@@ -82,13 +82,13 @@ def test_without_lock_nothing_is_pinned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "where"),
     [
-        ("hosts: [", "lab.lock.yaml: line 1"),
+        ("hosts: [", "lab.lock.yaml:1: the file ends inside of a bracket"),
         (
             "hosts: {gpu1: {packages: {a: 1.2}}}",
             "lab.lock.yaml hosts.gpu1.packages.a: must be text, not 1.2. Write it",
         ),
         ("hosts: {gpu1: {pakages: {}}}", "lab.lock.yaml hosts.gpu1.pakages: unknown field"),
-        ("hosts:\n  gpu1: {}\n  gpu1: {}", 'line 3, column 3: "gpu1" is given twice'),
+        ("hosts:\n  gpu1: {}\n  gpu1: {}", 'lab.lock.yaml:3: "gpu1" is given twice'),
     ],
     ids=["no YAML", "a number", "an unknown word", "twice after a merge"],
 )
@@ -178,7 +178,7 @@ def test_recreates_container_from_locked_image() -> None:
         f"recreate alpha: image {IMAGE}: sha256:{OTHER[:12]} → sha256:{ONE[:12]}, which is the lock's"
     ]
     assert found.job
-    (entry,) = found.job["groups"][0]
+    (entry,) = found.job["batches"][0]
     assert (entry["image"], entry["digest"], entry["sha256"]) == (IMAGE, f"sha256:{ONE}", {"/w/a.gguf": ONE})
 
 
@@ -199,7 +199,7 @@ def test_hashes_changed_weights_on_host() -> None:
     found = plan(locked(ALPHA), settled(ALPHA, hashes={}))
     assert changes(found) == ["check alpha: its weights against the lock"]
     assert found.job
-    assert found.job["groups"][0][0]["sha256"] == {"/w/a.gguf": ONE}
+    assert found.job["batches"][0][0]["sha256"] == {"/w/a.gguf": ONE}
 
 
 def test_fetches_folder_of_locked_commit() -> None:
@@ -208,7 +208,7 @@ def test_fetches_folder_of_locked_commit() -> None:
     found = plan(wanted, state)
     assert changes(found) == [f"recreate alpha: weights: commit {'b' * 12} → {'a' * 12}, which is the lock's"]
     assert found.job
-    fetch = found.job["groups"][0][0]["fetch"][0]
+    fetch = found.job["batches"][0][0]["fetch"][0]
     assert (fetch["commit"], fetch["sha256"]) == ("a" * 40, {f"{FOLDER}/x": ONE})
 
 
@@ -227,9 +227,9 @@ BY_CONFIG = models(
 
 def test_fetches_single_file_at_locked_commit() -> None:
     wanted = locked(models(alpha={"weights": {"hf": "lab/tiny", "file": "a.gguf"}}), ModelLock(commit="a" * 40))
-    found = plan_models(wanted, host_state(), {}, SALT)
+    found = models_plan(wanted, host_state())
     assert found.job
-    assert found.job["groups"][0][0]["fetch"][0]["commit"] == "a" * 40
+    assert found.job["batches"][0][0]["fetch"][0]["commit"] == "a" * 40
 
 
 def test_config_weights_have_commits() -> None:
@@ -249,7 +249,7 @@ def test_fetches_only_config_weights_of_other_commit() -> None:
     found = plan(locked(BY_CONFIG, lock), replace(state, hashes={ONE_FILE: ONE, IN_CONFIG: OTHER}))
     assert changes(found) == [f"recreate alpha: weights: commit {'c' * 12} → {'b' * 12}, which is the lock's"]
     assert found.job
-    fetch = found.job["groups"][0][0]["fetch"]
+    fetch = found.job["batches"][0][0]["fetch"]
     assert [(one["commit"], one["sha256"]) for one in fetch] == [
         ("a" * 40, {ONE_FILE: ONE}), ("b" * 40, {IN_CONFIG: ONE})
     ]  # fmt: skip
@@ -400,3 +400,22 @@ def test_computes_fingerprints_like_gpg(name: str, published: str) -> None:
 def test_refuses_invalid_key(wrong: str) -> None:
     with pytest.raises(ValueError, match="not an armored OpenPGP key"):
         fingerprint(wrong)
+
+
+@pytest.mark.parametrize(
+    ("locked", "there", "source"),
+    [
+        ({}, {}, "docker-ce"),
+        ({}, {"docker.io": "26.1.5"}, "distro"),
+        ({}, {"docker-ce": "5:28.5.2-1"}, "docker-ce"),
+        ({"docker.io": "26.1.5"}, {}, "distro"),
+        ({"docker-ce": "5:28.5.2-1"}, {"docker.io": "26.1.5"}, "docker-ce"),
+    ],
+)
+def test_automatic_source_is_the_locks_then_the_hosts(
+    locked: dict[str, str], there: dict[str, str], source: str
+) -> None:
+    wanted, facts = spec().locked(HostLock(packages=locked)), host_state(packages=there)
+    assert with_source(wanted, facts).docker.source == source
+    kept = spec({"docker": {"source": "keep"}})
+    assert with_source(kept, facts) is kept

@@ -1,5 +1,6 @@
 """`gpurack lock` when hosts cannot be inspected: what it writes, prints and returns."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from gpurack.commands.main import main
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.lock_file import read_lock
 from gpurack.spec.lock import HostLock, Lock, text
+from tests.given import host_state
 
 UNREACHABLE = HostFacts(trouble="could not connect: no route to host")
 
@@ -62,6 +64,36 @@ def test_check_names_hosts_that_it_could_not_compare(lab: Path, monkeypatch: pyt
     assert "All other hosts match " in output
 
 
+def test_check_prints_json_for_programs(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostFacts(), "gpu2": UNREACHABLE})
+    monkeypatch.setattr(lock, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
+    locked = {"gpu1": HostLock(driver="580.95.05"), "gpu3": HostLock()}
+    (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts=locked), lab))
+    result = CliRunner().invoke(main, ["lock", str(lab), "--check", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "schema": 1,
+        "hosts": {"gpu1": {"drift": [{"fact": "driver", "locked": "580.95.05", "found": "580.159.04"}]}},
+        "errors": [
+            {"host": "gpu2", "what": UNREACHABLE.trouble},
+            {"host": "gpu3", "what": lock.NOT_IN_INVENTORY.format(inventory=lab)},
+        ],
+    }
+    assert "gpu1  driver  580.95.05 → 580.159.04\n1 drifted from " in result.stderr
+
+
+def test_check_prints_json_without_a_lock_file(lab: Path) -> None:
+    result = CliRunner().invoke(main, ["lock", str(lab), "--check", "--json"])
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["errors"][0]["code"] == "no-lock"
+
+
+def test_json_is_for_check_only(lab: Path) -> None:
+    code, output = run(lab, "--json")
+    assert code == 2
+    assert "--json requires --check." in output
+
+
 def test_check_names_hosts_missing_in_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild would not restore them, although the lock lists them."""
     locked = HostLock(driver="580.159.04")
@@ -75,6 +107,19 @@ def test_check_names_hosts_missing_in_inventory(lab: Path, monkeypatch: pytest.M
     assert "All other hosts match " in output
     assert run(lab)[0] == 0
     assert run(lab, "--check")[0] == 0
+
+
+@pytest.mark.parametrize(("held", "named"), [("", True), (" held", False)])
+def test_names_hosts_whose_locked_packages_are_not_on_hold(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, held: str, named: bool
+) -> None:
+    """Only a run holds them. It holds no toolkit on a host without GPUs."""
+    there = {"docker-ce": f"5:28.5.2-1{held}", "nvidia-container-toolkit": "1.20.0-1"}
+    seen = {"gpu1": host_state(packages=there), "gpu2": UNREACHABLE}
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: seen)
+    last = run(lab)[1].splitlines()[-1]
+    sentence = f"The locked packages are not on hold yet: gpu1. Hold them: gpurack apply {lab}"
+    assert last == (sentence if named else f"Wrote {lab.parent / 'lab.lock.yaml'}. Commit it.")
 
 
 @pytest.mark.parametrize(

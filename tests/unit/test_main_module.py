@@ -23,4 +23,4 @@ def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_module_passes_arguments_and_exit_code(argv: list[str], code: int) -> None:
     done = forked.run(run_module, ["gpurack", *argv])
     assert done.returncode == code
-    assert "Usage: gpurack " in done.stdout + done.stderr
+    assert ("Usage: gpurack " if code == 0 else "no command `no-such-verb`") in done.stdout + done.stderr

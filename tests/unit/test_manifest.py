@@ -71,6 +71,19 @@ def test_ignores_other_gpus_and_salts() -> None:
     assert manifest(WANTED, provisioned("ab", "5a" * 16), MORE) == manifest(WANTED, provisioned("cd", "6b" * 16), MORE)
 
 
+def test_a_later_generation_is_the_same() -> None:
+    """A manifest that is older than a model's container stays equal."""
+    first, service = provisioned("ab", "5a" * 16), {"alpha": {"container_name": "alpha"}}
+
+    def told(key: str) -> str:
+        compose_file = {paths.compose_file(""): compose.document(service, "", {"alpha": key})}
+        secrets = {paths.container_file("", key, "api_key"): ("400", 0)}
+        facts = replace(first, files=host_state(files=compose_file).files, secrets=secrets)
+        return manifest(WANTED, facts, [f"file /etc/gpurack/secrets/{key}/a.yaml 400 root root 12ab"])
+
+    assert told("alpha") == told("alpha.2")
+
+
 def test_contains_no_secret() -> None:
     state = provisioned("ab", "5a" * 16)
     fingerprint = json.loads(state.ours["", "alpha"].labels["gpurack.model"])["api_key"]

@@ -14,24 +14,25 @@ from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.facts.model import Container, HostFacts
 from gpurack.plan.models import compose
+from gpurack.plan.models import weights as weights_plan
+from gpurack.plan.models.addresses import addresses_overlap
+from gpurack.plan.models.batches import batches
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.diff import Action, Change, differences
 from gpurack.plan.models.ledger import assign
-from gpurack.plan.models.plan import ModelsPlan, host_files, plan_models
-from gpurack.plan.models.preflight import addresses_overlap
-from gpurack.plan.runner import groups
+from gpurack.plan.models.plan import ModelsPlan, host_files
 from gpurack.plan.steps import Shell
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem
-from tests.given import SALT, container, host_state, models, running, said, spec, uuid, written_by
+from gpurack.spec.problems import InventoryError, Problem
+from tests.given import SALT, container, host_state, models, models_plan, running, said, spec, uuid, written_by
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
 
 def plan(spec: Host, facts: HostFacts, keys: dict[str, str] | None = None) -> ModelsPlan:
-    return plan_models(spec, facts, {name: {"api_key": key} for name, key in (keys or {}).items()}, SALT)
+    return models_plan(spec, facts, {name: {"api_key": key} for name, key in (keys or {}).items()})
 
 
 def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostFacts:
@@ -48,7 +49,7 @@ def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **
         units={"gpurack.service": "loaded active enabled"},
         secrets={paths.container_file("", name, "api_key"): "400" for name in keys or {}},
         probes={**dict.fromkeys(names, READY), **said.pop("probes", {})},
-        weights={"/w/a.gguf": 1},
+        weights={"/w/a.gguf": 1, **said.pop("weights", {})},
         containers=[*ours.values(), *over],
         **{"gpus": 4, **said},
     )
@@ -69,7 +70,7 @@ def actions(found: ModelsPlan) -> dict[str, str]:
 
 
 def together(found: ModelsPlan) -> list[list[str]]:
-    return [[entry["name"] for entry in group] for group in (found.job or {"groups": []})["groups"]]
+    return [[entry["name"] for entry in group] for group in (found.job or {"batches": []})["batches"]]
 
 
 ALPHA = models(alpha={"gpus": [0]})
@@ -98,18 +99,22 @@ def test_first_run_creates() -> None:
     ]
     assert together(found) == [["alpha"], ["beta"]]
     assert found.job
-    first = found.job["groups"][0][0]
+    first = found.job["batches"][0][0]
     assert [path for path, _ in first.pop("requests")] == [
         "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank",
     ]  # fmt: skip
     label = yaml.safe_load("".join(found.job["projects"][""]["services"]["alpha"]["services"].values()))
     text = compose.unescaped(label["alpha"]["labels"]["gpurack.model"])
     assert first.pop("definition") == hashlib.sha256(text.encode()).hexdigest()
+    assert first.pop("label") == text
     assert first.pop("hints") == [hint.payload for hint in hints_of("llama.cpp")]
+    assert first.pop("cuda")["arguments"] == ["--list-devices"]
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
         "uuids": [uuid(0)], "url": "http://127.0.0.1:8000/v1/models", "served_name": "alpha", "timeout": 1800,
+        "key": "alpha", "lanes": [], "stop": 30, "given": '{"driver": "580.159.04"}',
+        "counter": ["/metrics", "llamacpp:tokens_predicted_total"],
     }  # fmt: skip
 
 
@@ -260,7 +265,9 @@ def test_refuses_missing_weights() -> None:
     url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
     fetched = plan(models(alpha={"weights": url}), host_state())
     assert fetched.job
-    assert fetched.job["groups"][0][0]["fetch"] == [{**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}]
+    assert fetched.job["batches"][0][0]["fetch"] == [
+        {**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}
+    ]
 
 
 def test_refuses_name_of_foreign_container() -> None:
@@ -295,6 +302,15 @@ def test_refuses_port_of_foreign_process(listeners: list[str], containers: list[
     else:
         assert error
         assert error.what.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
+
+
+@pytest.mark.parametrize("owner", ["docker-proxy", "dockerd", "rootlesskit"])
+def test_a_docker_without_proxies_listens_for_its_containers(owner: str) -> None:
+    """With "userland-proxy": false dockerd itself does (seen with 28.5)."""
+    found = plan(
+        models(alpha={"gpus": [0], "context": 9}), settled(ALPHA, listeners=[f"127.0.0.1:8000 {owner} (pid 7)"])
+    )
+    assert (found.errors, actions(found)) == ({}, {"alpha": "recreate"})
 
 
 @pytest.mark.parametrize(
@@ -398,10 +414,12 @@ def test_key_is_only_in_job_and_its_change_recreates(monkeypatch: pytest.MonkeyP
     found = plan(wanted, state, {"alpha": "sk-two"})
     assert changes(found) == {"alpha": ": api_key changed"}
     assert found.job
-    assert found.job["projects"][""]["files"] == {"alpha": {"api_key": "sk-two\n"}}
+    assert found.job["projects"][""]["files"] == {"alpha.2": {"api_key": "sk-two\n"}}
     (project,) = found.job["projects"].values()
     rest = {**found.job, "projects": {key: said for key, said in project.items() if key != "files"}}
     assert "sk-two" not in json.dumps(rest)
+    (entry,) = found.job["batches"][0]
+    assert (entry["key"], entry["old_key"], entry["restore"]) == ("alpha.2", "alpha", ["api_key"])
     given_up = plan(models(alpha={}), state)
     assert changes(given_up) == {"alpha": ": api_key removed"}
 
@@ -416,7 +434,7 @@ def test_writes_missing_and_open_key_files_and_removes_old_ones(
     files = {paths.container_file("", name, "api_key"): (mode, 0) for name, mode in secrets.items()}
     found = plan(wanted, replace(state, secrets=files), {"alpha": "sk-one"})
     assert found.job
-    assert found.job["groups"] == []
+    assert found.job["batches"] == []
 
 
 # --- taking over -----------------------------------------------------------------------------------------------------
@@ -430,7 +448,7 @@ def test_replaces_foreign_container_only_if_named() -> None:
     found = plan(models(alpha={"replaces": "qwen-old"}), facts)
     assert changes(found) == {"alpha": ": replaces qwen-old"}
     assert found.job
-    assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": "", "id": by_hand.id}
+    assert found.job["batches"][0][0]["replaces"] == {"name": "qwen-old", "user": "", "id": by_hand.id}
     gone = replace(host_state(), weights={"/w/a.gguf": 1})
     assert changes(plan(models(alpha={"replaces": "qwen-old"}), gone)) == {"alpha": ": new"}
 
@@ -442,9 +460,9 @@ HUB = {"engine": "vllm", "version": "0.33.0", "gpus": [0]}
 
 def fetched(spec: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the whole payload, the download of its only model)"""
-    found = plan_models(spec, host_state(gpus=4), {}, SALT, token)
+    found = models_plan(spec, host_state(gpus=4), hf_token=token)
     assert found.job
-    return dict(found.job), found.job["groups"][0][0].get("fetch", [{}])[0]
+    return dict(found.job), found.job["batches"][0][0].get("fetch", [{}])[0]
 
 
 @pytest.mark.parametrize(
@@ -470,6 +488,34 @@ def test_mirror_replaces_hub() -> None:
     wanted = spec({"mirrors": {"huggingface": "https://hf.example/hub/"},
                    "models": {"alpha": {**HUB, "port": 8000, "weights": {"hf": "lab/tiny"}}}})  # fmt: skip
     assert fetched(wanted)[1]["endpoint"] == "https://hf.example/hub"
+
+
+@pytest.mark.parametrize(
+    ("download", "told"),
+    [
+        ({}, {}),
+        ({"rate": "50MB/s"}, {"rate": 50_000_000, "connections": 1}),
+        ({"rate": "1.5 GB", "connections": 4}, {"rate": 375_000_000, "connections": 4}),
+        ({"connections": 2}, {"connections": 2}),
+    ],
+)
+def test_downloads_are_told_their_rate(download: dict[str, Any], told: dict[str, int]) -> None:
+    url = {"url": "https://w.example/a.gguf", "sha256": "0" * 64}
+    for engine, weights in (("llama.cpp", url), ("vllm", {"hf": "a/b"})):
+        host = spec(
+            {"download": download},
+            {"models": {"alpha": {"engine": engine, "weights": weights, "gpus": [0], "port": 1}}},
+        )
+        wanted = host.models["alpha"].weights
+        assert wanted is not None
+        fetch = weights_plan.fetched(host, wanted, "") or {}
+        assert {key: fetch[key] for key in ("rate", "connections") if key in fetch} == told
+
+
+@pytest.mark.parametrize("rate", ["50", "50Mbit/s", "0MB/s", 50, "MB/s", "-1MB/s"])
+def test_a_rate_needs_its_unit(rate: Any) -> None:
+    with pytest.raises(InventoryError, match="is not a rate"):
+        spec({"download": {"rate": rate}})
 
 
 @pytest.mark.parametrize(("weights", "given"), [({"hf": "lab/tiny"}, True), ({"modelscope": "lab/tiny"}, False)])
@@ -501,7 +547,7 @@ def test_rewrites_edited_compose_yaml_and_keeps_models() -> None:
     }
     found = plan(ALPHA, replace(state, files=edited))
     assert found.job
-    assert found.job["groups"] == []
+    assert found.job["batches"] == []
     assert found.reasons == []
 
 
@@ -514,7 +560,7 @@ def test_restores_edited_service() -> None:
     assert changes(found)["alpha"] == ": its service in compose.yaml was edited by hand"
     assert changes(found)["beta"] == "keep"
     assert found.job
-    assert [[entry["action"] for entry in group] for group in found.job["groups"]] == [["start"]]
+    assert [[entry["action"] for entry in group] for group in found.job["batches"]] == [["start"]]
 
 
 def test_recreates_container_published_elsewhere() -> None:
@@ -553,14 +599,31 @@ def test_swapped_gpus_are_one_group_beside_others() -> None:
 def test_removes_old_model_before_its_gpu_is_used() -> None:
     found = plan(models(beta={"gpus": [0], "port": 8001}), settled(ALPHA))
     assert found.job
-    (group,) = found.job["groups"]
+    (group,) = found.job["batches"]
     assert [(entry["name"], entry["action"]) for entry in group] == [("alpha", "remove"), ("beta", "create")]
 
 
-def test_models_on_one_gpu_start_one_after_another() -> None:
-    wanted = models(alpha={"gpus": [0], "vram": "5GiB"}, beta={"gpus": [0], "vram": "5GiB"}, gamma={"gpus": []})
-    found = plan(wanted, replace(host_state(gpus=1), weights={"/w/a.gguf": 1}))
-    assert together(found) == [["alpha", "beta"], ["gamma"]]
+def test_models_that_share_a_gpu_fail_alone() -> None:
+    """Only those whose engine measures free memory while it loads take a lane: they start one after the other."""
+    vllm = {"engine": "vllm", "version": "0.33.0", "weights": "/w/folder"}
+    wanted = models(
+        alpha={"gpus": [0], "vram": "5GiB"},
+        beta={"gpus": [0], "vram": "5GiB", **vllm},
+        gamma={"gpus": [0], "vram": "5GiB", **vllm},
+    )
+    found = plan(wanted, replace(host_state(gpus=1), weights={"/w/a.gguf": 1, "/w/folder": 1}))
+    assert together(found) == [["alpha"], ["beta"], ["gamma"]]
+    assert found.job
+    assert [entry["lanes"] for (entry,) in found.job["batches"]] == [[], [uuid(0)], [uuid(0)]]
+
+
+@pytest.mark.parametrize(("grows", "found"), [("10GiB", [["alpha"], ["beta"]]), ("20GiB", [["alpha", "beta"]])])
+def test_models_that_share_a_gpu_wait_for_each_other_if_old_and_new_do_not_fit(
+    grows: str, found: list[list[str]]
+) -> None:
+    before = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "2GiB"})
+    after = models(alpha={"gpus": [0], "vram": "2GiB"}, beta={"gpus": [0], "vram": grows})
+    assert together(plan(after, settled(before))) == found
 
 
 @st.composite
@@ -587,25 +650,33 @@ def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostFacts, dict[str, tup
 
 
 @given(moves())
-def test_every_change_is_in_one_group_and_groups_share_nothing(
+def test_batches_keep_together_what_takes_from_each_other(
     move: tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]],
 ) -> None:
     acting, wanted, state, uuids = move
-    found = groups(acting, {name: desire(name, wanted, state, uuids[name]) for name in wanted.models}, wanted, state)
-    assert sorted(change.model for group in found for change in group) == sorted(change.model for change in acting)
+    desired = {name: desire(name, wanted, state, uuids[name]) for name in wanted.models}
+    found = batches(acting, desired, wanted, state)
+    assert sorted(change.model for batch in found for change in batch) == sorted(change.model for change in acting)
 
-    def holds(change: Change) -> set[str]:
-        label = json.loads(state.ours[change.model].labels["gpurack.model"]) if change.model in state.ours else {}
-        now = {*label.get("uuids", ())} | {str(p) for _, p in (state.ours[change.model].ports if label else ())}
-        later = {*uuids[change.model], str(wanted.models[change.model].port)} if change.action != "remove" else set()
-        return now | later
+    def before(change: Change) -> set[str]:
+        label = json.loads(state.ours["", change.model].labels["gpurack.model"]) if has(change) else {}
+        return {*label.get("uuids", ())} | {
+            str(port) for _, port in (state.ours["", change.model].ports if label else ())
+        }
 
-    held = [set().union(*(holds(change) for change in group)) for group in found]
-    for number, one in enumerate(held):
-        for other in held[number + 1 :]:
-            assert not one & other
-    for group in found:
-        removals = [change.action == "remove" for change in group]
+    def has(change: Change) -> bool:
+        return ("", change.model) in state.ours
+
+    def after(change: Change) -> set[str]:
+        return {*uuids[change.model], str(wanted.models[change.model].port)} if change.action != "remove" else set()
+
+    number = {change.model: index for index, batch in enumerate(found) for change in batch}
+    for one in acting:
+        for other in acting:
+            if one != other and after(one) & before(other):
+                assert number[one.model] == number[other.model]
+    for batch in found:
+        removals = [change.action == "remove" for change in batch]
         assert removals == sorted(removals, reverse=True)
 
 

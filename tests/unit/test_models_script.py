@@ -4,9 +4,7 @@ import json
 import os
 import stat
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +22,12 @@ from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("models")
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
-    monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
-    for part in (module, module.boot):
-        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no message
+    for part in ("starting", "boot"):
+        monkeypatch.setattr(f"{part}.clock", lambda seconds: "0:00")  # a busy machine changes no message
+    monkeypatch.setattr("kept_logs.LOGS", str(tmp_path / "logs"))
+    monkeypatch.setattr("databases.DATABASES", str(tmp_path / "databases"))
+    monkeypatch.setattr("loading.STEADY", 0)
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     return module
 
@@ -59,14 +59,16 @@ case "$*" in
 "image inspect"*) [ -e "$STATE/images" ]; exit;;
 *" config "*) grep -q REFUSED "$5" && { echo "validating $5: services.alpha bad"; exit 15; }; exit 0;;
 *" pull "*) cat "$STATE/pull" 2>/dev/null; ! [ -e "$STATE/pull" ]; exit;;
-*" up "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
+*" up "* | *" create "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
+*"PortBindings"*)
+    echo '{"status":"created","policy":"no","retries":0,"vanishes":false,"image":"i:1","ports":{}}';;
 "container inspect --format {{json .Mounts}}"*) cat "$STATE/mounts.$5" 2>/dev/null;;
 "container inspect --format"*)
     for name; do :; done
-    [ -e "$STATE/runs.$name" ] || exit 1
-    cat "$STATE/state.$name" 2>/dev/null || echo '{"status":"running","restarts":0,"code":0,"error":""}';;
+    [ -e "$STATE/runs.$name" ] || { echo "No such container"; exit 1; }
+    cat "$STATE/state.$name" 2>/dev/null ||
+        echo '{"status":"running","restarts":0,"code":0,"error":"","pid":0,"started":""}';;
 "container inspect"*) [ -e "$STATE/runs.$3" ]; exit;;
-"top"*) printf 'PID\\n42\\n';;
 "rm --force"*) rm -f "$STATE/runs.$3";;
 "logs"*) echo "loading with sk-one"; echo "cuda error";;
 esac
@@ -86,7 +88,13 @@ def docker(fakes: Fakes) -> Fakes:
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Model → the answer of its API; no answer for a model that is missing."""
     said: dict[str, str] = {}
-    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
+
+    def ready(dockerd: Any, name: str, container: str, *arguments: Any) -> float:
+        if name not in said:
+            raise sys.modules["common"].Failure("exited while loading (exit code 1).\n    | its last line")
+        return 0
+
+    monkeypatch.setattr("loading.wait_until_ready", ready)
     return said
 
 
@@ -110,13 +118,22 @@ def carry_out(
     }  # fmt: skip
     there = [*ours, *(one["name"] for group in groups for one in group if one["action"] != "create")]
     known = {"": {name: container_id(name) for name in there}}
-    job = runner.Job({"ours": known, "projects": {"": project}, "groups": list(groups)})
+    job = runner.Job({"ours": known, "projects": {"": project}, "batches": list(groups)})
     job.apply()
     return job
 
 
 def services_written(runner: Any) -> dict[str, Any]:
     return dict(yaml.safe_load(Path(runner.Dockerd().compose_file).read_text())["services"])
+
+
+def test_removes_files_of_downloads_that_were_killed(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
+    answers["alpha"] = '"alpha"'
+    folder = Path(runner.Dockerd().compose_file).parent
+    folder.mkdir(parents=True)
+    (folder / "compose.yaml.prepare-4194305-alpha").touch()
+    carry_out(runner, [entry("alpha")])
+    assert not list(folder.glob("*prepare*"))
 
 
 def test_starts_model_and_waits_until_ready(
@@ -140,7 +157,7 @@ def test_tags_locked_image_whatever_tag_means_at_registry(runner: Any, docker: F
     assert job.failures == 0
     assert "docker tag r:5000/i@sha256:12 r:5000/i:1" in docker.calls
     pulled = next(call for call in docker.calls if " pull " in call)
-    assert pulled.endswith("compose.yaml.next-alpha pull alpha")
+    assert pulled.endswith(f"compose.yaml.prepare-{os.getpid()}-alpha-alpha pull alpha")
     assert [path.name for path in Path(runner.Dockerd().compose_file).parent.iterdir() if "next" in path.name] == []
 
 
@@ -159,20 +176,20 @@ def test_weights_that_differ_from_lock_fail_only_their_model(
 
 def started(docker: Fakes) -> list[str]:
     """The started containers, in order."""
-    return [call.split()[-1] for call in docker.calls if " up " in call]
+    return [call.split()[-1] for call in docker.calls if call.startswith("docker start ")]
 
 
 def test_service_waits_for_its_connections(runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """In groups of their own, which run in parallel: the page after the gateway, the gateway after its model."""
     order: list[str] = []
 
-    def probe(dockerd: Any, name: str, url: str) -> tuple[int, str]:
+    def ready(dockerd: Any, name: str, *arguments: Any) -> float:
         if name == "model":
             time.sleep(0.3)
         order.append(name)
-        return 200, f'"{name}"'
+        return 0
 
-    monkeypatch.setattr(runner, "probe", probe)
+    monkeypatch.setattr("loading.wait_until_ready", ready)
     groups = [entry("page", after=["gateway"])], [entry("gateway", after=["model", "elsewhere"])], [entry("model")]
     assert carry_out(runner, *groups).failures == 0
     assert started(docker) == order == ["model", "gateway", "page"]
@@ -193,8 +210,6 @@ def test_service_starts_although_its_model_failed(
         provide(dockerd, told, logins)
 
     runner.provide = provided
-    if broken == "end":
-        docker.state("state.model", '{"status":"exited","restarts":0,"code":1,"error":""}')
     job = carry_out(
         runner,
         [entry("model")],
@@ -213,68 +228,6 @@ def test_compose_yaml_equals_that_of_plan(runner: Any, docker: Fakes, answers: d
     }
     carry_out(runner, [entry("alpha")], [entry("beta")], services=services)
     assert Path(runner.Dockerd().compose_file).read_text() == compose.document(services)
-
-
-def test_exited_container_ends_wait_with_last_lines(
-    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    docker.state("state.alpha", '{"status":"exited","restarts":0,"code":139,"error":""}')
-    job = carry_out(runner, [entry("alpha")], secrets={"alpha": {"api_key": "sk-one\n"}})
-    assert job.failures == 1
-    out = capsys.readouterr().out
-    assert out.startswith("error alpha: exited while loading (exit code 139). See docker logs alpha\n")
-    assert out.endswith("    | loading with •••\n    | cuda error\n")
-    assert "docker stop --time 5 alpha" in docker.calls
-
-
-@pytest.mark.parametrize(("remembered", "said"), [("137\n3\n", "exit code 3"), ("", "crashed and was restarted")])
-def test_reports_last_exit_of_restarted_container(
-    runner: Any,
-    docker: Fakes,
-    answers: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    remembered: str,
-    said: str,
-) -> None:
-    """Its own exit code is 0 again as soon as it runs."""
-    docker.state("ends", remembered)
-    state = '{\\"status\\":\\"running\\",\\"restarts\\":$n,\\"code\\":0,\\"error\\":\\"\\"}'
-    asked = f'echo >>"$STATE/asked"; n=$(wc -l <"$STATE/asked"); echo "{state}"; exit'
-    again = f'case "$*" in "events"*) cat "$STATE/ends"; exit;; *".RestartCount"*) {asked};; esac'
-    docker.add("docker", again + DOCKER)
-    assert carry_out(runner, [entry("alpha")]).failures == 1
-    assert capsys.readouterr().out.startswith(f"error alpha: exited while loading ({said}). See docker logs")
-    order = [call.split()[1] for call in docker.calls]
-    assert order.index("events") < order.index("stop")  # a stop is an exit as well
-
-
-def test_gives_up_on_silent_model(
-    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    answers["alpha"] = '{"data":[{"id":"another"}]}'
-    assert carry_out(runner, [entry("alpha", timeout=0.1)]).failures == 1
-    assert "not ready after 0:00: http://127.0.0.1:1/v1/models does not name" in capsys.readouterr().out
-
-
-def test_accepts_any_answer_of_engine_without_names(
-    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    answers["tei"] = ""
-    assert carry_out(runner, [entry("tei", served_name=None)]).failures == 0
-    assert carry_out(runner, [entry("page", served_name=None, timeout=0.1)]).failures == 1
-    assert (
-        "not ready after 0:00: http://127.0.0.1:1/v1/models did not answer. See docker logs" in capsys.readouterr().out
-    )
-
-
-def test_reports_missing_readiness_path(
-    runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The `x-ready` of a custom image may be wrong."""
-    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (404, "not found"))
-    assert carry_out(runner, [entry("webui", served_name=None, timeout=0.1)]).failures == 1
-    what = "http://127.0.0.1:1/v1/models returned HTTP 404 instead of 200. See"
-    assert f"not ready after 0:00: {what}" in capsys.readouterr().out
 
 
 def test_failed_pull_keeps_its_group_and_others_continue(
@@ -300,7 +253,7 @@ def test_uncreatable_folder_is_a_failure(
     (tmp_path / "file").write_text("")
     fetch = {"url": "http://127.0.0.1:1/a", "sha256": "0" * 64, "path": str(tmp_path / "file/weights/a.gguf")}
     assert carry_out(runner, [entry("alpha", fetch=[fetch])]).failures == 1
-    assert capsys.readouterr().out.startswith("error alpha: [Errno 20] Not a directory")
+    assert capsys.readouterr().out.startswith(f"error alpha: {tmp_path}/file/weights: Not a directory")
 
 
 def test_keeps_model_that_compose_refuses(
@@ -317,44 +270,6 @@ def test_keeps_model_that_compose_refuses(
     assert services_written(runner) == {"alpha": {"image": "i:0"}, "beta": {"image": "i:1"}}
 
 
-def test_stops_first_then_waits_for_memory_and_starts(
-    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    answers |= {"alpha": '"alpha"', "beta": '"beta"'}
-    for name in ("alpha", "beta", "old"):
-        docker.state(f"runs.{name}", "")
-    docker.add("nvidia-smi", 'echo 42 >>"$STATE/asked"; [ "$(wc -l <"$STATE/asked")" -gt 2 ] && echo 7 || echo 42')
-    group = [entry("old", "remove"), entry("alpha", "recreate", uuids=["GPU-a"]), entry("beta", "recreate")]
-    assert carry_out(runner, group).failures == 0
-    acts = [call for call in docker.calls if " up " in call or call.startswith(("docker stop", "nvidia-smi"))]
-    assert [act.split()[-1] for act in acts if "docker" in act] == ["old", "alpha", "beta", "alpha", "beta"]
-    assert len([act for act in acts if "nvidia-smi" in act]) == 3
-    assert "old: removed" in capsys.readouterr().out
-
-
-def test_waits_for_memory_of_amd_gpus(
-    runner: Any, docker: Fakes, answers: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    docker.state("runs.alpha", "")
-    (tmp_path / "42").mkdir()
-    runner.KFD_PROCESSES, runner.GPU_MEMORY_TIMEOUT = str(tmp_path), 0.3
-    assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
-    assert "GPU memory was not freed within 0.3 s" in capsys.readouterr().out
-    (tmp_path / "42").rmdir()
-    answers["alpha"] = '"alpha"'
-    assert carry_out(runner, [entry("alpha", "create", uuids=["GPU-a"])]).failures == 0
-
-
-def test_reports_memory_that_is_not_freed(
-    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    docker.state("runs.alpha", "")
-    docker.add("nvidia-smi", "echo 42")
-    runner.GPU_MEMORY_TIMEOUT = 0.3
-    assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
-    assert "GPU memory was not freed within 0.3 s. See nvidia-smi" in capsys.readouterr().out
-
-
 def test_removes_keys_of_removed_models(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     for name in ("gone", "stays", "has-none-now"):
         (Path(runner.Dockerd().secrets) / name).mkdir(parents=True)
@@ -363,7 +278,9 @@ def test_removes_keys_of_removed_models(runner: Any, docker: Fakes, answers: dic
         docker.state(f"mounts.{name}", "[]")
     secrets = Path(runner.Dockerd().secrets)
     docker.state("mounts.stays", f'[{{"Source":"{secrets}/stays/api_key"}}]')
-    carry_out(runner, secrets={"kept": {"config.json": "{}"}}, ours=("stays", "gone", "has-none-now"))
+    service = {"kept": {"image": "i:1"}}
+    files = {"kept": {"config.json": "{}"}, "failed.2": {"config.json": "{}"}}
+    carry_out(runner, services=service, secrets=files, ours=("stays", "gone", "has-none-now"))
     left = {str(path.relative_to(secrets)) for path in secrets.rglob("*") if path.is_file()}
     assert left == {"stays/api_key", "kept/config.json"}
     assert {path.name for path in secrets.iterdir()} == {"stays", "kept"}
@@ -378,49 +295,9 @@ def test_second_run_waits_and_names_first(runner: Any) -> None:
     assert not Path(common.BUSY).exists()
 
 
-@pytest.mark.parametrize(
-    ("key", "sentence"),
-    [
-        (None, "the server requires a key, but the inventory has none (HTTP 401 at http://127.0.0.1:"),
-        ("sk-other", "the server rejects the key in `api_key` (HTTP 401 at http://127.0.0.1:"),
-    ],
-)
-def test_server_that_rejects_key_fails_early(
-    runner: Any, docker: Fakes, key: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At its first refusal it may still be starting; if it keeps refusing, it does not become ready."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers["Authorization"])
-            if len(seen) > 1:
-                runner.KEY_TIMEOUT = 0  # the time limit has passed
-            self.send_response(503 if len(seen) == 1 else 401)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    docker.state("runs.alpha", "x")
-    dockerd = runner.Dockerd()
-    dockerd.ids["alpha"] = container_id("alpha")
-    monkeypatch.setattr(dockerd, "api_key", lambda name: key)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/v1/models"
-        with pytest.raises(runner.Failure) as failure:
-            runner.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
-        server.shutdown()
-    assert str(failure.value).startswith(sentence)
-    assert "Set the key in `api_key` only, not in env, args or the image. See docker logs" in str(failure.value)
-    assert seen == [f"Bearer {key}" if key else None] * 2
-
-
 def test_plan_and_host_agree_on_names(runner: Any) -> None:
-    dockerd = load("dockerd")
-    assert (dockerd.SET_ASIDE, dockerd.USERS, dockerd.CONFIG) == (SET_ASIDE, paths.USERS, paths.CONFIG)
+    dockerd, members = load("dockerd"), load("members")
+    assert (members.SET_ASIDE, dockerd.USERS, dockerd.CONFIG) == (SET_ASIDE, paths.USERS, paths.CONFIG)
 
 
 # --- boot ------------------------------------------------------------------------------------------------------------
@@ -452,6 +329,39 @@ def test_boot_starts_stopped_models_and_waits_for_gpus(
     starts = [call for call in fakes.calls if call.startswith("docker start")]
     assert starts == ["docker start bad", "docker start cpu", "docker start gpu"]
     assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
+
+
+def test_boot_waits_for_mig_instances_not_for_their_gpu(runner: Any, fakes: Fakes) -> None:
+    """A GPU in MIG mode has no CDI name of its own."""
+    fakes.add(
+        "nvidia-smi",
+        "printf '%s\\n' 'GPU 0: NVIDIA A100 (UUID: GPU-a)' '  MIG 3g.20gb     Device  0: (UUID: MIG-a1)' "
+        "'  MIG 3g.20gb     Device  1: (UUID: MIG-a2)' 'GPU 1: NVIDIA A100 (UUID: GPU-b)'; exit 14",
+    )
+    fakes.add("nvidia-ctk", "printf 'nvidia.com/gpu=%s\\n' MIG-a1 MIG-a2 GPU-b")
+    assert runner.boot.wait_for_driver(by_cdi=True)
+    assert not [call for call in fakes.calls if call.startswith("systemctl")]
+
+
+@pytest.mark.parametrize("made", ["with", "without"])
+def test_boot_makes_a_spec_anew_that_lacks_the_node_of_cuda(
+    runner: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """Once: a driver without that node must not keep models from starting."""
+    spec = tmp_path / "nvidia.yaml"
+    spec.write_text("- path: /dev/nvidia0\n- path: /dev/nvidiactl\n")
+    monkeypatch.setattr("boot.SPEC", str(spec))
+    monkeypatch.setattr(runner.boot, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
+    fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
+    fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
+    fakes.add("nvidia-modprobe", "exit 0")
+    fakes.add("systemctl", f"[ $1 = restart ] && [ {made} = with ] && echo '- path: /dev/nvidia-uvm' >>{spec}")
+    assert runner.boot.wait_for_driver(by_cdi=True)
+    changes = [call for call in fakes.calls if call.startswith(("systemctl restart", "nvidia-modprobe"))]
+    assert changes == ["nvidia-modprobe -u -c 0", "systemctl restart nvidia-cdi-refresh.service"]
+    fakes.log.write_text("")
+    assert runner.boot.wait_for_driver(by_cdi=False)
+    assert not [call for call in fakes.calls if call.startswith("systemctl")]
 
 
 def test_boot_waits_for_amd_devices(

@@ -9,7 +9,6 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell, Step, WriteFile
@@ -18,7 +17,7 @@ from gpurack.plan.system.network import certificates, plan_network
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, host_state, spec
+from tests.given import host_state, models_plan, spec
 
 TRIXIE = PLATFORMS["debian", "13"]
 RUNS = {"units": {"docker.service": "loaded active enabled"}, "packages": {"ca-certificates": "20250419"}}
@@ -118,10 +117,10 @@ def test_configures_proxy_for_kept_docker() -> None:
 
 def test_passes_proxy_to_downloads() -> None:
     entry = {"alpha": {"port": 8000, "weights": {"url": "http://w.example/a.gguf", "sha256": "0" * 64}}}
-    job = plan_models(spec({"proxy": URL, "models": entry}), host_state(), {}, SALT).job
+    job = models_plan(spec({"proxy": URL, "models": entry}), host_state()).job
     assert job is not None
     assert job["proxy"] == {"http_proxy": URL, "https_proxy": URL, "no_proxy": "localhost,127.0.0.1,::1"}
-    without = plan_models(spec({"models": entry}), host_state(), {}, SALT).job
+    without = models_plan(spec({"models": entry}), host_state()).job
     assert without is not None
     assert "proxy" not in without
 

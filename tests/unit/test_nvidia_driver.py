@@ -8,23 +8,23 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.packages import apt
 from gpurack.plan.steps import WriteFile
 from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, said, spec
+from tests.given import host_state, models_plan, said, spec
 
 LOADED = "580.159.04"
 PACKAGES = {
     "nvidia-driver-580-server": f"{LOADED}-0ubuntu0.24.04.1",
     "libnvidia-compute-580-server": f"{LOADED}-0ubuntu0.24.04.1",
     "cuda-drivers": f"{LOADED}-1",
+    "libcuda1": f"{LOADED}-1",  # Debian's
     "nvidia-container-toolkit": "1.20.0-1",
     "nvidia-prime": "0.8.17",
 }
-MINE = ["cuda-drivers", "libnvidia-compute-580-server", "nvidia-driver-580-server"]
+MINE = ["cuda-drivers", "libcuda1", "libnvidia-compute-580-server", "nvidia-driver-580-server"]
 
 
 def wanted(driver: str | None) -> Host:
@@ -44,7 +44,7 @@ def test_ignores_driver_without_version_in_inventory(driver: str | None) -> None
 @pytest.mark.parametrize("driver", ["580.95.05", "58", "590.10.01"])
 def test_reports_other_driver_and_serves_models(driver: str) -> None:
     host, state = wanted(driver), found()
-    plan = plan_models(host, state, {}, SALT)
+    plan = models_plan(host, state)
     assert said(plan.errors) == {
         "driver": f"the host runs the NVIDIA driver {LOADED}, but the inventory has {driver}. gpurack installs no "
         "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."

@@ -14,7 +14,7 @@ import pytest
 from gpurack.engines import hints_of
 from tests.unit.host_programs import load
 
-HOST = SimpleNamespace(become=())
+HOST = SimpleNamespace(become=(), user="")
 """A daemon like the host's own Docker."""
 LIBRARY = ("qwen2.5:7b", "all-minilm:latest", "m:5000/library/qwen2.5:7b")
 
@@ -107,6 +107,25 @@ def test_pulls_listed_models_and_tests_them(ollama: Any, server: Any, capsys: An
     assert capsys.readouterr().out == "ollama: pulled all-minilm:latest in 0:00\n"
     assert [path for path, _ in server.calls] == ["/api/pull", "/api/generate", "/api/generate", "/api/embed"]
     assert server.calls[1][1]["options"] == {"num_predict": 1}
+
+
+def test_pull_ahead_neither_loads_nor_removes(ollama: Any, server: Any) -> None:
+    """A loaded model would push out one that serves."""
+    server.there.add("old:1b")
+    ollama.pull_missing(HOST, entry(server, "qwen2.5:7b"))
+    assert (server.there, [path for path, _ in server.calls]) == ({"old:1b", "qwen2.5:7b"}, ["/api/pull"])
+
+
+def test_model_that_another_run_pulls_is_waited_for(ollama: Any, server: Any) -> None:
+    place = ollama.lock_place("ollama", "", "ollama", "qwen2.5:7b")
+    waits = threading.Thread(target=ollama.pull_missing, args=(HOST, entry(server, "qwen2.5:7b")))
+    with ollama.locked("another run", place):
+        waits.start()
+        waits.join(0.5)
+        assert waits.is_alive()
+        server.there.add("qwen2.5:7b")
+    waits.join()
+    assert server.calls == []
 
 
 def test_compares_pulled_models_with_lock(ollama: Any, server: Any) -> None:

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
+from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.plan.packages import apt
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
-from gpurack.plan.system.docker import CE_URL, ce_repository, plan_docker
+from gpurack.plan.system.docker import CE_URL, ce_repository, plan_docker, with_room
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
 from gpurack.plan.system.restart import foreign_running, may_stop_foreign
 from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
 from gpurack.spec.problems import Problem
-from tests.given import SYSTEMS, container, host_state, id_of, package, said, spec, uuid
-from tests.unit.host_programs import SHELLS
+from tests.given import SYSTEMS, container, docker_info, host_state, id_of, package, said, spec, uuid
+from tests.unit.host_programs import SHELLS, Fakes
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
 CE = {
@@ -42,17 +43,22 @@ def ce(version: str | None = None, **fields: Any) -> Host:
     return Host(docker=Docker(version=version, **fields))
 
 
-def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
+def with_ce(held: bool = False, ours: tuple[str, ...] = (), **over: Any) -> HostFacts:
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some. ours: holds that gpurack noted."""
     repo = ce_repository(Host(), host_state(), TRIXIE)
     there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     return host_state(
         packages=there,
-        files={apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key},
+        files={apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key, **noted(ours)},
         units=UNITS,
         **over,
     )
+
+
+def noted(ours: tuple[str, ...]) -> dict[str, str]:
+    """gpurack's note of its holds."""
+    return {paths.HELD: "".join(f"{name}\n" for name in ours)} if ours else {}
 
 
 def with_toolkit(spec: Host, held: bool = False, **over: Any) -> HostFacts:
@@ -62,8 +68,8 @@ def with_toolkit(spec: Host, held: bool = False, **over: Any) -> HostFacts:
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     cdi = [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}", "nvidia.com/gpu=all"]
     usual = {"gpus": 2, "cdi": cdi}
-    usual["files"] = {apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key}
-    return host_state(packages=there, **{**usual, **over})
+    files = {apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key, **over.pop("files", {})}
+    return host_state(packages=there, files=files, **{**usual, **over})
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -74,6 +80,23 @@ def command(plan: Plan, beginning: str) -> str:
     """The command of the only step whose reason begins with this."""
     (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
     return found.command
+
+
+@pytest.mark.parametrize(("free", "refused"), [("1000", True), ("66000", False), ("", False)])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_changes_no_docker_on_a_full_disk(fakes: Fakes, shell: str, free: str, refused: bool, tmp_path: Path) -> None:
+    """A dockerd that starts on a full disk loses containers. What df does not say is no reason."""
+    facts = with_ce(docker=docker_info("28.5.2", DockerRootDir="/srv/my docker"))
+    text = command(plan_docker(ce("29.0.0"), facts, True), "docker-ce 28.5.2")
+    (check,) = with_room(facts)
+    assert text.index(" update") < text.index(check) < text.index(" install --allow-downgrades")
+    fakes.add(
+        "df", f'[ "$2" = "/srv/my docker" ] && printf "Filesystem\\n/dev/x 9 9 %s\\n" "{free}"' if free else "exit 1"
+    )
+    done = subprocess.run([*shell, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == refused
+    assert ("/srv/my docker has less than 64 MiB free" in done.stderr) == refused
+    assert with_room(host_state(docker={})) == [], "Docker is new"
 
 
 # --- apt -------------------------------------------------------------------------------------------------------------
@@ -235,7 +258,7 @@ def test_unchanged_host_has_no_steps() -> None:
         ),
         (ce(), with_ce(packages={"curl": ""}), "install curl", " curl"),
         (ce("28.5.2"), with_ce(), f"hold {', '.join(CE_PACKAGES)}", "apt-mark hold"),
-        (ce(), with_ce(held=True), f"no longer hold {', '.join(CE_PACKAGES)}", "apt-mark unhold"),
+        (ce(), with_ce(held=True, ours=CE_PACKAGES), f"no longer hold {', '.join(CE_PACKAGES)}", "apt-mark unhold"),
         (ce("26.1.5", source="distro"), host_state(), "install docker.io 26.1.5", "'docker.io=26.1.5*' docker-cli"),
     ],
     ids=["upgrade", "downgrade", "missing", "half", "cli behind", "curl", "hold", "unhold", "distro"],
@@ -318,10 +341,26 @@ REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
        for source in ("docker-ce", "distro", "keep")},
     "no-systemd": (ce(), host_state(init="tini"), "no-systemd"),
     "bookworm-own": (ce(source="distro"), host_state(os="debian 12"), "distribution-without-docker"),
+    "distro-without-version": (
+        ce("28.5.2", source="distro"), host_state(carried={"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
+        "version-not-carried",
+    ),
     "kept-without-daemon": (ce(source="keep"), host_state(docker={}), "docker-kept-silent"),
     "kept-with-compose-1": (ce(source="keep"), host_state(compose="1.29.2"), "docker-kept-without-compose"),
     "kept-without-compose": (ce(source="keep"), host_state(compose=""), "docker-kept-without-compose"),
 }  # fmt: skip
+
+
+def test_version_of_the_distribution_is_refused_only_where_its_lists_are_known() -> None:
+    carried = {"docker.io": ("26.1.5+dfsg1-9+b9",)}
+    there = host_state(packages={**PREREQUISITES, "docker.io": "28.5.2-1"}, carried=carried)
+    for wanted, facts in (
+        (ce("26.1.5", source="distro"), host_state(carried=carried)),
+        (ce("28.5.2", source="distro"), host_state()),
+        (ce("28.5.2", source="distro"), there),
+        (ce("28.5.2"), host_state(carried=carried)),
+    ):
+        assert not plan_docker(wanted, facts, True).errors
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -342,20 +381,37 @@ def test_accepts_any_version_of_kept_compose(version: str) -> None:
     assert plan_docker(ce(source="keep"), kept, True).nothing
 
 
-@pytest.mark.parametrize(
-    ("unit", "unmask"),
-    [("loaded inactive disabled", False), ("loaded failed enabled", False), ("masked inactive masked", True)],
-)
-def test_starts_and_enables_docker(unit: str, unmask: bool) -> None:
-    plan = plan_docker(
-        ce(), dataclasses.replace(with_ce(), units=host_state(units={"docker.service": unit}).units), True
-    )
+@pytest.mark.parametrize("unit", ["loaded inactive disabled", "loaded failed enabled"])
+def test_starts_and_enables_docker(unit: str) -> None:
+    plan = plan_docker(ce(), with_ce_and_unit(unit), True)
     assert reasons(plan) == ["start Docker and enable it at boot"]
     start = command(plan, "start Docker")
-    assert start.startswith("systemctl unmask") is unmask
-    assert "systemctl reset-failed docker.service" in start
+    assert start.startswith("systemctl reset-failed docker.service")
     assert "systemctl enable docker.service" in start
     assert start.endswith("systemctl start docker.service && systemctl -q is-enabled docker.service")
+
+
+def with_ce_and_unit(unit: str) -> HostFacts:
+    return dataclasses.replace(with_ce(), units=host_state(units={"docker.service": unit}).units)
+
+
+def test_does_not_unmask_docker() -> None:
+    plan = plan_docker(ce(), with_ce_and_unit("masked inactive masked"), True)
+    assert ([error.code for error in plan.errors], plan.steps) == (["docker-masked"], ())
+    # Debian masks it when docker.io is removed but not purged
+    removed = host_state(docker={}, units={"docker.service": "masked inactive masked"})
+    assert "install docker-ce" in reasons(plan_docker(ce(), removed, True))
+
+
+def test_installs_no_docker_beside_one_without_package() -> None:
+    static = host_state(tools=["dockerd"], docker_flags="/usr/local/bin/dockerd -H fd://", packages=PREREQUISITES)
+    for wanted in (ce(), ce(source="distro")):
+        plan = plan_docker(wanted, static, True)
+        assert ([error.code for error in plan.errors], plan.steps) == (["docker-without-package"], ())
+        assert "(/usr/local/bin/dockerd)" in plan.errors[0].what
+    kept = dataclasses.replace(static, compose="2.40.3")
+    assert plan_docker(ce(source="keep"), kept, True).nothing
+    assert plan_docker(ce(), with_ce(tools=["dockerd"]), True).nothing
 
 
 # --- the toolkit -----------------------------------------------------------------------------------------------------
@@ -410,10 +466,38 @@ def test_moves_all_four_packages_together(spec: Host, packages: dict[str, str], 
 
 
 def test_holds_follow_inventory() -> None:
-    assert reasons(plan_toolkit(GPU, with_toolkit(GPU))) == [f"hold {', '.join(TOOLKIT_PACKAGES)}"]
-    assert reasons(plan_toolkit(FLOATING, with_toolkit(FLOATING, held=True))) == [
-        f"no longer hold {', '.join(TOOLKIT_PACKAGES)}"
-    ]
+    held = plan_toolkit(GPU, with_toolkit(GPU))
+    assert reasons(held) == [f"hold {', '.join(TOOLKIT_PACKAGES)}"]
+    ours = with_toolkit(FLOATING, held=True, files={paths.HELD: "docker-ce\n" + "\n".join(TOOLKIT_PACKAGES)})
+    released = plan_toolkit(FLOATING, ours)
+    assert reasons(released) == [
+        f"no longer hold {', '.join(TOOLKIT_PACKAGES)}", "forget which packages gpurack held"
+    ]  # fmt: skip
+    assert f" docker-ce >{paths.HELD}.new " in command(released, "forget")
+
+
+def test_notes_its_holds_before_it_sets_them() -> None:
+    wanted, facts = ce("28.5.2"), with_ce(packages={"docker-ce-cli": "5:28.5.2-1 held"})
+    ours = [name for name in CE_PACKAGES if name != "docker-ce-cli"]
+    hold = command(plan_docker(wanted, facts, True), "hold")
+    assert hold.index(f"{' '.join(sorted(ours))} >{paths.HELD}.new") < hold.index("apt-mark hold")
+    install = command(plan_docker(wanted, host_state(docker={}), True), "install docker-ce")
+    assert install.index(f"{' '.join(sorted(CE_PACKAGES))} >{paths.HELD}.new") < install.index("apt-mark hold")
+
+
+@pytest.mark.parametrize("ours", [(), ("docker-ce-cli",)], ids=["none", "one"])
+def test_holds_of_others_stay(ours: tuple[str, ...]) -> None:
+    plan = plan_docker(ce(), with_ce(held=True, ours=ours), True)
+    others = sorted(set(CE_PACKAGES) - set(ours))
+    (stay,) = said(plan.warnings)
+    assert stay.startswith(f"{', '.join(others)}: on hold, and not by gpurack, so the hold stays.")
+    assert stay.endswith(f"apt-mark unhold {' '.join(others)}")
+    assert plan.findings[0].kind == "warning"
+    assert reasons(plan) == (
+        ["no longer hold docker-ce-cli", "forget which packages gpurack held"] if ours else []
+    )  # fmt: skip
+    assert "apt-mark unhold docker-ce " not in str(plan.steps)
+    assert not plan_docker(ce("28.5.2"), with_ce(held=True), True).warnings
 
 
 def test_cdi_spec_has_every_working_gpu() -> None:
@@ -537,7 +621,7 @@ def test_remove_knows_two_words() -> None:
     [
         plan_docker(ce("28.5.2"), host_state(docker={}), True),
         plan_docker(ce("28.5.2"), with_ce(audit=1), True),
-        plan_docker(ce(), dataclasses.replace(with_ce(held=True), units={}), True),
+        plan_docker(ce(), dataclasses.replace(with_ce(held=True, ours=CE_PACKAGES), units={}), True),
         plan_toolkit(GPU, host_state(gpus=2)),
         plan_toolkit(GPU, with_toolkit(GPU)),
         plan_remove(with_ce(containers=[OURS], audit=0), "all"),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def bare(**over: Any) -> HostFacts:
     return host_state(**{**usual, **over})
 
 
-def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
+def with_ce(held: bool = False, ours: Sequence[str] = (), **over: Any) -> HostFacts:
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some. ours: holds that gpurack noted."""
+    over["files"] = {**over.get("files", {}), **({paths.HELD: "\n".join(ours)} if ours else {})}
     repo = ce_repository(Host(), bare(), ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     usual = {
@@ -277,7 +279,12 @@ def test_unchanged_host_has_no_steps() -> None:
         (ce("26.1.5"), with_ce(held=True), "docker-ce 28.5.2 → 26.1.5", "versionlock delete docker-ce docker-ce-cli >"),
         (ce(), with_ce(packages={"docker-compose-plugin": ""}), "install docker-compose-plugin", "docker-compose-"),
         (ce("28.5.2"), with_ce(), f"hold {', '.join(CE_PACKAGES)}", "versionlock add docker-ce"),
-        (ce(), with_ce(held=True), f"no longer hold {', '.join(CE_PACKAGES)}", "versionlock delete docker-ce"),
+        (
+            ce(),
+            with_ce(held=True, ours=CE_PACKAGES),
+            f"no longer hold {', '.join(CE_PACKAGES)}",
+            "versionlock delete docker-ce",
+        ),
         (ce("28.5.2"), with_ce(packages={"python3-dnf-plugin-versionlock": ""}), "hold", "dnf -y install python3-dnf-"),
         (
             ce("28.5.2"),
@@ -474,7 +481,7 @@ def test_remove_keeps_dependencies() -> None:
     [
         plan_docker(ce("28.5.2"), bare(), True),
         plan_docker(ce("28.5.2"), with_ce(packages={"docker-ce": "3:28.5.2-1.el9 half"}), True),
-        plan_docker(ce(), with_ce(held=True), True),
+        plan_docker(ce(), with_ce(held=True, ours=CE_PACKAGES), True),
         plan_docker(ce("26.1.4"), with_ce(os="amazon 2", manager="yum yum3"), True),
         plan_toolkit(PINNED, with_toolkit()),
         plan_remove(with_ce(), "all"),

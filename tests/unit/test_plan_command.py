@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from gpurack.commands import plan_view
 from gpurack.commands.main import main
 from gpurack.facts import remembered
 from gpurack.facts.model import Header, HostFacts
@@ -54,22 +55,32 @@ def _seen(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_seen")
 def test_prints_map(tmp_path: Path) -> None:
     done = plan(tmp_path)
-    lines = [line.rstrip() for line in done.output.splitlines() if not line.startswith(("warning", "  http"))]
+    lines = [line.rstrip() for line in done.output.splitlines() if not line.startswith("warning")]
     assert lines == [
-        "2 hosts, 6 models · offline · weights as seen 2026-11-18",
-        "gpu1   4 × A30, 24.0 GiB",
-        "  GPU 0    █████████████░░░░  17.4 of 22.1 GiB  qwen-7b",
-        "  GPU 1-2  ██████████████░░░  18.3 of 22.1 GiB each  qwen-14b",
+        "gpu1   4 × A30 24 GiB",
+        "  GPU 0    █████████████░░░░░  17.4 / 24 GiB",
+        "           qwen-7b   vllm 0.33.0  localhost:8000",
+        "  GPU 1-2  ██████████████░░░░  18.3 / 24 GiB each",
+        "           qwen-14b  vllm 0.33.0  localhost:8001",
         "  GPU 3    reserved",
-        "gpu2   3 × A30, 24.0 GiB",
-        "  GPU 0    █████████░░░░░░░░  12.0 of 22.8 GiB  one 6 (promised), two 6 (promised)",
-        "  GPU 1    █████████████████  whole GPU  new",
-        "  GPU 2    █████████████████  whole GPU  mla",
+        "gpu2   3 × A30 24 GiB",
+        "  GPU 0    █████████░░░░░░░░░  12.0 / 24 GiB",
+        "           one  6 GiB*  llama.cpp b7000  localhost:8000",
+        "           two  6 GiB*  llama.cpp b7000  localhost:8001",
+        "  GPU 1    ██████████████████  whole GPU",
+        "           new          llama.cpp b7000  localhost:8002",
+        "  GPU 2    ██████████████████  whole GPU",
+        "           mla          llama.cpp b7000  localhost:8003",
+        "           * counted by the plan, not enforced by the engine",
         "  not estimated: mla (deepseek2 compresses its KV cache (MLA))",
-        "not estimated: 3 models with weights not inspected yet. Run gpurack plan --live to inspect them.",
+        "localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1. For your users: `bind: lan`.",
+        "not estimated: 3 models with weights not inspected yet. Run gpurack diff to inspect them.",
+        plan_view.UNNAMED,
         lines[-1],
     ]
-    assert lines[-1].startswith("0 errors, ")
+    warned = sum(line.startswith("warning") for line in done.output.splitlines())
+    command = f"gpurack apply {tmp_path}/lab.yaml"
+    assert lines[-1] == f"2 hosts, 6 models. Weights as seen 2026-11-18. {warned} warnings. Next: {command}"
     assert done.exit_code == 0
 
 
@@ -113,36 +124,63 @@ def test_groups_warnings_of_several_models(tmp_path: Path) -> None:
         "`modelscope`, `url` or `copy`."
     ]
     shown = [line for line in done.output.splitlines() if line.startswith("warning")]
-    assert done.output.splitlines()[-1].startswith(f"0 errors, {len(shown)} warnings.")
+    assert done.output.splitlines()[-1].startswith(f"2 hosts, 6 models. {len(shown)} warnings.")
     warned = json.loads(plan(tmp_path, "--json").output)["warnings"]
     assert [warning["code"] for warning in warned].count("weights-without-source") == 6
 
 
 def test_groups_errors_of_several_models(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace(", port: 8002", "").replace(", port: 8003", ""))
-    assert done.output.splitlines()[0] == "error  is missing: gpu2 mla.port, new.port"
+    assert done.output.splitlines()[0] == "error  is missing: gpu2 mla.port, new.port. Write port: 8000."
     assert done.output.splitlines()[1].startswith("1 error. ")
     found = json.loads(plan(tmp_path, "--json", text=LAB.replace(", port: 8002", "")).output)["errors"]
     assert [(error["path"], error["code"]) for error in found] == [("models.new.port", "missing-field")]
 
 
+def test_says_who_can_connect_and_what_is_off(tmp_path: Path) -> None:
+    text = LAB.replace("port: 8000}", "port: 8000, bind: lan}", 1).replace(
+        "port: 8001}", "port: 8001, bind: 10.0.0.7}", 1
+    )
+    text = text.replace("port: 8003}", "port: 8003, enabled: false}").replace(
+        "gpus: [1], port: 8002", "gpus: [], port: 8002"
+    )
+    lines = [line.rstrip() for line in plan(tmp_path, text=text).output.splitlines()]
+    assert "           qwen-7b   vllm 0.33.0  :8000" in lines
+    assert "           qwen-14b  vllm 0.33.0  10.0.0.7:8001" in lines
+    assert "  CPU      new          llama.cpp b7000  localhost:8002" in lines
+    assert lines[-1].startswith("2 hosts, 5 models, 1 disabled. ")
+
+
+def test_twelve_hosts_with_eight_models_fit_100_columns(tmp_path: Path) -> None:
+    models = {
+        f"qwen2.5-7b-instruct-{number}": {
+            "engine": "vllm", "version": "0.33.0", "weights": "/w/7B", "gpus": [number // 2], "vram": "11GiB",
+            "port": 8000 + number, "bind": "lan",
+        }
+        for number in range(8)
+    }  # fmt: skip
+    hosts = {f"gpu{number}.lab": {"hardware": {"A30": 4}, "models": models} for number in range(12)}
+    shown = [line for line in plan(tmp_path, text=json.dumps({"hosts": hosts})).output.splitlines() if "GiB" in line]
+    assert (len(shown), max(map(len, shown)) <= 100) == (12 * (1 + 4 + 8), True)
+
+
 def test_prints_no_date_without_remembered_weights(tmp_path: Path) -> None:
     done = plan(tmp_path)
-    assert done.output.splitlines()[0] == "2 hosts, 6 models · offline"
+    assert "Weights as seen" not in done.output
     assert done.exit_code == 0
 
 
 def test_live_reports_each_unreachable_host(tmp_path: Path) -> None:
-    inventory = tmp_path / "lab.py"
-    closed = '("closed", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "models": {}})'
-    inventory.write_text(f'lab = ([("none.invalid", {{"models": {{}}}}), {closed}], {{}})\n')
-    result = CliRunner().invoke(main, ["plan", "--live", str(inventory)])
-    assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)
-    assert "none.invalid   \n  error  could not connect: Could not resolve hostname" in result.output
-    assert result.output.splitlines()[-1] == (
-        "  error  could not connect: Unable to connect to port 1 on 127.0.0.1. Try `ssh closed`."
-    )
+    entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+    closed = {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "ssh_user": "ics", "models": {"alpha": entry}}
+    (tmp_path / "lab.json.yaml").write_text(json.dumps({"hosts": {"none.invalid": {}, "closed": closed}}))
+    result = CliRunner().invoke(main, ["plan", "--live", str(tmp_path / "lab.json.yaml")])
+    assert result.exit_code == 4
+    assert result.output.splitlines() == [
+        "UNREACHABLE  none.invalid  could not connect: unknown host name `none.invalid`. Try `ssh none.invalid`.",
+        "UNREACHABLE  closed        could not connect: nothing listens on port 1 of 127.0.0.1. Does sshd run there? "
+        "Try `ssh -p 1 ics@127.0.0.1`.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -176,4 +214,4 @@ def test_output_without_utf_8_has_no_traceback(tmp_path: Path) -> None:
 
     done = forked.run(program, ["gpurack", "plan", str(tmp_path / "lab.yaml")])
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("2 hosts, 6 models ? offline")
+    assert done.stdout.startswith("gpu1   4 ? A30 24 GiB")

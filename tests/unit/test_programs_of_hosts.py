@@ -1,10 +1,14 @@
 """The programs of files/ run on hosts' own python3, which is 3.6 on RHEL 8."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from gpurack.resources import program
 from tests.unit.host_programs import FILES
 
 PROGRAMS = sorted(FILES.glob("*.py"))
@@ -70,3 +74,85 @@ def test_lint_finds_newer_functions(source: str, found: list[str]) -> None:
 def test_lint_finds_newer_syntax(source: str) -> None:
     with pytest.raises(SyntaxError):
         too_new(source)
+
+
+IN_ITS_IMAGE = {"litellm_gateway": {"fastapi", "litellm"}}
+"""What programs import that run in a container."""
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_imports_the_standard_library_only(path: Path) -> None:
+    own = {each.stem for each in PROGRAMS} | IN_ITS_IMAGE.get(path.stem, set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names = [str(node.module)] if isinstance(node, ast.ImportFrom) else names
+        assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, *own}
+
+
+C_LOCALE = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+"""The locale of root on a minimal RHEL 8, as its Python 3.6 sees it. The last makes output strict, as 3.6 is there."""
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_what_is_sent_is_ascii(path: Path) -> None:
+    """Python 3.6 reads `-c` and standard input in the host's encoding."""
+    assert program(path.stem).isascii()
+
+
+def in_c_locale(text: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-"], input=text.encode(), capture_output=True, env=C_LOCALE, check=False)
+
+
+def test_messages_of_the_runner_are_utf8_in_any_locale() -> None:
+    done = in_c_locale(program("record") + "import common\ncommon.say('alpha', 'gr\\xf6\\xdfe\\n\\u2026')\n")
+    assert (done.returncode, done.stdout.decode()) == (0, "alpha: größe\n    | …\n")
+
+
+def test_errors_about_daemon_json_are_utf8_in_any_locale() -> None:
+    text = program("daemon_json").replace("'__main__'", "'no'")
+    job = "JOB = '{}'\n__name__ = 'x'\n"
+    done = in_c_locale(job + text + "give_up('dockerd: gr\\xf6\\xdfe')\n")
+    assert (done.returncode, done.stderr.decode()) == (1, "dockerd: größe\n")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_every_program_is_read_in_any_locale(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; compile(open(sys.argv[1], 'rb').read(), sys.argv[1], 'exec')", str(path)],
+        capture_output=True, env=C_LOCALE, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_folders_above_files_are_for_everyone(tmp_path: Path) -> None:
+    """Also where root's umask is 077."""
+    text = program("record") + "import common, os\ncommon.os.chown = lambda *a: None\n"
+    text += f"common.write({str(tmp_path)!r} + '/a/b/file', 'x', 0o600)\n"
+    done = subprocess.run(["sh", "-c", f"umask 077; exec {sys.executable} -"], input=text.encode(), check=False)
+    assert done.returncode == 0
+    assert [oct((tmp_path / folder).stat().st_mode)[-3:] for folder in ("a", "a/b", "a/b/file")] == [
+        "755",
+        "755",
+        "600",
+    ]
+
+
+SENT = (
+    "daemon_json",
+    "docker_restart",
+    "folders",
+    "hashes",
+    "leftovers",
+    "logs",
+    "newest",
+    "weights_header",
+    "with_lock",
+)
+"""Programs that are sent with the modules that they import."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_program_has_all_that_it_imports(name: str) -> None:
+    text = f"__name__ = 'x'\n{program(name)}"
+    done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=False, cwd="/")
+    assert done.stderr == ""

@@ -9,9 +9,9 @@ import pytest
 
 from gpurack.facts.model import HostFacts, Probe
 from gpurack.plan.models import pulls
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, running, spec
+from tests.given import host_state, models_plan, running, spec
 
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 11434, "pull": ["qwen2.5:7b", "all-minilm"]}
 
@@ -27,7 +27,7 @@ def with_models(*names: str, status: int = 200) -> HostFacts:
 
 
 def plan(facts: HostFacts, prune: bool = False) -> ModelsPlan:
-    return plan_models(wanted(), facts, {}, SALT, prune=prune)
+    return models_plan(wanted(), facts, prune=prune)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def plan(facts: HostFacts, prune: bool = False) -> ModelsPlan:
 def test_pulls_missing_models_and_removes_others_on_request(there: list[str], prune: bool, change: str) -> None:
     planned = plan(with_models(*there), prune)
     assert [str(each) for each in planned.changes] == [change]
-    told = planned.job["groups"] if planned.job and planned.changes[0].action == "pull" else []
+    told = planned.job["batches"] if planned.job and planned.changes[0].action == "pull" else []
     assert [entry["action"] for group in told for entry in group] == (["pull"] if change.startswith("pull") else [])
 
 

@@ -1,18 +1,25 @@
 """The table at the end of a run: a line for every host and model, whatever happened."""
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyinfra.api.state import StateStage
 
+from gpurack import paths
 from gpurack.facts.model import HostFacts
+from gpurack.facts.record import Failed, Test
+from gpurack.operations.models import happened, killed, restored
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import HostRun, failure_in, host_run, outdate, reasons_of
-from gpurack.plan.models.diff import Action
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.jobs import desire_job
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped
-from tests.given import container, host_state, models
+from tests.given import container, host_state, id_of, models, spec
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
 
@@ -70,6 +77,108 @@ def test_shows_state_of_model(look: HostFacts, text: str) -> None:
     assert state_of(HostRun(snapshot=look)) == text
 
 
+FAILING = {"id": id_of("alpha"), "at": "2026-11-28T03:00:00Z", "since": "2026-11-27T23:30:00Z", "why": "HTTP 500.\n| x"}
+
+
+def test_model_that_fails_its_test_request_is_not_ready() -> None:
+    """Only the container that was asked: another one is not known to fail."""
+    look = seen()
+    failing = replace(look, tests={("", "alpha"): Test(**FAILING)})
+    assert state_of(HostRun(snapshot=failing)) == "failing since 2026-11-27 23:30 UTC: HTTP 500"
+    other = replace(look, tests={("", "alpha"): Test(**{**FAILING, "id": "f" * 64})})
+    assert state_of(HostRun(snapshot=other)) == "ready"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4, "does not answer"), (40, "ready")])
+def test_container_that_ends_seconds_after_each_start_is_not_ready(seconds: int, text: str) -> None:
+    look = seen()
+    started = f"2026-11-28T03:00:{60 - seconds - 10:02}Z"
+    looping = replace(look.containers[0], restarts=12, started=started)
+    look = replace(look, containers=(looping,), now=datetime(2026, 11, 28, 3, 0, 50, tzinfo=UTC))
+    assert state_of(HostRun(snapshot=look)) == text
+
+
+def test_says_unknown_where_nothing_was_seen_after_a_failure() -> None:
+    run = HostRun(spec=TWO, snapshot=seen(), outdated=True, failures=[failure("Docker does not come up")])
+    assert state_of(run) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("exited while loading.", "FAILED: exited while loading, the previous one serves"),
+        ("exited. The previous `alpha` serves again", "FAILED: exited. The previous `alpha` serves again"),
+    ],
+)
+def test_says_once_that_the_previous_one_serves(text: str, shown: str) -> None:
+    assert state_of(HostRun(spec=TWO, snapshot=seen(), failures=[failure(text, "alpha")])) == shown
+
+
+def test_failed_model_that_does_not_answer_is_just_failed() -> None:
+    run = HostRun(spec=TWO, snapshot=seen("exited"), failures=[failure("exited.", "alpha")])
+    assert state_of(run) == "FAILED: exited."
+
+
+@pytest.mark.parametrize(
+    ("done", "restored", "text"),
+    [
+        ({"alpha": Action.REMOVE}, set(), "1 changed"),
+        ({"alpha": Action.CHECK}, set(), "nothing changed"),
+        ({"alpha": Action.WAIT}, {"alpha"}, "nothing changed"),
+        ({}, {"alpha"}, "1 failed and restored"),
+        ({"beta": Action.RUN}, {"alpha"}, "1 changed, 1 failed and restored"),
+    ],
+)
+def test_counts_what_really_changed(done: dict[str, Action], restored: set[str], text: str) -> None:
+    run = Run({"gpu1": seen()})
+    of_host = host_run(run.hosts["gpu1"])  # type: ignore[arg-type]
+    of_host.done, of_host.restored = done, restored
+    assert summary(Report(fleet={"gpu1": TWO}), run) == f"1 of 1 models answered, {text}. 4 operations"
+
+
+def test_a_run_that_only_asked_changed_nothing() -> None:
+    run, meta = Run({"gpu1": seen()}), SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
+    run.ops["gpu1"]["models"] = SimpleNamespace(operation_meta=meta)
+    host_run(run.hosts["gpu1"]).asked = 1  # type: ignore[arg-type]
+    assert "nothing changed" in summary(Report(fleet={"gpu1": TWO}), run)
+
+
+@pytest.mark.parametrize(
+    ("action", "after", "happened_"),
+    [
+        (Action.RECREATE, {"id": "f" * 64}, True),
+        (Action.RECREATE, {}, False),
+        (Action.RECREATE, {"id": "f" * 64, "status": "exited"}, False),
+        (Action.START, {}, True),
+        (Action.REMOVE, {}, False),
+        (Action.REMOVE, None, True),
+    ],
+)
+def test_a_run_that_was_cut_off_counts_what_is_seen(
+    action: Action, after: dict[str, Any] | None, happened_: bool
+) -> None:
+    before = seen()
+    now = replace(before, containers=() if after is None else (replace(before.containers[0], **after),))
+    assert happened(Change("alpha", action), TWO, before, now, ok=False) is happened_
+    assert happened(Change("alpha", action), TWO, before, now, ok=True)
+
+
+def test_a_job_that_succeeded_beside_a_failed_one_ran() -> None:
+    wanted, good = spec({"jobs": {"good": {"folder": "/data", "command": ["true"]}}}), Change("good", Action.RUN)
+    done = {paths.job_record("good"): json.dumps({"definition": desire_job("good", wanted).definition})}
+    assert happened(good, wanted, host_state(), host_state(files=done), ok=False)
+    assert not happened(good, wanted, host_state(), host_state(), ok=False)
+    assert happened(good, wanted, host_state(), host_state(), ok=True)
+
+
+def test_a_model_that_was_down_because_its_change_failed_is_restored() -> None:
+    failed = Failed("t", "{}", "", "", "oh", serves=True, down=12)
+    before = replace(seen(), failed={("", "beta"): failed})
+    after = replace(before, failed={**before.failed, ("", "alpha"): failed})
+    assert restored(before, after) == {"alpha"}
+    assert restored(before, replace(after, failed={("", "alpha"): replace(failed, down=0)})) == set()
+
+
 def test_shows_disabled_model() -> None:
     assert state_of(HostRun(snapshot=seen()), "beta") == "disabled"
 
@@ -83,7 +192,7 @@ def test_shows_action_with_current_state() -> None:
 def test_shows_first_error_on_one_line() -> None:
     run = HostRun(spec=TWO, snapshot=seen())
     run.failed(["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"])
-    assert state_of(run) == "FAILED: it ended (exit code 1): oh"
+    assert state_of(run) == "FAILED: it ended (exit code 1): oh, the previous one serves"
     assert run.failures == [
         failure("it ended (exit code 1): oh\n    | cuda error", "alpha"),
         failure("alphabet: x"),
@@ -101,7 +210,7 @@ def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
 def test_one_error_of_several_models_is_one_line_and_the_error_of_each() -> None:
     run = HostRun(spec=TWO, snapshot=seen(), failures=[failure("no driver.", "alpha"), failure("no driver.", "gamma")])
     assert grouped(run.failures) == ["alpha, gamma: no driver."]
-    assert state_of(run) == "FAILED: no driver."
+    assert state_of(run) == "FAILED: no driver, the previous one serves"
     assert run.failure("models.gamma")
 
 
@@ -117,11 +226,33 @@ def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
         (["Reading…", "E: Unable to locate package x", "E: later", "bye"], ["E: Unable to locate package x"]),
         (["", "something", "  "], ["something"]),
         (["[Errno 2] No such file", "there: docker-ce 3:28.5.2-1@a"], ["[Errno 2] No such file"]),
+        (["0:05  Get:3 http://repo/debian docker.io", "0:10  Unpacking docker.io"], []),
+        (["0:05  Unpacking docker.io", "dpkg was interrupted"], ["dpkg was interrupted"]),
         ([], []),
     ],
 )
 def test_finds_reasons_of_failed_host(lines: list[str], errors: list[str]) -> None:
     assert reasons_of(lines) == errors
+
+
+def test_command_that_ended_without_a_message_has_an_error() -> None:
+    run = HostRun()
+    run.failed([""])
+    assert [problem.code for problem in run.failures] == ["step-killed"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], True),
+        (["alpha: pulling llama.cpp, 0:05"], True),
+        (["alpha: ready after 0:05", "error beta: no room"], False),
+        (["error the connection to the host was lost"], False),
+        (["Traceback (most recent call last):", "KeyError: 1"], False),
+    ],
+)
+def test_runner_that_names_no_failure_was_killed(lines: list[str], found: bool) -> None:
+    assert bool(killed(lines)) == found
 
 
 @pytest.mark.parametrize(
@@ -164,6 +295,16 @@ def test_shows_row_of_host_without_snapshot(
     run.hosts["gpu1"].connected = connected
     host_run(run.hosts["gpu1"]).failures = [failure(error) for error in errors]  # type: ignore[arg-type]
     assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
+
+
+def test_says_whose_localhost_the_addresses_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    """The column is the same for all hosts; below it stands how a model on loopback is reached."""
+    note = "localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1."
+    for bind, shown in (("loopback", True), ("lan", False)):
+        wanted = models(alpha={"bind": bind})
+        run, report = Run({"gpu1": seen()}), Report({"gpu1": wanted})
+        report.host_disconnect(run, run.hosts["gpu1"])  # type: ignore[arg-type]
+        assert (note in capsys.readouterr().err) == shown
 
 
 def test_omits_hosts_excluded_by_limit() -> None:
@@ -244,6 +385,14 @@ def test_interrupted_run_does_not_claim_no_change() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
-    assert summary(report, run).startswith("Interrupted. Commands already started on gpu1 continue there")
+    assert summary(report, run).startswith("Interrupted. What gpu1 began to change is finished or undone there")
     host_run(run.hosts["gpu1"]).failures.append(failure("oh", "alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)
+
+
+def test_shows_a_host_in_maintenance_and_does_not_count_it() -> None:
+    resting = TWO.model_copy(update={"maintenance": "RMA until 15 Jan"})
+    report, run = Report({"gpu1": TWO, "gpu2": resting}), Run({"gpu1": seen(), "gpu2": None})
+    rows = report.rows(run, "gpu2")  # type: ignore[arg-type]
+    assert rows == [("gpu2", "-", "", "", "", "maintenance: RMA until 15 Jan")]
+    assert summary(report, run).startswith("1 of 1 models answered")

@@ -12,9 +12,9 @@ from tests.sources import name_of, tree
 
 PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
-    *("paths", "host_data", "screen", "resources", "shell", "remote"),
+    *("paths", "cuda_faults", "host_data", "screen", "resources", "shell", "remote"),
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
-    *("importing", "locking", "commands", "verify", "deploys", "__main__"),
+    *("importing", "locking", "deploys", "commands", "verify", "__main__"),
 )
 """From the bottom up. A room imports from those before it."""
 OLD_NAMES = {"gpurack.guard", "gpurack.spec.fleet"}

@@ -18,7 +18,6 @@ from gpurack.facts.model import HostFacts, Kernel, Unit, User
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose, weights
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Plan, WriteFile
@@ -38,7 +37,7 @@ from gpurack.plan.system.rootless import (
 )
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
-from tests.given import SALT, container, docker_info, file, host_state, package, running, said, spec, uuid
+from tests.given import SALT, container, docker_info, file, host_state, models_plan, package, running, said, spec, uuid
 from tests.testbed.toolkit.build import lay_out
 
 RANGES = ("ada:165536:65536", "bob:231072:65536")
@@ -260,7 +259,7 @@ def test_blocked_daemon_fails_only_models_of_its_user(why: str) -> None:
     ]
     assert found.down
     assert plan(wanted, state).errors == tuple(found.down.values())
-    served = plan_models(wanted, state, {}, SALT, down=found.down)
+    served = models_plan(wanted, state, down=found.down)
     assert said(served.errors) == {"beta": found.down["ada"].what}
     assert served.errors["beta"].path == "models.beta"
     assert [change.model for change in served.changes] == ["alpha", "gamma"]
@@ -307,9 +306,7 @@ def test_unusable_user_is_an_error_and_others_continue(change: Any, sentence: st
     assert before_models.nothing, "the models say it"
     assert before_models.down == {"ada": error}
     state = replace(state, weights={"/w/a.gguf": 1})
-    found = plan_models(
-        wanted, state, {}, SALT, down={"ada": error, "bob": Problem.of("rootless-failed", what="is gone.")}
-    )
+    found = models_plan(wanted, state, down={"ada": error, "bob": Problem.of("rootless-failed", what="is gone.")})
     assert said(found.errors) == {"beta": error.what, "docker.rootless.bob": "is gone."}
 
 
@@ -320,9 +317,7 @@ def test_distinguishes_silent_and_missing_daemon() -> None:
         "the rootless Docker of ada does not answer."
     )
     bare = with_ada(state, docker={}, unit=Unit())
-    assert said([not_ready("ada", bare)])[0].startswith(
-        "ada has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
-    )
+    assert said([not_ready("ada", bare)])[0].startswith("ada has no rootless Docker yet. Run `gpurack apply`.")
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)), max_size=12), st.sets(st.integers(0, 10**6)))
@@ -384,14 +379,14 @@ def test_changed_access_recreates_with_reason() -> None:
     words = {"models": {"alpha": {"gpus": [0], "port": 8000}}}
     facts = replace(host_state(gpus=1), weights={"/w/a.gguf": 1})
     facts = replace(facts, containers=(running(spec(words), "alpha", facts, (uuid(0),)),))
-    found = plan_models(spec(words, {"nvidia": {"access": "runtime"}}), facts, {}, SALT)
+    found = models_plan(spec(words, {"nvidia": {"access": "runtime"}}), facts)
     assert [str(change) for change in found.changes] == ["recreate alpha: nvidia.access cdi → runtime"]
 
 
 def test_refuses_unsupported_cdi() -> None:
     wanted = spec({"nvidia": {"access": "cdi"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     facts = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
-    (error,) = plan_models(wanted, facts, {}, SALT).errors.values()
+    (error,) = models_plan(wanted, facts).errors.values()
     assert error.what.startswith("nvidia.access is cdi, but Docker 24.0.9 has no CDI")
 
 
@@ -519,9 +514,9 @@ def jobs(found: Any) -> dict[str, Any]:
 )
 def test_moves_model_between_dockers(before: str | None, after: str | None, reason: str) -> None:
     state = settled(in_docker_of(before), before or "")
-    found = plan_models(in_docker_of(after), state, {}, SALT)
+    found = models_plan(in_docker_of(after), state)
     assert [str(change) for change in found.changes] == [f"recreate alpha: {reason}"]
-    (entry,) = jobs(found)["groups"][0]
+    (entry,) = jobs(found)["batches"][0]
     assert (entry["from"], entry["user"]) == (before or "", after or "")
     services = {user: list(project["services"]) for user, project in jobs(found)["projects"].items()}
     assert services == {"": [], before or "": [], after or "": ["alpha"]}
@@ -534,7 +529,7 @@ def test_moves_gpus_and_ports_between_daemons_in_one_group() -> None:
     old, new = spec(BOTH, {"models": words}), spec(BOTH, {"models": swapped})
     state = replace(host(old), weights={"/w/a.gguf": 1})
     held = [running(old, "alpha", state, (uuid(0),), user="ada"), running(old, "beta", state, (uuid(1),), user="bob")]
-    (group,) = jobs(plan_models(new, replace(state, containers=tuple(held)), {}, SALT))["groups"]
+    (group,) = jobs(models_plan(new, replace(state, containers=tuple(held))))["batches"]
     assert [(entry["name"], entry["from"], entry["user"]) for entry in group] == [
         ("alpha", "ada", "ada"),
         ("beta", "bob", "bob"),
@@ -547,14 +542,14 @@ def test_key_is_readable_by_its_user_only(monkeypatch: pytest.MonkeyPatch) -> No
     state = replace(host(wanted), weights={"/w/a.gguf": 1})
     path = "/var/lib/gpurack/users/ada/secrets/alpha/api_key"
     secrets = {"alpha": {"api_key": "sk-one"}}
-    first = plan_models(wanted, state, secrets, SALT)
+    first = models_plan(wanted, state, secrets)
     assert path in jobs(first)["projects"]["ada"]["services"]["alpha"]["secrets"]["alpha_api_key"]
     made = desire("alpha", wanted, state, (), secrets["alpha"], SALT).labelled
     text = compose.document({"alpha": made}, "ada")
     box = running(wanted, "alpha", state, user="ada", secrets=secrets["alpha"])
     there = with_files(replace(state, containers=(box,)), **{paths.compose_file("ada"): text})
     for owner, job in ((1001, False), (0, True), (1002, True)):
-        found = plan_models(wanted, replace(there, secrets={path: ("400", owner)}), secrets, SALT)
+        found = models_plan(wanted, replace(there, secrets={path: ("400", owner)}), secrets)
         assert bool(found.job) is job, owner
 
 
@@ -571,18 +566,14 @@ def test_fetched_weights_are_in_private_folder_of_user() -> None:
 def test_reports_weights_unreadable_for_user() -> None:
     wanted = in_docker_of("ada")
     state = with_ada(replace(host(wanted), weights={"/w/a.gguf": 1}), unreadable=frozenset({"/w/a.gguf"}))
-    assert (
-        plan_models(wanted, state, {}, SALT)
-        .errors["alpha"]
-        .what.startswith("weights /w/a.gguf are not readable by ada")
-    )
+    assert models_plan(wanted, state).errors["alpha"].what.startswith("weights /w/a.gguf are not readable by ada")
 
 
 def test_name_clash_is_per_docker() -> None:
     wanted = in_docker_of("ada")
     state = replace(host(wanted), weights={"/w/a.gguf": 1})
     for whose, taken in (("", False), ("bob", False), ("ada", True)):
-        found = plan_models(wanted, replace(state, containers=(container("alpha", user=whose),)), {}, SALT)
+        found = models_plan(wanted, replace(state, containers=(container("alpha", user=whose),)))
         assert bool(found.errors) is taken, whose
 
 

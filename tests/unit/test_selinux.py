@@ -6,10 +6,9 @@ import pytest
 
 from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import labels
-from gpurack.plan.models.plan import plan_models
 from gpurack.plan.system.docker import plan_docker
 from gpurack.spec.host import Docker, Host
-from tests.given import docker_info, host_state, models, said
+from tests.given import docker_info, host_state, models, models_plan, said
 
 WEIGHTS = "/data/models/alpha.gguf"
 CONFINED = docker_info(SecurityOptions=["name=seccomp,profile=builtin", "name=selinux"])
@@ -22,7 +21,7 @@ def rocky(label: str | None, info: Any = CONFINED, **over: Any) -> HostFacts:
 
 def errors(label: str | None, info: Any = CONFINED, **fields: Any) -> dict[str, str]:
     wanted = models(alpha={"weights": WEIGHTS, "gpus": [], **fields})
-    return said(plan_models(wanted, rocky(label, info), {}, "5a" * 16).errors)
+    return said(models_plan(wanted, rocky(label, info)).errors)
 
 
 def test_reports_label_that_containers_cannot_read() -> None:
@@ -48,7 +47,7 @@ def test_skips_check_without_confinement() -> None:
 
 def test_relabels_no_mount() -> None:
     wanted = models(alpha={"weights": WEIGHTS, "gpus": []})
-    plan = plan_models(wanted, rocky("container_file_t"), {}, "5a" * 16)
+    plan = models_plan(wanted, rocky("container_file_t"))
     assert plan.job
     assert "selinux" not in str(plan.job)
 

@@ -18,11 +18,11 @@ from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import runner
 from gpurack.plan.models import neighbours
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from tests.given import SALT, host_state, running
+from tests.given import host_state, models_plan, running
 
 MODEL: dict[str, Any] = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
 GATEWAY: dict[str, Any] = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
@@ -56,7 +56,7 @@ def lab(**gateway: Any) -> dict[str, Host]:
 
 
 def plan(spec: Host, **said: Any) -> ModelsPlan:
-    return plan_models(spec, host_state(**{"weights": {"/w/a.gguf": 1}, **said}), read_secrets(spec), SALT)
+    return models_plan(spec, host_state(**{"weights": {"/w/a.gguf": 1}, **said}), read_secrets(spec))
 
 
 def as_it_runs(spec: Host, **said: Any) -> HostFacts:
@@ -72,14 +72,14 @@ def as_it_runs(spec: Host, **said: Any) -> HostFacts:
 
 
 def reasons(spec: Host, facts: HostFacts) -> dict[str, list[str]]:
-    found = plan_models(spec, facts, read_secrets(spec), SALT)
+    found = models_plan(spec, facts, read_secrets(spec))
     return {change.model: list(change.reasons) for change in found.changes if change.action != "keep"}
 
 
 def test_services_start_after_their_connections() -> None:
     found = plan(lab()["gpu1"])
     assert found.job
-    entries = {model["name"]: model for group in found.job["groups"] for model in group}
+    entries = {model["name"]: model for group in found.job["batches"] for model in group}
     assert {name: model.get("after") for name, model in entries.items()} == {
         "near": None, "gateway": ["near"], "chat": ["gateway"],
     }  # fmt: skip
@@ -90,7 +90,7 @@ def test_gateway_is_tested_by_requests_of_its_models() -> None:
     """As its host reaches each model. The payload has paths of keys, no keys. A web UI is not tested."""
     found = plan(lab()["gpu1"])
     assert found.job
-    entries = {model["name"]: model for group in found.job["groups"] for model in group}
+    entries = {model["name"]: model for group in found.job["batches"] for model in group}
     told = entries["gateway"]["gateway"]
     assert told["key"] == "/dev/shm/gpurack_key"
     assert [(other["serves"], other["url"], other["key"]) for other in told["behind"]] == [
@@ -108,9 +108,9 @@ def test_group_starts_models_then_gateways_then_pages() -> None:
         {"gpu1": [{"models": {"near": {**MODEL, "port": 3000}},
                    "services": {"chat": {**CHAT, "port": 4000}, "gateway": {**GATEWAY, "port": 8000}}}]}
     )["gpu1"]  # fmt: skip
-    found = plan_models(moved, as_it_runs(host), read_secrets(moved), SALT)
+    found = models_plan(moved, as_it_runs(host), read_secrets(moved))
     assert found.job
-    assert [[model["name"] for model in group] for group in found.job["groups"]] == [["near", "gateway", "chat"]]
+    assert [[model["name"] for model in group] for group in found.job["batches"]] == [["near", "gateway", "chat"]]
 
 
 def test_gateway_files_have_keys_of_models_and_digests_of_clients() -> None:
@@ -170,7 +170,7 @@ def test_names_changed_connections() -> None:
 
 
 def test_removes_services_missing_in_inventory() -> None:
-    found = plan_models(check_fleet({"gpu1": [{"models": {}}]})["gpu1"], as_it_runs(lab()["gpu1"]), {}, SALT)
+    found = models_plan(check_fleet({"gpu1": [{"models": {}}]})["gpu1"], as_it_runs(lab()["gpu1"]))
     assert {change.model: change.action for change in found.changes} == dict.fromkeys(
         ("near", "gateway", "chat"), "remove"
     )
@@ -256,7 +256,7 @@ def shared() -> Host:
 def test_gateway_payload_names_docker_of_each_model() -> None:
     """With the published address of the container; models in its own Docker first. Keys remain its own copies."""
     host, state = shared(), host_state(weights={"/w/a.gguf": 1})
-    told = {name: runner.gateway(desire(name, host, state, ()), host, state)["behind"] for name in host.services}
+    told = {name: runner.gateway(desire(name, host, state, ()), name, host, state)["behind"] for name in host.services}
     folder = {name: paths.container_file(host.services[name].dockerd, name, "upstream_key_") for name in told}
     assert {name: [(o["user"], o["name"], o["url"], o["key"]) for o in behind] for name, behind in told.items()} == {
         "gateway": [("", "near", "http://10.0.0.7:8001/v1/models", folder["gateway"] + "1"),
@@ -265,7 +265,7 @@ def test_gateway_payload_names_docker_of_each_model() -> None:
                 ("", "near", "http://10.0.0.7:8001/v1/models", folder["own"] + "1")],
     }  # fmt: skip
     other = lab()["gpu1"]
-    far = runner.gateway(desire("gateway", other, state, ()), other, state)["behind"][1]
+    far = runner.gateway(desire("gateway", other, state, ()), "gateway", other, state)["behind"][1]
     assert (far["serves"], "user" in far, "name" in far) == (["far"], False, False)
 
 

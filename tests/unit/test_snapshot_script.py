@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from gpurack.facts.snapshot import RAISED, Snapshot, script
+from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.questions import images_by_user, questions
 from tests.given import models, recorded
 from tests.unit.host_programs import FILES, SHELLS, Fakes, without_parts
 
 SCRIPTS = [FILES / "snapshot.sh", FILES / "snapshot_docker.sh"]
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
-H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, 00000000:00:06.0, 0"
+H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0, 0"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -39,6 +40,30 @@ def test_passes_shellcheck() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("installed", "wanted", "carried"),
+    [
+        ("", "28.5.2", {"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
+        ("26.1.5+dfsg1-9+b9", "28.5.2", {"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
+        ("26.1.5+dfsg1-9+b9", "26.1.5", {}),
+        ("", None, {}),
+    ],
+)
+def test_reads_what_the_distribution_carries(
+    fakes: Fakes, tmp_path: Path, shell: list[str], installed: str, wanted: str | None, carried: dict[str, object]
+) -> None:
+    """Only where its Docker is wanted in a version that is not installed."""
+    (tmp_path / "lists").mkdir()
+    fakes.add("dpkg-query", f"case $* in *docker.io) printf %s '{installed}';; esac")
+    line = " docker.io | {} | http://repo.testbed/debian trixie/main amd64 Packages"
+    fakes.add("apt-cache", "\n".join(f"echo '{line.format(each)}'" for each in ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")))
+    [(_, spec)] = check_fleet({"gpu1": [{"docker": {"source": "distro", "version": wanted}}]}).items()
+    text = without_parts(script(questions(spec))).replace("/var/lib/apt/lists", f"{tmp_path}/lists")
+    done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    assert Snapshot().process(done.stdout.splitlines()).carried == carried
+
+
 @pytest.fixture
 def host(fakes: Fakes) -> Fakes:
     """Docker with two containers, and one GPU."""
@@ -54,7 +79,7 @@ def host(fakes: Fakes) -> Fakes:
     fakes.state(
         "containers", f"{json.dumps(one)}\n{json.dumps({**one, 'name': '/db', 'labels': None, 'ports': None})}\n"
     )
-    fakes.state("published", "/alpha|running|8080/tcp;127.0.0.1;8000 \n")
+    fakes.state("published", "/alpha|running|alpha|8080/tcp;127.0.0.1;8000 \n")
     fakes.add(
         "docker",
         'case "$*" in info*) cat "$STATE/info"; echo;; "compose version"*) echo v2.40.3;; '
@@ -107,11 +132,31 @@ def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None
         f"{name}.service": (name.partition(".")[0], "active" if name == "docker" else "inactive")
         for name in (
             "docker", "containerd", "gpurack", "nvidia-cdi-refresh", "snap.docker.dockerd", "firewalld",
+            "nvidia-fabricmanager", "nvidia-persistenced",
         )
     }  # fmt: skip
     assert seen.docker_flags == "/usr/bin/dockerd -H fd://"
     assert seen.init == Path("/proc/1/comm").read_text().strip()
     assert seen.os.id
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_reads_only_lines_about_cuda_of_logs(shell: list[str], host: Fakes) -> None:
+    host.state("published", "/alpha|running|alpha|11434/tcp;127.0.0.1;8000 |2026-11-20T07:00:00.5Z\n")
+    host.state("log", "a prompt of a user\nggml_cuda_init: failed to initialize CUDA: unknown error\n[GIN] 200\n")
+    docker = (host.folder / "docker").read_text()
+    logs = """[ "$*" = "logs --since 2026-11-20T07:00:00.5Z alpha" ] && cat "$STATE/log" >&2 && exit\n"""
+    host.add("docker", logs + docker)
+    ollama = {"engine": "ollama", "version": "0.33.0", "weights": None}
+    seen = Snapshot().process(look(shell, script(questions(models(alpha={"gpus": [0], **ollama})))))
+    assert seen.cuda_logs == {("", "alpha"): "ggml_cuda_init: failed to initialize CUDA: unknown error\n"}
+    assert seen.probes["", "alpha"].status == 200
+    host.state("log", "nothing about it\n")
+    seen = Snapshot().process(look(shell, script(questions(models(alpha={"gpus": [0], **ollama})))))
+    assert not seen.cuda_logs.get(("", "alpha"))
+    before = len(host.calls)
+    look(shell, script(questions(models(alpha={"gpus": [0]}))))
+    assert not [call for call in host.calls[before:] if call.startswith("docker logs")]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +189,55 @@ def test_silent_docker_is_missing(host: Fakes) -> None:
     assert [call.split()[1] for call in host.calls if call.startswith("docker ")] == ["info", "ps", "compose"]
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("label", "sent"), [("gateway", "sk-gateway"), ("gateway.3", "sk-gateway.3"), ("else", "sk-gateway")]
+)
+def test_other_hosts_are_asked_with_the_key_of_the_service_s_generation(
+    shell: list[str], host: Fakes, tmp_path: Path, label: str, sent: str
+) -> None:
+    for key in ("gateway", "gateway.3", "else"):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "upstream_key_1").write_text(f"sk-{key}\n")
+    host.add("docker", f'case "$*" in *compose.service*gateway) echo {label};; esac')
+    host.add("curl", 'grep -o "sk-[a-z0-9.]*" >>"$STATE/asked"; printf "|200"')
+    model = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "bind": "lan"}
+    gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
+    far = {"far": {**model, "api_key": {"env": "PATH"}}}
+    lab = check_fleet(
+        {"gpu1": [{"models": {"near": model}, "services": {"gateway": gateway}}], "gpu2": [{"models": far}]}
+    )
+    text = script(questions(lab["gpu1"])).replace("/etc/gpurack/secrets", str(tmp_path))
+    assert Snapshot().process(look(shell, text)).upstreams == {("", "gateway", 1): ""}
+    assert (host.folder / "state" / "asked").read_text().split() == [sent]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("name", "label", "sent"),
+    [
+        ("alpha", "alpha", "sk-alpha"), ("alpha", "alpha.2", "sk-alpha.2"), ("alpha", "", "sk-alpha"),
+        ("alpha", "beta", "sk-alpha"), ("alpha", "alpha.x", "sk-alpha"), ("alpha", "alpha.2/../beta", "sk-alpha"),
+        ("alpha.previous", "alpha", "sk-alpha"), ("alpha.previous", "alpha.2", "sk-alpha.2"),
+        ("alpha.previous", "", None), ("alpha.previous", "beta", None), ("alpha.2", "alpha.2", None),
+    ],
+)  # fmt: skip
+def test_model_is_asked_with_the_key_of_its_generation(
+    shell: list[str], host: Fakes, tmp_path: Path, name: str, label: str, sent: str | None
+) -> None:
+    """Also the old container while its successor is prepared, but none that only has its name."""
+    for key in ("alpha", "alpha.2", "beta"):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "api_key").write_text(f"sk-{key}\n")
+    host.state("published", f"/{name}|running|{label}|8080/tcp;127.0.0.1;8000 \n")
+    host.add("curl", 'grep -o "sk-[a-z0-9.]*" >>"$STATE/asked"; printf \'{"data":[{"id":"alpha"}]}\\n200\'')
+    text = script(questions(models(alpha={}))).replace("/etc/gpurack/secrets", str(tmp_path))
+    seen = Snapshot().process(look(shell, text))
+    asked = host.folder / "state" / "asked"
+    assert (asked.read_text().split() if asked.exists() else [None]) == [sent]
+    assert (("", "alpha") in seen.probes) is (sent is not None)
+
+
 def test_probe_without_answer_has_reason(host: Fakes) -> None:
     host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
     text = without_parts(script(questions(models(alpha={}))), "Docker")
@@ -154,3 +248,25 @@ def test_probe_without_answer_has_reason(host: Fakes) -> None:
 def test_quotes_questions() -> None:
     text = script(questions(models(alpha={"weights": "/w/it's; $(reboot).gguf"})))
     assert "WEIGHTS='/w/it'\"'\"'s; $(reboot).gguf'\n" in text
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("starts", "more", "flags"),
+    [
+        ("/bin/dockerd -H fd:// $DOCKER_OPTS", "", "/bin/dockerd -H fd:// $DOCKER_OPTS --log-driver=local -D"),
+        ("dockerd ${A} $B", 'Environment=X=1 "A=-D --label=a=b" B=--ip=::1', "dockerd ${A} $B -D --label=a=b --ip=::1"),
+        ("/usr/local/bin/start.sh x", "MainPID=0", "/usr/local/bin/start.sh x"),
+    ],
+    ids=["file", "lines", "script"],
+)  # fmt: skip
+def test_flags_of_dockerd_with_variables(
+    shell: list[str], fakes: Fakes, tmp_path: Path, starts: str, more: str, flags: str
+) -> None:
+    (tmp_path / "environment").write_text("# DOCKER_OPTS=no\nDOCKER_OPTS='--log-driver=local -D'\n")
+    unit = f"ExecStart={{ path=/x ; argv[]={starts} ; ignore_errors=no }}\n{more}\n"
+    fakes.state("unit", unit + f"EnvironmentFiles={tmp_path}/environment (ignore_errors=yes)\n")
+    fakes.add("systemctl", 'cat "$STATE/unit"')
+    text = (FILES / "snapshot.sh").read_text().partition("\neval ")[0]
+    function = text[text.index("dockerd_flags() {") :].partition("\n}\n")[0] + "\n}\ndockerd_flags\n"
+    assert " ".join(look(shell, function)[0].split()) == flags

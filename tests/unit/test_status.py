@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from gpurack import screen
 from gpurack.commands.lab_status import HostStatus, ModelStatus, host_status, is_well, lab_status
 from gpurack.commands.status import as_data, show, state_text, summary
 from gpurack.commands.status_page import write_page
-from gpurack.facts.model import Container, Driver, HostFacts, Xid
+from gpurack.facts.gpus import Driver, Xid
+from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.record import Entry
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from tests.given import gpu, host_state, models, running, said, spec, uuid
+from tests.given import container, gpu, host_state, models, running, said, spec, uuid
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -38,6 +42,30 @@ def status_of(spec: Host, *containers: Container, **said: Any) -> ModelStatus:
     """The status of `alpha`."""
     [model] = host_status("gpu1", spec, host_state(containers=containers, **said), NOW).models
     return model
+
+
+@pytest.mark.parametrize(
+    ("restarts", "tested", "text"),
+    [
+        (3, {"restarts": 0}, "ready 2 h, restarted 3 times since 08:02"),
+        (4, {"restarts": 3}, "ready 2 h, restarted once since 08:02"),
+        (3, {"restarts": 0, "at": "2026-11-18T14:02:00Z"}, "ready 2 h, restarted 3 times since 2026-11-18 14:02"),
+        (3, {"restarts": 3}, "ready 2 h, 3 restarts"),
+        (3, {"restarts": None}, "ready 2 h, 3 restarts"),
+        (0, {"restarts": 0}, "ready 2 h"),
+    ],
+)
+def test_says_that_ready_model_was_restarted_since_its_test(restarts: int, tested: dict[str, Any], text: str) -> None:
+    wanted, container = one(started=ago(hours=2), restarts=restarts)
+    test = {"id": container.id, "at": "2026-11-20T08:02:00Z", "since": "", "why": "", **tested}
+    probes = {"alpha": [200, '{"data":[{"id":"alpha"}]}']}
+    found = status_of(wanted, container, probes=probes, tests={"alpha": test})
+    assert state_text(found, NOW) == text
+    # one that Docker restarts again and again answers meanwhile, and is not ready
+    again = replace(container, started=ago(seconds=4), restarts=restarts + 1)
+    found = status_of(wanted, again, probes=probes, tests={"alpha": test}, now=NOW)
+    assert found.state == "DOWN"
+    assert state_text(found, NOW) == f"DOWN: restarts again and again, {restarts + 1} restart{'s' * (restarts > 0)}"
 
 
 def test_shows_start_and_counter_of_ready_model() -> None:
@@ -79,13 +107,21 @@ def test_shows_why_model_is_not_ready(container: dict[str, Any], probe: list[Any
     assert state_text(status_of(wanted, found, probes={"alpha": probe} if probe else {}), NOW) == text
 
 
+def test_shows_a_port_that_docker_lost() -> None:
+    wanted, found = one(ports=(("127.0.0.1", 8000),))
+    status = status_of(wanted, found, probes={"alpha": [0, "refused"]}, listeners=["0.0.0.0:22 sshd (pid 1)"])
+    assert state_text(status, NOW) == "DOWN: runs but Docker no longer publishes its port 8000"
+    assert status.problem
+    assert status.problem.hint == "The next run restarts it. By hand: docker restart alpha."
+
+
 def test_shows_missing_and_disabled_models_and_missing_docker() -> None:
     assert state_text(status_of(models(alpha={})), NOW) == "DOWN: no container"
     off = status_of(models(alpha={"enabled": False}))
     assert (off.state, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
     host = host_status("gpu1", models(alpha={}), host_state(docker={}), NOW)
     assert host.state == "DEGRADED"
-    assert said(host.errors) == ("Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`.",)
+    assert said(host.errors) == ("Docker is not installed. Run `gpurack apply`.",)
     assert host.models[0].why == "Docker does not answer"
 
 
@@ -157,6 +193,23 @@ def test_unreachable_host_has_unknown_models() -> None:
     assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
 
 
+def test_names_models_that_the_next_apply_removes() -> None:
+    """Those of another lab are not named, nor what does not run any more."""
+    there = [container(name, label={}) for name in ("alpha", "delta", "of-vision")] + [
+        container("old", "exited", label={})
+    ]
+    record = {"": {each.name: Entry(each.id, "model", lab="nlp") for each in there}}
+    record[""]["of-vision"] = replace(record[""]["of-vision"], lab="vision")
+    facts = host_state(containers=there, record=record, probes={"alpha": [200, '{"data":[{"id":"alpha"}]}']})
+    wanted = models(alpha={}).model_copy(update={"lab": "nlp"})
+    lab = [host_status("gpu1", wanted, facts, NOW)]
+    line = "also runs: delta (not in the inventory; the next apply removes it)"
+    assert printed(lab)[1] == f"note        gpu1  {line}"
+    [note] = as_data(lab)["hosts"]["gpu1"]["warnings"]
+    assert (note["code"], note["message"], note["parameters"]["names"]) == ("not-in-inventory", line, "delta")
+    assert is_well(lab)
+
+
 def test_loading_model_is_well() -> None:
     wanted, container = one(started=ago(seconds=3))
     lab = [host_status("gpu1", wanted, host_state(containers=[container], probes={"alpha": [503, ""]}), NOW)]
@@ -169,20 +222,57 @@ def lab() -> list[HostStatus]:
     """A degraded host, and one with special characters of HTML in its name."""
     wanted, state = lost_card()
     return [
-        host_status("gpu1", wanted, replace(state, gpus=tuple(replace(g, utilization=63) for g in state.gpus)), NOW),
+        host_status(
+            "gpu1",
+            wanted,
+            replace(state, gpus=tuple(replace(g, utilization=63, temperature=61) for g in state.gpus)),
+            NOW,
+        ),
         host_status("<b>", models(alpha={}), HostFacts(trouble="could not connect: <script>"), NOW),
     ]
 
 
-def test_prints_terminal_output(lab: list[HostStatus]) -> None:
-    console = Console(file=(out := StringIO()), width=160, highlight=False)
-    show(console, lab)
-    text = out.getvalue()
-    assert "gpu1  DEGRADED     driver 580.159.04  GPU 0 0.0 GiB 63 % · 1 0.0 63 % · 2 lost · 3 0.0 63 %" in text
-    assert "<b>   UNREACHABLE" in text
-    assert "UNKNOWN: host unreachable" in text
-    assert "error gpu1 GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta." in text
-    assert text.splitlines()[-1] == "0 of 2 ready, 1 down, 1 unknown. 2 hosts need attention: gpu1, <b>."
+def printed(lab: list[HostStatus], verbose: bool = False, width: int = 100) -> list[str]:
+    console = screen.Console(file=(out := StringIO()), width=width)
+    show(console, lab, NOW, verbose)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_prints_what_needs_attention_first(lab: list[HostStatus]) -> None:
+    wanted, container = one(status="exited", exit_code=137, finished=ago(hours=5), restarts=41)
+    down = host_status("gpu3", wanted, host_state(containers=[container]), NOW)
+    well = host_status("gpu4", models(off={"enabled": False}), host_state(gpus=2), NOW)
+    assert printed([well, *lab, down]) == [
+        "DOWN        gpu1  beta :8001: readiness check did not run",
+        "DOWN        gpu3  alpha :8000 since 04:00 (5 h), 41 restarts: exited with code 137",
+        "DEGRADED    gpu1  GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta.",
+        "UNREACHABLE <b>   could not connect: <script>",
+        "ok          gpu4  2 GPUs, 1 disabled",
+        f"{summary([well, *lab, down])} Checked {NOW.astimezone():%H:%M %Z}.",
+    ]
+
+
+def test_verbose_says_whose_localhost_it_is() -> None:
+    wanted = models(alpha={}, beta={"bind": "lan"})
+    note = "localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1. For your users: `bind: lan`."
+    assert note in printed([host_status("gpu1", wanted, host_state(), NOW)], verbose=True, width=120)
+    assert note not in printed([host_status("@local", wanted, host_state(), NOW)], verbose=True, width=120)
+    on_the_lan = host_status("gpu1", models(alpha={"bind": "lan"}), host_state(), NOW)
+    assert not any("localhost" in line for line in printed([on_the_lan], verbose=True, width=120))
+
+
+def test_verbose_prints_every_gpu_and_model(lab: list[HostStatus]) -> None:
+    lines = printed(lab, verbose=True)
+    assert "  GPU 0  0.0 / 24 GiB  util 63 %  61 °C" in lines
+
+
+def test_twelve_hosts_that_are_well_need_a_line_each() -> None:
+    fleet = [
+        host_status(f"gpu{number}.lab", models(off={"enabled": False}), host_state(gpus=4), NOW) for number in range(12)
+    ]
+    lines = printed(fleet)
+    assert len(lines) == 13
+    assert max(map(len, lines)) <= 100
 
 
 def test_json_has_same_facts(lab: list[HostStatus]) -> None:
@@ -190,18 +280,55 @@ def test_json_has_same_facts(lab: list[HostStatus]) -> None:
     assert data["summary"] == summary(lab)
     assert data["hosts"]["gpu1"]["state"] == "SICK"
     assert [card["utilization"] for card in data["hosts"]["gpu1"]["gpus"]] == [63, 63, None, 63]
+    assert [card["temperature"] for card in data["hosts"]["gpu1"]["gpus"]] == [61, 61, None, 61]
     assert data["hosts"]["gpu1"]["gpus"][2]["lost"].startswith("lost (GPU-0000…")
     assert data["hosts"]["<b>"]["models"]["alpha"]["state"] == "DOWN"
+
+
+def test_page_has_what_is_down_first_and_nothing_green_beside_it(lab: list[HostStatus], tmp_path: Path) -> None:
+    wanted, container = one(status="exited", exit_code=137)
+    down = host_status("gpu3", wanted, host_state(containers=[container]), NOW)
+    well = host_status("gpu4", models(off={"enabled": False}), host_state(gpus=2), NOW)
+    away = host_status("gpu5", models(alpha={}), HostFacts(trouble="could not connect"), NOW)
+    write_page(tmp_path / "lab.html", [well, away, down, lab[0]], "lab", NOW)
+    sections = (tmp_path / "lab.html").read_text().split("<section")[1:]
+    assert [section.partition("<h2>")[2].partition("<")[0] for section in sections] == ["gpu3", "gpu1", "gpu5", "gpu4"]
+    assert all('class="ok"' not in section for section in sections[:3])
+    assert ["bad" in section.partition(">")[0] for section in sections] == [True, True, True, False]
+    assert '<span class="DOWN">1 DOWN</span>' in sections[0]
+    assert "section.bad .ready { color: inherit; }" in (tmp_path / "lab.html").read_text()
+
+
+def test_page_has_use_and_temperature_below_the_bar(lab: list[HostStatus], tmp_path: Path) -> None:
+    """Beside it they would leave it no room on a phone."""
+    write_page(tmp_path / "lab.html", lab, "lab.py", NOW)
+    page = (tmp_path / "lab.html").read_text()
+    assert '<span class="who">NVIDIA A30 · util 63 % · 61 °C</span>' in page
+    assert "<span>0.0 / 24 GiB</span>" in page
 
 
 def test_page_is_one_file_and_escapes_host_output(lab: list[HostStatus], tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
     lab = [replace(lab[0], notes=(Problem.of("lines-ignored", what="the container <x> is not gpurack's."),)), *lab[1:]]
-    write_page(page, lab, "lab", NOW)
+    well, container = models(alpha={"bind": "any"}), running(models(alpha={"bind": "any"}), "alpha", host_state())
+    up = host_status(
+        "ok1", well, host_state(containers=[container], probes={"alpha": [200, '{"data":[{"id":"alpha"}]}']}), NOW
+    )
+    write_page(page, [up, *lab], "lab", NOW, {"http://ok1:8000/v1": "curl 'x'"})
     text = page.read_text()
     assert "<h2>&lt;b&gt;</h2>" in text
     assert '<p class="note">the container &lt;x&gt; is not gpurack&#39;s.</p>' in text
-    assert "<script" not in text
+    assert text.count("<script") == 1
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text, "a browser runs no other script"
+    assert text.index("<h2>&lt;b&gt;</h2>") < text.index("<h2>ok1</h2>"), "hosts that need attention come first"
+    assert 'data-copy="http://ok1:8000/v1">copy</button>' in text
+    assert 'data-copy="curl &#39;x&#39;">copy curl</button>' in text
+    assert 'href="http://localhost' not in text
+    assert 'data-copy="http://localhost' not in text
+    assert "localhost is the host itself. From your desk: ssh -L 8001:localhost:8001 gpu1." in text
+    assert "execCommand" in script, "on a page without https, browsers give no clipboard"
     for reference in ("src=", "@import", "url(", "<link"):
         assert reference not in text
     assert list(tmp_path.iterdir()) == [page]

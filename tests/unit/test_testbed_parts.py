@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gpurack.commands.main import main
 from tests.given import spec
-from tests.testbed import TestbedError, cache, hosts, prepared, services
+from tests.testbed import TestbedError, cache, demo, disk, hosts, prepared, services
 from tests.testbed.inventory import common
 
 
@@ -74,6 +75,15 @@ def test_kind_follows_from_host_name(name: str, kind: str) -> None:
     assert hosts.kind_of(name) == kind
 
 
+def test_demo_ends_with_commands_that_exist() -> None:
+    """The command first, pyinfra beside it."""
+    lines = [line.strip() for line in demo.LOOK_AROUND.splitlines()]
+    words = [line.split() for line in lines if line.startswith("gpurack ")]
+    assert [word[1] for word in words] == ["status", "diff", "apply"]
+    assert all(word[1] in main.commands and "inventories/demo.py" in word for word in words)
+    assert "The same by pyinfra: pyinfra inventories/demo.py deploys/gpu_host.py" in lines
+
+
 def test_refuses_name_without_kind() -> None:
     with pytest.raises(TestbedError, match="--kind"):
         hosts.kind_of("apple1")
@@ -120,3 +130,14 @@ def test_host_is_prepared_anew_when_anything_that_made_it_changes(
         change()
         names.append(prepared.image("gpu", "repository 1"))
     assert len(set(names)) == len(names)
+
+
+def test_says_what_the_demo_uses_and_what_stays(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "STATE", tmp_path / "state")
+    monkeypatch.setattr(disk, "cache_home", lambda: tmp_path / "cache/gpurack-testbed")
+    assert "some minutes, as nothing is cached yet" in disk.costs()
+    assert disk.kept() == "nothing stays"
+    (tmp_path / "cache/gpurack-testbed").mkdir(parents=True)
+    (tmp_path / "cache/gpurack-testbed/image").write_bytes(b"x" * 100_000_000)
+    assert "; 0.1 GB are there already" in disk.costs()
+    assert disk.kept().startswith(f"what makes the next start fast stays: 0.1 GB in {tmp_path}/cache/gpurack-testbed. ")

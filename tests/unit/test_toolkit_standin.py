@@ -20,7 +20,7 @@ from unittest.mock import patch
 import pytest
 
 from tests import forked
-from tests.testbed.gpu import files
+from tests.testbed.gpu import LIBCUDA, files
 from tests.testbed.toolkit.build import VERSIONS, build, lay_out
 
 CONFORMANCE = Path(__file__).resolve().parents[1] / "testbed/toolkit/conformance"
@@ -284,7 +284,7 @@ def test_runtime_edits_bundle(with_cards, tmp_path: Path, asked: str, cards: lis
     spec = json.loads((tmp_path / "config.json").read_text())
     assert spec["process"]["env"] == ["A=b", "NVIDIA_VISIBLE_DEVICES=void"]
     assert [p for p in spec["linux"]["devices"] if p[-1].isdigit()] == [f"/dev/nvidia{i}" for i in cards]
-    assert "/usr/share/gpusim" in [mount["destination"] for mount in spec["mounts"]]
+    assert {"/usr/share/gpusim", LIBCUDA} < {mount["destination"] for mount in spec["mounts"]}
 
 
 @pytest.mark.parametrize("env", [[], ["NVIDIA_VISIBLE_DEVICES="], ["NVIDIA_VISIBLE_DEVICES=void"]])

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from gpurack.commands import lock_ask
-from gpurack.commands.lock_ask import PARTS, RUN
+from gpurack.commands.lock_ask import RUN, parts
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
-from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
 from tests.given import host_state, models, spec
@@ -156,15 +155,20 @@ def test_reports_unknown_words() -> None:
 
 
 def test_parses_answer_of_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["alpha: pulling i:1", "alpha: now sha256:aa", "alpha: now bb for /w/a b.gguf", "error beta: no network"]
+    lines = [
+        "alpha: pulling i:1",
+        f"alpha: now sha256:{'a' * 64}",
+        "alpha: now bb for /w/a b.gguf",
+        "error beta: no network",
+    ]
     monkeypatch.setattr(lock_ask, "run_as_root", lambda *_, **__: (True, lines))
     asked = {"images": [{"name": "alpha", "reference": "i:1@sha256:old"}], "hubs": []}
     found = lock_ask.find_newest(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
-    assert found == News(images={"alpha": "i:1@sha256:aa"}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
+    image = f"i:1@sha256:{'a' * 64}"
+    assert found == News(images={"alpha": image}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
 
 
 def test_asking_programs_run_without_installed_ones(tmp_path: Any) -> None:
-    parts = [(name, read_text(f"files/{name}.py")) for name in PARTS]
     job = {
         "images": [{"name": "alpha", "user": "nobody-of-that-name", "image": "i:1"}],
         "hubs": [],
@@ -172,7 +176,7 @@ def test_asking_programs_run_without_installed_ones(tmp_path: Any) -> None:
         "hf_token": None,
     }
     done = subprocess.run(
-        [sys.executable, "-c", RUN], input=json.dumps({"parts": parts, "job": job}), cwd=tmp_path,
+        [sys.executable, "-c", RUN], input=json.dumps({"parts": parts(), "job": job}), cwd=tmp_path,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "error alpha: the user nobody-of-that-name does not exist\n"

@@ -13,21 +13,22 @@ from gpurack import paths
 from gpurack.engines import litellm, llama_cpp_python
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet
-from gpurack.plan.host import Run, findings
+from gpurack.plan.host import preview
 from gpurack.plan.models import addresses, compose
 from gpurack.plan.models import service as service_module
 from gpurack.plan.models.desired import desire, digest
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
+from gpurack.plan.run import Run
 from gpurack.spec.host import Host
 from gpurack.verify import evidence, test_models
-from tests.given import SALT, file, host_state, models, running, said, uuid
+from tests.given import SALT, file, host_state, models, models_plan, running, said, uuid
 from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
 
 Service = dict[str, Any]
 CASES = [*Path(__file__).parent.glob("engines/*/*.json"), *Path(__file__).parent.glob("services/*.json")]
 TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1], "compose": {"labels": ["team=nlp"]}})
-ONE_OLDER = ("1 model runs with settings of an older gpurack; --data renew=yes recreates it.",)
+ONE_OLDER = ("1 model runs with settings of an older gpurack; `gpurack apply --renew` recreates it.",)
 OPTIONS = ["no-new-privileges:true"]
 
 
@@ -67,7 +68,7 @@ def older(
 
 
 def plan(spec: Host, facts: HostFacts, renew: bool = False) -> ModelsPlan:
-    return plan_models(spec, facts, {}, SALT, renew=renew)
+    return models_plan(spec, facts, renew=renew)
 
 
 def written(facts: HostFacts, change: Callable[[str], str]) -> HostFacts:
@@ -88,12 +89,14 @@ def test_keeps_and_counts_running_model(name: str) -> None:
 def test_counts_all_in_one_line() -> None:
     found = plan(TWO, older(TWO, of=("alpha", "beta")))
     assert found.nothing
-    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == (
+        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+    )
 
 
 def test_plan_live_shows_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
-    shown = [(each.kind, each.line) for each in findings(TWO, state, Run()) if "model" in each.line]
+    shown = [(each.kind, each.line) for each in preview(TWO, state, Run()).findings if "model" in each.line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
@@ -125,14 +128,14 @@ def test_keeps_old_service_when_other_model_changes() -> None:
     blocks = found.job["projects"][""]["services"]
     assert blocks["alpha"] == found.job["projects"][""]["before"]["alpha"]
     assert "security_opt" not in blocks["alpha"]["services"]["alpha"]
-    assert "security_opt" in blocks["beta"]["services"]["beta"]
+    assert "security_opt" in blocks["beta"]["services"]["beta.2"]
 
 
 def test_applies_new_settings_with_another_change() -> None:
     found = plan(models(alpha={"gpus": [0], "context": 4096}, beta={"gpus": [1]}), older(TWO))
     assert changes(found)["alpha"] == ": context – → 4096"
     assert found.job
-    assert "security_opt" in found.job["projects"][""]["services"]["alpha"]["services"]["alpha"]
+    assert "security_opt" in found.job["projects"][""]["services"]["alpha"]["services"]["alpha.2"]
     assert found.warnings == ()
 
 
@@ -188,7 +191,7 @@ def test_rewrites_lost_compose_yaml_and_keeps_model() -> None:
     found = plan(TWO, state)
     assert (actions(found), said(found.warnings)) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
     assert found.job
-    assert found.job["groups"] == []
+    assert found.job["batches"] == []
     after = after_the_job(state, found)
     assert (plan(TWO, after).nothing, said(plan(TWO, after).warnings)) == (True, ONE_OLDER)
     renewed = plan(TWO, after, renew=True)
@@ -202,7 +205,9 @@ def test_rewritten_compose_yaml_may_be_of_an_older_gpurack(monkeypatch: pytest.M
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(TWO, after)
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
-    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == (
+        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+    )
 
 
 def test_recreates_container_published_elsewhere() -> None:
@@ -275,7 +280,9 @@ def test_changed_file_contents_of_gpurack_recreate_nothing(monkeypatch: pytest.M
     newer(monkeypatch)
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert said(found.warnings) == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == (
+        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+    )
     assert acting(plan(host(), state, renew=True)) == {
         "several": ": gpurack's own settings for this engine changed: files.llama-cpp-python.json",
         "gateway": ": gpurack's own settings for this engine changed: files.gateway.py",
@@ -289,7 +296,7 @@ def test_keeps_files_of_older_gpurack(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = plan(host(config=OTHER), state).job
     assert moved
     files = moved["projects"][""]["files"]
-    assert (set(files["gateway"]), set(files["several"])) == ({"litellm.yaml"}, {"llama-cpp-python.json"})
+    assert (set(files["gateway"]), set(files["several.2"])) == ({"litellm.yaml"}, {"llama-cpp-python.json"})
     lost = paths.container_file("", "gateway", "gateway.py")
     damaged = replace(state, secrets={path: mode for path, mode in state.secrets.items() if path != lost})
     mended = plan(host(), damaged).job
@@ -343,7 +350,9 @@ def test_keeps_gateway_with_old_label_and_same_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
-    assert said(found.warnings) == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert said(found.warnings) == (
+        "3 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+    )
 
 
 def test_verify_accepts_older_settings() -> None:
@@ -405,8 +414,8 @@ def test_digest_matches_service_read_from_compose_yaml_for_every_engine(path: Pa
     case = json.loads(path.read_text())
     for service in [case["service"]] if "service" in case else []:
         written = {**service, "labels": {"gpurack.model": "{}"}}
-        file = {paths.compose_file(""): compose.document({"alpha": written})}
-        read = compose.old_services(host_state(files=file))["alpha"]
+        file = {paths.compose_file(""): compose.document({service["container_name"]: written})}
+        read = compose.old_services(host_state(files=file))[service["container_name"]]
         del read["labels"]
         assert digest(read) == digest(service)
 

@@ -234,6 +234,10 @@ def test_remembers_by_host_and_forgets_missing_weights(tmp_path: Path) -> None:
     known = remembered.recall("gpu1")
     assert known == seen(a="1", b="2").headers
     assert remembered.recall("gpu2") == {}
+    assert remembered.recall("gpu1", "another-lab") == {}
+    remembered.remember("gpu1", {}, seen(z="1"), "another-lab")
+    assert list(remembered.recall("gpu1", "another-lab")) == ["/z"]
+    assert remembered.recall("gpu1") == known
     # /b is not requested, so it stays; /a is missing
     gone = HostFacts(weights={"/a": None})
     remembered.remember("gpu1", known, gone)
@@ -258,10 +262,11 @@ def test_cache_path_is_safe_for_any_host_name() -> None:
 
 def test_reader_runs_without_other_files(tmp_path: Path) -> None:
     """The text of the module after the one that it imports, and nothing else."""
-    imported, own = ((FILES / f"{name}.py").read_text() for name in ("safe_paths", "weights_header"))
+    imported, own = (ascii((FILES / f"{name}.py").read_text()) for name in ("safe_paths", "weights_header"))
     assert remembered.reader() == (
         "import sys, types\n_part = sys.modules['safe_paths'] = types.ModuleType('safe_paths')\n"
-        f"exec(compile({imported!r}, 'safe_paths.py', 'exec'), _part.__dict__)\n{own}"
+        f"exec(compile({imported}, 'safe_paths.py', 'exec'), _part.__dict__)\n"
+        f"exec(compile({own}, 'weights_header.py', 'exec'))\n"
     )
     path = tmp_path / "a.gguf"
     gguf_models.say(path, "Alpha speaks.")

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import CHECKOUT, Lab
-from tests.testbed import Testbed
+from tests.acceptance.conftest import CHECKOUT
+from tests.acceptance.suite import lab, testbed
+
+__all__ = ["lab", "older_tree", "testbed"]
 
 OLDER = "16246d3d47ae0ea0c45a14e09b2d9e4275e8b060"
 """The commit from which hosts are upgraded: the last one before there was a host record."""
-
-
-@pytest.fixture(scope="session")
-def testbed() -> Testbed:
-    """The running testbed; hosts are added when they are needed."""
-    return Testbed.up([])
-
-
-@pytest.fixture(scope="module")
-def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Writes inventories, and keeps what gpurack remembers of weights."""
-    return Lab(testbed, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,8 @@ PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: "", 4000: ""}
 BY_PORT = ("alpha", "beta", "gamma", "gamma")
 """The model that answers at each port: the gateway forwards to gamma."""
 RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
-HELD = 8
-"""Minimum seconds to hold a lock while another run starts, on a fast machine; otherwise as long as a run takes."""
+WAITS = "pgrep -f 'begun=[$][(]date'"
+"""Succeeds on a host where a run's slow command is active. In an unchanged run that is only the wait for a lock."""
 
 
 def wanted() -> dict[str, Any]:
@@ -72,6 +74,11 @@ class Upgrade:
     def serves(self) -> bool:
         """Does each model give its own answer?"""
         return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in BY_PORT]
+
+
+def ids(all_of: dict[str, object]) -> dict[str, str]:
+    """Container → id in the host's own Docker, of what `others` returns."""
+    return {name: id_ for name, (id_, _) in dict(all_of["host"]).items()}  # type: ignore[call-overload]
 
 
 def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
@@ -137,9 +144,9 @@ def test_record_has_every_container(upgrade: Upgrade) -> None:
     """With the ids of the containers that the older version created."""
     assert upgrade.host.root(f"stat -c '%a %U:%G' {RECORD}").stdout.strip() == "600 root:root"
     record = json.loads(upgrade.host.get(RECORD))
-    ids = {user: {name: entry["id"] for name, entry in mine.items()} for user, mine in record["containers"].items()}
-    assert ids[""] == {name: data["Id"] for name, data in containers(upgrade.host).items()}
-    assert str(upgrade.after.containers["ada"]).split()[:2] == ["/beta", ids["ada"]["beta"]]
+    known = {user: {name: entry["id"] for name, entry in mine.items()} for user, mine in record["containers"].items()}
+    assert known[""] == {name: data["Id"] for name, data in containers(upgrade.host).items()}
+    assert str(upgrade.after.containers["ada"]).split()[:2] == ["/beta", known["ada"]["beta"]]
 
 
 def test_second_run_changes_nothing(upgrade: Upgrade) -> None:
@@ -155,35 +162,46 @@ def test_older_boot_unit_starts_models_with_newer_files(upgrade: Upgrade) -> Non
     await_(upgrade.serves, seconds=90, what="The models' answers after a reboot")
     booted = upgrade.host.root("systemctl show gpurack -p ActiveState,Result --value").stdout.split()
     assert sorted(booted) == ["active", "success"]
-    ids = {name: data["Id"] for name, data in containers(upgrade.host).items()}
-    assert ids == {name: id_ for name, (id_, _) in dict(upgrade.before.containers["host"]).items()}  # type: ignore[call-overload]
+    there = {name: data["Id"] for name, data in containers(upgrade.host).items()}
+    assert there == ids(upgrade.before.containers)
     run = upgrade.newer.run(upgrade.inventory)
     assert run.exit_code == 0, run.text
     assert upgrade.serves()
 
 
 @contextmanager
-def held(host: Host, runner: str, seconds: float) -> Iterator[None]:
-    """The host's lock, held by the runner's own code in that folder. seconds: the duration of a run on this machine, so
-    a run that starts now inspects the host while the lock is held."""
-    code = f"import sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
-    code += f"with locked('models'): time.sleep({max(HELD, seconds)})"
+def held(host: Host, runner: str) -> Iterator[None]:
+    """The host's lock, held during the block by the runner's own code in that folder."""
+    code = f"import os, sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
+    code += "with locked('models'):\n while os.path.exists('/root/held'): time.sleep(0.1)"
     host.put(code, "/root/holder.py")
+    host.put("", "/root/held")
     host.root("systemd-run --quiet --collect --unit holder python3 -B /root/holder.py")
     await_(
         lambda: host.root(f"flock -n {LOCK} true", check=False).returncode == 1, seconds=5, what="The lock's being held"
     )
     try:
         yield
-        assert host.root("systemctl is-active holder", check=False).stdout.strip() != "active", "it did not wait"
+        assert host.root("systemctl is-active holder", check=False).stdout.strip() == "active", "it holds nothing"
     finally:
-        host.root("systemctl stop holder", check=False)
+        host.root("rm -f /root/held; systemctl stop holder", check=False)
+
+
+def run_that_waits(upgrade: Upgrade, admin: Admin, runner: str) -> Shown:
+    """A run that begins while the runner's code in that folder holds the lock, which is free once the run waits."""
+    waits = lambda: upgrade.host.root(WAITS, check=False).returncode == 0  # noqa: E731
+    with ThreadPoolExecutor(1) as pool, held(upgrade.host, runner):
+        run = pool.submit(admin.run, upgrade.inventory)
+        await_(lambda: run.done() or waits(), seconds=60, what="A run that waits")
+        time.sleep(2)  # one that does not wait goes on
+        assert not run.done(), f"it did not wait: {run.result().text}"
+        assert waits(), "it does not wait any more"
+    return run.result()
 
 
 def test_newer_run_waits_for_older_one(upgrade: Upgrade) -> None:
     upgrade.host.put((upgrade.older.tree / "files/common.py").read_bytes(), "/root/older/common.py")
-    with held(upgrade.host, "/root/older", upgrade.run.seconds):
-        run = upgrade.newer.run(upgrade.inventory)
+    run = run_that_waits(upgrade, upgrade.newer, "/root/older")
     assert run.exit_code == 0, run.text
     assert "another gpurack run" in run.text
 
@@ -192,13 +210,35 @@ def test_older_run_waits_for_newer_one(upgrade: Upgrade) -> None:
     """Then it restarts nothing, nor does the newer run after it."""
     upgrade.host.root("rm -rf /root/newer && cp -a /usr/local/lib/gpurack /root/newer")
     before = others(upgrade.host)
-    with held(upgrade.host, "/root/newer", upgrade.run.seconds):
-        run = upgrade.older.run(upgrade.inventory)
+    run = run_that_waits(upgrade, upgrade.older, "/root/newer")
     assert run.exit_code == 0, run.text
     assert "another gpurack run" in run.text
     again = upgrade.newer.run(upgrade.inventory)
     assert again.exit_code == 0, again.text
     assert others(upgrade.host) == before
+
+
+def test_first_replacement_makes_a_second_generation(upgrade: Upgrade) -> None:
+    """A model of the older gpurack has its own name as its Compose service. A change that fails brings its container
+    back; one that succeeds has the next service, and touches no other."""
+    before = others(upgrade.host)
+    for more, code in (({"args": {"no-such-flag": 1}}, 1), ({"context": 512}, 0)):
+        data = wanted()
+        data[NAME]["models"]["gamma"] |= more
+        run = upgrade.newer.run(upgrade.newer.lab.inventory(data))
+        assert run.exit_code == code, run.text
+        assert upgrade.serves()
+        if code:
+            assert ids(before) == ids(others(upgrade.host)), run.text
+    after = containers(upgrade.host)
+    assert after["gamma"]["Id"] != ids(before)["gamma"]
+    assert {name: id_ for name, id_ in ids(before).items() if name != "gamma"} == {
+        name: data["Id"] for name, data in after.items() if name != "gamma"
+    }
+    services = {name: data["Config"]["Labels"]["com.docker.compose.service"] for name, data in after.items()}
+    assert services == {"alpha": "alpha", "gamma": "gamma.2", "gateway": "gateway"}
+    assert json.loads(upgrade.host.get(RECORD))["format"] == 2
+    upgrade.newer.lab.inventory(wanted())
 
 
 def test_renew_recreates_all(upgrade: Upgrade) -> None:

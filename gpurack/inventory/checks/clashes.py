@@ -1,6 +1,7 @@
 """What two entries of one host cannot both have: a name, a port, a served name. Pure."""
 
 import ipaddress
+from collections.abc import Collection
 from itertools import combinations
 
 from gpurack.spec.host import Host
@@ -20,14 +21,21 @@ def clashes(name: str, spec: Host) -> list[Problem]:
         if key in spec.entries
     ]
     enabled = {key: model for key, model in spec.entries.items() if model.enabled}
+    ports = {model.port for model in spec.entries.values()}
     for (first, one), (second, other) in combinations(enabled.items(), 2):
         path = f"{'services' if second in spec.services else 'models'}.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
-            problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
+            words = {"port": one.port, "one": first, "other": second, "free": free_port(one.port, ports)}
+            problems.append(Problem.of("port-used-twice", name, f"{path}.port", **words))
         if (served := one.served_name or first) == (other.served_name or second):
             where = f"{path}.served_name"
             problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
     return problems
+
+
+def free_port(port: int, taken: Collection[int]) -> int:
+    """The next port that no entry of the host has."""
+    return next((each for each in range(port + 1, 65536) if each not in taken), port - 1)
 
 
 def binds_overlap(one: str, other: str) -> bool:

@@ -3,6 +3,7 @@
 Pure.
 """
 
+import json
 from collections.abc import Collection, Mapping
 
 from gpurack.engines import ENGINES
@@ -97,12 +98,14 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
             path = f"services.{key}.connects_to"
             if service.connects_to != "all":
                 problems += [
-                    Problem.unknown("unknown-model", name, sorted(names), host, path)
+                    Problem.unknown("unknown-model", name, sorted({*names} - {key}), host, path)
                     for name in service.connects_to
                     if name not in names and name not in served
                 ]
                 if key in service.connects_to and not upstreams_of(fleet, host, key):
-                    problems.append(Problem.of("connects-to-itself", host, path, name=key))
+                    others = [name for name in spec.models if name != key]
+                    hint = f"Write {json.dumps(others)}." if others else "Name the models it uses."
+                    problems.append(Problem.of("connects-to-itself", host, path, name=key, hint=hint))
             for where, name in upstreams_of(fleet, host, key):
                 model = fleet[where].entries[name]
                 if problem := obstacle(host, key, service, (where, name, model)):

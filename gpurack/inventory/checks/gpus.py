@@ -8,10 +8,14 @@ from contextlib import suppress
 
 from gpurack.plan.models.compatibility import accelerator, incompatibility
 from gpurack.plan.models.imagined import imagined
-from gpurack.plan.models.ledger import assign, for_job, missing_gpu, resolve
-from gpurack.spec.gpus import GPU_KINDS
+from gpurack.plan.models.ledger import assign, for_job
+from gpurack.plan.models.slots import missing_gpu, resolve
+from gpurack.spec.gpus import GPU_KINDS, kind_of
 from gpurack.spec.host import Host
+from gpurack.spec.known_defects import known_defects
 from gpurack.spec.problems import Problem, Refused
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def gpu_problems(spec: Host) -> list[Problem]:
@@ -24,11 +28,16 @@ def gpu_problems(spec: Host) -> list[Problem]:
         for gpu in spec.reserved_gpus
         if isinstance(gpu, int) and gpu not in known
     ]
+    problems += [
+        Problem.of("hides-gpus", path=f"{spec.path_of(name)}.env.{VISIBLE}", name=VISIBLE)
+        for name, entry in spec.everything.items()
+        if VISIBLE in entry.env
+    ]
     problems += [fault.why.at("", f"{spec.path_of(fault.names[0])}.{fault.field}") for fault in ledger.faults]
     for name, entry in spec.entries.items():
         with suppress(Refused):  # among the ledger's faults
             hardware = accelerator(entry, resolve(entry, spec, state, ledger.slots))
-            if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver)):
+            if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver, arch=state.arch)):
                 problems.append(found.at("", spec.path_of(name)))
     return problems
 
@@ -37,8 +46,10 @@ def gpu_warnings(spec: Host) -> Iterator[Problem]:
     """Warnings about unknown hardware, models without `gpus`, and jobs whose GPUs models hold."""
     if spec.wants_gpu and not spec.hardware:
         yield Problem.of("hardware-unknown", path="hardware")
+    if spec.wants_gpu:
+        yield from known_defects("toolkit", spec.nvidia.toolkit, "nvidia.toolkit")
     for name in spec.hardware:
-        if name not in GPU_KINDS:
+        if kind_of(name, spec) is None:
             yield Problem.unknown("unknown-gpu", name, list(GPU_KINDS), path="hardware")
     for name, model in spec.models.items():
         if model.enabled and spec.hardware and "gpus" not in model.model_fields_set:

@@ -41,7 +41,21 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         if host.hf_token and hub and hub.url.startswith("http://"):
             found.append(Problem.of("token-over-http", name, "mirrors.huggingface"))
         found += [each.at(name) for each in gpu_warnings(host)]
-    return found
+    return found + same_endpoints(fleet)
+
+
+def same_endpoints(fleet: Mapping[str, Host]) -> list[Problem]:
+    """A warning for each two hosts with one address and port: two names, perhaps, for one server."""
+    first: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, str], Problem] = {}
+    for name, host in fleet.items():
+        address = host.address or name
+        for key, entry in host.entries.items():
+            other = first.setdefault((address, entry.port), name) if entry.enabled else name
+            if other != name:
+                told = {"other": other, "endpoint": f"{address}:{entry.port}"}
+                found.setdefault((name, other), Problem.of("same-endpoint", name, host.path_of(key), **told))
+    return list(found.values())
 
 
 def entry_warnings(entry: Model | Job, made: Container[str | None]) -> list[Problem]:

@@ -26,13 +26,23 @@ def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
     return Accelerator("nvidia", min(found, key=lambda text: tuple(map(int, text.split("."))), default=None))
 
 
-def incompatibility(model: Model, hardware: Accelerator, driver: str | None, running: bool = False) -> Problem | None:
+ARM64 = ("arm64", "aarch64")
+"""Names of the architecture, as dpkg and the kernel have it."""
+
+
+def incompatibility(
+    model: Model, hardware: Accelerator, driver: str | None, running: bool = False, arch: str = ""
+) -> Problem | None:
     """Return (field, reason) if a model cannot compute there; None if it can.
 
     driver: NVIDIA's version, None if unknown. running: then its image is known to work there, and only the user is
-    checked.
+    checked. arch: of the host, "" if unknown.
     """
     if model.user and hardware.vendor == "amd":
         return Problem.of("amd-gpu-of-user", path="user", user=model.user)
-    why_not = None if running else ENGINES[model.engine].incompatibility(model, hardware, driver)
+    engine = ENGINES[model.engine]
+    if not running and arch in ARM64 and engine.amd64_only and model.version:
+        told = {"engine": engine.title, "version": model.version, "hint": engine.amd64_only}
+        return Problem.of("no-image-for-arm64", path="version", **told)
+    why_not = None if running else engine.incompatibility(model, hardware, driver)
     return Problem.of("gpu-incompatible", path="gpus", what=why_not) if why_not else None

@@ -12,23 +12,23 @@ from typing import Any
 import yaml
 
 from gpurack import paths
-from gpurack.facts import record
 from gpurack.facts.model import HostFacts
 from gpurack.shell import Sh, sh
 
 SECTIONS = ("services", "secrets", "volumes")
 HEADER = """\
 # Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next run.
-# To look around: {docker} compose -f {path} ps, logs, restart NAME.
+# To look around: {docker} logs NAME, {docker} restart NAME, {docker} compose -f {path} ps.
 """
 
 
-def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
+def document(services: Mapping[str, Mapping[str, Any]], user: str = "", keys: Mapping[str, str] | None = None) -> str:
     """Return the text of a user's compose.yaml.
 
-    Services of models that could not be planned may be old ones, unchanged.
+    services: by entry. Those of models that could not be planned may be old ones, unchanged. keys: entry → its key
+    (keys.py), by default its name.
     """
-    models = blocks(services, user)
+    models = blocks(services, user, keys)
     text = head(user)
     for section in SECTIONS:
         lines: dict[str, str] = {}
@@ -46,13 +46,27 @@ def head(user: str = "") -> str:
     return HEADER.format(docker=docker_command(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
 
 
+def volume_name(volume: str) -> str:
+    """Return the name in Docker of a volume of the project.
+
+    >>> volume_name("open-webui-chat")
+    'gpurack_open-webui-chat'
+    """
+    return f"{paths.PROJECT}_{volume}"
+
+
 def docker_command(user: str) -> Sh:
     """Return the command by which root calls a user's docker, "" for the host's own."""
     return sh("sudo -iu {} docker", user) if user else sh("docker")
 
 
-def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[str, dict[str, dict[str, str]]]:
-    """Return model → section of the file → item → its lines.
+def blocks(
+    services: Mapping[str, Mapping[str, Any]], user: str = "", keys: Mapping[str, str] | None = None
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Return model → section of the file → item → its lines. keys: as in `document`.
+
+    A secret's source is `NAME_FILE` in a definition, and `KEY_FILE` in the file, so that each generation mounts files
+    of its own, while a new key alone changes no definition.
 
     The runner on the host, which has no YAML, assembles the file from these as `document` does, because a model that
     fails there keeps its old lines.
@@ -60,10 +74,12 @@ def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[st
     found = {}
     for name, data in services.items():
         items: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        items["services"][name] = data
+        key = (keys or {}).get(name, name)
+        data = with_sources(data, name, key)
+        items["services"][key] = data
         for secret in _maps(data.get("secrets")):
-            if (source := str(secret.get("source"))).startswith(f"{name}_"):
-                file = paths.container_file(user, name, source.removeprefix(f"{name}_"))
+            if (source := str(secret.get("source"))).startswith(f"{key}_"):
+                file = paths.container_file(user, key, source.removeprefix(f"{key}_"))
                 items["secrets"][source] = {"file": file}
         for mount in _maps(data.get("volumes")):
             if mount.get("type") == "volume":
@@ -73,6 +89,21 @@ def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[st
             for section, values in items.items()
         }
     return found
+
+
+def with_sources(data: Mapping[str, Any], old: str, new: str) -> Mapping[str, Any]:
+    """Return a service whose secrets come from `NEW_FILE` instead of `OLD_FILE`."""
+    secrets = data.get("secrets")
+    if old == new or not isinstance(secrets, list):
+        return data
+    begin = f"{old}_"
+    moved = [
+        {**one, "source": f"{new}_{str(one['source']).removeprefix(begin)}"}
+        if isinstance(one, Mapping) and str(one.get("source")).startswith(begin)
+        else one
+        for one in secrets
+    ]
+    return {**data, "secrets": moved}
 
 
 def _maps(values: Any) -> list[Mapping[str, Any]]:
@@ -94,9 +125,13 @@ _WRITTEN: dict[str, str] = {}
 
 
 def old_services(facts: HostFacts, user: str = "") -> dict[str, Any]:
-    """Return the services of a user's compose.yaml on the host, unescaped; {} if it is invalid."""
-    found = record.services(facts.files.get(paths.compose_file(user)))
-    return {name: unescaped(data) for name, data in found.items() if isinstance(data, dict)}
+    """Return the services of a user's compose.yaml on the host by entry, as in definitions; {} if it is invalid."""
+    found = facts.services_of(user)
+    return {
+        name: with_sources(unescaped(found[key]), key, name)
+        for name, key in facts.keys(user).items()
+        if isinstance(found[key], dict)
+    }
 
 
 def escaped(value: Any) -> Any:

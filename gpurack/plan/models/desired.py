@@ -17,6 +17,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
 from gpurack.plan.models.devices import Devices, devices
 from gpurack.plan.models.service import hardened, merge_mounts
+from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.connection import Connection
 from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
@@ -99,7 +100,7 @@ class DesiredService:
             **definition_words(model),
             "image": self.reference,
             "weights": self.weights_path,
-            "gpus": ledger.gpus_text(model),
+            "gpus": gpus_text(model),
             "vram": str(model.vram) if model.vram else None,
             "uuids": list(self.uuids),
             "render_nodes": list(self.devices.nodes) or None,

@@ -7,7 +7,7 @@ from typing import Any
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models.compatibility import accelerator
-from gpurack.plan.models.ledger import slots_of
+from gpurack.plan.models.slots import slots_of
 from gpurack.plan.system.gpu_access import access
 from gpurack.spec.gpu_access import Access
 from gpurack.spec.host import Host

@@ -11,7 +11,8 @@ from gpurack.facts.model import Container, HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import compose, ledger, pulls
 from gpurack.plan.models.desired import SALTED, DesiredService, digest
-from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.health import Health, failing, health, last_test, restarted, unpublished
+from gpurack.plan.models.stopped import start_reason, stop_of
 
 OWN = ("service", "files")
 """Words that gpurack derives from the others. If only they differ, gpurack changed, not the inventory."""
@@ -28,6 +29,7 @@ class Action(StrEnum):
     CREATE = "create", "created"
     RECREATE = "recreate", "recreated"
     START = "start", "started"
+    RESTART = "restart", "restarted"
     WAIT = "wait", "was loading"
     PULL = "pull", "pulled"
     CHECK = "check", "checked"
@@ -47,7 +49,8 @@ class Change:
     """What happens to one model, and why. `keep` has no reason.
 
     outdated: does its container keep settings of an older gpurack? lines: the lines of compose.yaml from which a
-    container that stays was created. None: it gets those of this gpurack, or its own are lost.
+    container that stays was created. None: it gets those of this gpurack, or its own are lost. down: the seconds that
+    it is expected to be down (downtime.py), None if unknown or if it serves on.
     """
 
     model: str
@@ -55,6 +58,7 @@ class Change:
     reasons: tuple[str, ...] = ()
     outdated: bool = field(default=False, compare=False)
     lines: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    down: int | None = field(default=None, compare=False)
     user: str = ""
     """Of a removal: the user in whose Docker the container is."""
 
@@ -109,21 +113,40 @@ def change_of_unchanged(
     """
     name = desired.name
     if not container.running:
-        return Change(name, Action.START, (describe_state(container),))
+        by = stop_of(name, desired.entry, facts)
+        return Change(name, Action.START, (start_reason(by, facts) if by else describe_state(container),))
     if changed_by_hand(desired, facts, service):
         # Compose recreates the container only if it was not created from the changed lines.
         return Change(name, Action.START, ("its service in compose.yaml was edited by hand",))
-    if health(name, desired.entry, facts) == Health.LOADING:
+    state = health(name, desired.entry, facts)
+    if state == Health.UNPUBLISHED:
+        ports = ", ".join(map(str, unpublished(container, facts)))
+        return Change(name, Action.RESTART, (f"Docker no longer publishes its port {ports}",))
+    if state == Health.LOADING:
         return Change(name, Action.WAIT, ("still loading",))
+    if state == Health.NOT_ASKED and "curl" in facts.tools:
+        return Change(name, Action.START, ("it runs, but Docker does not list it",))
     if reasons := list(pulls.reasons(desired, facts, prune)):
         return Change(name, Action.PULL, tuple(reasons))
+    checks = []
+    if gone := [path for one, path in desired.weights if not isinstance(one, str) and is_missing(path, facts)]:
+        checks.append(f"{gone[0]} is missing on the host; it is fetched again")
     if pins.unchecked(desired, facts):
-        return Change(name, Action.CHECK, ("its weights against the lock",))
+        checks.append("its weights against the lock")
     if desired.locked.digest and tagged(container, desired.reference, facts) != container.image:
-        return Change(
-            name, Action.CHECK, (f"{desired.reference} differs on this host from the locked image that runs",)
-        )
-    return Change(name, Action.KEEP)
+        checks.append(f"{desired.reference} differs on this host from the locked image that runs")
+    if problem := failing(name, desired.entry, facts):
+        checks.append(problem.message.rstrip("."))
+    elif again := restarted(name, desired.entry, facts):
+        checks.append(f"it was {again}")
+    elif state == Health.READY and last_test(name, desired.entry, facts) is None:
+        checks.append("its answer to a request is not known")
+    return Change(name, Action.CHECK, tuple(checks)) if checks else Change(name, Action.KEEP)
+
+
+def is_missing(path: str, facts: HostFacts) -> bool:
+    """Does the snapshot say that there is nothing at this path?"""
+    return facts.weights.get(path, 0) is None and path not in facts.irregular
 
 
 def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | None, container: Container) -> bool:

@@ -1,11 +1,16 @@
 """Is a model ready? The one rule for report, status, preflight and verification. Pure."""
 
 import json
+from datetime import datetime
 from enum import Enum
 
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.parse import parse_time
+from gpurack.facts.record import Test
+from gpurack.plan.models.addresses import addresses_overlap
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 
 class Health(Enum):
@@ -13,8 +18,9 @@ class Health(Enum):
 
     READY: it answers, with its own name if its engine names models. LOADING: it answers 503, or refuses connections as
     a server does before it opens its port. SILENT: it accepts connections but does not answer. FAILING: it answers with
-    another status. RENAMED: something else answers at its address. NOT_ASKED: it runs, but the host could not ask it
-    (no curl).
+    another status. RENAMED: something else answers at its address. UNPUBLISHED: nothing listens at a port that Docker
+    publishes for it: it may serve, but is not reachable. NOT_ASKED: it runs, but the host could not ask it
+    (no curl). FAILED: it says that it is ready, but failed the last test request.
     """
 
     READY = "ready"
@@ -22,7 +28,9 @@ class Health(Enum):
     SILENT = "silent"
     FAILING = "failing"
     RENAMED = "renamed"
+    UNPUBLISHED = "not published"
     NOT_ASKED = "not asked"
+    FAILED = "failed its test"
     STOPPED = "stopped"
     MISSING = "missing"
 
@@ -35,8 +43,114 @@ def health(name: str, entry: Model, facts: HostFacts) -> Health:
         return Health.MISSING
     if not container.running:
         return Health.STOPPED
-    served = ENGINES[entry.engine].answers_as(entry, entry.served_name or name)
-    return judge(probe.status, probe.body, served) if probe else Health.NOT_ASKED
+    if probe is None:
+        return Health.NOT_ASKED
+    found = judge(probe.status, probe.body, ENGINES[entry.engine].answers_as(entry, entry.served_name or name))
+    if found == Health.LOADING and unpublished(container, facts):
+        return Health.UNPUBLISHED
+    if found == Health.READY and restarted_now(container, facts):
+        return Health.LOADING
+    return Health.FAILED if found == Health.READY and failing(name, entry, facts) else found
+
+
+def unpublished(container: Container, facts: HostFacts) -> tuple[int, ...]:
+    """Return the ports of a running container at which nothing listens, although Docker publishes them.
+
+    Seen when a Docker with live-restore started on a full disk: it kept the containers, and never published their ports
+    again (28.5). Docker listens at each published port, by docker-proxy or itself. An empty list of listeners proves
+    nothing.
+    """
+    if not facts.listeners:
+        return ()
+    return tuple(
+        port
+        for ip, port in container.ports
+        if not any(
+            listener.port == port and addresses_overlap(listener.address, ip or "0.0.0.0")
+            for listener in facts.listeners
+        )
+    )
+
+
+SETTLED = 10
+"""Seconds that a container which was restarted must have run to count as ready: one that dies seconds after each start
+answers meanwhile."""
+
+
+def restarted_now(container: Container, facts: HostFacts) -> bool:
+    """Did Docker restart a container that had ended, only seconds ago?"""
+    started = parse_time(container.started)
+    if not container.restarts or started is None or facts.now is None or started.tzinfo is None:
+        return False
+    return (facts.now - started).total_seconds() < SETTLED
+
+
+def restarts_since_test(name: str, entry: Model, facts: HostFacts) -> tuple[int, str]:
+    """Return how often Docker restarted an entry's running container since its last test, and when that was.
+
+    0 and "" if it did not, and if its count at that time is not known.
+    """
+    container, test = facts.container(name, entry.dockerd), last_test(name, entry, facts)
+    if container is None or test is None or test.restarts is None:
+        return 0, ""
+    before = test.restarts if container.restarts >= test.restarts else 0  # a start by hand sets Docker's count to 0
+    count = container.restarts - before
+    return (count, test.at) if count else (0, "")
+
+
+def restarted(name: str, entry: Model, facts: HostFacts) -> str:
+    """Return `restarted 3 times since 2026-11-28 14:02 CET`; "" if it was not restarted since its last test."""
+    count, since = restarts_since_test(name, entry, facts)
+    return f"restarted {times(count)} since {local_time(since, facts)}" if count else ""
+
+
+def times(count: int) -> str:
+    """`once`, `3 times`"""
+    return "once" if count == 1 else f"{count} times"
+
+
+def last_test(name: str, entry: Model, facts: HostFacts) -> Test | None:
+    """Return the last test request to an entry's running container; None if there was none."""
+    container = facts.container(name, entry.dockerd)
+    test = facts.tests.get((container.user, name)) if container and container.running else None
+    return test if test and container and test.id == container.id else None
+
+
+def failing(name: str, entry: Model, facts: HostFacts) -> Problem | None:
+    """Return since when and why an entry's running container fails its test request; None if it does not."""
+    test = last_test(name, entry, facts)
+    if not test or not test.why:
+        return None
+    return Problem.of("test-failing", since=local_time(test.since or test.at, facts), why=first_line(test.why))
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text of the host, without its full stop."""
+    return next(iter(text.splitlines()), "").rstrip(".")
+
+
+def local_time(text: str, facts: HostFacts) -> str:
+    """Return a time of the record in the host's time zone, `2026-11-28 02:16 CET`; the text if it is none."""
+    found = parse_time(text)
+    if found is None or found.tzinfo is None:
+        return text
+    return f"{found.astimezone(facts.now.tzinfo if facts.now else found.tzinfo):%Y-%m-%d %H:%M %Z}".rstrip()
+
+
+def age(since: datetime | None, now: datetime) -> str:
+    """The time between two moments in its largest unit; "" without a start.
+
+    >>> from datetime import UTC
+    >>> age(datetime(2026, 11, 14, tzinfo=UTC), datetime(2026, 11, 20, 9, tzinfo=UTC))
+    '6 d'
+    """
+    if since is None:
+        return ""
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (unit == "d" and seconds >= size):
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def judge(status: int, body: str, served: str | None) -> Health:

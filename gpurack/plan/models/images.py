@@ -61,12 +61,17 @@ def place(spec: Host, image: TarImage, user: str) -> str:
     return f"{spec.weights_dir}/images/{image_tar.read(image.source).id[:16]}{f'-{user}' if user else ''}.tar"
 
 
+def entries_of(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the models or jobs of a payload."""
+    return [entry for group in (*job.get("batches", ()), *job.get("groups", ())) for entry in group]
+
+
 def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
     """Return the logins that a job may need: of the registries that it pulls from.
 
     A build gets all, because its base images are not known.
     """
-    entries = [entry for group in job["groups"] for entry in group if "image" in entry]
+    entries = [entry for entry in entries_of(job) if "image" in entry]
     missing = [entry for entry in entries if "digest" in entry or entry["image"] not in facts.images_of(entry["user"])]
     if any("build" in entry for entry in missing):
         return dict(logins)

@@ -1,14 +1,21 @@
 """The host that an inventory describes, for decisions without a connection: its GPUs and nothing else. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from gpurack.facts.model import Gpu, HostFacts
-from gpurack.spec.gpus import GPU_KINDS, PLACEHOLDER, hardware
-from gpurack.spec.host import Host
+from gpurack.spec.gpus import GPU_KINDS, PLACEHOLDER, hardware, is_named, kind_of
+from gpurack.spec.host import Cards, Host
+
+ALIKE = 0.1
+"""How far the driver's memory of a GPU may be from that of its kind, as a fraction; variants differ by a third."""
 
 
 def imagined(spec: Host) -> HostFacts:
     """Return a fresh host with the GPUs of `hardware`, or with as many as the inventory's indices need.
+
+    Its architecture is known only if one of them is in arm64 machines only.
 
     Each GPU that the inventory names by UUID or PCI address is one more, without an index (-1).
     """
@@ -16,19 +23,49 @@ def imagined(spec: Host) -> HostFacts:
     names = hardware(spec)
     for index in range(len(names) or least_gpus(spec)):
         name = names[index] if names else ""
-        kind = GPU_KINDS.get(name)
+        kind = kind_of(name, spec)
         gpu = unknown_gpu(index, f"{PLACEHOLDER}{index}", name, node=f"/dev/dri/render-node-of-index-{index}")
         if kind:
             memory = int(kind.memory * 1024)
-            gpu = replace(gpu, memory_total=memory, compute=kind.compute or "", vendor=kind.vendor)
+            gpu = replace(
+                gpu, memory_total=memory, compute=kind.compute or "", vendor=kind.vendor, unified=kind.unified
+            )
         found.append(gpu)
     found += [unknown_gpu(-1, text) for text in named_gpus(spec)]
-    return HostFacts(address="lan-address", gpus=tuple(found))
+    arm64 = any(kind.arm64 for name in names if (kind := kind_of(name, spec)))
+    return HostFacts(address="lan-address", gpus=tuple(found), arch="arm64" if arm64 else "")
+
+
+def as_hardware(gpus: Sequence[Gpu]) -> dict[str, int | Cards]:
+    """Return the `hardware` of a host with these GPUs.
+
+    {} if `hardware` cannot describe them: one has neither a known kind nor a memory, or kinds alternate by index.
+
+    >>> a30 = replace(unknown_gpu(0, "GPU-6f1c", "NVIDIA A30"), memory_total=24576)
+    >>> as_hardware([a30, replace(a30, index=1)])
+    {'A30': 2}
+    """
+    whole = sorted((gpu for gpu in gpus if not gpu.parent), key=lambda gpu: gpu.index)
+    groups = [(kind, len(list(same))) for kind, same in groupby(map(_described, whole))]
+    found = {name: Cards(count=count, memory=memory) if memory else count for (name, memory), count in groups if name}
+    return found if len(found) == len(groups) else {}
+
+
+def _described(gpu: Gpu) -> tuple[str, str]:
+    """(name in `hardware`, memory that must be written there); ("", "") if it cannot be described."""
+    kinds = [name for name in GPU_KINDS if is_named(name, gpu.name)]
+    name = max(kinds, key=lambda each: len(each.split()), default="")  # "RTX 4070 Ti SUPER", not "RTX 4070"
+    if gpu.memory_total is None:
+        return name, ""
+    gib = gpu.memory_total / 1024
+    if name and abs(gib / GPU_KINDS[name].memory - 1) < ALIKE:
+        return name, ""
+    return name or gpu.name, f"{round(gib, 1):g}GiB"
 
 
 def unknown_gpu(index: int, uuid: str, name: str = "", node: str = "") -> Gpu:
     """Return a GPU of which only the name is known."""
-    return Gpu(index, uuid, name, memory_total=0, memory_used=0, driver="", compute="", pci="", node=node)
+    return Gpu(index, uuid, name, memory_total=None, memory_used=None, driver="", compute="", pci="", node=node)
 
 
 def mentioned_gpus(spec: Host) -> set[int | str]:

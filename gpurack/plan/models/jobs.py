@@ -19,6 +19,7 @@ from gpurack.plan.models.devices import Devices, devices
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.plan import ModelsPlan, host_files, network_and_credentials, uploads
 from gpurack.plan.models.service import hardened, merge_mounts
+from gpurack.plan.run import Run
 from gpurack.plan.runner import proven_ids
 from gpurack.plan.steps import Step, WriteFile
 from gpurack.spec.fields import definition_words
@@ -70,13 +71,8 @@ def desire_job(name: str, spec: Host) -> DesiredJob:
     return DesiredJob(name, job, weights.job_folder(spec, name), weights.result_path(spec, name), path, definition)
 
 
-def plan_jobs(
-    spec: Host,
-    facts: HostFacts,
-    hf_token: str | None = None,
-    logins: Mapping[str, Mapping[str, str]] | None = None,
-) -> ModelsPlan:
-    """Plan the jobs that have to run, one after the other. hf_token, logins: as in plan_models."""
+def plan_jobs(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
+    """Plan the jobs that have to run, one after the other."""
     cards = ledger.assign(spec, facts).uuids
     changes: list[Change] = []
     errors: dict[str, Problem] = {}
@@ -109,7 +105,8 @@ def plan_jobs(
     if not entries:
         return ModelsPlan(errors=errors)
     told: dict[str, Any] = {"ours": proven_ids(facts), "groups": [[each] for each in entries]}
-    told |= network_and_credentials(told, spec, facts, hf_token, logins or {})
+    told["origin"] = run.claim.origin.payload
+    told |= network_and_credentials(told, spec, facts, run.values)
     steps = [*host_files(facts), *steps]
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, changes), job=told)
 
@@ -147,7 +144,9 @@ def obstacle(job: DesiredJob, facts: HostFacts) -> Problem | None:
             missing = Problem.of("job-path-missing", path=job.path, what=what, file=file)
             return weights.irregular(file, facts, job.path) or missing
     made = job.result
-    served = [c.name for c in facts.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
+    served = (
+        [name for (_, name), c in facts.ours.items() if ledger.label(c.labels).get("weights") == made] if made else []
+    )
     if served and facts.weights.get(str(made)) is not None:
         return Problem.of("job-result-served", path=job.path, model=served[0], result=made)
     return None

@@ -4,18 +4,20 @@ The inventory has indices; containers get UUIDs, which stay with the GPU. Only t
 share a GPU: live with the facts of the snapshot, offline with the host that the inventory describes (imagined.py).
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from gpurack import paths
-from gpurack.facts.model import MISMATCH, Gpu, HostFacts
+from gpurack.facts.gpus import MISMATCH
+from gpurack.facts.model import HostFacts
+from gpurack.facts.owner import owner, recorded
 from gpurack.host_data import json_from_host
-from gpurack.spec.gpus import GpuSlot, hardware
+from gpurack.plan.models.slots import answers, gpu_lost, gpus_text, host_slots, refuse_unmeasured, resolve, with_uuids
+from gpurack.spec.gpus import SHARED, GpuSlot
 from gpurack.spec.host import Host
-from gpurack.spec.model import Job, Model
+from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem, Refused
 
 ROUNDING = 0.005
@@ -81,6 +83,8 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
         if not entry.enabled:
             continue
         kept = kept_gpus(name, entry, facts)
+        if kept and not startable(name, with_uuids(kept, slots), spec, facts):
+            kept = None
         dead = tuple(uuid for uuid in kept or () if not answers(uuid, facts))
         if kept is None:
             new.append(name)
@@ -111,6 +115,14 @@ def assign(spec: Host, facts: HostFacts) -> Ledger:
     return Ledger(uuids, tuple(faults), slots)
 
 
+def startable(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts) -> bool:
+    """Could a model start on the GPUs that it has? One that runs keeps a GPU that only then stopped working."""
+    if any(slot.mig for slot in slots):
+        return False
+    container = facts.container(name, spec.entries[name].dockerd)
+    return bool(container and container.running) or not any(slot.fault for slot in slots)
+
+
 def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the GPUs of a job beside the models, which keep theirs (uuids). Raises LookupError with a sentence."""
     slots = host_slots(spec, facts)
@@ -124,121 +136,6 @@ def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[s
     return tuple(slot.uuid for slot in wanted)
 
 
-# --- GPUs ------------------------------------------------------------------------------------------------------------
-
-
-def host_slots(spec: Host, facts: HostFacts) -> tuple[GpuSlot, ...]:
-    """Return every GPU of a host."""
-    return tuple(slot_of(gpu, any(matches(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in facts.gpus)
-
-
-def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
-    """Convert a GPU, seen or imagined."""
-    return GpuSlot(
-        index=gpu.index if gpu.index >= 0 else None,
-        uuid=gpu.uuid,
-        name=gpu.name,
-        vendor=gpu.vendor,
-        compute=gpu.compute if re.fullmatch(r"\d+\.\d+", gpu.compute) else None,
-        memory=gpu.memory_total / 1024 or None,
-        pci=gpu.pci,
-        reserved=reserved,
-    )
-
-
-def slots_of(uuids: Iterable[str], facts: HostFacts) -> tuple[GpuSlot, ...]:
-    """Return the GPUs of a host with these UUIDs that answer, in this order."""
-    return with_uuids(uuids, [slot_of(gpu) for gpu in facts.gpus])
-
-
-def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """Return the GPUs with these UUIDs, in this order."""
-    known = {slot.uuid: slot for slot in slots}
-    return tuple(known[uuid] for uuid in uuids if uuid in known)
-
-
-def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """Return the GPUs that the inventory's text means on this host now. Raises LookupError with a sentence."""
-    if not entry.gpus:
-        return ()
-    if not slots:
-        says = f" It says: {facts.driver.message}" if facts.driver.message else ""
-        if facts.has_nvidia:
-            raise Refused(Problem.of("gpus-not-shown", says=says))
-        raise Refused(Problem.of("no-driver", wish="wants a GPU, but "))
-    if entry.gpus == "all":
-        if facts.driver.exit_code:
-            raise Refused(
-                Problem.of("nvidia-smi-failed", said=f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
-            )
-        found = [slot for slot in slots if not slot.reserved]
-        if not found:
-            raise Refused(Problem.of("all-gpus-reserved"))
-    else:
-        found = [find_gpu(wanted, facts, slots) for wanted in entry.gpus]
-    for slot in found:
-        if slot.reserved:
-            raise Refused(Problem.of("gpu-reserved", gpu=slot.label))
-        if expected := other_than_expected(slot, spec):
-            raise Refused(Problem.of("gpu-unexpected", gpu=slot.label, name=slot.name, expected=expected))
-    if len(set(found)) < len(found):
-        raise Refused(Problem.of("gpu-named-twice", gpus=gpus_text(entry)))
-    return tuple(found)
-
-
-def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
-    """Raise LookupError for a share in GiB of a real GPU that does not report its memory.
-
-    nvidia-smi's memory.total is "[N/A]" if GPU and CPU share memory.
-    """
-    for slot in slots:
-        if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
-            raise Refused(Problem.of("vram-needs-percentage", gpu=slot, example='"30%"'))
-
-
-def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
-    """Return the GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
-    found = [slot for slot in slots if matches(wanted, slot)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise Refused(Problem.of("gpu-ambiguous", gpu=wanted, count=len(found)))
-    raise Refused(missing_gpu(wanted, facts, slots))
-
-
-def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> Problem:
-    """Return the error for a GPU that the host does not have."""
-    name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
-    if all(slot.imagined for slot in slots):
-        has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
-    else:
-        has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
-    broken = f" nvidia-smi says: {facts.driver.message}" if facts.driver.exit_code else ""
-    return Problem.of("gpu-not-found", gpu=name, has=has, broken=broken)
-
-
-def matches(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
-    """Does an index, a UUID prefix or a PCI address mean this GPU?"""
-    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted) or gpu.pci.endswith(wanted)
-
-
-def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:
-    """Return the GPU that `hardware` has at this index, if nvidia-smi's name differs from it.
-
-    Names are compared word by word: "A100 80GB" is "NVIDIA A100-SXM4-80GB", "L4" is not "NVIDIA L40S".
-    """
-    names = hardware(spec)
-    if gpu.index is None or not 0 <= gpu.index < len(names) or not gpu.name:
-        return None
-    expected, seen = (set(re.findall("[a-z0-9]+", name.lower())) for name in (names[gpu.index], gpu.name))
-    return None if expected <= seen else names[gpu.index]
-
-
-def answers(uuid: str, facts: HostFacts) -> bool:
-    """Does the GPU answer?"""
-    return any(gpu.uuid == uuid for gpu in facts.gpus)
-
-
 # --- sharing ---------------------------------------------------------------------------------------------------------
 
 
@@ -250,9 +147,14 @@ def holders(slot: GpuSlot, uuids: Mapping[str, tuple[str, ...]]) -> list[str]:
 def overfull(slot: GpuSlot, names: Sequence[str], spec: Host) -> bool:
     """Would a GPU have to hold more than it can with these entries? One without vram needs the whole GPU."""
     shares = [spec.everything[name].vram for name in names]
+    if slot.instance and len(names) > 1:
+        return True
     if None in shares:
         return len(names) > 1
     usable = slot.usable(len(names))
+    if usable is None:  # of a GPU that does not report its memory only percentages can be added
+        parts = [share.fraction for share in shares if share and share.fraction]
+        return not slot.imagined and len(parts) > 1 and sum(parts) > SHARED + 1e-6
     return usable is not None and sum(shares_on(slot, names, spec).values()) > usable + ROUNDING
 
 
@@ -296,6 +198,8 @@ def sharing_fault(
     """Return the fault of entries on GPUs (slots) of one size. others: ` (free: 2, 3)`."""
     names = sorted({*refused, *held_by})
     alone = len(slots) == 1
+    if slots[0].instance:
+        return Fault(refused, "gpus", Problem.of("mig-shared", gpu=slots[0].uuid, names=", ".join(names)))
     gpus = slots[0].identified if alone else f"GPUs {', '.join(slot.label for slot in slots)}"
     if whole := [name for name in names if spec.everything[name].vram is None]:
         noun = "models" if set(names) <= spec.models.keys() else "entries"
@@ -307,17 +211,23 @@ def sharing_fault(
         return Fault(refused, "gpus", Problem.of("gpu-claimed-twice", what=what, hint=hint))
     shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
     listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
-    what = f"{gpus} would{'' if alone else ' each'} hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}."
+    full = f"hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}"
+    if slots[0].memory is None:
+        parts = ", ".join(f"{name} {spec.everything[name].vram}" for name in shares)
+        full = f"be shared beyond {SHARED * 100:g}%: {parts}"
+    what = f"{gpus} would{'' if alone else ' each'} {full}."
     hint = f"Lower vram, or choose another GPU{others}."
     return Fault(refused, "vram", Problem.of("vram-exceeded", what=what, hint=hint))
 
 
 def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> Problem | None:
-    """Return the error if processes that are not ours hold memory that this entry needs.
+    """Return the error if another lab's model has a GPU, or processes that are not ours hold memory on it.
 
     others: ` (free: 2, 3)`.
     """
     for slot in slots:
+        if theirs := of_other_lab(name, slot, spec, facts):
+            return theirs
         replaced = spec.entries[name].replaces if name in spec.entries else None
         making_room = {
             (container.id, facts.uid_of(container.user))
@@ -333,15 +243,34 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostF
         ]
         if not foreign:
             continue
-        held, usable = sum(process.memory for process in foreign) / 1024, slot.usable(2)
+        held, usable = sum(process.memory or 0 for process in foreign) / 1024, slot.usable(2)
         asked = shares_on(slot, [name], spec).get(name)
         if asked is not None and usable is not None and asked + held <= usable:
             continue
         who = ", ".join(
-            f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {process.memory / 1024:.1f} GiB)"
+            f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {gib(process.memory)})"
             for process in foreign
         )
         return Problem.of("gpu-in-use", gpu=slot.label, who=who, others=others)
+    return None
+
+
+def gib(mib: int | None) -> str:
+    """Return `17.0 GiB`, or that it is unknown."""
+    return "unknown memory" if mib is None else f"{mib / 1024:.1f} GiB"
+
+
+def of_other_lab(name: str, slot: GpuSlot, spec: Host, facts: HostFacts) -> Problem | None:
+    """Return the error if a model of another lab has this GPU, running or not.
+
+    Entries of two labs may share a GPU if both have `vram`.
+    """
+    for key in sorted(facts.others):
+        container, entry = facts.proven.get(key), recorded(key, facts)
+        definition = label(container.labels) if container else {}
+        shared = bool(definition.get("vram") and spec.everything[name].vram)
+        if entry and slot.uuid in uuids_in(definition) and not shared:
+            return Problem.of("held-by-other-lab", what=f"GPU {slot.label}", holder=key[1], owner=owner(entry))
     return None
 
 
@@ -349,18 +278,17 @@ def not_answering(
     uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
 ) -> Problem:
     """Return the error for GPUs of an entry that no longer answer."""
-    reason = f" nvidia-smi says: {facts.driver.message}." if facts.driver.message else ""
-    others = free(facts, given, slots)
-    return Problem.of("gpu-lost", gpus=", ".join(uuids), reason=reason, others=others)
+    return gpu_lost(uuids, facts, free(facts, given, slots))
 
 
 def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
     """Return ` (free: 2, 3)`, the GPUs that nobody uses; "" if there are none."""
     taken = {uuid for theirs in uuids.values() for uuid in theirs}
     taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
-    for container in facts.ours.values():
+    theirs = [facts.proven[key] for key in facts.others if key in facts.proven]
+    for container in (*filter(facts.is_ours, facts.containers), *theirs):
         taken |= {*uuids_in(label(container.labels))}
-    labels = [slot.label for slot in slots if slot.uuid not in taken and not slot.reserved]
+    labels = [slot.label for slot in slots if slot.uuid not in taken and not (slot.reserved or slot.fault or slot.mig)]
     return f" (free: {', '.join(labels)})" if labels else ""
 
 
@@ -402,8 +330,3 @@ def label(labels: Mapping[str, str]) -> dict[str, object]:
     except ValueError:
         return {}
     return definition if isinstance(definition, dict) else {}
-
-
-def gpus_text(entry: Model | Job) -> str:
-    """Return the inventory's own text: `[0, 1]`, `all`, `[]`."""
-    return entry.gpus if isinstance(entry.gpus, str) else "[" + ", ".join(map(str, entry.gpus)) + "]"

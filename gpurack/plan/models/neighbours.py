@@ -46,9 +46,12 @@ def ready_url(connection: Connection) -> str:
     return f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
 
 
-def key_file(spec: Host, service: str, index: int) -> str:
-    """Return the file on the host with the key of a connection."""
-    return paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
+def key_file(spec: Host, service: str, index: int, key: str = "") -> str:
+    """Return the file on the host with the API key of a connection.
+
+    key: the service's key in compose.yaml. By default its name, in whose place the snapshot puts the key.
+    """
+    return paths.container_file(spec.entries[service].dockerd, key or service, f"{UPSTREAM}{index}")
 
 
 def extra_hosts(

@@ -11,14 +11,22 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import weights_of
-from gpurack.facts.model import MISMATCH, HostFacts
+from gpurack.facts.gpus import MISMATCH
+from gpurack.facts.model import HostFacts
 from gpurack.facts.record import has
 from gpurack.plan import pins
-from gpurack.plan.models import compose, files, images, ledger, refusals, weights
+from gpurack.plan.models import compose, files, images, keys, ledger, ownership, refusals, removal, stopped, weights
 from gpurack.plan.models.compatibility import accelerator
+from gpurack.plan.models.computing import on_the_cpu
 from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Action, Change, compare, mapping
+from gpurack.plan.models.downtime import expect_downtime
+from gpurack.plan.models.failures import failed_before
 from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
+from gpurack.plan.models.removal import NOTHING, Removals
+from gpurack.plan.models.rollback import forward_again
+from gpurack.plan.models.slots import slots_of
+from gpurack.plan.run import Run
 from gpurack.plan.runner import Project, make_job
 from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
@@ -27,6 +35,7 @@ from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
 from gpurack.spec.problems import Problem, grouped
+from gpurack.spec.secret import Values
 from gpurack.spec.weights import CopyWeights
 
 
@@ -47,7 +56,7 @@ class ModelsPlan:
     nothing of such a model is touched. steps: files to write before the job. uploads: to copy before the job. job:
     standard input of the runner on the host (files/models.py); None if there is nothing to do. warnings: sentences
     about the host's models, which change and block nothing. later: model → the job that it waits for; it is planned
-    after that job.
+    after that job. removals: what the inventory does not have. taking: which models change their owner, as printed.
     """
 
     changes: tuple[Change, ...] = ()
@@ -57,6 +66,8 @@ class ModelsPlan:
     job: Mapping[str, Any] | None = None
     warnings: tuple[Problem, ...] = ()
     later: Mapping[str, str] = field(default_factory=dict)
+    removals: Removals = NOTHING
+    taking: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -66,8 +77,20 @@ class ModelsPlan:
     @property
     def reasons(self) -> list[str]:
         """What will happen, as printed before anything happens."""
+        return [*self._before, *(str(change) for change in self._changing)]
+
+    @property
+    def _before(self) -> list[str]:
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
-        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != Action.KEEP]
+        return [*(step.reason for step in self.steps), *copies, *self.taking]
+
+    @property
+    def _changing(self) -> list[Change]:
+        return [each for each in self.changes if each.action != Action.KEEP and not self.removed(each)]
+
+    def removed(self, change: Change) -> bool:
+        """Is it a removal that counts?"""
+        return change.action == Action.REMOVE and change.model in self.removals.names
 
     @property
     def sentences(self) -> list[str]:
@@ -77,8 +100,15 @@ class ModelsPlan:
     @property
     def findings(self) -> list[Finding]:
         """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
-        reasons = [*self.reasons, *(f"{name}: after the job {job}" for name, job in self.later.items())]
-        changes = [Finding("change", reason) for reason in reasons]
+        changes = [Finding("change", reason) for reason in self._before]
+        changes += [
+            Finding("change", str(each), entry=each.model, down=() if each.down is None else (each.down,))
+            for each in self._changing
+        ]
+        changes += [Finding("change", f"{name}: after the job {job}") for name, job in self.later.items()]
+        gone = [Finding("removal", str(each), entry=each.model) for each in self.changes if self.removed(each)]
+        counts = [Finding("removal", removal.summary(self.removals, self.changes))] if gone else []
+        changes += [*gone, *counts]
         return [*as_findings("warning", self.warnings), *changes, *as_findings("error", self.errors.values())]
 
 
@@ -101,38 +131,29 @@ class Decision:
         return self.change.lines or self.desired.labelled
 
 
-def plan_models(
-    spec: Host,
-    facts: HostFacts,
-    secrets: Mapping[str, Mapping[str, str]],
-    salt: str,
-    hf_token: str | None = None,
-    logins: Mapping[str, Mapping[str, str]] | None = None,
-    prune: bool = False,
-    down: Mapping[str, Problem] | None = None,
-    left_out: Collection[str] = (),
-    renew: bool = False,
-) -> ModelsPlan:
+def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str] = ()) -> ModelsPlan:
     """Plan what happens to every model of a host, and the payload for the runner there.
 
-    secrets: their values, as inventory.secrets.read_secrets returns them. salt: fresh random hex, for models without a
-    fingerprint. hf_token: the value of the Hugging Face token. logins: of registries, with their passwords. prune:
-    remove models of an ollama that are not listed? down: user → why nothing can run in that user's Docker now; the
-    error names the user's models, or the user if there are none. left_out: models that stay unchanged until a job has
-    created what they serve. renew: recreate containers with settings of an older gpurack?
+    left_out: models that stay unchanged until a job has created what they serve.
     """
-    down = down or {}
+    only, verb = run.only, run.verb
+    facts = ownership.own_view(spec, facts, run.claim)
     cards = ledger.assign(spec, facts)
     errors = {name: why.at("", spec.path_of(name)) for name, why in cards.errors.items()}
-    errors |= host_errors(spec, facts, down)
+    errors |= {**ownership.same_names(spec, facts), **host_errors(spec, facts, run.down)}
+    if only:
+        errors = {place: why for place, why in errors.items() if place in (only, "driver")}
+    held = stopped.held(spec, facts, started=only if verb == "start" else "")
+    errors = {place: why for place, why in errors.items() if place not in held}
     decisions: dict[str, Decision] = {}
     for name, entry in spec.entries.items():
-        if entry.enabled and (why_not := unreachable(name, spec, facts, down)):
+        if only not in ("", name) or name in held:
+            continue
+        if entry.enabled and (why_not := unreachable(name, spec, facts, run.down)):
             errors[name] = why_not
         if not entry.enabled or name in errors or name in left_out:
             continue
-        mine = secrets.get(name, {})
-        decision = decide(name, spec, facts, cards.uuids[name], mine, salt, prune=prune, renew=renew)
+        decision = decide(name, spec, facts, cards.uuids[name], run)
         if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
@@ -143,22 +164,47 @@ def plan_models(
         [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, facts
     )
     planned = {name: one for name, one in decisions.items() if name not in errors}
-    changes = [*(one.change for one in planned.values()), *removals(spec, facts, down)]
+    changes = [*(one.change for one in planned.values()), *(() if only else removals(spec, facts, run.down))]
+    gone = removal.removals_of(changes, desired, spec, facts)
+    if unconfirmed := removal.refusal(gone, changes, facts, run.claim, run.unattended, run.executing):
+        return ModelsPlan(tuple(changes), {"": unconfirmed}, removals=gone)
+    changes = expect_downtime(changes, desired, facts)
     acting = [change for change in changes if change.action != Action.KEEP]
-    everything = projects(spec, facts, planned)
+    take = ownership.taken(spec, facts, {(c.user, c.model) for c in acting if c.action == Action.REMOVE})
+    running = [change.model for change in acting if change.action != Action.REMOVE]
+    release = stopped.released(planned if verb == "start" else running, spec, facts)
+    everything = projects(spec, facts, planned, everything=bool(only))
     unrecorded = any(not has(facts.record, user) for user, _ in facts.proven)
-    needs_job = bool(acting) or unrecorded or any(project.differs(facts) for project in everything)
-    job = make_job(acting, desired, everything, spec, facts) if needs_job else None
+    needs_job = bool(acting or take or release) or unrecorded or any(project.differs(facts) for project in everything)
+    touched = {*take, *release}
+    job = None
+    if needs_job:
+        job = make_job(acting, desired, everything, spec, facts, touched, run.rollback, run.database)
     if job:
-        job |= {**network_and_credentials(job, spec, facts, hf_token, logins or {}), "prune": prune}
+        job |= {**network_and_credentials(job, spec, facts, run.values), "prune": run.prune}
+        job |= {"verb": verb, "origin": run.claim.origin.payload}
+        job |= {**({"take": take} if take else {}), **({"release": release} if release else {})}
     steps = [*(host_files(facts) if job or planned or facts.ours else []), *close_to_others(facts)]
     kept = [one.refusal for one in decisions.values() if one.refusal and one.refusal != one.error]
     warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
-    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, acting), job, warnings)
+    warnings = (*warnings, *removal.old_clone(gone, changes, facts, run.claim))
+    slow = on_the_cpu(spec, facts)
+    warnings = (*warnings, *(slow[name] for name in slow if only in ("", name) and name not in running))
+    warnings = (*warnings, *(why for name, why in held.items() if only in ("", name)))
+    return ModelsPlan(
+        tuple(changes),
+        errors,
+        tuple(steps),
+        uploads(spec, facts, acting),
+        job,
+        warnings,
+        removals=gone,
+        taking=tuple(ownership.taking(take, facts)),
+    )
 
 
 def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> dict[str, Problem]:
-    """Return errors of the host's driver, and of users without enabled models. down: as in plan_models."""
+    """Return errors of the host's driver, and of users without enabled models. down: as in Run."""
     errors: dict[str, Problem] = {}
     if facts.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(facts)
@@ -175,39 +221,36 @@ def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, Prob
     return replace(why, path=spec.path_of(name)) if why else weights.unseen(spec, name, facts)
 
 
-def decide(
-    name: str,
-    spec: Host,
-    facts: HostFacts,
-    uuids: tuple[str, ...],
-    secrets: Mapping[str, str],
-    salt: str,
-    *,
-    prune: bool,
-    renew: bool,
-) -> Decision | Problem | None:
+def decide(name: str, spec: Host, facts: HostFacts, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
     """Decide what happens to a model that has its GPUs (uuids).
 
-    A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared. secrets: of this
-    model. The other parameters are those of plan_models.
+    A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared.
     """
+    secrets = run.values.entries.get(name, {})
     entry = spec.entries[name]
     container = facts.container(name, entry.dockerd)
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
         runs = container and container.running
         return None if runs else Problem.of("not-started", path=spec.path_of(name))
-    if why_not := unfit(spec.path_of(name), entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
+    if why_not := unfit(spec.path_of(name), entry, accelerator(entry, slots_of(uuids, facts)), container, facts):
         return why_not
-    desired = desire(name, spec, facts, uuids, secrets, salt)
-    change = compare(desired, facts, prune, renew)
+    desired = desire(name, spec, facts, uuids, secrets, run.salt)
+    change = forward_again(compare(desired, facts, run.prune, run.renew), entry, facts)
+    restart = run.verb == "restart"
+    if restart and change.action in refusals.MADE:
+        return Problem.of("restart-changes", path=spec.path_of(name), change=str(change))
+    if restart:
+        change = replace(change, action=Action.RESTART, reasons=())
     refusal, made = refusals.refusal(desired, facts), change.action in refusals.MADE
     error = (
         (refusal if made else None)
         or pins.changed_weights(desired, facts)
         or pins.changed_pulls(desired, facts)
+        or ownership.taken_port(desired, change, facts)
         or obstacle(desired, spec, facts, change)
         or too_large(desired, facts, change)
+        or (failed_before(spec.name, desired, facts, secrets) if made and name not in run.retry else None)
     )
     return Decision(desired, change, error, refusal)
 
@@ -223,19 +266,13 @@ def removals(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Itera
             yield Change(name, Action.REMOVE, (why,), user=user)
 
 
-def network_and_credentials(
-    job: Mapping[str, Any],
-    spec: Host,
-    facts: HostFacts,
-    hf_token: str | None,
-    logins: Mapping[str, Mapping[str, str]],
-) -> dict[str, Any]:
+def network_and_credentials(job: Mapping[str, Any], spec: Host, facts: HostFacts, values: Values) -> dict[str, Any]:
     """Return what the runner needs to reach others: the proxy, and the token and logins for a job."""
-    needs_token = hf_token and any(told.get("hub") == "hf" for told in awaited(job))
+    needs_token = values.hf_token and any(told.get("hub") == "hf" for told in awaited(job))
     return {
         **({"proxy": spec.proxy.env} if spec.proxy else {}),
-        **({"hf_token": hf_token} if needs_token else {}),
-        "logins": images.logins_for(job, logins, facts),
+        **({"hf_token": values.hf_token} if needs_token else {}),
+        "logins": images.logins_for(job, values.logins, facts),
     }
 
 
@@ -247,27 +284,34 @@ def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
         yield Problem.of("older-settings", models=models, them=them)
 
 
-def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
+def projects(
+    spec: Host, facts: HostFacts, planned: Mapping[str, Decision], everything: bool = False
+) -> tuple[Project, ...]:
     """Return the Compose project of each daemon that has models, or had some.
 
-    planned: the models that could be planned. The others keep their lines in compose.yaml, and their files.
+    planned: the models that could be planned. The others keep their lines in compose.yaml, and their files. everything:
+    also those that are disabled or not in the inventory.
     """
-    users = {container.user for container in facts.ours.values()}
+    users = {container.user for container in facts.ours.values()} | {user for user, _ in facts.others}
     users |= {model.dockerd for model in spec.entries.values() if model.enabled}
     found = []
     for user in sorted({"", *users}):
         old = compose.old_services(facts, user)
         mine = {name: one for name, one in planned.items() if one.desired.user == user}
         services = {name: one.service for name, one in mine.items()}
-        services |= {
-            name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - planned
-        }
+        services |= {name: old[name] for name in ownership.kept_services(facts, user, old)}
+        stay = {*old} if everything else {name for name, model in spec.entries.items() if model.enabled}
+        services |= {name: lines for name, lines in old.items() if name in stay - planned.keys()}
+        made = {name for name, one in mine.items() if one.change.action in refusals.MADE}
+        now = {name: keys.current_key(name, user, facts) for name in {*services, *old}}
         found.append(
             Project(
                 user,
                 services,
                 old,
                 {name: mounted(one.desired, one.change.outdated, facts) for name, one in mine.items()},
+                {name: keys.next_key(name, user, spec, facts) if name in made else now[name] for name in services},
+                {name: facts.keys(user).get(name, name) for name in old} | {name: now[name] for name in made},
             )
         )
     return tuple(found)
@@ -281,7 +325,7 @@ def mounted(desired: DesiredService, outdated: bool, facts: HostFacts) -> dict[s
     container = facts.container(desired.name, desired.user)
     if not (outdated and container):
         return dict(desired.files)
-    folder = paths.container_file(desired.user, desired.name, "")
+    folder = paths.container_file(desired.user, keys.current_key(desired.name, desired.user, facts), "")
     there = {path.removeprefix(folder) for path in facts.secrets if path.startswith(folder)}
     return files.kept(desired.files, desired.container, mapping(ledger.label(container.labels).get("files")), there)
 
@@ -305,9 +349,10 @@ def uploads(spec: Host, facts: HostFacts, acting: Sequence[Change]) -> tuple[Upl
 
 def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return all weights and images that a job fetches, or that are copied for it."""
-    models = [model for group in job["groups"] for model in group]
     return [
-        told for model in models for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
+        told
+        for model in images.entries_of(job)
+        for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
     ]
 
 

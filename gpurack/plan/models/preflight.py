@@ -1,21 +1,23 @@
 """Find what blocks a change of a model, or is wrong with a running one. Each is a sentence. Pure."""
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import Container, HostFacts, Listener
+from gpurack.facts.record import PREVIOUS
 from gpurack.plan.models import compose, ledger, weights
-from gpurack.plan.models.addresses import probe_url
+from gpurack.plan.models.addresses import addresses_overlap, probe_url
 from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, holdings, replaced
-from gpurack.plan.models.health import Health, health
-from gpurack.plan.models.ledger import slots_of
+from gpurack.plan.models.health import Health, failing, health
 from gpurack.plan.models.memory import refusal
+from gpurack.plan.models.slots import broken_gpu, host_slots, slots_of
 from gpurack.plan.system import gpu_access
+from gpurack.plan.system.cdi_specs import cdi_obstacle
+from gpurack.plan.system.gpu_host import fabric
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -27,6 +29,15 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
     name, model, at = desired.name, desired.entry, desired.path
     if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts, at)):
         return error
+    if change.action != Action.KEEP:
+        slots = slots_of(desired.uuids, facts)
+        if broken := next((slot for slot in slots if slot.fault), None):
+            return replace(broken_gpu(broken, host_slots(spec, facts)), path=at)
+        if model.gpus and (problem := fabric(facts)):
+            return replace(problem, path=at)
+        by_cdi = model.gpus and facts.has_nvidia and gpu_access.access(spec, facts) == "cdi"
+        if by_cdi and (problem := cdi_obstacle(desired.uuids, facts)):
+            return replace(problem, path=at)
     stranger = next(
         (c for c in facts.containers if (c.name, c.user) == (name, model.dockerd) and not facts.is_ours(c)), None
     )
@@ -34,6 +45,13 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
         which = f" ({stranger.status}, image {stranger.image[7:19]})"
         hint = f"Adopt it with `replaces: {name}`, or rename the model."
         return Problem.of("container-name-taken", path=at, name=name, which=which, hint=hint)
+    aside = name + PREVIOUS
+    if change.action == Action.RECREATE and any(
+        (other.name, other.user) == (aside, desired.user) and other.id not in facts.generations
+        for other in facts.containers
+    ):
+        hint = f"Rename it: the old container has this name while `{name}` is changed."
+        return Problem.of("container-name-taken", path=at, name=aside, which="", hint=hint)
     holder = port_holder(desired, facts) if change.action != Action.KEEP else None
     if holder:
         return Problem.of("port-in-use", path=at, port=model.port, holder=holder, hint=port_hint(holder))
@@ -75,7 +93,7 @@ def unfit(
     to run.
     """
     running = bool(container and container.running)
-    found = incompatibility(model, hardware, facts.driver.kernel or None, running)
+    found = incompatibility(model, hardware, facts.driver.kernel or None, running, facts.arch)
     return replace(found, path=path) if found else None
 
 
@@ -108,6 +126,10 @@ def unhealthy(name: str, spec: Host, facts: HostFacts) -> Problem | None:
             answers_as = ENGINES[entry.engine].answers_as(entry, entry.served_name or name)
             told = {"name": str(answers_as), "body": probe.body[:200], "command": again, "url": url}
             return Problem.of("wrong-model-answers", path=at, **told)
+        case Health.FAILED:
+            return failing(name, entry, facts)
+        case Health.UNPUBLISHED:
+            return Problem.of("port-not-published", path=at, port=entry.port, command=sh("{} restart {}", docker, name))
         case _ if probe.status == 0:
             again = sh("{} restart {}", docker, name)
             return Problem.of("model-silent", path=at, url=url, logs=logs, command=again)
@@ -137,9 +159,10 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
             return None
         if foreign:
             return f"container `{foreign.name}`, which gpurack does not manage"
-        # docker-proxy listens for Docker, rootlesskit for rootless Docker
-        ours = {port for one in facts.ours.values() if could_hold(one, listener) for _, port in one.ports}
-        if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
+        # docker-proxy listens for Docker, dockerd itself with "userland-proxy": false, rootlesskit for rootless Docker
+        own_ones = [one for one in facts.containers if facts.is_ours(one) and could_hold(one, listener)]
+        ours = {port for one in own_ones for _, port in one.ports}
+        if model.port not in ours or not listener.owner.startswith(("docker-proxy", "dockerd", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
     return None
 
@@ -158,20 +181,6 @@ def port_hint(holder: str) -> str:
         container = holder.split("`")[1]
         return f"Adopt it with `replaces: {container}`, stop it, or use another port."
     return "Stop it or use another port."
-
-
-def addresses_overlap(one: str, other: str) -> bool:
-    """Do two listeners on these addresses conflict on the same port?
-
-    >>> addresses_overlap("0.0.0.0", "10.0.0.7"), addresses_overlap("127.0.0.1", "10.0.0.7")
-    (True, False)
-    """
-    if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
-        return True
-    try:
-        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
-    except ValueError:
-        return False
 
 
 def mismatch(facts: HostFacts) -> Problem:

@@ -7,11 +7,11 @@ create or recreate, and a warning for what stays. A new one is a function in REF
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 
-from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.engines.urls import others_reach
 from gpurack.facts.model import HostFacts
+from gpurack.plan.models import compose
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action
 from gpurack.spec.compose_keys import keys_without_effect
@@ -52,7 +52,7 @@ def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
     None for other entries, and if the inventory defines the first account.
     """
     volume = ENGINES[entry.engine].unclaimed(entry, name) if others_reach(entry) else None
-    return (entry.dockerd, f"{paths.PROJECT}_{volume}") if volume else None
+    return (entry.dockerd, compose.volume_name(volume)) if volume else None
 
 
 def key_without_effect(desired: DesiredService, facts: HostFacts) -> Problem | None:

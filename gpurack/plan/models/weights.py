@@ -120,7 +120,7 @@ def result_path(spec: Host, name: str) -> str | None:
 def fetched(spec: Host, weights: Weights, user: str) -> dict[str, Any] | None:
     """What the runner on the host (files/fetch.py) is told to get, and where it belongs; None for what is there."""
     if isinstance(weights, UrlWeights):
-        return {**weights.model_dump(), "path": whole(spec, weights, user)}
+        return {**weights.model_dump(), "path": whole(spec, weights, user), **spec.download.told}
     if isinstance(weights, CopyWeights):
         return {"copy": str(weights), "path": whole(spec, weights, user)}
     if not isinstance(weights, HfWeights | ModelScopeWeights):
@@ -133,6 +133,7 @@ def fetched(spec: Host, weights: Weights, user: str) -> dict[str, Any] | None:
         "endpoint": (mirror.url if mirror else HUBS[weights.hub]).rstrip("/"),
         "path": whole(spec, weights, user),
         **({"file": weights.file} if weights.file else {}),
+        **spec.download.told,
     }
 
 

@@ -85,8 +85,13 @@ def without(text: str, marks: Iterable[str]) -> str:
 
     >>> without("deb https://a.example x y\\ndeb https://b.example x y\\n", ("b.example",))
     'deb https://a.example x y\\n# deb https://b.example x y\\n'
+
+    Names of fields may be written in any case (deb822(5)):
+
+    >>> without("types: deb\\nuris: https://b.example\\n", ("b.example",))
+    '# types: deb\\n# uris: https://b.example\\n'
     """
-    if not re.search(r"(?m)^Types:", text):
+    if not re.search(r"(?mi)^Types:", text):
         lines = text.splitlines(keepends=True)
         return "".join(_comment(line) if _names(line, marks) else line for line in lines)
     stanzas = re.split(r"(\n[ \t]*\n)", text)
@@ -172,7 +177,13 @@ def spelled(name: str, pin: Pin | None) -> str:
     return f"{name}={pin.version if pin.exact else PATTERNS.get(name, '{}-*').format(pin.version)}"
 
 
-def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
+def install(
+    reason: str,
+    packages: Mapping[str, Pin | None],
+    facts: HostFacts,
+    hold: Sequence[str] = (),
+    before: Sequence[Sh] = (),
+) -> Step:
     """Return the step that installs all packages by one apt-get, after updating the lists, and then holds.
 
     If it fails, it prints which versions exist and where ("there: NAME VERSION@REPOSITORY …", oldest first).
@@ -189,7 +200,7 @@ def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, h
         [spelled(name, pin) for name, pin in packages.items()],
         listed,
     )
-    commands = [UPDATE, installing, *([retry_while_locked(sh("apt-mark hold {}", hold))] if hold else [])]
+    commands = [UPDATE, *before, installing, *([retry_while_locked(sh("apt-mark hold {}", hold))] if hold else [])]
     return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
 
 

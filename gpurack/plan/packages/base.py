@@ -84,11 +84,17 @@ class Packages(Protocol):
         """Return the packages of the distribution that we need and the host lacks."""
 
     def install(
-        self, reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()
+        self,
+        reason: str,
+        packages: Mapping[str, Pin | None],
+        facts: HostFacts,
+        hold: Sequence[str] = (),
+        before: Sequence[Sh] = (),
     ) -> Step:
         """Return the step that installs all packages in one transaction, then holds `hold`.
 
-        It upgrades or downgrades to the given versions.
+        It upgrades or downgrades to the given versions. before: commands between the update of the lists and the
+        transaction.
         """
 
     def hold(self, names: Sequence[str], facts: HostFacts) -> Step:

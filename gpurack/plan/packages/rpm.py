@@ -169,7 +169,13 @@ def spelled(name: str, pin: Pin | None) -> str:
     return f"{name}-{pin.version}" if pin.exact else f"{name}-{pin.version}-*"
 
 
-def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
+def install(
+    reason: str,
+    packages: Mapping[str, Pin | None],
+    facts: HostFacts,
+    hold: Sequence[str] = (),
+    before: Sequence[Sh] = (),
+) -> Step:
     """Return the step that installs all packages in one transaction, at their versions, and then holds."""
     commands: list[Sh] = []
     # So that new releases in our repositories are found. Other repositories are not refreshed for that.
@@ -177,7 +183,7 @@ def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, h
         commands.append(
             sh("{} -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache", facts.manager.program)
         )
-    commands += _unlock([name for name, pin in packages.items() if pin], facts)
+    commands += [*before, *_unlock([name for name, pin in packages.items() if pin], facts)]
     down = [spelled(name, pin) for name, pin in packages.items() if pin and _is_lower(pin, name, facts)]
     if down and facts.manager.generation == "yum3":
         commands.append(transaction(facts, "downgrade", down, list(packages)))

@@ -17,7 +17,7 @@ from gpurack.host_data import json_from_host
 from gpurack.plan.packages.base import installed
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.steps import Plan, Step
-from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
+from gpurack.plan.system.restart import may_stop_foreign, what_stops
 from gpurack.shell import NOTHING, Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
@@ -80,6 +80,8 @@ def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bo
     flag = flag_twice(target, facts)
     if flag:
         return Plan(errors=(flag,))
+    if in_swarm(facts) and target.get("live-restore"):
+        return Plan(errors=(Problem.of("swarm-live-restore"),))
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
     if (
@@ -98,7 +100,7 @@ def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bo
         refusal = may_stop_foreign(spec, facts, unattended, "; ".join(reasons + why), live_restore)
         if refusal:
             return Plan(errors=(refusal,))
-    restart = f"restart Docker{stops_foreign(facts, live_restore)}"
+    restart = f"restart Docker{what_stops(facts, live_restore)}"
     verb = {"reload": "reload Docker", "restart": restart, "": "Docker applies it by itself"}[action]
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
@@ -140,7 +142,7 @@ def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any
 def wanted(spec: Host, facts: HostFacts, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
     """Return the keys to set or (None) remove: our defaults for keys that nobody set, then the inventory's."""
     ours: dict[str, Any] = {}
-    if "live-restore" not in current and not flag_of("live-restore", facts):
+    if "live-restore" not in current and not flag_of("live-restore", facts) and not in_swarm(facts):
         ours["live-restore"] = True
     said = {*current, *spec.docker.daemon}
     if not (flag_of("log-driver", facts) or flag_of("log-opts", facts)):
@@ -149,6 +151,17 @@ def wanted(spec: Host, facts: HostFacts, current: Mapping[str, Any], toolkit: bo
         ours |= gpu_keys(spec, facts, current)
     merged: dict[str, Any] = merge(ours, spec.docker.daemon)
     return merged
+
+
+def in_swarm(facts: HostFacts) -> bool:
+    """Is the host's Docker a node of a Swarm? With live-restore, dockerd does not start then (daemon/config)."""
+    swarm = facts.docker.get("Swarm")
+    return isinstance(swarm, Mapping) and swarm.get("LocalNodeState") not in (None, "", "inactive")
+
+
+def swarm_warning(facts: HostFacts) -> list[Problem]:
+    """Return the warning for a node of a Swarm: a restart of Docker stops its models."""
+    return [Problem.of("swarm-without-live-restore")] if in_swarm(facts) else []
 
 
 def default_logging(said: Collection[str]) -> dict[str, Any]:

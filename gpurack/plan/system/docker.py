@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+from gpurack import paths
 from gpurack.facts.model import HostFacts, Unit
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, move, upstream
+from gpurack.plan.packages.holds import hold, noting, of_others, release
 from gpurack.plan.packages.platforms import (
     CE_PACKAGES,
     CE_ROOTLESS,
@@ -13,11 +16,11 @@ from gpurack.plan.packages.platforms import (
     platform_of,
     unsupported,
 )
-from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.plan.steps import DockerRestart, Plan, Shell, Step
 from gpurack.plan.system import daemon_json, nvidia_toolkit
 from gpurack.plan.system.network import plan_network
-from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
-from gpurack.shell import sh
+from gpurack.plan.system.restart import may_stop_foreign, what_stops
+from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
 from gpurack.spec.problems import Problem
@@ -25,10 +28,30 @@ from gpurack.spec.problems import Problem
 CE_URL = "https://download.docker.com"
 BELOW = ("containerd", "docker-buildx", "runc")
 """Packages that a distribution's Docker depends on. Only a lock pins them."""
+OTHER_VERSION = (
+    "To keep it, remove `docker.version`. To have that version from the distribution, set docker: "
+    '{"source": "distro"}. To replace it, set docker: {"source": "docker-ce"}.'
+)
+ROOM = 64 * 1024
+"""KiB that must be free for Docker's data before Docker is restarted."""
+RESET = sh("systemctl reset-failed docker.service 2>/dev/null")
+"""Forgets earlier starts: Debian's unit fails at the fourth within a minute (StartLimitBurst=3)."""
 
 
 def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
-    """Plan what makes the host's Docker match the inventory. unattended: does nobody confirm (`-y`)?"""
+    """Plan what makes the host's Docker match the inventory. unattended: does nobody confirm (`-y`)?
+
+    First of all it finishes what an interrupted restart of Docker left.
+    """
+    plan = plan_packages(spec, facts, unattended)
+    if paths.DOCKER_NOTE not in facts.files:
+        return plan
+    finish = DockerRestart("finish an interrupted restart of Docker", "finish")
+    return replace(plan, steps=(finish, *plan.steps))
+
+
+def plan_packages(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
+    """Plan Docker's packages, their repository and holds, and its unit."""
     platform = platform_of(facts.os)
     if platform is None:
         return Plan(errors=(unsupported(facts.os),))
@@ -41,8 +64,12 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
         way_out = platform.packages.proxy(spec.proxy, facts) + plan_network(spec, facts, platform)
         return Plan((*way_out, *kept.steps), kept.errors)
     # Docker would not start after its installation if dockerd could not read daemon.json.
-    error = conflict(spec, facts, platform) or daemon_json.read(facts)[1]
+    error = other_version(spec, facts, platform)
+    spec = with_source(spec, facts)
+    error = error or conflict(spec, facts, platform) or foreign(facts, platform) or daemon_json.read(facts)[1]
     if error:
+        return Plan(errors=(error,))
+    if error := not_carried(spec, facts, platform):
         return Plan(errors=(error,))
     manager = platform.packages
     steps: list[Step] = manager.proxy(spec.proxy, facts)
@@ -62,12 +89,49 @@ def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
             error = may_stop_foreign(spec, facts, unattended, what)
             if error:
                 return Plan(errors=(error,))
-            what += stops_foreign(facts)
-        steps.append(manager.install(what, packages, facts, held))
+            what += what_stops(facts)
+        install = noting(manager.install(what, packages, facts, held, with_room(facts)), held, facts)
+        steps += around_restart(install, facts) if restarts_docker(packages) else [install]
     else:
         steps += holds(spec, facts, platform)
     steps += running(facts)
-    return Plan(tuple(steps))
+    stay = () if pins(spec, platform) else of_others((*packages_of(spec, platform), *BELOW), facts)
+    return Plan(tuple(steps), warnings=tuple(stay))
+
+
+def with_room(facts: HostFacts) -> list[Sh]:
+    """Return the command that fails where a Docker that restarts would find its disk full; none where Docker is new.
+
+    A dockerd that starts on a full disk loses containers and the ports of those that run (seen with 28.5).
+    """
+    root = facts.docker.get("DockerRootDir")
+    if not root:
+        return []
+    free = sh("df -Pk {} 2>/dev/null | awk -v room={} 'NR == 2 && $4 < room {exit 1}'", root, ROOM)
+    why = f"{root} has less than {ROOM // 1024} MiB free, and a Docker that starts on a full disk loses containers"
+    return [sh("{} || { echo {} >&2; exit 1; }", free, f"Docker was not changed: {why}")]
+
+
+def around_restart(install: Step, facts: HostFacts) -> list[Step]:
+    """Return a step that restarts Docker, between noting what it stops on disk and starting that again."""
+    install = without_start_limit(install, facts)
+    stops = any(container.running and not container.user for container in facts.containers)
+    if not stops or facts.docker.get("LiveRestoreEnabled"):
+        return [install]
+    return [
+        DockerRestart("note which containers run", "record"),
+        install,
+        DockerRestart("start the containers that ran before", "finish"),
+    ]
+
+
+def without_start_limit(install: Step, facts: HostFacts) -> Step:
+    """Return the step of packages whose own scripts restart a running Docker, so that earlier starts do not count.
+
+    The scripts report no failed start."""
+    if not isinstance(install, Shell) or facts.units.get("docker.service", Unit()).active != "active":
+        return install
+    return replace(install, command=sh("{}; {}", RESET, install.command))
 
 
 def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
@@ -93,8 +157,53 @@ def unanswered(facts: HostFacts) -> Problem | None:
     return Problem.of("docker-silent" if is_installed(facts) else "docker-missing")
 
 
+def with_source(spec: Host, facts: HostFacts) -> Host:
+    """Return the spec with the `docker.source` that "auto" means on this host.
+
+    It is that of the lock, so that a rebuilt host gets the same, else that of the installed Docker, else docker-ce.
+    """
+    if spec.docker.source != "auto":
+        return spec
+    platform = platform_of(facts.os)
+    engines = {CE_PACKAGES[0]: "docker-ce"} | dict.fromkeys(platform.distro_packages[:1] if platform else (), "distro")
+    there = [*(spec.lock.packages if spec.lock else ()), *installed(engines, facts)]
+    source = next((engines[name] for name in there if name in engines), "docker-ce")
+    return spec.model_copy(update={"docker": spec.docker.model_copy(update={"source": source})})
+
+
+def other_version(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None:
+    """Return the error if "auto" means the distribution's Docker, but the inventory wants another version of it.
+
+    A distribution usually carries one version only.
+    """
+    wanted = spec.docker.version
+    if spec.docker.source != "auto" or not wanted or is_ce(with_source(spec, facts)):
+        return None
+    for name, version in installed(platform.distro_packages[:1], facts).items():
+        if upstream(version) != wanted:
+            parts = {"name": name, "version": upstream(version), "wanted": f"`docker.version` {wanted}"}
+            return Problem.of("docker-conflict", **parts, hint=OTHER_VERSION)
+    return None
+
+
+def not_carried(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None:
+    """Return the error if the distribution does not have the wanted version of its Docker.
+
+    None where its lists are old or unread: a run renews them, and says so itself.
+    """
+    wanted = spec.docker.version
+    if is_ce(spec) or not wanted:
+        return None
+    engine = platform.distro_packages[0]
+    there = [*facts.carried.get(engine, ()), *installed((engine,), facts).values()]
+    if engine not in facts.carried or any(Pin(wanted).met_by(version) for version in there):
+        return None
+    versions = ", ".join(dict.fromkeys(map(upstream, facts.carried[engine])))
+    return Problem.of("version-not-carried", package=engine, version=wanted, system=facts.os.name, versions=versions)
+
+
 def is_ce(spec: Host) -> bool:
-    """Does Docker come from its own repository?"""
+    """Does Docker come from its own repository? spec: as with_source returns it."""
     return spec.docker.source == "docker-ce"
 
 
@@ -111,6 +220,20 @@ def conflict(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None
         hint = rivals[name].replace("{names}", together).replace("{program}", facts.manager.program)
         parts = {"name": name, "version": upstream(version), "wanted": wanted, "hint": hint}
         return Problem.of("docker-conflict", **parts)
+    return None
+
+
+def foreign(facts: HostFacts, platform: Platform) -> Problem | None:
+    """Return the error if an admin keeps Docker from starting, or if one is installed without a package.
+
+    Debian masks docker.service when docker.io is removed but not purged; its next installation unmasks it.
+    """
+    engines = {*CE_PACKAGES[:1], *platform.distro_packages[:1], *platform.rivals}
+    packaged = any(name in facts.packages for name in engines)
+    if "dockerd" in facts.tools and not packaged:
+        return Problem.of("docker-without-package", program=facts.docker_flags.split(" ")[0] or "dockerd")
+    if packaged and facts.units.get("docker.service", Unit()).loaded == "masked":
+        return Problem.of("docker-masked")
     return None
 
 
@@ -207,13 +330,11 @@ def reason(spec: Host, facts: HostFacts, platform: Platform, packages: Mapping[s
 
 
 def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """Return the steps that hold packages if the inventory pins a version, and release them if it does not."""
+    """Return the steps that hold packages if the inventory pins a version, and release ours if it does not."""
     wanted = packages_of(spec, platform)
     if pins(spec, platform):
-        loose = [name for name in wanted if not facts.packages[name].held]
-        return [platform.packages.hold(loose, facts)] if loose else []
-    held = [name for name in (*wanted, *BELOW) if name in facts.packages and facts.packages[name].held]
-    return [platform.packages.unhold(held, facts)] if held else []
+        return hold(wanted, facts, platform.packages)
+    return release((*wanted, *BELOW), facts, platform.packages)
 
 
 def running(facts: HostFacts) -> list[Step]:
@@ -221,11 +342,10 @@ def running(facts: HostFacts) -> list[Step]:
     unit = facts.units.get("docker.service")
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
-    # Debian's unit fails at the fourth start within a minute (StartLimitBurst=3). `enable` prints about sysv scripts.
+    # `enable` prints about sysv scripts.
     start = sh(
-        "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
-        "systemctl start docker.service && systemctl -q is-enabled docker.service"
+        "{}; systemctl enable docker.service >/dev/null 2>&1; "
+        "systemctl start docker.service && systemctl -q is-enabled docker.service",
+        RESET,
     )
-    if unit and unit.loaded == "masked":
-        start = sh("systemctl unmask docker.service && {}", start)
     return [Shell("start Docker and enable it at boot", start)]

@@ -15,6 +15,9 @@ from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
+DEBIAN_NAMES = ("libcuda1", "libcudadebugger1", "libnvcuvid1", "libnvoptix1", "libnvsdm")
+"""Packages of the driver without NVIDIA's name. (nvlsm and DCGM have versions of their own.)"""
+
 
 def other_driver(spec: Host, facts: HostFacts) -> Problem | None:
     """Return the error if the host runs another driver than the inventory's; None if it says nothing."""
@@ -36,12 +39,15 @@ def is_a(version: str, wanted: str) -> bool:
 
 
 def packages(facts: HostFacts) -> Mapping[str, str]:
-    """Return the driver's installed packages → versions: those with NVIDIA's name that are not the toolkit's."""
+    """Return the driver's installed packages → versions, without the toolkit's.
+
+    They have NVIDIA's name, except for Debian's (libcuda1 …), which depend on the driver's exact version.
+    """
     return {
         name: package.version
         for name, package in facts.packages.items()
         if package.whole
-        and ("nvidia" in name or name.startswith("cuda-drivers"))
+        and ("nvidia" in name or name.startswith("cuda-drivers") or name in DEBIAN_NAMES)
         and "container" not in name
         and re.fullmatch(NAME, name)
     }

@@ -10,8 +10,10 @@ from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, upstream
+from gpurack.plan.packages.holds import hold, noting, of_others, release
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
+from gpurack.plan.system import cdi_specs
 from gpurack.plan.system.gpu_access import access, docker_version, toolkit_version
 from gpurack.plan.system.hook_config import without_cgroups
 from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
@@ -21,7 +23,6 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 URL = "https://nvidia.github.io/libnvidia-container"
-CDI_VENDOR = "nvidia.com/gpu"
 
 
 def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> Plan:
@@ -44,7 +45,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
         # installation, so that a run that is killed in between leaves the mark.
         steps.append(owe_restart("the NVIDIA Container Toolkit changed"))
         held = TOOLKIT_PACKAGES if pins(spec) else ()
-        steps.append(platform.packages.install(reason(spec, facts), packages, facts, held))
+        steps.append(noting(platform.packages.install(reason(spec, facts), packages, facts, held), held, facts))
     else:
         steps += holds(spec, facts, platform)
     if access(spec, facts) == "cdi":
@@ -56,7 +57,8 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
     wrong = None if models_follow else other_driver(spec, facts)
     conflict = Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(taken))
     errors = (conflict if taken else None, wrong)
-    return Plan(tuple(steps), tuple(error for error in errors if error))
+    stay = () if pins(spec) else of_others(TOOLKIT_PACKAGES, facts)
+    return Plan(tuple(steps), tuple(error for error in errors if error), warnings=tuple(stay))
 
 
 def repository(spec: Host, platform: Platform) -> Repository:
@@ -96,12 +98,9 @@ def reason(spec: Host, facts: HostFacts) -> str:
 
 
 def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """Return the steps that hold packages if the inventory pins a version, and release them if it does not."""
-    held = [name for name in TOOLKIT_PACKAGES if facts.packages[name].held]
-    loose = [name for name in TOOLKIT_PACKAGES if not facts.packages[name].held]
-    if pins(spec):
-        return [platform.packages.hold(loose, facts)] if loose else []
-    return [platform.packages.unhold(held, facts)] if held else []
+    """Return the steps that hold packages if the inventory pins a version, and release ours if it does not."""
+    act = hold if pins(spec) else release
+    return act(TOOLKIT_PACKAGES, facts, platform.packages)
 
 
 def no_cgroups(spec: Host, facts: HostFacts, fresh: bool = False) -> list[Step]:
@@ -128,18 +127,33 @@ def no_cgroups(spec: Host, facts: HostFacts, fresh: bool = False) -> list[Step]:
 
 
 def cdi(facts: HostFacts, fresh: bool) -> list[Step]:
-    """Return the step that creates CDI specs with every GPU that answers. Impossible while nvidia-smi fails."""
-    missing = [gpu.uuid for gpu in facts.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in facts.cdi]
-    if not missing or (facts.driver.exit_code and not fresh):
+    """Return the step that creates CDI specs with every GPU that answers, or replaces specs of an earlier driver.
+
+    Impossible while nvidia-smi hides GPUs. It can also fail with all of them there (14: a damaged infoROM).
+    """
+    if facts.driver.exit_code and not facts.all_gpus_answer and not fresh:
+        return []
+    if renewal := cdi_specs.renewal(facts):
+        return [renewal]
+    known = {*facts.cdi, *(f"{cdi_specs.KIND}={uuid}" for uuid in doubled(facts))}
+    missing = [uuid for uuid in cdi_specs.named(facts) if f"{cdi_specs.KIND}={uuid}" not in known]
+    if not missing:
         return []
     # The unit exists from 1.18.0 on. It stays "active" after its run, so only a restart creates a new spec. After a
     # boot without a driver, it and its path unit have failed. Its conditions may skip it, so the command checks the
     # result.
     command = sh(
-        "mkdir -p /etc/cdi && { systemctl reset-failed nvidia-cdi-refresh.service nvidia-cdi-refresh.path 2>/dev/null; "
-        "systemctl restart nvidia-cdi-refresh.service 2>/dev/null; true; } && "
-        "{ nvidia-ctk cdi list 2>/dev/null | grep -q {} || "
-        "nvidia-ctk --quiet cdi generate --output=/etc/cdi/nvidia.yaml; }",
-        f"^{CDI_VENDOR}={missing[0]}$",
+        "mkdir -p /etc/cdi && { {}; {}; systemctl restart {} 2>/dev/null; true; } && "
+        "{ nvidia-ctk cdi list 2>/dev/null | grep -q {} || {}; }",
+        cdi_specs.NODES,
+        cdi_specs.RESET,
+        cdi_specs.UNIT,
+        f"^{cdi_specs.KIND}={missing[0]}$",
+        cdi_specs.generate(cdi_specs.LASTING),
     )
     return [Shell(f"CDI specs for {len(missing)} GPU{'s' if len(missing) > 1 else ''}", command)]
+
+
+def doubled(facts: HostFacts) -> list[str]:
+    """Return the GPUs of conflicting specs, which the toolkit does not list and one more spec does not cure."""
+    return [uuid for uuid in cdi_specs.named(facts) if len(cdi_specs.sources(uuid, facts)) > 1]

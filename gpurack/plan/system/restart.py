@@ -1,6 +1,7 @@
 """May Docker restart? Only containers that are not ours decide; ours start again by themselves. Pure."""
 
 from gpurack.facts.model import HostFacts
+from gpurack.plan.steps import down_for
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -14,14 +15,20 @@ def foreign_running(facts: HostFacts, user: str = "") -> list[str]:
     )
 
 
-def stops_foreign(facts: HostFacts, live_restore: bool | None = None, user: str = "") -> str:
-    """Return `, which stops grafana, postgres` for the reason of a restart; "" if it stops none.
+def what_stops(facts: HostFacts, live_restore: bool | None = None, user: str = "") -> str:
+    """Return `, which stops grafana (not gpurack's), alpha (down for about 40 s)` for the reason of a restart.
 
-    The admin must know this before confirming. live_restore: as in `may_stop_foreign`.
+    "" if it stops none. The admin must know this before confirming. live_restore: as in `may_stop_foreign`.
     """
-    keeps_running = bool(facts.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
-    foreign = [] if keeps_running else foreign_running(facts, user)
-    return f", which stops {', '.join(foreign)}" if foreign else ""
+    if bool(facts.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore:
+        return ""
+    ours = sorted(name for (whose, name), container in facts.ours.items() if whose == user and container.running)
+    foreign = foreign_running(facts, user)
+    names = [f"{name} (not gpurack's)" if ours else name for name in foreign]
+    for name in ours:
+        seconds = facts.last_start(name, user)
+        names.append(name + down_for([] if seconds is None else [seconds]))
+    return f", which stops {', '.join(names)}" if names else ""
 
 
 def may_stop_foreign(
@@ -30,8 +37,8 @@ def may_stop_foreign(
     """Return the error if a restart of Docker would stop containers of others; None if it may restart.
 
     why: what needs the restart. live_restore: will it be on during the restart (default: is it on now)? unattended:
-    then `docker.restart: ask` refuses, because nobody can be asked. Without -y, pyinfra's prompt is the question. user:
-    of a rootless Docker, "" for the host's own.
+    then `docker.restart: ask` refuses, because the run asks no question. Without -y, pyinfra's prompt is the question.
+    user: of a rootless Docker, "" for the host's own.
     """
     keeps_running = bool(facts.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
     foreign = foreign_running(facts, user)
@@ -39,7 +46,7 @@ def may_stop_foreign(
     if not foreign or keeps_running or policy == "always" or (policy == "ask" and not unattended):
         return None
     names = ", ".join(foreign)
-    hint = 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'
+    hint = "Run without -y and confirm, or with --restart (pyinfra: --data restart=always), or stop them yourself."
     if policy == "never":
         hint = 'The inventory says docker.restart: never; stop them yourself or write "ask".'
     return Problem.of("restart-stops-others", why=why, names=names, hint=hint)

@@ -18,7 +18,7 @@ from gpurack.plan.system import daemon_json
 from gpurack.plan.system.gpu_access import access, by_hook
 from gpurack.plan.system.hook_config import without_cgroups
 from gpurack.plan.system.network import HEAD, digest, environment
-from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
+from gpurack.plan.system.restart import may_stop_foreign, what_stops
 from gpurack.plan.system.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
 from gpurack.shell import Sh, sh
@@ -285,7 +285,7 @@ def daemon(
     if refusal := may_stop_foreign(spec, facts, unattended, reason, live_restore=False, user=name):
         return [], refusal
     step = daemon_json.Apply(
-        reason=f"{reason} (restart{stops_foreign(facts, False, name)})",
+        reason=f"{reason} (restart{what_stops(facts, False, name)})",
         patch=changes if changed else None,
         configure_runtime=daemon_json.runtime_is_ours(current, target) and facts.has_nvidia,
         action="restart",

@@ -35,9 +35,9 @@ Case = tuple[str, str, dict[str, Any], str, str]
 # (the first process of a container is stopped at once only when it says that it wants to be)
 SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
 SHORT_WAIT = """\
-from gpurack.plan import runner
+from gpurack.spec.model import Model
 
-runner.READY_TIMEOUT = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
+Model.ready_seconds = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
 
 from gpurack.deploys import gpu_host  # noqa: E402
 
@@ -79,8 +79,8 @@ def never_ready(run: Run, host: str, ports: dict[str, int]) -> None:
     assert run.exit_code == 1, run.output
     for name, port in ports.items():
         said = sentence(run, host, name)
-        assert said.startswith("not ready after 0:15")
+        assert re.match(r"not ready after 0:(1[5-9]|[2-5]\d) ?", said), said  # a busy machine looks late
         assert f"http://127.0.0.1:{port}/" in said
-        assert f"See docker logs {name}" in said
+        assert f"Its log: /var/lib/gpurack/logs/_/{name}.failed.log" in said
         assert f"{name}: loading" in run.output
     assert "| loading for ages" in run.output

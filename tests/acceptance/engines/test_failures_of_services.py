@@ -117,10 +117,18 @@ def bad() -> dict[str, Any]:
     }
 
 
-def deploy(lab: Lab, more: dict[str, Any], far: dict[str, Any] | None = None, deploy: str = "gpu_host") -> Run:
-    """Deploy gpu2 with the healthy entries and `more`; cpu2 with `far`, if given."""
+def deploy(
+    lab: Lab,
+    more: dict[str, Any],
+    far: dict[str, Any] | None = None,
+    *options: str,
+    deploy: str = "gpu_host",
+    **env: str,
+) -> Run:
+    """Deploy gpu2 with the healthy entries and `more`; cpu2 with `far`, if given. options: of pyinfra; env: keys."""
     hosts = {"gpu2": of({**healthy(), **more}), **({"cpu2": of(far)} if far is not None else {})}
-    return lab.run(lab.inventory(hosts), deploy=deploy, env=ENV, timeout=400)
+    words = ("-y", *options)
+    return lab.run(lab.inventory(hosts), *words, deploy=deploy, env={**ENV, **env}, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +169,10 @@ def test_failed_service_has_error_and_hint(run: Run, case: Case) -> None:
     ends_as(run, "gpu2", case)
 
 
-def test_no_failed_service_keeps_restarting(run: Run, host: Host) -> None:
-    there = containers(host)
+def test_only_logs_of_failed_services_are_kept(run: Run, host: Host) -> None:
+    assert set(containers(host)) == set(NEIGHBOURS)
     ended = [entry_of(case) for case in CASES if case[3] == ENDED]
-    assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
+    assert {f"{name}.failed.log" for name in ended} <= set(host.root("ls /var/lib/gpurack/logs/_").stdout.split())
 
 
 def test_healthy_services_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
@@ -197,8 +205,9 @@ def test_service_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host,
 
 
 def test_wrong_key_is_reported_for_model_and_service(lab: Lab, host: Host) -> None:
-    """A service takes its model's key from the inventory. If the model requires another key, it fails, and each service
-    that it rejects reports it. Clients get an error without any key."""
+    """A service takes its model's key from the inventory. A model that requires another key fails, and is not left
+    running. A rotated key of which only the services' host has heard is refused, and each service reports it. Clients
+    get an error without any key."""
     locked = gguf("gamma", [], 8000, bind="lan", env={"LLAMA_API_KEY": OTHER})
     services = {
         f"{name}-key": {**entry, "connects_to": ["locked"], "port": 8300 + number}
@@ -210,6 +219,15 @@ def test_wrong_key_is_reported_for_model_and_service(lab: Lab, host: Host) -> No
     said = sentence(done, "cpu2", "locked")
     assert said.startswith("the server requires a key, but the inventory has none (HTTP 401 at ")
     assert API_KEY in said
+    assert containers(lab.testbed.host("cpu2")) == {}
+    for name in services:
+        assert done.row("gpu2", name).endswith(", without locked on cpu2 (Could not connect to server)")
+    untouched(host, before)
+
+    locked = {**gguf("gamma", [], 8000, bind="lan"), "api_key": {"env": "ROTATED"}}
+    done = deploy(lab, services, {"locked": locked}, ROTATED=KEY)
+    assert done.exit_code == 0, done.output
+    done = deploy(lab, services, {"locked": locked}, "--limit", "gpu2", ROTATED=OTHER)
     for name in services:
         assert done.row("gpu2", name).endswith(", without locked on cpu2 (refuses the key)")
         assert f"{name} cannot reach locked on cpu2 (refuses the key)" in done.output

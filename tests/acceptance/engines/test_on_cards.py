@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Lab, Run, cards, containers
+from tests.acceptance.conftest import Lab, Run, cards, containers, identities
 from tests.acceptance.engines.conftest import content, nothing_changes, post, say
 from tests.acceptance.evidence import KEYS_IN_ARGUMENTS, Samples, sampled, told
 from tests.acceptance.verification import is_right
@@ -39,8 +39,8 @@ def wanted() -> dict[str, Any]:
     }
 
 
-def deploy(lab: Lab, *options: str) -> Run:
-    return lab.run(lab.inventory({"engine1": {"models": wanted()}}), *options, env={"KEY": KEY})
+def deploy(lab: Lab, *options: str, **changed: dict[str, Any]) -> Run:
+    return lab.run(lab.inventory({"engine1": {"models": {**wanted(), **changed}}}), *options, env={"KEY": KEY})
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +159,25 @@ def test_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None:
 def test_second_run_changes_nothing(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
     is_right(lab, {"KEY": KEY})
+
+
+def test_no_model_stops_for_an_image_in_which_cuda_fails(lab: Lab, host: Host) -> None:
+    """The images' own Python asks the simulated driver (docs/testing.md)."""
+    changed = {"bge-reranker": {**wanted()["bge-reranker"], "context": 256}}
+    before = identities(host)
+    host.gpus.cuda(999)
+    try:
+        failed = deploy(lab, **changed)
+    finally:
+        host.gpus.cuda(0)
+    assert failed.exit_code == 1, failed.output
+    said = " ".join(failed.output.split())
+    assert "its image cannot use the GPUs (CUDA error 999: unknown error). /dev/nvidia-uvm is missing in the" in said
+    assert "The present `bge-reranker` was not stopped." in said
+    assert identities(host) == before
+    assert host.root("docker ps --all --quiet --filter label=gpurack.cuda").stdout == ""
+    again = deploy(lab, **changed)
+    assert again.exit_code == 0, again.output
+    after = identities(host)
+    assert {name for name in before if before[name] != after[name]} == {"bge-reranker"}
+    assert argument(host, "bge-reranker", "--max-model-len") == "256"

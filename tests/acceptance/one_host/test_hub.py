@@ -99,7 +99,8 @@ def test_fetches_and_serves_folder(lab: Lab, host: Host) -> None:
     assert (mount["Source"], mount["RW"]) == (FOLDER, False)
 
     fetched = int(host.root(f"stat -c %Y {FOLDER}.json").stdout)
-    (stopped,) = (at / 1e9 for name, what, at in lifetimes(host, run.begun) if (name, what) == ("gamma", "die"))
+    ends = [at / 1e9 for name, what, at in lifetimes(host, run.begun) if (name, what) == ("gamma.previous", "die")]
+    (stopped,) = ends
     assert fetched <= stopped, "the old model served until the new one's weights were there"
 
     assert [look for look in processes.looks if "curl" in look], "the download was seen"

@@ -18,7 +18,6 @@ from tests.acceptance.evidence import KEYS_IN_ARGUMENTS, sampled
 from tests.testbed import Host
 
 KEY, NEXT = "sk-first-8f3a61c2$'x", "sk-second-77d0b41e"
-FILE = "/etc/gpurack/secrets/gamma/api_key"
 GUARDED: dict[str, Any] = {"gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"})}
 
 
@@ -51,6 +50,12 @@ def status(host: Host, key: str | None = None) -> str:
     body = json.dumps({"messages": [{"role": "user", "content": "?"}]})
     url = "http://127.0.0.1:8000/v1/chat/completions"
     return host.run(f"curl -s -o /dev/null -w '%{{http_code}}' {header} -d '{body}' {url}").stdout
+
+
+def file(host: Host) -> str:
+    """The file of the running model's key: each generation of a model has its own."""
+    service = containers(host)["gamma"]["Config"]["Labels"]["com.docker.compose.service"]
+    return f"/etc/gpurack/secrets/{service}/api_key"
 
 
 def places(host: Host, key: str) -> list[str]:
@@ -87,8 +92,8 @@ def test_key_leaves_no_trace(lab: Lab, host: Host) -> None:
     assert [look for look in there.looks if key in look] == []
     assert here == []
     assert [output for output in outputs if key in output] == []
-    assert places(host, key) == [FILE]
-    assert host.root(f"stat -c '%a %U' {FILE}").stdout.split() == ["400", "root"]
+    assert places(host, key) == [file(host)]
+    assert host.root(f"stat -c '%a %U' {file(host)}").stdout.split() == ["400", "root"]
     assert host.root("stat -c %a /etc/gpurack/secrets").stdout.strip() == "700"
     assert key not in json.dumps(containers(host))
     assert (
@@ -114,7 +119,7 @@ def test_new_key_recreates_and_removes_old_key(lab: Lab, host: Host) -> None:
     assert identities(host) != before
     assert (status(host, old), status(host, NEXT)) == ("401", "200")
     assert places(host, old) == []
-    assert places(host, NEXT) == [FILE]
+    assert places(host, NEXT) == [file(host)]
     assert lab.run(lab.inventory({"cpu5": {"models": GUARDED}}), env={"LAB_KEY": NEXT}).unchanged
 
 
@@ -141,5 +146,6 @@ def test_failed_model_does_not_reveal_key(lab: Lab, host: Host, tmp_path: Path) 
     assert ([look for look in there.looks if NEXT in look], here) == ([], [])
     assert NEXT not in json.dumps(containers(host))
     assert NEXT not in host.root("journalctl --no-pager -q").stdout
-    # output of the model itself is only in its own log
-    assert [path for path in places(host, NEXT) if not path.startswith("/var/lib/docker/containers/")] == [FILE]
+    # the model is gone, and with it its file and its own log; the kept one has no key
+    assert places(host, NEXT) == []
+    assert "my key is •••" in host.get("/var/lib/gpurack/logs/_/gamma.failed.log").decode()

@@ -89,6 +89,12 @@ def daemon(change: Callable[[dict[str, Any]], object], then: str = "true") -> Ac
     return act
 
 
+def reloaded(live_restore: str) -> str:
+    """The command that lets dockerd read daemon.json, and waits until it has this live-restore: it reads it later."""
+    looks = f"docker info --format '{{{{.LiveRestoreEnabled}}}}' | grep -qx {live_restore}"
+    return f'systemctl reload docker; timeout 30 sh -c "until {looks}; do sleep 0.1; done"'
+
+
 def compose(model: str, change: Callable[[dict[str, Any]], object]) -> Act:
     """Edit compose.yaml and apply it."""
 
@@ -250,8 +256,8 @@ ON_CPU3 = [
     ),
     Drift(
         "daemon-does-otherwise",
-        daemon(lambda said: said.update({"live-restore": False}), f"systemctl reload docker; mv {DAEMON}.was {DAEMON}"),
-        sh("systemctl reload docker"),
+        daemon(lambda said: said.update({"live-restore": False}), f"{reloaded('false')} && mv {DAEMON}.was {DAEMON}"),
+        sh(reloaded("true")),
         ("docker_took_it_up",),
         "dockerd's live-restore: expected true, found false",
     ),

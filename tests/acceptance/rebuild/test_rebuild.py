@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import CHECKOUT, Lab, cards, chat, containers, identities, model
+from tests.acceptance.conftest import CHECKOUT, GPURACK, Lab, cards, chat, containers, identities, model
 from tests.testbed import Host, moving
 from tests.testbed.inventory import mirrors
 from tests.testbed.services import WEIGHTS
 
-GPURACK = str(Path(sys.executable).parent / "gpurack")
 THEN, NOW = "a1" * 20, "b2" * 20
 """Commits of the repository lab/tiny."""
 WEIGHTS_DIR = "/var/lib/gpurack/weights"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
+from tests.acceptance.conftest import CHECKOUT, GPURACK, Lab, model
 from tests.acceptance.rebuild.drifts import ON_CPU3, ON_GPU3, PATH_WEIGHTS, Drift, answers
 from tests.acceptance.verification import verify
 from tests.testbed import Host, gguf_models, services
@@ -75,6 +75,16 @@ def test_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
     assert (deep.exit_code, deep.failed, deep.count) == (0, {}, 10), deep.output
 
 
+def test_the_command_prints_a_line_for_each_host_and_model(lab: Lab, inventory: Path) -> None:
+    argv = [GPURACK, "verify", str(inventory), "-k", "packages or runs"]
+    done = subprocess.run(argv, cwd=CHECKOUT, env={**lab.env(), **ENV}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert {"HOST MODEL STATE", "cpu3 - ok, 2 checks", "gpu3 - ok, 2 checks", "gpu3 alpha ok, 1 check"} <= {*lines}
+    assert lines.index("gpu3 alpha ok, 1 check") < lines.index("gpu3 beta ok, 1 check")
+    assert any(line.startswith("5 hosts, 10 models: ") and " checks passed. " in line for line in lines)
+
+
 @pytest.mark.parametrize("drifts", ROUNDS, ids=[" ".join(one.name for one in each.values()) for each in ROUNDS])
 def test_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: dict[str, Drift]) -> None:
     """One on each host; a host without one reports none."""
@@ -127,7 +137,7 @@ def test_printed_command_repairs_the_rest(lab: Lab, inventory: Path) -> None:
         assert set(found.of(host)) == set(drifts[name].fails), found.output
     said = "\n".join(found.failed.values())
     for mend in {line.strip().removeprefix("fix: ") for line in said.splitlines() if "fix: " in line}:
-        command = mend.replace("ssh ", f"ssh -F {SSH_CONFIG} ").replace("pyinfra ", f"{PYINFRA} -y ")
+        command = mend.replace("ssh ", f"ssh -F {SSH_CONFIG} ").replace("gpurack apply ", f"{GPURACK} apply -y ")
         subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env={**lab.env(), **ENV}, check=True)
     found = verify(lab, inventory, ENV, "-m", "deep or not deep")
     assert (found.exit_code, found.failed) == (0, {}), found.output

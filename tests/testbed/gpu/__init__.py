@@ -5,9 +5,14 @@ The tests' machines have no GPU. A host built with `files()` and `UNITS` behaves
 GPUs whose device nodes it has and may open. docs/testing.md says what that proves and what not.
 """
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.testbed import cache, workshop
+from tests.testbed.engine import Engine
 
 _HERE = Path(__file__).resolve().parent / "files"
 _GPUSIM = "/usr/lib/gpusim/gpusim"
@@ -18,6 +23,12 @@ UNITS: tuple[str, ...] = ("gpusim-driver.service",)
 #: What the driver is until a test says otherwise (the driver of facts/nvidia-smi-h200.txt).
 DRIVER_VERSION = "580.159.04"
 
+#: Machines whose nvidia-smi answers otherwise than the usual four A30.
+MACHINES: tuple[str, ...] = (
+    "gb10", "gh200", "orin", "thor", "a100-mig", "vgpu", "wsl", "geforce", "mixed", "driver-470", "inforom",
+    "requires-reset", "no-index",
+)  # fmt: skip
+
 
 def files() -> dict[str, tuple[Path, int]]:
     """The files of a host with simulated GPUs: path on the host -> (source file, mode)."""
@@ -27,6 +38,26 @@ def files() -> dict[str, tuple[Path, int]]:
         _GPUSIM: (_HERE / "gpusim", 0o755),
         "/usr/lib/systemd/system/gpusim-driver.service": (_HERE / "gpusim-driver.service", 0o644),
     }
+
+
+LIBCUDA = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
+"""Where a host has CUDA's library. Containers get it at the same path, where every Debian image looks for it."""
+
+
+def libcuda(engine: Engine) -> bytes:
+    """The stand-in for CUDA's library, compiled once."""
+    source = _HERE / "libcuda.c"
+
+    def make(folder: Path) -> None:
+        workshop.work(engine, compile_libcuda(folder / "libcuda.so.1"), what="Compiling libcuda.c")
+
+    return (cache.entry("libcuda", (cache.recipe(__file__), source), make, "libcuda") / "libcuda.so.1").read_bytes()
+
+
+def compile_libcuda(target: Path) -> str:
+    """The command that compiles it. It names no library, so it needs no certain libc."""
+    options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector"]
+    return shlex.join(["gcc", *options, "-Wl,-soname,libcuda.so.1", "-o", str(target), str(_HERE / "libcuda.c")])
 
 
 class SimulatedGpus:
@@ -68,10 +99,24 @@ class SimulatedGpus:
         Returns its pid. `nvidia-smi` lists it until the process ends in any way."""
         return int(self._gpusim("foreign", str(i), str(mib), process))
 
+    def use(self, i: int, mib: int, pid: int, seconds: int) -> None:
+        """The process `pid` uses `mib` MiB of GPU `i`, which has them also for `seconds` after its end.
+
+        `nvidia-smi` lists the process while it lives; afterwards only `memory.used` shows them."""
+        self._gpusim("use", str(i), str(mib), str(pid), str(seconds))
+
     def late(self, seconds: float) -> None:
         """At the next boot only, the driver appears `seconds` after the start of systemd."""
         self._gpusim("late", str(seconds))
 
+    def cuda(self, init: int, count: int = 0, version: int = 13000) -> None:
+        """libcuda's cuInit and cuDeviceGetCount return these codes, and cuDriverGetVersion this version."""
+        self._gpusim("cuda", str(init), str(count), str(version))
+
+    def machine(self, name: str) -> None:
+        """The host becomes another machine: one of MACHINES, until `reset`."""
+        self._gpusim("machine", name)
+
     def reset(self) -> None:
-        """Restore the initial state: order, version, no lost GPU, no foreign process, driver loaded."""
+        """Restore the initial state: order, version, no lost GPU, no foreign process, CUDA works, driver loaded."""
         self._gpusim("reset")

@@ -26,12 +26,11 @@ from gpurack.inventory.checks.warnings import warnings
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.memory import estimate, refusal
-from gpurack.plan.models.plan import plan_models
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
-from tests.given import SALT, host_state, uuid
+from tests.given import SALT, host_state, models_plan, uuid
 from tests.unit.host_programs import load
 
 SOURCES = Path(engines.__file__).parents[1]
@@ -158,9 +157,9 @@ def test_converts_entry_to_service_and_definition() -> None:
 
 
 def test_run_creates_container_and_runner_gets_hints() -> None:
-    found = plan_models(host(), replace(host_state(gpus=2), weights={"/w/a.gguf": 1}), {}, SALT)
+    found = models_plan(host(), replace(host_state(gpus=2), weights={"/w/a.gguf": 1}))
     assert found.job
-    ((entry,),) = found.job["groups"]
+    ((entry,),) = found.job["batches"]
     assert (entry["name"], entry["action"], entry["image"]) == ("alpha", "create", "toy/server:1.2")
     assert entry["url"].endswith(":8000/v1/models")
     remedy = load("remedies").error_hint
@@ -238,7 +237,7 @@ def test_engines_import_only_types_of_inventory() -> None:
         if path.is_file():
             todo |= set(imports(ast.parse(path.read_text(encoding="utf-8")))) - seen
     rooms = {name.split(".")[1] for name in seen}
-    assert rooms == {"engines", "resources", "shell", "spec"}
+    assert rooms == {"cuda_faults", "engines", "resources", "shell", "spec"}
     assert not {f"gpurack.spec.{name}" for name in ("fleet", "connections", "fits", "secrets", "warnings")} & seen
 
 

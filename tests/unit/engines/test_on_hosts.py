@@ -4,9 +4,9 @@ from typing import Any
 
 from gpurack.inventory.checks.connections import upstreams_of
 from gpurack.inventory.fleet import check_fleet
-from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.spec.host import Host
-from tests.given import SALT, host_state, running, said, spec, uuid
+from tests.given import host_state, models_plan, running, said, spec, uuid
 
 VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/qwen", "gpus": [0], "port": 8000}
 TEI = {"engine": "tei", "version": "1.9", "weights": "/w/bge", "gpus": [0], "port": 8080}
@@ -17,7 +17,7 @@ def host(**entries: dict[str, Any]) -> Host:
 
 
 def plan(spec: Host, **said: Any) -> ModelsPlan:
-    return plan_models(spec, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}), {}, SALT)
+    return models_plan(spec, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}))
 
 
 def test_refuses_old_driver_before_pull() -> None:
@@ -47,7 +47,7 @@ def test_accepts_nameless_answer_of_engine_without_names() -> None:
     loading = plan(wanted, containers=[ours], probes={"bge": [503, ""]})
     assert [change.action for change in loading.changes] == ["wait"]
     assert loading.job is not None
-    entry = loading.job["groups"][0][0]
+    entry = loading.job["batches"][0][0]
     assert (entry["served_name"], entry["url"]) == (None, "http://127.0.0.1:8080/health")
 
 

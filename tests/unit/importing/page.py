@@ -14,15 +14,16 @@ Read this to move containers that you start by hand, or a compose file, to gpura
     gpurack import start.sh                      # a shell script, a compose file, or Markdown notes with either
     gpurack import --host gpu1.lab > lab.py      # the running containers of a host; changes nothing
 
-It prints an equivalent inventory. Comments below it list what is left for you to decide, what was converted
-differently, and what was left out. Secrets are never printed. With `--host` every entry has `replaces`, so that a run
-replaces the old container.
+It prints an equivalent inventory. Comments below it list what was imported (one line each), what is left for you to
+decide, what was converted differently, and what was left out. Secrets are never printed. With `--host` every entry has
+`replaces`, so that a run replaces the old container.
 
 | option | does |
 |---|---|
 | `--set model=BAAI/bge-m3` | defines a variable that the text does not define |
 | `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
 | `--profile gpu` | also imports the services of this profile of a compose file |
+| `--fit A30=4` | proposes which of your GPUs each model gets, by an estimate from the names of the weights |
 | `--yaml` | prints YAML |
 | `--json` | prints entries, findings and the errors of `plan` as JSON |
 

@@ -28,7 +28,7 @@ def test_complete_import_exits_0_and_is_valid(tmp_path: Path) -> None:
     inventory.write_text(output)
     planned = CliRunner().invoke(main, ["plan", str(inventory)])
     assert planned.exit_code == 0, planned.output
-    assert "http://localhost:8000/v1  saiga" in planned.output
+    assert "saiga  llama.cpp b7000  localhost:8000" in planned.output
 
 
 def test_yaml_import_is_valid(tmp_path: Path) -> None:
@@ -58,6 +58,21 @@ def test_groups_equal_findings() -> None:
     assert "#   line 1 (saiga), line 2 (other): had no restart policy" in output
 
 
+def test_report_says_what_was_imported_and_joins_sentences_that_differ_in_one_word() -> None:
+    one = FINE.replace("--restart unless-stopped ", "")
+    numbers = range(1, 8)
+    text = "".join(one.replace("saiga", f"m{n}").replace("8000:", f"800{n}:").replace("/m", f"/d{n}") for n in numbers)
+    _, output = run(given=f"{text}docker ps\ndocker images\n")
+    report = output[output.index("# Imported:") :].splitlines()
+    assert report[1:3] == [
+        "#   line 1: m1 (llama.cpp, port 8001)", "#   line 2: m2 (llama.cpp, port 8002)"
+    ]  # fmt: skip
+    places = "line 1 (m1), line 2 (m2), line 3 (m3) and 4 more"
+    values = ", ".join(f"/d{n}" for n in numbers)
+    assert f"#   {places}: weights are mounted read-only below /weights instead of {values}." in report
+    assert "#   line 8, line 9: `docker ps`, `docker images`: read-only command." in report
+
+
 @pytest.mark.parametrize("given", ["", "# nothing\n"])
 def test_empty_source_exits_2(given: str) -> None:
     assert run(given=given) == (2, "# No services found.\n")
@@ -70,7 +85,8 @@ def test_source_without_docker_command_exits_2() -> None:
 
 
 def test_unreadable_source_exits_2(tmp_path: Path) -> None:
-    assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
+    hint = "Give an existing file, or - to read from standard input."
+    assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory. {hint}\n")
     assert run("-", given="services: 1\n")[0] == 2
     code, output = run("-", given="services:\n  - [")
     assert (code, output[:23]) == (2, "error  standard input: ")

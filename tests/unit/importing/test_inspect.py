@@ -44,6 +44,17 @@ def printed(*items: dict[str, Any]) -> str:
     return json.dumps(list(items), indent=4) + "\n" + json.dumps([IMAGE], indent=4) + "\n"
 
 
+def test_names_of_running_containers_are_followed() -> None:
+    app = container("app", Links=["/qwen-old:/app/big"], DeviceRequests=None, Runtime="runc")
+    app["Config"] |= {"Image": "lab/app:1", "Env": ["A=http://big:8000", "B=http://llm:8000"], "Cmd": None}
+    old = container()
+    old["Id"] = "0123456789abcdef"
+    old["NetworkSettings"] = {"Networks": {"lab": {"Aliases": ["qwen-old", "llm", "0123456789ab"]}}}
+    app["HostConfig"]["PortBindings"] = {"80/tcp": [{"HostIp": "", "HostPort": "80"}]}
+    app["HostConfig"]["DeviceRequests"] = [{"Count": 1}]
+    assert read(printed(old, app)).models["app"]["env"] == {"A": "http://qwen-old:8000", "B": "http://qwen-old:8000"}
+
+
 def test_running_container_becomes_entry_with_replaces() -> None:
     imported = read(printed(container()))
     assert imported.models == {
@@ -76,6 +87,9 @@ def test_omits_managed_containers_but_not_copies() -> None:
     labels = {"gpurack.model": "{}", **compose}
     imported = read(printed(container("ours", Labels=labels), container("copy", Labels=labels)))
     assert list(imported.models) == ["copy"]
+    later = {**labels, "com.docker.compose.service": "ours.2"}
+    old = {**labels, "com.docker.compose.service": "ours"}
+    assert not read(printed(container("ours", Labels=later), container("ours.previous", Labels=old))).models
     left_out = [str(finding) for finding in imported.findings if finding.kind == "left out"]
     assert left_out == ["container ours: is already managed by gpurack."]
     running_job = {**labels, "gpurack.job": "0f", "com.docker.compose.project": "gpurack-jobs"}

@@ -41,7 +41,7 @@ def test_plan_needs_no_environment_variables(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name)
     result = CliRunner().invoke(main, ["plan", str(LAB)])
     assert result.exit_code == 0, result.output
-    assert "0 errors" in result.output
+    assert " Next: gpurack apply " in result.output
 
 
 @pytest.mark.parametrize("case", [case for case in cases() if "means" in case.told], ids=lambda case: case.name)

@@ -274,7 +274,8 @@ SERVICE = "services:\n  one:\n    image: lab/x:1\n    ports: ['9000:9000']\n"
         ("second-document.yml", {"engine": "ollama", "version": "0.20.2"}),
         ("undefined-port.yml", {"engine": "vllm", "port": 8000}),
         ("ok-secrets-named.yml", {"engine": "vllm", "compose": {"deploy": {"resources": {
-            "limits": {"memory": "64g"}, "reservations": {"memory": "32g"}}}}}),
+            "limits": {"memory": "64g"}, "reservations": {"memory": "32g"}}}, "volumes": [
+            {"type": "bind", "target": "/run/secrets/hf", "source": "./hf.txt", "read_only": True}]}}),
     ],
 )  # fmt: skip
 def test_public_compose_file_is_read_as_compose_reads_it(name: str, fields: dict[str, Any]) -> None:
@@ -290,7 +291,7 @@ def test_undefined_port_is_open() -> None:
 
 @pytest.mark.parametrize(
     ("written", "read_as"),
-    [("yes", "yes"), ("off", "off"), ("22:22", "22:22"), ("true", "true"), ("010", "010"), ("2024-01-01", "2024-01-01"),
+    [("yes", "yes"), ("off", "off"), ("22:22", "22:22"), ("true", "true"), ("010", "8"), ("2024-01-01", "2024-01-01"),
      ("~", None), ("1.5", "1.5"), ("'8'", "8"), ("0x1f", "31"), ("y", "y")],
 )  # fmt: skip
 def test_plain_yaml_values_are_those_of_compose(written: str, read_as: str | None) -> None:
@@ -375,6 +376,7 @@ def test_public_helpers_without_a_port_are_named_and_get_none() -> None:
 def test_published_helper_is_a_service_and_no_model(image: str) -> None:
     result = read(f"docker run -d --name one -p 6000:6000 {image}")
     assert (set(result.services), result.models) == ({"one"}, {})
+    assert ("answers no HTTP request" in told(result)) == (image in ("redis:7", "pgvector/pgvector:pg16"))
 
 
 def test_unknown_server_with_a_gpu_and_no_published_port_is_open() -> None:
@@ -451,6 +453,37 @@ BACKEND = (
 def test_address_of_another_container_is_followed(before: str, after: str | None) -> None:
     text = f"{BACKEND}  app: {{image: 'lab/app:1', ports: ['80:80'], environment: {{LLM: '{before}'}}}}\n"
     assert entries(read(text))["app"].get("env", {}).get("LLM") == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BACKEND}  app: {{image: 'lab/app:1', ports: ['80:80'], links: ['llm:big', llm], "
+        "environment: {LLM_HOST: big, LLM_URL: 'http://big:9000/v1', MODE: big}}\n",
+        "docker run -d --name qwen --gpus all -p 9001:9000 vllm/vllm-openai:v0.19.0 --model a/b --port 9000\n"
+        "docker run -d --name app -p 80:80 --link qwen:big -e LLM_HOST=big -e LLM_URL=http://big:9000/v1 -e MODE=big "
+        "lab/app:1\n",
+    ],
+)
+def test_names_of_links_are_followed(text: str) -> None:
+    result = read(text)
+    env = {"LLM_HOST": "qwen", "LLM_URL": "http://qwen:8000/v1", "MODE": "big"}
+    assert (entries(result)["app"]["env"], "link" in told(result)) == (env, False)
+
+
+def test_links_connect_a_web_ui_to_its_models() -> None:
+    ui = "  ui: {image: 'ghcr.io/open-webui/open-webui:v0.12.4', links: ['llm:big'], ports: ['3000:8080'], "
+    ui += "environment: {OPENAI_API_BASE_URL: 'http://big:9000/v1'}}\n"
+    assert read(BACKEND + ui).services["ui"]["connects_to"] == ["qwen"]
+
+
+def test_what_a_service_lacks_that_is_left_out_is_not_asked() -> None:
+    text = f"{SERVICE}  job: {{image: 'lab/${{TAG}}', volumes: ['${{DATA}}:/d'], networks: [a]}}\n"
+    result = read(text)
+    assert [one.kind for one in result.findings if "job" in one.where] == ["left out"]
+    assert "not defined" not in told(result)
+    used = read(f"{SERVICE}  other: {{image: 'lab/x:1', ports: ['81:80'], environment: {{A: '${{TAG}}'}}}}\n")
+    assert "service other: $TAG is not defined. Pass --set TAG=…." in told(used)
 
 
 def test_address_of_a_container_on_the_hosts_network_is_followed() -> None:
@@ -613,6 +646,29 @@ def test_public_flags_with_several_words_are_whole() -> None:
     fields = imported("nargs.sh").models["chat"]
     assert fields["args"]["lora-modules"] == ["a=/l/a", "b=/l/b"]
     assert (fields["served_name"], fields["args"]["served-model-name"]) == ("qwen", ["qwen-alt"])
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        ("--ignore-patterns a b", {"ignore-patterns": ["a", "b"]}),
+        ("--allowed-media-domains x.org y.org --seed 1", {"allowed-media-domains": ["x.org", "y.org"], "seed": 1}),
+        ("--logits-processors a:B c:D", {"logits-processors": ["a:B", "c:D"]}),
+        ("--enable-expert-parallel", {"enable-expert-parallel": True}),
+        ("--no-enable-prefix-caching", {"no-enable-prefix-caching": True}),
+    ],
+)
+def test_flags_of_vllm_take_the_words_that_vllm_gives_them(words: str, args: dict[str, Any]) -> None:
+    image = f"docker run -d --name one --gpus device=0 -p 80:8000 {VLLM.split()[0]}"
+    for command in (f"--model org/m {words}", f"org/m {words}", *([f"{words} org/m"] if True in args.values() else [])):
+        fields = only(f"{image} {command}")
+        assert (fields["weights"], fields["args"]) == ({"hf": "org/m"}, args)
+
+
+@pytest.mark.parametrize(("written", "tokens"), [("1.5k", 1500), ("2K", 2048), ("1.5K", None), ("1t", 10**12)])
+def test_suffixes_of_vllm_are_read_as_vllm_reads_them(written: str, tokens: int | None) -> None:
+    text = f"docker run -d --name one --gpus device=0 -p 80:8000 {VLLM} --max-model-len {written}"
+    assert only(text).get("context") == tokens
 
 
 def test_several_words_reach_the_engine_behind_one_flag() -> None:
@@ -786,6 +842,43 @@ def test_compose_takes_only_keys_of_the_compose_specification() -> None:
 def test_exposed_ports_beside_the_first_are_accepted() -> None:
     assert not problems_of({"expose": ["9000", "9100"]})
     assert problems_of({"expose": []}) == [("models.one.compose.expose", "invalid-expose")]
+
+
+def test_settings_without_a_value_are_absent_and_env_files_in_the_long_form_are_checked() -> None:
+    result = read(f"{SERVICE}    healthcheck:\n    logging: ~\n    env_file: [{{path: a.env, required: false}}]\n")
+    assert set(result.models["one"]["compose"]) == {"env_file"}
+    assert "env_file a.env is a relative path." in told(result)
+    assert "env_file b.env is a relative path." in told(read(f"{SERVICE}    env_file: b.env\n"))
+
+
+def test_secrets_and_configs_of_compose_are_mounted_or_named() -> None:
+    top = "secrets: {key: {file: /k.txt}, var: {environment: X}}\nconfigs: {c: {file: /c.yaml}}\n"
+    result = read(f"{SERVICE}    secrets: [key, var]\n    configs: [{{source: c, target: /etc/c.yaml}}]\n{top}")
+    assert [(one["source"], one["target"]) for one in result.models["one"]["compose"]["volumes"]] == [
+        ("/k.txt", "/run/secrets/key"), ("/c.yaml", "/etc/c.yaml")
+    ]  # fmt: skip
+    assert "/run/secrets/var is a file of secrets, without `file` in this text." in told(result)
+    assert "was not converted" not in told(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "KEY=$(cat /run/secrets/key) exec serve --api-key abc",
+            "KEY=$(cat /run/secrets/key) exec serve --api-key ***",
+        ),
+        ('export API_KEY="$k0"; exec "$@"', 'export API_KEY="$k0"; exec "$@"'),
+        ("API_KEY=${KEY} serve", "API_KEY=${KEY} serve"),
+        ("API_KEY=$(echo hush) serve", "API_KEY=***"),
+        ("API_KEY=$5hush serve", "API_KEY=***"),
+        ("API_KEY=abc serve", "API_KEY=***"),
+        ("API_KEY=$KEY; OTHER_TOKEN=hush x", "API_KEY=$KEY; OTHER_TOKEN=***"),
+    ],
+)
+def test_only_secrets_themselves_are_masked_in_a_command(text: str, shown: str) -> None:
+    command = json.dumps(["sh", "-c", text.replace("$", "$$")])
+    assert only(f"{SERVICE}    command: {command}\n")["compose"]["command"][-1] == shown
 
 
 def test_every_other_key_of_a_service_is_kept_or_said() -> None:

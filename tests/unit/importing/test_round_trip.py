@@ -30,6 +30,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "ollama": {"version": "0.33.0", "pull": ["a:1", "b:2"]},
     "custom": {"image": "lab/x:1"},
 }
+KEYED = {"vllm", "llama.cpp", "tei", "llama-cpp-python"}
+"""Engines whose own form of a key in a file is understood. SGLang's is a program that makes its settings."""
 ARGS: Mapping[str, list[dict[str, Any]]] = {
     "vllm": [{"enforce-eager": True}, {"lora-modules": ["a=/l/a", "b=/l/b"]}, {"served-model-name": ["other"]},
              {"dtype": "half", "seed": 3}, {"tokenizer": "org/tok"}],
@@ -64,6 +66,8 @@ def entries(draw: DrawFn, engine: str) -> dict[str, Any]:
         fields["vram"] = vram
     if isinstance(fields.get("weights"), str) and fields["weights"] == "/data/q" and draw(booleans()):
         fields["weights"] = {"hf": "org/model", "revision": "0123abcd"}
+    if engine in KEYED and draw(booleans()):
+        fields["api_key"] = {"env": "ONE_KEY"}
     if "served_name" not in ENGINES[engine].unused and engine != "custom":
         fields["served_name"] = draw(sampled_from(["one", "org/model"]))
     return fields
@@ -86,12 +90,19 @@ def meaning(service: Mapping[str, Any]) -> dict[str, Any]:
 
 def imported(before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The services that the compose file of these services becomes."""
-    text = yaml.safe_dump({"services": before}).replace("$", "$$").replace(f"gpu={IMAGINED}", "gpu=")
+    keys = {
+        one["source"]: {"file": f"/keys/{one['source']}"}
+        for entry in before.values()
+        for one in entry.get("secrets", [])
+    }
+    text = yaml.safe_dump({"services": before, "secrets": keys}).replace("$", "$$").replace(f"gpu={IMAGINED}", "gpu=")
     return services(read(text).data)
 
 
 @pytest.mark.parametrize("engine", MODELS)
-def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str) -> None:
+def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_KEY", "hush")
+
     @settings(max_examples=25, deadline=None)
     @given(entries(engine))
     def check(fields: dict[str, Any]) -> None:
@@ -104,10 +115,15 @@ def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str) -> No
     check()
 
 
-@pytest.mark.parametrize(("engine", "version"), [("open-webui", "0.12.4")])
-def test_compose_file_of_a_service_imports_with_its_connections(engine: str, version: str) -> None:
-    model = {"engine": "ollama", **MODELS["ollama"], "gpus": [1], "port": 9000}
-    service = {"engine": engine, "version": version, "connects_to": ["one"], "port": 3000}
+@pytest.mark.parametrize(
+    ("engine", "behind", "version"),
+    [("open-webui", "ollama", {"version": "0.12.4"}), ("llama-gpt", "llama-cpp-python", {})],
+)
+def test_compose_file_of_a_service_imports_with_its_connections(
+    engine: str, behind: str, version: dict[str, str]
+) -> None:
+    model = {"engine": behind, **MODELS[behind], "gpus": [1], "port": 9000}
+    service = {"engine": engine, **version, "connects_to": ["one"], "port": 3000}
     before = services({"models": {"one": model}, "services": {"ui": service}})
     assert {name: meaning(one) for name, one in imported(before).items()} == {
         name: meaning(one) for name, one in before.items()

@@ -1,5 +1,7 @@
 """Shell text, parsed as a shell does, and as its author meant it."""
 
+import time
+
 import pytest
 
 from gpurack.importing import docker_run, words
@@ -86,6 +88,23 @@ def test_ignores_conditional_assignments() -> None:
     script = words.read("n=2\nif [ $x -lt 8 ]; then\n n=1\nfi\nserver $n")
     assert script.commands[-1].words == ("server", "2")
     assert [str(finding) for finding in script.findings] == ["line 3: sets n under a condition; ignored."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'docker run -e A="' + "${A:-" * 2400 + "}" * 2400 + '" x',
+        "docker run -e A='" + "some words\n" * 4000 + "' x",
+        "docker run " + "-e A=b \\\n" * 4000 + "x",
+        "docker run " + "-v /a:/b " * 4000 + "x",
+        "docker run " + "<a " * 4000 + "> b " * 4000,
+    ],
+    ids=["nested", "quoted", "continued", "long", "redirected"],
+)
+def test_reads_long_commands_in_little_time(text: str) -> None:
+    before = time.process_time()
+    words.read(text, {}, docker_run.unfinished)
+    assert time.process_time() - before < 3  # over 5 s each, up to 80 s, when the time was quadratic
 
 
 def test_reports_unclosed_quote() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gpurack import paths
+from gpurack.engines.hints import cuda_hint
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
@@ -20,7 +24,7 @@ from gpurack.verify import drift, evidence, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server
 from gpurack.verify.weights import Known, known
-from tests.given import host_state, spec
+from tests.given import host_state, models, spec
 
 HUB = {"files": {"x": {"size": 3, "sha256": None}}}
 CARD = "GPU-00000000-0000"
@@ -37,7 +41,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
-        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]],
+        "answering": [["0", CARD, "NVIDIA A30", "24576", "900", "580.1", "8.0"]],
         "cdi": {"devices": [CARD], "missing": [], "gone": []},
         "toolkit": "1.20.0",
     }  # fmt: skip
@@ -46,12 +50,13 @@ def host_evidence(**over: Any) -> dict[str, Any]:
         "packages": {}, "files": {}, "units": {}, "users": {},
         "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
         "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": [], "unread": {}},
-        "processes": [[CARD, ID, None]],
+        "processes": [[CARD, ID, None, 900]],
         "models": {
             "alpha": {
                 "weights": {"/w/a.gguf": {"files": {"a.gguf": {"size": 9, "mtime": 5.0, "then": None}}, "hub": None}},
                 "mounted": {"/w/a.gguf": True}, "ready": [200, '"alpha"'], "path": "/v1/chat/completions",
                 "answer": [200, '{"model": "alpha"}'], "cards inside": [CARD],
+                "cuda": "Available devices:\n  CUDA0: NVIDIA A30 (24062 MiB, 23800 MiB free)",
             }
         },
     }  # fmt: skip
@@ -63,12 +68,13 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
     """alpha on a correct host, or on one changed by `change` (of the evidence, of its container)."""
     parts = host_evidence()
     server = Server("gpu1", spec, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
-    service = desire("alpha", spec, evidence.Seen(parts).state, (CARD,)).service
+    desired = desire("alpha", spec, evidence.Seen(parts).state, (CARD,))
+    service, labels = desired.service, {**LABELS, "gpurack.model": json.dumps(desired.definition)}
     request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
     container: dict[str, Any] = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
         "State": {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 1, "StartedAt": "2026-01-01T00:00:00.1Z"},
-        "Config": {"Labels": LABELS, "Image": IMAGE, "Cmd": service["command"], "Env": [],
+        "Config": {"Labels": labels, "Image": IMAGE, "Cmd": service["command"], "Env": [],
                    "Entrypoint": None},
         "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}, "DeviceRequests": [request], "Runtime": "runc",
                        "Devices": None, "NetworkMode": "gpurack_default",
@@ -83,6 +89,22 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
     if change:
         change(parts, container)
     return Entry(server, "alpha", spec.models["alpha"])
+
+
+def test_later_generation_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are in the folder of its key in compose.yaml."""
+    monkeypatch.setenv("GPURACK_TEST_KEY", "sk-one")
+    keyed = models(alpha={"gpus": [0], "api_key": {"env": "GPURACK_TEST_KEY"}})
+
+    def later(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        made = desire("alpha", keyed, evidence.Seen(parts).state, (CARD,)).service
+        text = compose.document({"alpha": made}, "", {"alpha": "alpha.2"})
+        parts["files"]["/etc/gpurack/compose.yaml"]["text"] = text
+        container["Config"]["Labels"] = {**LABELS, "com.docker.compose.service": "alpha.2"}
+
+    one = entry(keyed, later)
+    assert list(one.files) == ["/etc/gpurack/secrets/alpha.2/api_key"]
+    assert not [line for line in drifts(test_models.test_definition, one) if "compose.yaml" in line]
 
 
 def drifts(check: Any, checked: Any) -> list[str]:
@@ -108,15 +130,27 @@ def test_correct_model_has_no_drift(check: Any) -> None:
 
 
 def elsewhere(parts: dict[str, Any], container: dict[str, Any]) -> None:
-    parts["processes"] = [["GPU-other", ID, None], [CARD, "c1", None]]
+    parts["processes"] = [["GPU-other", ID, None, 900], [CARD, "c1", None, 0]]
 
 
 def on_the_cpu(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    """Its GPU has a neighbour's 888 MiB, and 12 MiB of the driver."""
+    parts["processes"] = [[CARD, "c1", None, 888]]
+
+
+def listed_nowhere(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    """The driver lists no processes, so the memory in use may be the model's."""
     parts["processes"] = []
 
 
+def loading(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    on_the_cpu(parts, container)
+    parts["models"]["alpha"]["ready"] = [503, "loading"]
+
+
 def simulated(parts: dict[str, Any], container: dict[str, Any]) -> None:
-    parts["processes"], parts["cards"]["on the bus"] = [], []
+    on_the_cpu(parts, container)
+    parts["cards"]["on the bus"] = []
 
 
 def by_the_runtime(parts: dict[str, Any], container: dict[str, Any]) -> None:
@@ -133,6 +167,8 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
     [
         (elsewhere, [f"gpu1 alpha: GPUs its processes use: expected {CARD}, found GPU-other"]),
         (on_the_cpu, [f"gpu1 alpha: GPUs its processes use: expected {CARD}, found none"]),
+        (listed_nowhere, []),
+        (loading, []),
         (simulated, []),
         (by_the_runtime, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found GPU-7"]),
         (by_count, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found all"]),
@@ -158,6 +194,76 @@ def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
     assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []
     stray = replace(entry(change=elsewhere), model=vulkan)
     assert len(drifts(test_models.test_cards, stray)) == 1
+
+
+def cuda(said: Any) -> Entry:
+    """alpha, in whose container this was found of CUDA."""
+    return entry(change=lambda parts, container: parts["models"]["alpha"].update(cuda=said))
+
+
+def test_finds_container_without_cuda() -> None:
+    one = cuda("ggml_cuda_init: failed to initialize CUDA: system not yet initialized\nAvailable devices:\n  (none)")
+    what = "gpu1 alpha: CUDA in its container: expected works, found CUDA error 802: system not yet initialized"
+    assert drifts(test_models.test_cuda, one) == [what]
+    assert mends(test_models.test_cuda, one) == [cuda_hint("CUDA error 802: system not yet initialized")]
+
+
+def test_says_which_models_were_not_tested_for_cuda() -> None:
+    with pytest.warns(UserWarning, match="not tested: the container printed nothing of it"):
+        assert drifts(test_models.test_cuda, cuda("Available devices:\n  (none)")) == []
+    one = cuda("")
+    ollama = one.model.model_copy(update={"engine": "ollama"})
+    with pytest.warns(UserWarning, match="not tested: ollama has no program for it"):
+        assert drifts(test_models.test_cuda, replace(one, model=ollama)) == []
+
+
+def test_cuda_is_not_tested_where_it_is_not_used(recwarn: pytest.WarningsRecorder) -> None:
+    def exited(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["State"]["Status"] = "exited"
+
+    one = cuda("")
+    vulkan = one.model.model_copy(update={"version": "vulkan-b7000"})
+    assert drifts(test_models.test_cuda, replace(one, model=vulkan)) == []
+    assert drifts(test_models.test_cuda, entry(change=exited)) == []
+    assert not list(recwarn)
+
+
+OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None}
+
+
+@pytest.mark.parametrize(
+    ("log", "lines", "untested"),
+    [
+        (
+            "ggml_cuda_init: failed to initialize CUDA: system not yet initialized",
+            ["gpu1 alpha: CUDA in its container: expected works, found CUDA error 802: system not yet initialized"],
+            0,
+        ),
+        ('msg="inference compute" id=GPU-a library=CUDA compute=8.6', [], 0),
+        ("", [], 1),
+    ],
+)
+def test_log_says_whether_cuda_works(
+    log: str, lines: list[str], untested: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    one = cuda(log)
+    ollama = models(alpha={"gpus": [0], **OLLAMA}).models["alpha"]
+    assert drifts(test_models.test_cuda, replace(one, model=ollama)) == lines
+    assert len(recwarn) == untested
+
+
+def test_questions_name_the_program_for_cuda() -> None:
+    def asked(**words: Any) -> Any:
+        found = models(alpha={"gpus": [0], **words})
+        said = evidence.model_questions("alpha", found, found.models["alpha"], {})
+        assert said["cuda log"] == (words.get("engine") == "ollama" and said["cuda"] is None)
+        return said["cuda"]
+
+    assert asked(**OLLAMA) is None
+
+    assert asked() == [None, ("--list-devices",)]
+    assert asked(engine="vllm", version="0.33.0", weights="/w/folder")[0] == "sh"
+    assert [asked(gpus=[]), asked(version="vulkan-b7000")] == [None, None]
 
 
 def test_identifies_amd_gpu_by_render_node() -> None:
@@ -248,6 +354,24 @@ def test_fix_uses_docker_of_model(user: str | None, command: str) -> None:
     assert test_models.docker(one, sh("restart alpha")) == f"{command} restart alpha"
 
 
+def test_fix_of_what_a_run_recreates_is_the_run() -> None:
+    """As after a rollback: the container stays until the run replaces it."""
+    rolled_back = entry(change=of_an_older_version)
+    assert mends(test_models.test_image, rolled_back) == ["pyinfra lab.py"]
+    assert mends(test_models.test_image, entry(change=by_another_name)) == [
+        "ssh gpu1 sudo docker rm -f alpha; pyinfra lab.py"
+    ]
+
+
+def of_an_older_version(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    by_another_name(parts, container)
+    container["Config"]["Labels"] = {**LABELS, "gpurack.model": '{"version": "b6999"}'}
+
+
+def by_another_name(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    container["Config"]["Image"] = "another:1"
+
+
 def test_fix_removes_partial_weights_before_fetch(tmp_path: Path) -> None:
     """A run would otherwise keep the existing files."""
     (tmp_path / "m-00001-of-00002.gguf").write_text("x")
@@ -315,6 +439,19 @@ def test_finds_pulled_models_by_ollamas_names(pull: str, listed: str, missing: b
     server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     lines = [f"gpu1 alpha: pulled models: expected {pull}, found not among them"] if missing else []
     assert drifts(test_models.test_ready, Entry(server, "alpha", wanted.models["alpha"])) == lines
+
+
+@pytest.mark.parametrize(("restarts", "found"), [(2, []), (5, ["restarted 3 times since 2026-11-28 14:02 UTC"])])
+def test_finds_restarts_since_the_last_test(restarts: int, found: list[str]) -> None:
+    test = {"id": ID, "at": "2026-11-28T14:02:00Z", "since": "", "why": "", "restarts": 2}
+
+    def tested(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["RestartCount"] = restarts
+        known = {"format": 2, "containers": {}, "tests": {"": {"alpha": test}}}
+        parts["files"][paths.RECORD] = {"mode": "600", "uid": 0, "text": json.dumps(known)}
+
+    lines = drifts(test_models.test_ready, entry(change=tested))
+    assert lines == [f"gpu1 alpha: its container: expected as at its last test, found {line}" for line in found]
 
 
 KEY = {"env": "LAB_KEY"}
@@ -420,3 +557,28 @@ def test_compares_driver_and_gpus_of_kernel() -> None:
     driver = evidence.Seen(parts).state.driver
     assert (driver.kernel, driver.exit_code, driver.message) == ("580.1", 15, "Unable to determine the device handle")
     assert driver.pci == {"0000:17:00.0": CARD}
+
+
+def stopped_by(**mark: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """alpha was stopped by `gpurack stop`, as the host's record has it."""
+
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["State"] |= {"Status": "exited", "ExitCode": 143}
+        record = {"format": 2, "containers": {"": {"alpha": {"id": ID, "kind": "model"}}},
+                  "stopped": {"": {"alpha": {"at": "2026-11-20T07:00:00Z", "by": "ada", **mark}}}}  # fmt: skip
+        parts["files"]["/var/lib/gpurack/record.json"] = {"mode": "600", "uid": 0, "gid": 0, "text": json.dumps(record)}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("mark", "why"),
+    [
+        ({"hold": True, "why": "GPU 0 is replaced"}, "held since 2026-11-20 07:00 UTC: GPU 0 is replaced (ada)."),
+        ({"hold": False, "why": ""}, "stopped since 2026-11-20 07:00 UTC, until the next run (ada)."),
+    ],
+)
+@pytest.mark.parametrize("check", [test_models.test_runs, test_models.test_ready])
+def test_stopped_model_is_skipped_with_its_reason(check: Any, mark: dict[str, Any], why: str) -> None:
+    with pytest.raises(pytest.skip.Exception, match=re.escape(f"gpu1 alpha: {why}")):
+        check(gpurack_model=entry(WANTED, stopped_by(**mark)))

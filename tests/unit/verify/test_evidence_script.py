@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,6 +20,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from gpurack.verify.evidence import nvidia_of
 
 SCRIPT = Path(__file__).resolve().parents[3] / "files" / "evidence.py"
 
@@ -142,14 +144,84 @@ def test_lost_gpu_does_not_hide_others(script: ModuleType, monkeypatch: pytest.M
 
     def run(program: str, *words: str) -> tuple[int, str]:
         if words[:2] == ("-i", "b"):
-            return 0, "1, GPU-b, NVIDIA A30, 24576, 580.1, 8.0"
+            return 0, "1, GPU-b, NVIDIA A30, 24576, 12, 580.1, 8.0"
         return (15, "GPU is lost") if program == "nvidia-smi" else (127, "")
 
     monkeypatch.setattr(script, "run", run)
     found = script.cards()
     assert (found["exit_code"], found["message"]) == (15, "GPU is lost")
     assert found["known"] == {"a": "GPU-a", "b": "GPU-b"}
-    assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "580.1", "8.0"]]
+    assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "12", "580.1", "8.0"]]
+
+
+LISTED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-e07a497d-1bb6)
+  MIG 3g.20gb     Device  1: (UUID: MIG-77aa497d-1bb6)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
+"""
+
+
+def nvidia_smi(rows: dict[str, tuple[int, str]]) -> Callable[..., tuple[int, str]]:
+    """A `run` whose nvidia-smi answers by its first option; exit 2 for a field that it does not know."""
+    return lambda program, *words: rows.get(words[0], (2, "is not a valid field")) if rows else (127, "")
+
+
+@pytest.mark.parametrize(
+    ("row", "gpu"),
+    [
+        ("0, GPU-a, NVIDIA GB10, [N/A], [N/A], 580.126.09, 12.1", (0, "NVIDIA GB10", None, "12.1")),
+        ("[Unknown Error], GPU-a, Tesla P100, [Unknown Error], 0, 580.95.05, 6.0", (0, "Tesla P100", None, "6.0")),
+        ("1, GPU-a, Odd, with a comma, 24576, 9, 580.95.05, 8.0", (1, "Odd, with a comma", 24576, "8.0")),
+        ("0, GPU-a, Tesla T4, 15109, 3, 470.256.02", (0, "Tesla T4", 15109, "")),
+    ],
+    ids=["unified memory", "damaged", "comma", "old driver"],
+)
+def test_values_that_are_no_numbers_are_unknown(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, row: str, gpu: tuple[object, ...]
+) -> None:
+    fields = "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version"
+    asked = fields if row.startswith("0, GPU-a, Tesla T4") else f"{fields},compute_cap"
+    monkeypatch.setattr(script, "run", nvidia_smi({asked: (0, row)}))
+    monkeypatch.setattr(script, "content", lambda path: "Kernel Module  580.1" if path.endswith("version") else None)
+    (found,) = nvidia_of(script.cards())
+    assert (found.index, found.name, found.memory_total, found.compute) == gpu
+
+
+def test_gpus_in_mig_mode_have_instances(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "0, GPU-aaaa, NVIDIA A100, 40960, [N/A], 580.1, 8.0\n1, GPU-bbbb, NVIDIA A100, 40960, [N/A], 580.1, 8.0"
+    says = {
+        "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap": (0, rows),
+        "--query-gpu=uuid,mig.mode.current": (0, "GPU-aaaa, Enabled\nGPU-bbbb, Disabled\n"),
+        "-L": (0, LISTED),
+        "--query-compute-apps=gpu_uuid,pid,used_memory": (0, "MIG-e07a497d-1bb6, 7, [N/A]\nGPU-bbbb, 8, 900\n"),
+    }
+    monkeypatch.setattr(script, "run", nvidia_smi(says))
+    monkeypatch.setattr(script, "content", lambda path: "Kernel Module  580.1" if path.endswith("version") else None)
+    found = nvidia_of(script.cards())
+    assert [(gpu.uuid, gpu.mig, gpu.parent) for gpu in found] == [
+        ("GPU-aaaa", True, ""), ("MIG-e07a497d-1bb6", False, "GPU-aaaa"), ("MIG-77aa497d-1bb6", False, "GPU-aaaa"),
+        ("GPU-bbbb", False, ""),
+    ]  # fmt: skip
+    assert [(uuid, used) for uuid, *_, used in script.processes()] == [("MIG-e07a497d-1bb6", 0), ("GPU-bbbb", 900)]
+    monkeypatch.setattr(script, "inside", lambda *words: (LISTED, ""))
+    assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb"]
+
+
+def test_program_that_hangs_in_a_container_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inside(path: str, container: str, argv: list[str]) -> tuple[str, list[int]]:
+        assert (container, argv) == ("c0", ["/app/llama-server", "--list-devices"])
+        return "x" * 30000, left
+
+    monkeypatch.setattr(script, "inside", inside)
+    part = SimpleNamespace(leave=lambda left: None, result=lambda: {"late": part.late}, late=None)
+    left: list[int] = []
+    found = script.cuda_inside("", "c0", "/app/llama-server", ["--list-devices"])
+    assert script.seen_inside(part, found, script.INSIDE["cuda"]) == "x" * script.CUDA_SIZE
+    left = [7]
+    found = script.cuda_inside("", "c0", "/app/llama-server", ["--list-devices"])
+    late = {"late": "CUDA in the container did not end in 60 s"}
+    assert script.seen_inside(part, found, script.INSIDE["cuda"]) == late
 
 
 @pytest.mark.parametrize(
@@ -293,6 +365,23 @@ def test_decodes_docker_exec_output(script: ModuleType, monkeypatch: pytest.Monk
     assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("GPU 0", [])
     monkeypatch.setattr(script, "api", lambda *_: None)
     assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("", [])
+
+
+def test_log_of_cuda_has_no_line_of_users(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = b"a prompt of a user\nggml_cuda_init: failed to initialize CUDA: unknown error\n[GIN] 200\n"
+    asked: list[str] = []
+
+    def api(path: str, where: str) -> bytes:
+        asked.append(where)
+        return struct.pack(">BxxxI", 2, len(told)) + told
+
+    monkeypatch.setattr(script, "api", api)
+    container = {"Id": "c0", "State": {"StartedAt": "2026-11-20T07:00:00.5Z"}, "Config": {"Tty": False}}
+    found = script.cuda_log("", container)
+    assert found == {"found": "ggml_cuda_init: failed to initialize CUDA: unknown error", "left": []}
+    assert asked == ["/containers/c0/logs?stdout=1&stderr=1&since=1795158000&until=1795158600"]
+    for odd in ({"State": {"StartedAt": ""}}, {"Config": {"Tty": True}}):
+        assert script.cuda_log("", {**container, **odd}) == {"found": "", "left": []}
 
 
 def test_failed_part_keeps_others(script: ModuleType) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
+from gpurack.facts.record import COMPOSE, Entry
 from gpurack.plan.models.plan import host_files
 from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
@@ -15,7 +17,7 @@ from gpurack.plan.system import docker, rootless
 from gpurack.spec.host import Host
 from gpurack.verify import evidence, test_hosts
 from gpurack.verify.lab import Server
-from tests.given import spec, written_by
+from tests.given import container, host_state, spec, written_by
 from tests.unit.verify.test_checks import WANTED, drifts, host_evidence
 
 DEBIAN = PLATFORMS["debian", "13"]
@@ -229,3 +231,21 @@ def test_finds_files_of_root_that_others_can_change(path: str, said: Any, check:
     assert drifts(check, server(cards=None, files=files, units=units)) == []
     files[path] |= said
     assert drifts(check, server(cards=None, files=files, units=units)) == [f"gpu1: {path}: {line}"]
+
+
+def test_models_of_another_lab_are_no_drift() -> None:
+    """Neither their containers nor their keys, also of a later generation."""
+    wanted = spec({"lab": "vision"})
+    others = {f"{KEYS}/old.2/api_key": {"mode": "400", "owner": "root", "sum": "1"}}
+    one = server(wanted, secrets={"files": others, "leaks": [], "unread": {}})
+    old = container("old", label={}, labels={f"{COMPOSE}service": "old.2"})
+    for lab, found in (
+        ("nlp", []),
+        ("vision", ["gpu1: old: expected no such model in the inventory, found a container, running"]),
+    ):
+        record = {"": {"old": Entry(old.id, "model", service="old.2", lab=lab)}}
+        text = "services: {old.2: {image: x, container_name: old}}\n"
+        files = {paths.compose_file(""): text}
+        one.__dict__["state"] = replace(host_state(containers=[old], files=files), record=record)
+        assert drifts(test_hosts.test_only_our_models, one) == found
+        assert bool(drifts(test_hosts.test_secrets, one)) == (lab == "vision")

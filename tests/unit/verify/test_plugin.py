@@ -122,3 +122,12 @@ def test_usage_errors_name_the_cause(
     result = run(pytester, *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert all(sentence in result.stderr.str() for sentence in sentences)
+
+
+def test_items_of_a_host_in_maintenance_are_skipped(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_KEY", "sk-1")
+    text = LAB.replace('("gpu1", {', '("gpu1", {"maintenance": "RMA until 15 Jan", ')
+    done = run(pytester, "--inventory", pytester.makepyfile(lab=text), "--limit", "gpu1", "-rs")
+    assert done.ret == 0
+    assert "gpu1: skipped, maintenance: RMA until 15 Jan" in done.outlines
+    assert done.parseoutcomes().keys() <= {"skipped", "deselected"}

@@ -11,6 +11,8 @@ import subprocess
 from golang import Failure
 
 NVIDIA_SMI = "/usr/bin/nvidia-smi"
+#: Real specs mount it by its version and let hooks make the link and the cache of ld.so; Debian images need neither.
+LIBCUDA = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
 #: The simulated driver's state: where it lies on the host, and where nvidia-smi looks for it in a container. The
 #: folder, since the file in it is replaced whenever something changes.
 STATE_FOLDER = ("/run/gpusim", "/usr/share/gpusim")
@@ -62,6 +64,7 @@ def common_edits():
         "deviceNodes": [{"path": f"/dev/{name}"} for name in ("nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")],
         "mounts": [
             {"hostPath": NVIDIA_SMI, "containerPath": "/usr/bin/nvidia-smi", "options": options},
+            {"hostPath": LIBCUDA, "containerPath": LIBCUDA, "options": options},
             {"hostPath": STATE_FOLDER[0], "containerPath": STATE_FOLDER[1], "options": state},
         ],
     }

@@ -1,0 +1,3 @@
+from gpurack.deploys import rollback
+
+rollback()

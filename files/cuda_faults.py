@@ -1,0 +1,1 @@
+../gpurack/cuda_faults.py

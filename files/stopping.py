@@ -1,0 +1,73 @@
+"""Stops a model for an admin, and lets it start again. A part of models.py.
+
+A stopped model has a mark in the host's record (`stopped`), which is written before its container stops. As long as it
+is there, no boot starts the model. A run drops it before it starts the model, except that of a hold, which only
+`gpurack start` drops. Runs on the host's own python3 (3.6 or newer, standard library only).
+"""
+
+import contextlib
+
+import processes
+import record
+import recovering
+from common import Failure, locked, say  # (beside this file)
+from dockerd import POLICIES, Dockerd, ensure_record
+
+GRACE = 30  # seconds in which running requests may end
+STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped
+
+
+def stop(data):
+    """Stop the model that the payload names (gpurack/plan/models/stop.py). Raises Failure."""
+    user, name = data["user"], data["name"]
+    ensure_record(data["ours"])
+    why = recovering.recover([user]).get((user, name))
+    if why:
+        raise Failure("not stopped: an earlier change was interrupted and cannot be undone yet: " + why)
+    with locked("stop", [user]):
+        dockerd = Dockerd(user)
+        dockerd.ids, dockerd.keys = record.ids(user, data["ours"].get(user, {})), record.keys(user)
+        stop_container(dockerd, name, {"by": data["origin"]["by"], "hold": data["hold"], "why": data["why"]})
+    say(name, "stopped")
+
+
+def stop_container(dockerd, name, mark):
+    """Mark a model as stopped, and stop its container. Raises Failure; then it has the mark that it had before."""
+    container = dockerd.id_of(name)
+    found = dockerd.details(container) if container else None
+    if not found:
+        raise Failure("it has no container on this host")
+    before = record.stopped(dockerd.user).get(name)
+    if before and before.get("hold") and not mark["hold"]:
+        raise Failure("it is held, so it stays stopped. gpurack start ends that")
+    policy = "" if found["policy"] in STAYS else found["policy"]
+    kept = policy or (before or {}).get("policy", "")
+    record.note_stopped(dockerd.user, name, dict(mark, at=record.now(), policy=kept))
+    try:
+        if policy:
+            dockerd.limited("update", "--restart", "no", container)
+        processes.stop(dockerd, container, GRACE)
+    except Failure:
+        if before:
+            record.note_stopped(dockerd.user, name, before)
+        else:
+            with contextlib.suppress(Failure):
+                give_policy(dockerd, name)
+            record.release(dockerd.user, [name])
+        raise
+
+
+def release(dockerd, names):
+    """Let models start again: their containers get their restart policy back, and the marks are dropped."""
+    for name in names:
+        give_policy(dockerd, name)
+    record.release(dockerd.user, names)
+
+
+def give_policy(dockerd, name):
+    """Give a stopped container the restart policy back that its stop took from it."""
+    policy = record.stopped(dockerd.user).get(name, {}).get("policy")
+    if isinstance(policy, str) and policy.split(":")[0] in POLICIES and policy not in STAYS:
+        container = dockerd.id_of(name)
+        if container:
+            dockerd.limited("update", "--restart", policy, container)

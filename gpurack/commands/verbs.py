@@ -1,0 +1,238 @@
+"""What the verbs of `gpurack` share: arguments, and answers to a wrong verb, a deploy file or a wrong inventory."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from typing_extensions import override
+
+from gpurack import screen
+from gpurack.shell import sh
+from gpurack.spec.problems import InventoryError, NotAsked, nearest, suggestion
+
+ERRORS = 2
+"""The exit code for errors in the inventory or in the arguments."""
+ELSEWHERE = {
+    "gpurack init": ("new", "setup", "bootstrap"),
+    "gpurack apply": ("run", "deploy", "up", "install", "converge", "sync", "provision", "update", "upgrade"),
+    "gpurack plan": ("check", "validate", "lint"),
+    "gpurack diff": ("dry-run", "preview", "changes"),
+    "gpurack status": ("ps", "ls", "list", "show", "top"),
+    "gpurack verify": ("test", "audit"),
+    "gpurack --help": ("help",),
+    "gpurack --version": ("version",),
+    "pyinfra INVENTORY deploys/remove.py": ("down", "destroy", "remove", "delete", "uninstall"),
+}
+"""Command → words that other tools use for it."""
+APPLY_FLAGS: Mapping[str, Mapping[str, Any]] = {
+    "renew": {"is_flag": True, "help": "Recreate containers that have settings of an older gpurack."},
+    "retry": {"multiple": True, "metavar": "HOST/MODEL", "help": "Try again what failed; HOST/all for all."},
+    "take_over": {"is_flag": True, "help": "Take over models of another lab that INVENTORY has."},
+    "allow_remove": {
+        "type": click.IntRange(1), "metavar": "N", "help": "Remove N models where that empties a host, or most of it.",
+    },
+    "restart": {
+        "flag_value": "always", "default": None,
+        "help": "Docker may restart, also if that stops containers of others.",
+    },
+    "prepare": {"is_flag": True, "help": "Only bring images and weights that hosts lack; nothing stops."},
+}  # fmt: skip
+"""Word of pyinfra's `--data` → the option of `gpurack apply` that sets it."""
+
+
+class Mistake(click.ClickException):
+    """An argument that cannot be meant. It is printed as other errors are."""
+
+    exit_code = 2
+
+    def __init__(self, lines: Sequence[str], hint: str = "") -> None:
+        super().__init__("\n".join(lines))
+        self.lines, self.hint = lines, hint
+
+    @override
+    def show(self, file: Any = None) -> None:
+        for text in self.lines:
+            screen.echo(f"error  {text}", err=True)
+        if self.hint:
+            screen.echo(f"  hint: {self.hint}", err=True)
+
+
+@contextmanager
+def as_mistakes(ctx: click.Context) -> Iterator[None]:
+    """Print errors of click as gpurack's own, with the first example of the verb's help."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:  # prints the help
+        raise
+    except click.UsageError as error:
+        message = re.sub(r"'([^']+)'", r"`\1`", error.format_message().partition(" Choose from:")[0])
+        shown = re.search(r"Example:\n\s+(.+?)(?:\s{2,}|\n|$)", ctx.command.help or "")
+        example = f"`{shown[1].strip()}`, or " if shown else ""
+        hint = f"{example}see `{ctx.command_path} --help`."
+        if isinstance(error, click.NoSuchOption) and ctx.parent is None:
+            hint = f"options follow the command, as in `gpurack apply {error.option_name}`."
+        text = message[:1].lower() + message[1:].rstrip(".")
+        mistake = Mistake([text]) if text.endswith("?") else Mistake([f"{text}."], hint)
+        raise mistake from None
+
+
+class Verb(click.Command):
+    """A verb that recognises a deploy file among its arguments, as the command pyinfra takes one."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from gpurack.inventory.find import deploy_given, is_deploy
+
+        takes_inventory = any(each.name in ("inventory", "words") for each in self.params)
+        for word in args if takes_inventory else ():
+            if not word.startswith("-") and is_deploy(Path(word)):
+                raise Mistake(
+                    deploy_given(Path(word), [other for other in args if other != word], ctx.command_path).lines
+                )
+        with as_mistakes(ctx):
+            return super().parse_args(ctx, args)
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        with as_mistakes(ctx):
+            return super().invoke(ctx)
+
+
+class Verbs(click.Group):
+    """The verbs. An unknown one is answered with the one that is meant."""
+
+    command_class = Verb
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with as_mistakes(ctx):
+            return super().parse_args(ctx, args)
+
+    @override
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-"):
+            meant = next((command for command, words in ELSEWHERE.items() if word in words), "")
+            raise Mistake([f"no command `{word}`. {self.instead(ctx, args, meant)}"])
+        return super().resolve_command(ctx, args)
+
+    def instead(self, ctx: click.Context, args: Sequence[str], meant: str) -> str:
+        """The sentence with the command to type. meant: that of `ELSEWHERE`, "" for a misspelt verb."""
+        files = sh("{files}", files=[word for word in args[1:] if _is_file(word)])
+        if meant:
+            command = meant.replace("INVENTORY", files or "INVENTORY")
+            return f"Use `{command} {files}`." if files and command == meant else f"Use `{command}`."
+        guess = nearest(args[0], self.list_commands(ctx))
+        return f"Did you mean `{ctx.command_path} {guess}`?" if guess else suggestion(args[0], self.list_commands(ctx))
+
+
+def named_inventory(context: click.Context, given: str | None = None) -> Path:
+    """The inventory that an argument names; without one, the folder's only one. Raises Mistake."""
+    from gpurack.inventory.find import chosen
+
+    limits = any("--limit" in parameter.opts for parameter in context.command.params)
+    try:
+        return chosen(given, context.command_path, limits)
+    except InventoryError as error:
+        raise Mistake(error.lines) from None
+
+
+def _named(context: click.Context, parameter: click.Parameter, given: str | None) -> Path:
+    return named_inventory(context, given)
+
+
+inventory_argument = click.argument("inventory", type=click.Path(), required=False, callback=_named)
+"""INVENTORY, as a path. It can be left out where the folder has one."""
+
+
+def _place(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, str]:
+    if not words or (len(words) == 1 and _is_file(words[0])):
+        raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
+    if len(words) > 2:
+        raise click.UsageError(f"Got unexpected extra argument ({words[2]})", context)
+    if len(words) == 2 and not _is_file(words[0]) and "/" not in words[1]:
+        raise Mistake([f"write HOST/MODEL as one word: `{context.command_path} {'/'.join(words)}`."])
+    return named_inventory(context, *words[:-1]), words[-1]
+
+
+def _host(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    files = [word for word in words if _is_file(word)]
+    hosts = tuple(word for word in words if word not in files)
+    if len(files) > 1 or len(hosts) > 1:
+        raise click.UsageError(f"Got unexpected extra argument ({words[-1]})", context)
+    return named_inventory(context, *files), hosts
+
+
+def _parts(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    first = words[:1] if words and _is_file(words[0]) else ()
+    return named_inventory(context, *first), words[len(first) :]
+
+
+def _one_host(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, str]:
+    if all(_is_file(word) for word in words):
+        raise click.UsageError("Missing argument 'HOST'.", context)
+    inventory, hosts = _host(context, parameter, words)
+    return inventory, hosts[0]
+
+
+def _is_file(word: str) -> bool:
+    from gpurack.inventory.load import YAML
+
+    return Path(word).suffix in (".py", *YAML)
+
+
+def _words(metavar: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("words", nargs=-1, metavar=metavar, type=click.Path(), callback=callback)
+
+
+place_argument = _words("[INVENTORY] HOST/MODEL", _place)
+"""INVENTORY as a path, which can be left out where the folder has one, and HOST/MODEL."""
+host_argument = _words("[INVENTORY] [HOST]", _host)
+"""INVENTORY as a path, which can be left out where the folder has one, and the host that is meant, if only one is."""
+one_host_argument = _words("[INVENTORY] HOST", _one_host)
+"""INVENTORY as a path, which can be left out where the folder has one, and HOST."""
+parts_argument = _words("[INVENTORY] [WHAT]...", _parts)
+"""INVENTORY as a path, which can be left out where the folder has one, and further words."""
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+limit_option = click.option(
+    "--limit", metavar="HOST", multiple=True, help="Only these hosts, groups or patterns; repeatable."
+)
+fail_on_change = click.option("--fail-on-change", is_flag=True, help="Exit with 3 if something would change.")
+
+
+def apply_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `APPLY_FLAGS`."""
+    for word, settings in reversed(list(APPLY_FLAGS.items())):
+        function = click.option(f"--{word.replace('_', '-')}", word, **settings)(function)
+    return function
+
+
+def require_one_format(**options: object) -> None:
+    """Refuse more than one of the options that each choose what is printed. Raises click.UsageError."""
+    if len(used := [name for name, value in options.items() if value]) > 1:
+        raise click.UsageError(f"{' and '.join(used)} cannot be combined. Use one.")
+
+
+def fail(console: screen.Console, error: InventoryError, as_json: bool) -> NoReturn:
+    """Print all errors and exit with 2."""
+    if as_json:
+        errors = [problem.as_data() for problem in error.problems]
+        screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
+    else:
+        show_errors(console, error)
+    sys.exit(ERRORS)
+
+
+def show_errors(console: screen.Console, error: InventoryError) -> None:
+    """Print all errors of an inventory."""
+    for line in error.lines:
+        console.print(screen.line(("error", "red"), f"  {line}"))
+    count = len(error.lines)
+    if not isinstance(error, NotAsked):
+        console.print(
+            "1 error. Fix it before applying." if count == 1 else f"{count} errors. Fix them before applying."
+        )

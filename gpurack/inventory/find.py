@@ -1,0 +1,110 @@
+"""Find the inventory that a command means, and explain an argument that is not an inventory."""
+
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpurack.inventory.load import YAML
+from gpurack.spec.problems import InventoryError, NotAsked, Problem, nearest
+
+DEPLOY = re.compile(r"^\s*(from|import) gpurack\.deploys\b", re.MULTILINE)
+FOLDERS = (".", "inventories")
+"""Where inventories are looked for, below the working directory."""
+FOLDER = "It has {0}. Run `{1} {2}`."
+
+
+def is_deploy(path: Path) -> bool:
+    """Is it a Python file that runs gpurack's deploys?"""
+    return path.suffix == ".py" and path.is_file() and bool(DEPLOY.search(path.read_text(errors="replace")))
+
+
+def inventories(folder: Path = Path()) -> list[Path]:
+    """The inventory files of a project, relative to it. A Python file that loads lab.yaml stands for both."""
+    found = []
+    for below in FOLDERS:
+        paths = sorted(path for path in (folder / below).glob("*.*") if is_inventory(path))
+        python = {path.stem for path in paths if path.suffix == ".py"}
+        found += [path.relative_to(folder) for path in paths if path.suffix == ".py" or path.stem not in python]
+    return found
+
+
+def is_inventory(path: Path) -> bool:
+    """Does a file look like an inventory: YAML with `hosts`, or Python with groups of hosts that have data?"""
+    if path.suffix not in (*YAML, ".py") or not path.is_file():
+        return False
+    text = path.read_text(errors="replace")
+    if path.suffix in YAML:
+        return bool(re.search(r"^[\"']?hosts[\"']?\s*:", text, re.MULTILINE)) and not path.stem.endswith(".lock")
+    if DEPLOY.search(text):
+        return False
+    if path.parent.name == FOLDERS[1]:
+        return True
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError):
+        return False
+    groups = (node.value for node in body if isinstance(node, ast.Assign))
+    return any(_has_hosts(value) for value in groups) or bool(re.search(r"\bgpurack\.load\(", text))
+
+
+def _has_hosts(value: ast.expr) -> bool:
+    """Is it [(host, data), …], or ([…], data)? Data is a map, or an expression that makes one."""
+    if isinstance(value, ast.Tuple):
+        return _is_pair(value) and isinstance(value.elts[0], ast.List)
+    return any(_is_pair(one) for one in value.elts) if isinstance(value, ast.List) else False
+
+
+def _is_pair(value: ast.expr) -> bool:
+    return isinstance(value, ast.Tuple) and len(value.elts) == 2 and not isinstance(value.elts[1], ast.Constant)
+
+
+def chosen(given: str | None, command: str, limits: bool = True) -> Path:
+    """The inventory that an argument names; without one, the only inventory of the working directory.
+
+    command: for hints, `gpurack apply`. limits: does it have --limit? Raises NotAsked.
+    """
+    if given is None:
+        known = inventories()
+        if len(known) == 1:
+            return known[0]
+        if not known:
+            raise NotAsked([Problem.of("inventory-not-given", command=command)])
+        paths = ", ".join(map(str, known))
+        raise NotAsked([Problem.of("several-inventories", paths=paths, command=command, first=known[0])])
+    path = Path(given)
+    if path.exists():
+        if is_deploy(path):
+            raise deploy_given(path, [], command)
+        if path.is_dir() and (known := [path / each for each in inventories(path)]):
+            paths = ", ".join(map(str, known))
+            raise NotAsked(
+                [Problem.of("inventory-is-folder", "", str(path), hint=FOLDER.format(paths, command, known[0]))]
+            )
+        return path
+    if problem := missing(path, command, limits):
+        raise NotAsked([problem])
+    return path
+
+
+def missing(path: Path, command: str, limits: bool = True) -> Problem | None:
+    """What an argument means that is not a file: a host of an inventory, or a misspelt path; None if unknown.
+
+    command, limits: as of `chosen`.
+    """
+    known = inventories()
+    for inventory in known:
+        if re.search(rf"(?<![\w.-]){re.escape(str(path))}(?![\w.-])", inventory.read_text(errors="replace")):
+            meant = f"{command} {inventory}{f' --limit {path}' if limits else ''}"
+            return Problem.of("host-given", "", str(path), command=meant)
+    if guess := nearest(str(path), map(str, known)):
+        return Problem.of("inventory-misspelt", "", str(path), guess=guess)
+    if path.suffix in (".py", *YAML):
+        return None  # read_inventory reports it
+    return Problem.of("inventory-not-a-file", "", str(path), command=command)
+
+
+def deploy_given(deploy: Path, others: Sequence[str], command: str) -> InventoryError:
+    """The error of a deploy file where an inventory belongs, or beside one. others: the other arguments."""
+    inventory = next((other for other in others if is_inventory(Path(other))), "INVENTORY")
+    return NotAsked([Problem.of("deploy-given", "", str(deploy), command=f"{command} {inventory}")])

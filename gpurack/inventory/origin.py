@@ -1,0 +1,77 @@
+"""Where an inventory comes from: who applies it, and which commit of which clone. Asks git on this machine."""
+
+import getpass
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from gpurack.plan.models.ownership import Claim, Origin
+
+ACTOR = "GPURACK_ACTOR"
+"""The environment variable that names the person, where all admins (or a CI job) share one account."""
+PATIENCE = 10
+"""Seconds that git may take."""
+LONGEST = 100
+
+
+def claim(
+    lab: str | None,
+    inventory: Path | None,
+    recorded: Iterable[str],
+    take_over: bool = False,
+    allowed: int | None = None,
+) -> Claim:
+    """Return what a run may do with the models of a host. recorded: the commits that they were applied from."""
+    return Claim(origin(lab, inventory), missing(inventory, recorded), take_over, allowed)
+
+
+def origin(lab: str | None, inventory: Path | None) -> Origin:
+    """Return who applies an inventory, and from what. inventory: its file, None if unknown."""
+    top, commit = clone(inventory.parent.resolve()) if inventory else ("", "")
+    place = os.path.relpath(inventory.resolve(), top) if inventory and top else ""
+    return Origin(lab or "", actor(), commit, place)
+
+
+def actor() -> str:
+    """Return the person who runs this: $GPURACK_ACTOR, or the login name; "" if unknown."""
+    try:
+        name = os.environ.get(ACTOR) or getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+    return "".join(letter for letter in name if letter.isprintable())[:LONGEST]
+
+
+def missing(inventory: Path | None, commits: Iterable[str]) -> frozenset[str]:
+    """Return the commits that are not in the history of what is checked out where the inventory is."""
+    folder = inventory.parent.resolve() if inventory else None
+    return frozenset(commit for commit in commits if not (folder and contains(folder, commit)))
+
+
+@cache
+def clone(folder: Path) -> tuple[str, str]:
+    """Return (top folder, commit) of the clone that a folder is in; ("", "") if it is in none."""
+    said = git(folder, "rev-parse", "--show-toplevel", "HEAD")
+    lines = said.stdout.split("\n") if said and not said.returncode else []
+    return (lines[0], lines[1]) if len(lines) > 1 and re.fullmatch("[0-9a-f]{40,64}", lines[1]) else ("", "")
+
+
+@cache
+def contains(folder: Path, commit: str) -> bool:
+    """Is a commit in the history of what is checked out?"""
+    if not re.fullmatch("[0-9a-f]{7,64}", commit):
+        return False
+    said = git(folder, "merge-base", "--is-ancestor", commit, "HEAD")
+    return said is not None and said.returncode == 0
+
+
+def git(folder: Path, *words: str) -> "subprocess.CompletedProcess[str] | None":
+    """Run git in a folder. None if it is not installed or hangs."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None

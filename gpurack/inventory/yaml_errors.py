@@ -1,0 +1,147 @@
+"""What is probably wrong in a YAML file, and what to write. PyYAML itself says what its parser expected. Pure.
+
+Of a line only its name is repeated, never what follows it: that may be a key.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import yaml
+
+NAME = r"[\w.@/-]+"
+AT_THE_START = {
+    r"'-'|'\?'": (
+        'some lines of one level begin with "- ", others do not',
+        'Hosts and models are names with a colon, without "- ": `{name}: …`.',
+    ),
+    r"'([}\]])'": ("`{0}` closes nothing", "Remove it."),
+    r"'<scalar>'": ("text follows a value in quotes", "Put the whole value in quotes."),
+}
+"""What PyYAML found in place of the next line of a map → what is wrong, what to write."""
+OTHERS = {
+    r"found character '\\t'": (
+        "a tab, where YAML wants spaces",
+        "Write spaces, two more for each level: `    {name}:`.",
+    ),
+    r"found character '(.)' that cannot start": (
+        'a value cannot begin with "{0}"',
+        'Put it in quotes: `{key}: "{0}…"`.',
+    ),
+    r"could not find expected ':'": ("a colon is missing after `{name}`", "Write `{name}:`."),
+    r"expected the node content, but found ','": ("a comma without a value in front of it", "Remove the comma."),
+    r"but found '<stream end>'": ("the file ends inside of a bracket", "Close it: `[0, 1]`, `{{port: 8000}}`."),
+    r"found undefined alias|expected alphabetic or numeric": (
+        "a value that begins with `*` means an `&` name, which this file does not have",
+        'If it is text, put it in quotes: `{key}: "*…"`.',
+    ),
+    r"found unknown escape character": ("a backslash between double quotes", "Write single quotes: `{key}: '…'`."),
+    r"found unhashable key": ("braces in braces, as of a template", "Write the value itself, or put it in quotes."),
+    r"for the tag '(![^']*)'": (
+        "YAML tags such as `{0}` are not supported",
+        "Write a plain value. A secret is a reference: `api_key: {{env: LAB_KEY}}`.",
+    ),
+    r"sequence entries are not allowed": (
+        'a list begins in the line of its name, or "- " is where a name belongs',
+        'Hosts and models are names with a colon, without "- ".',
+    ),
+    r"found another document": ("`---` begins a second document", "Remove that line: an inventory is one document."),
+    r"expected '<document start>'": (
+        "this line begins further left than the first one, or the first one is complete",
+        "Begin `all`, `groups` and `hosts` in the first column: `hosts:`.",
+    ),
+}
+"""PyYAML's problem → what is wrong, what to write.
+
+{0}: what the pattern found. {name}: the line's first name. {key}: the name in front of the value.
+"""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """line: from 1, None if unknown. what: what is probably wrong. hint: what to write."""
+
+    line: int | None
+    what: str
+    hint: str = ""
+
+
+def explained(error: yaml.YAMLError, text: str) -> Mistake:
+    """An error of PyYAML in an admin's words. text: the whole file."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text[: error.position].count("\n") + 1
+        return Mistake(line, f"an invisible character (U+{error.character:04X})", "Delete it.")
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return Mistake(None, str(error))
+    problem, lines = str(error.problem), text.split("\n")
+    at, begun = error.problem_mark, error.context_mark or error.problem_mark
+    if (
+        error.context in ("while scanning a quoted scalar", "while scanning a double-quoted scalar")
+        and "end" in problem
+    ):
+        return Mistake(begun.line + 1, "a quote is opened here and not closed", 'Close it: `version: "1.9"`.')
+    if opened := re.match(r"expected ',' or '([}\]])', but got '(.*)'", problem):
+        return _in_brackets(opened[1], opened[2], begun.line, at.line)
+    if problem == "mapping values are not allowed here":
+        return _second_colon(lines, at.line, at.column)
+    if problem == "expected <block end>, but found '<block mapping start>'":
+        return _indented(lines, at.line, at.column)
+    line = begun.line if "expected ':'" in problem else at.line
+    before = lines[line][: begun.column]
+    names: Mapping[str, str] = {"name": _first_name(lines[line]), "key": _key_before(before)}
+    table = AT_THE_START if problem.startswith("expected <block end>") else OTHERS
+    for pattern, (what, hint) in table.items():
+        if found := re.search(pattern, problem):
+            return Mistake(line + 1, what.format(*found.groups(), **names), hint.format(*found.groups(), **names))
+    if error.context is None:  # of our own loader, in plain words already
+        return Mistake(line + 1, problem)
+    return Mistake(
+        line + 1, f"YAML cannot read this ({problem})", "Write `name: value`, two spaces deeper for each level."
+    )
+
+
+def _in_brackets(closing: str, found: str, begun: int, line: int) -> Mistake:
+    """The error inside of {…} or […]. begun, line: where the bracket opens, and where the error is, from 0."""
+    opening, example = {"}": ("{", "{gpus: [0], port: 8000}"), "]": ("[", "[0, 1]")}[closing]
+    example = f"Write it as in `{example}`."
+    if found in ("}", "]"):
+        return Mistake(line + 1, f"`{opening}` is closed by `{found}`", example)
+    if line > begun:
+        return Mistake(begun + 1, f"`{opening}` is opened here and not closed", example)
+    return Mistake(line + 1, f"a comma is missing between two values, or `{closing}` at the end", example)
+
+
+def _second_colon(lines: list[str], line: int, column: int) -> Mistake:
+    """The error of a colon where no name can end."""
+    name = _first_name(lines[line])
+    if ": " in lines[line][:column]:
+        return Mistake(line + 1, "a colon followed by a space, in a value", f'Put the value in quotes: `{name}: "…"`.')
+    above = next((each for each in reversed(lines[:line]) if each.strip() and each.lstrip()[0] != "#"), "")
+    space = above[: len(above) - len(above.lstrip())]
+    what = "is indented deeper than the line above, which has a value"
+    return Mistake(line + 1, what, f"Begin both in the same column: `{space}{name}:`.")
+
+
+def _indented(lines: list[str], line: int, column: int) -> Mistake:
+    """The error of a line that begins in a column of its own."""
+    open_levels: list[int] = []
+    for each in lines[:line]:
+        if each.strip() and each.lstrip()[0] != "#":
+            indent = len(each) - len(each.lstrip(" "))
+            open_levels = [level for level in open_levels if level < indent] + [indent]
+    right = [level for level in open_levels if level < column][-1:] + [one for one in open_levels if one > column][:1]
+    example = f"{' ' * right[0]}{_first_name(lines[line])}:" if right else ""
+    what = f"is indented by {column} spaces, which fits no line above"
+    return Mistake(line + 1, what, f"Write {' or '.join(map(str, right))} spaces: `{example}`.")
+
+
+def _first_name(line: str) -> str:
+    """The first name of a line; "name" without one."""
+    found = re.match(rf"""[\s'"-]*({NAME})""", line)
+    return found[1] if found else "name"
+
+
+def _key_before(text: str) -> str:
+    """The name in front of a value, from the text up to that value; "name" without one."""
+    found = re.search(rf"({NAME}):\s[^:]*$", text)
+    return found[1] if found else "name"

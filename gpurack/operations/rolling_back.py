@@ -1,0 +1,54 @@
+"""Find the definition to bring back on a host, and the fleet with the entry of that time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyinfra.api import Host as PyinfraHost
+from pyinfra.api.inventory import Inventory
+
+from gpurack.facts.model import HostFacts
+from gpurack.inventory.patched import with_words
+from gpurack.operations.run_state import host_run, outdate, snapshot
+from gpurack.plan.models.rollback import Back, NotPossible, back_to, chosen, exact_image
+from gpurack.plan.models.stopped import held
+from gpurack.spec.host import Host
+
+
+def bring_back(
+    host: PyinfraHost, inventory: Inventory, path: Path | None, fleet: Mapping[str, Host], name: str, number: int | None
+) -> tuple[Mapping[str, Host], Back]:
+    """Return the fleet with the earlier entry of one host, and what differs. The host's snapshot is one for it.
+
+    path: the inventory's file. number: in the list of definitions, from 1; None for the newest that it does not have.
+    Raises NotPossible, spec.problems.InventoryError.
+    """
+    spec = fleet[host.name]
+    facts = inspected(host, spec)
+    if hold := held(spec, facts).get(name):
+        raise NotPossible(f"{hold.message} End the hold first: gpurack start.")
+    user = spec.entries[name].dockerd
+    ready = chosen(facts.ready.get((user, name), ()), facts.container(name, user), number)
+    back = back_to(ready, name, spec)
+    patched = with_words(inventory, path, host.name, spec.path_of(name), back.words)
+    exact = exact_image(back, name, user, again(host, patched[host.name]))
+    if exact is not back:
+        patched = with_words(inventory, path, host.name, spec.path_of(name), exact.words)
+        again(host, patched[host.name])
+    return patched, exact
+
+
+def inspected(host: PyinfraHost, spec: Host) -> HostFacts:
+    """Return the host's snapshot. Raises NotPossible if nothing can be planned from it."""
+    facts = snapshot(host, spec)
+    if facts.blind:
+        raise NotPossible(facts.blind.what)
+    if facts.interrupted:
+        raise NotPossible(f"a change of {', '.join(facts.interrupted)} was interrupted. Apply the inventory first.")
+    return facts
+
+
+def again(host: PyinfraHost, spec: Host) -> HostFacts:
+    """Return a new snapshot, because another inventory asks about other images and weights."""
+    host_run(host).snapshot = None
+    outdate(host)
+    return inspected(host, spec)

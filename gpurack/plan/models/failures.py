@@ -1,0 +1,142 @@
+"""Failed creations: what failed once is not tried again until something that it depends on changes. Pure."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gpurack import paths
+from gpurack.facts.model import HostFacts
+from gpurack.facts.record import Failed
+from gpurack.host_data import json_from_host
+from gpurack.plan.models import files, ledger
+from gpurack.plan.models.desired import SALTED, DesiredService, desire, salt_of
+from gpurack.plan.models.diff import OWN
+from gpurack.plan.models.health import Health, first_line, health, local_time
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+
+ALL = "all"
+"""In `--data retry=HOST/all`: every entry of the host."""
+
+
+def given(desired: DesiredService, facts: HostFacts) -> str:
+    """Return what a creation depends on besides its definition and image: the driver, and the weights on the host.
+
+    A new model's weights may not be on the host yet. Then they are not named.
+    """
+    stamps = {path: facts.stamps[path] for _, path in desired.weights if path in facts.stamps}
+    driver = {"driver": facts.driver.kernel} if desired.uuids and facts.driver.kernel else {}
+    return json.dumps({**driver, **({"weights": stamps} if stamps else {})}, sort_keys=True)
+
+
+def pending(spec: Host, facts: HostFacts) -> list[Problem]:
+    """Return the error of each entry that the next run leaves out, as far as it can be told without the secrets."""
+    cards = ledger.assign(spec, facts).uuids if facts.failed else {}
+    found = []
+    for name, entry in spec.entries.items():
+        if entry.enabled and name in cards and (entry.dockerd, name) in facts.failed:
+            try:
+                found.append(failed_before(spec.name, desire(name, spec, facts, cards[name]), facts))
+            except LookupError:  # its engine has no image for these GPUs
+                continue
+    return [problem for problem in found if problem]
+
+
+def failed_before(
+    host: str, desired: DesiredService, facts: HostFacts, secrets: Mapping[str, str] | None = None
+) -> Problem | None:
+    """Return why an entry is not created like this again; None if it may be tried.
+
+    host: its name in the inventory. secrets: its own, by the names of spec/secret.py. None: unknown, and not compared.
+    """
+    failed = facts.failed.get((desired.user, desired.name))
+    if failed is None or not same(failed, desired, facts, secrets):
+        return None
+    state = health(desired.name, desired.entry, facts)
+    now = {
+        Health.READY: "The previous one serves.",
+        Health.MISSING: "It does not run.",
+        Health.STOPPED: "It does not run.",
+    }.get(state, "The previous one runs, but is not ready.")
+    container = facts.container(desired.name, desired.user)
+    before = ledger.label(container.labels) if container else {}
+    what = desired.entry.version or desired.reference
+    if what in (before.get("version"), before.get("image")):
+        what = "this definition"
+    told = {"what": what, "at": local_time(failed.at, facts), "why": first_line(failed.why), "now": now}
+    place = f"{host}/{desired.name}"
+    return Problem.of("failed-before", path=desired.path, name=desired.name, place=place, **told)
+
+
+def same(failed: Failed, desired: DesiredService, facts: HostFacts, secrets: Mapping[str, str] | None) -> bool:
+    """Would the creation that failed be repeated: same definition, image, weights and driver?
+
+    What gpurack derives from the entry does not count, so that an upgrade of gpurack tries nothing again. Nor does what
+    was not known then, or is not known now.
+    """
+    tried = ledger.label({paths.MODEL_LABEL: failed.label})
+    if secrets is not None and (salt := salt_of(tried)) is not None:
+        marks = files.fingerprints(desired.entry, desired.connections, desired.container, secrets, salt)
+        desired = replace(desired, fingerprints=marks)
+    words = {*tried, *desired.definition} - {*OWN, *(SALTED if secrets is None else ())}
+    if any(tried.get(word) != desired.definition.get(word) for word in words):
+        return False
+    image = facts.images_of(desired.user).get(desired.reference)
+    if image and failed.image and image != failed.image:
+        return False
+    return alike(as_map(failed.given), as_map(given(desired, facts)))
+
+
+def alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Do two maps agree in all keys that both have?
+
+    >>> alike({"a": 1, "w": {"x": 1}}, {"w": {"x": 1, "y": 2}}), alike({"w": {"x": 1}}, {"w": {"x": 2}})
+    (True, False)
+    """
+    for key in old.keys() & new.keys():
+        one, other = old[key], new[key]
+        if not (alike(one, other) if isinstance(one, Mapping) and isinstance(other, Mapping) else one == other):
+            return False
+    return True
+
+
+def as_map(text: str) -> Mapping[str, Any]:
+    """Return a map from the record; {} for anything else."""
+    try:
+        found = json_from_host(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def retried(asked: str | None, host: str, spec: Host) -> frozenset[str]:
+    """Return the entries of a host that are tried again, by `--data retry=HOST/MODEL,…`."""
+    names = {model for place, model in places(asked) if place == host}
+    return frozenset(spec.entries) if ALL in names else frozenset(names)
+
+
+def unknown_retries(asked: str | None, fleet: Mapping[str, Host]) -> list[Problem]:
+    """Return an error for each host or model in `--data retry=` that the inventory does not have."""
+    found = []
+    for host, model in places(asked):
+        if host not in fleet:
+            hosts = [name for name, spec in fleet.items() if model in spec.entries]
+            why = f"{host} is not in the inventory" if host else "the host is missing"
+            why += f"; write {hosts[0]}/{model}" if hosts and not host else ""
+        elif model != ALL and model not in fleet[host].entries:
+            why = f"{host} has no model `{model}`"
+        else:
+            continue
+        found.append(Problem.of("unknown-retry", value=f"{host}/{model}" if host else model, why=why))
+    return found
+
+
+def places(asked: str | None) -> Collection[tuple[str, str]]:
+    """Return (host, model) of each item; the host is "" if the item names none.
+
+    >>> places("gpu1/a, gpu2/all,b")
+    [('gpu1', 'a'), ('gpu2', 'all'), ('', 'b')]
+    """
+    items = [item.strip() for item in str(asked or "").split(",")]
+    return [(host, model) for item in items if item for host, _, model in [item.rpartition("/")]]

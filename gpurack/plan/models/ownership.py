@@ -1,0 +1,150 @@
+"""Whose a host's models are, by the host's record: what a lab may change, and what it takes over. Pure.
+
+A lab is an inventory with a name (`lab`). Models of another lab are left out of `HostFacts.ours`, so that nothing plans
+a change of them; their services stay in compose.yaml, and their GPUs and ports are taken.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from gpurack.facts.model import HostFacts
+from gpurack.facts.owner import owner, recorded
+from gpurack.facts.record import Entry
+from gpurack.plan.models.desired import DesiredService
+from gpurack.plan.models.diff import Action, Change, holdings
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+
+Key = tuple[str, str]
+"""(user, name) of a container."""
+SHORT_COMMIT = 7
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who applies an inventory, and from what. The runner writes it into the record. "" is unknown.
+
+    by: a person. commit: of the clone that the inventory is in. inventory: its path in there.
+    """
+
+    lab: str = ""
+    by: str = ""
+    commit: str = ""
+    inventory: str = ""
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """The words of the record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run may do with models that are there.
+
+    missing: recorded commits that the inventory's clone lacks. take_over: take models of other labs that the inventory
+    has? allowed: the number of removals that the admin confirmed, None without a confirmation.
+    """
+
+    origin: Origin = Origin()
+    missing: frozenset[str] = frozenset()
+    take_over: bool = False
+    allowed: int | None = None
+
+
+NO_CLAIM = Claim()
+
+
+def commits(facts: HostFacts) -> set[str]:
+    """Return the commits that a host's models were applied from."""
+    entries = [entry for names in (facts.record or {}).values() for entry in names.values()]
+    return {entry.commit for entry in entries if entry.commit}
+
+
+def of_others(spec: Host, facts: HostFacts) -> dict[Key, Entry]:
+    """Return the models of other labs. For an inventory without a name these are all models that have an owner."""
+    found = {key: recorded(key, facts) for key in sorted(facts.ours)}
+    return {key: entry for key, entry in found.items() if entry and entry.lab not in ("", spec.lab)}
+
+
+def own_view(spec: Host, facts: HostFacts, claim: Claim) -> HostFacts:
+    """Return the facts with `ours` being this lab's models only."""
+    others = of_others(spec, facts).keys() - taken_from_others(spec, facts, claim)
+    return replace(facts, others=frozenset(others)) if others else facts
+
+
+def taken_from_others(spec: Host, facts: HostFacts, claim: Claim) -> set[Key]:
+    """Return the models of other labs that this run takes over: those that its inventory has."""
+    if not (claim.take_over and spec.lab):
+        return set()
+    return {(user, name) for user, name in of_others(spec, facts) if has_entry(spec, user, name)}
+
+
+def has_entry(spec: Host, user: str, name: str) -> bool:
+    """Does the inventory have this entry in this user's Docker?"""
+    return name in spec.entries and spec.entries[name].dockerd == user
+
+
+def left_over(spec: Host, facts: HostFacts) -> list[Problem]:
+    """Return the note that names the running models of this lab that the inventory does not have; [] without any."""
+    ours = own_view(spec, facts, NO_CLAIM).ours.items()
+    names = sorted(name for (_, name), container in ours if container.running and name not in spec.entries)
+    them = "it" if len(names) == 1 else "them"
+    return [Problem.of("not-in-inventory", names=", ".join(names), them=them)] if names else []
+
+
+def taken(spec: Host, facts: HostFacts, leaving: Collection[Key]) -> dict[str, list[str]]:
+    """Return user → the models that get this lab as their owner.
+
+    facts: the lab's own view of them. leaving: those that are removed.
+    """
+    found: dict[str, list[str]] = {}
+    for key in sorted(facts.ours.keys() - leaving) if spec.lab else ():
+        entry = recorded(key, facts)
+        if entry and entry.lab != spec.lab:
+            found.setdefault(key[0], []).append(key[1])
+    return found
+
+
+def taking(taken: Mapping[str, list[str]], facts: HostFacts) -> list[str]:
+    """Return the lines that say which models get this lab as their owner."""
+    former: dict[str, list[str]] = {}
+    for user, names in taken.items():
+        for name in names:
+            entry = recorded((user, name), facts)
+            former.setdefault(entry.lab if entry else "", []).append(name)
+    return [
+        f"take over {', '.join(names)}: {f'of lab {lab}' if lab else 'no lab owned them'} until now"
+        for lab, names in former.items()
+    ]
+
+
+def same_names(spec: Host, facts: HostFacts) -> dict[str, Problem]:
+    """Return the errors of enabled entries with the name of another lab's model. facts: the lab's own view."""
+    found = {}
+    for user, name in sorted(facts.others):
+        entry = recorded((user, name), facts)
+        if entry and has_entry(spec, user, name) and spec.entries[name].enabled:
+            found[name] = Problem.of("model-of-other-lab", path=spec.path_of(name), name=name, owner=owner(entry))
+    return found
+
+
+def taken_port(desired: DesiredService, change: Change, facts: HostFacts) -> Problem | None:
+    """Return the error of an entry whose port is that of another lab's model, running or not.
+
+    facts: the lab's own view. The ledger decides about GPUs.
+    """
+    wanted = f"port {desired.entry.port}"
+    if change.action == Action.KEEP or wanted in holdings(facts.container(desired.name, desired.user)):
+        return None
+    for user, name in sorted(facts.others):
+        entry, container = recorded((user, name), facts), facts.proven.get((user, name))
+        if entry and wanted in holdings(container):
+            told = {"what": wanted, "holder": name, "owner": owner(entry)}
+            return Problem.of("held-by-other-lab", path=desired.path, **told)
+    return None
+
+
+def kept_services(facts: HostFacts, user: str, old: Mapping[str, object]) -> set[str]:
+    """Return the models of other labs with lines (old) in a user's compose.yaml."""
+    return {name for whose, name in facts.others if whose == user and name in old}

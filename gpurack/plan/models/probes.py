@@ -1,0 +1,86 @@
+"""How the runner proves CUDA in a model's image before it stops the model's old container. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.cuda_faults import OLDEST_DRIVER
+from gpurack.engines import ENGINES
+from gpurack.facts.model import HostFacts
+from gpurack.plan.models.desired import DesiredService
+
+MATTERS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_", "NVIDIA_")
+"""Beginnings of the names of variables that decide which CUDA library a program loads, and what it sees."""
+OPTIONS = {"devices": "--device", "group_add": "--group-add", "security_opt": "--security-opt"}
+"""Keys of a Compose service that decide what a program may open → the option of `docker run`."""
+
+
+def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
+    """Return the payload's words for the probe (files/probing.py): `run`, `arguments`, `gpus`.
+
+    None without NVIDIA's GPUs, with Vulkan, and for an image that cannot show it. run: options of `docker run` with
+    which its container has exactly the model's GPUs, and no network, ports, mounts or secrets. gpus: how many GPUs CUDA
+    must see.
+    """
+    engine, service, given = ENGINES[desired.entry.engine], desired.service, _given(desired)
+    probe = None if engine.uses_graphics_driver(desired.entry) else engine.cuda_probe
+    if probe is None or given is None or (probe.entrypoint is None and "entrypoint" in service):
+        return None
+    run = ["--network", "none", "--pull", "never", *given]
+    run += [word for key, option in OPTIONS.items() for one in _list(service.get(key)) for word in (option, str(one))]
+    run += ["--user", str(service["user"])] if "user" in service else []
+    run += ["--privileged"] if service.get("privileged") is True else []
+    for name, value in _environment(service).items():
+        run += ["--env", f"{name}={value}"] if name.startswith(MATTERS) else []
+    run += ["--entrypoint", probe.entrypoint] if probe.entrypoint else []
+    return {"run": run, "arguments": list(probe.arguments), "gpus": least(desired)}
+
+
+def driver_limit(desired: DesiredService, facts: HostFacts) -> dict[str, Any] | None:
+    """Return the payload's `driver`: its version, and the newest CUDA that the model's GPUs can run with it.
+
+    None where any CUDA may run. Within a major version of CUDA, its oldest driver runs all of it (NVIDIA's minor
+    version compatibility). A newer major version runs only by forward compatibility, which GeForce does not have (error
+    804). So on other GPUs the probe decides, after the pull.
+    """
+    gpus, branch = [gpu for gpu in facts.gpus if gpu.uuid in desired.uuids], facts.driver.kernel.partition(".")[0]
+    if ENGINES[desired.entry.engine].uses_graphics_driver(desired.entry) or not branch.isdecimal() or not gpus:
+        return None
+    newer = [cuda for cuda, oldest in OLDEST_DRIVER.items() if int(branch) < oldest]
+    if not newer or not all(re.search(r"GeForce|TITAN", gpu.name) for gpu in gpus):
+        return None
+    return {"version": facts.driver.kernel, "cuda": min(newer) - 1}
+
+
+def least(desired: DesiredService) -> int:
+    """Return how many GPUs CUDA must see. Of several MIG instances a process sees the first one only."""
+    return 1 if any(uuid.startswith("MIG-") for uuid in desired.uuids) else len(desired.uuids)
+
+
+def _given(desired: DesiredService) -> list[str] | None:
+    """Return the options of `docker run` for its GPUs; None if the entry's `compose` gives it others."""
+    words = desired.devices.words(drawing=False)
+    if any(desired.service.get(key) != words[key] for key in words.keys() & {"deploy", "runtime"}):
+        return None
+    match desired.devices.nvidia_access:
+        case "cdi":
+            return [word for uuid in desired.uuids for word in ("--device", f"nvidia.com/gpu={uuid}")]
+        case "gpus":
+            return ["--gpus", f'"device={",".join(desired.uuids)}"']
+        case "runtime":
+            return ["--runtime", "nvidia"]
+        case _:
+            return None
+
+
+def _environment(service: Mapping[str, Any]) -> dict[str, str]:
+    """Return a service's variables, in either form of Compose."""
+    found = service.get("environment")
+    if isinstance(found, Mapping):
+        return {name: str(value) for name, value in found.items() if value is not None}
+    return {name: value for name, equals, value in (str(line).partition("=") for line in _list(found)) if equals}
+
+
+def _list(value: Any) -> list[Any]:
+    """Return a list of an admin's `compose`, which may contain anything."""
+    return value if isinstance(value, list) else []

@@ -1,0 +1,31 @@
+"""The plan of `gpurack stop`: one model, by the host's record. Pure."""
+
+from gpurack.facts.model import HostFacts
+from gpurack.plan.models.ownership import Claim, own_view
+from gpurack.plan.models.plan import ModelsPlan, host_files
+from gpurack.plan.models.stopped import key_of
+from gpurack.plan.runner import proven_ids
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+
+
+def plan_stop(name: str, spec: Host, facts: HostFacts, claim: Claim, why: str | None = None) -> ModelsPlan:
+    """Plan to stop the container of an entry.
+
+    why: the reason of a hold, which survives runs; None stops it until the next run. The boot unit of an older gpurack
+    would start it, so the host's files are renewed.
+    """
+    facts = own_view(spec, facts, claim)
+    user, _ = key = key_of(name, spec.entries[name], facts)
+    if key not in facts.ours:
+        return ModelsPlan(errors={name: Problem.of("nothing-to-stop", path=spec.path_of(name))})
+    job = {
+        "verb": "stop",
+        "name": name,
+        "user": user,
+        "ours": proven_ids(facts),
+        "origin": claim.origin.payload,
+        "hold": why is not None,
+        "why": why or "",
+    }
+    return ModelsPlan(steps=tuple(host_files(facts)), job=job)

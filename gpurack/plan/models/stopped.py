@@ -1,0 +1,64 @@
+"""Models that an admin stopped: until the next run, or held until `gpurack start`. Pure."""
+
+from collections.abc import Collection, Iterable
+
+from gpurack.facts.model import HostFacts
+from gpurack.facts.record import Stopped
+from gpurack.plan.models.health import first_line, local_time
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
+
+Key = tuple[str, str]
+"""(user, name) in the record."""
+
+
+def key_of(name: str, entry: Model, facts: HostFacts) -> Key:
+    """Return where the record has an entry: where its container is, also if the entry's `user` changed since."""
+    container = facts.container(name, entry.dockerd)
+    return (container.user if container else entry.dockerd), name
+
+
+def stop_of(name: str, entry: Model, facts: HostFacts) -> Stopped | None:
+    """Return who stopped an entry; None if nobody did. What was started by hand since counts only if it is held.
+
+    A model of another lab with the same name does not count.
+    """
+    key, container = key_of(name, entry, facts), facts.container(name, entry.dockerd)
+    found = None if key in facts.others else facts.stopped.get(key)
+    return found if found and (found.hold or not (container and container.running)) else None
+
+
+def described(stopped: Stopped, facts: HostFacts, path: str = "") -> Problem:
+    """Return a stop in words: who, when and why. path: of the entry."""
+    by = f" ({stopped.by})" if stopped.by else ""
+    since = local_time(stopped.at, facts)
+    if stopped.hold:
+        return Problem.of("model-held", path=path, since=since, by=by, why=first_line(stopped.why))
+    return Problem.of("model-stopped", path=path, since=since, by=by)
+
+
+def start_reason(stopped: Stopped, facts: HostFacts) -> str:
+    """Return why a model is started: `stopped by ada at 2026-11-29 14:02 CET`."""
+    by = f" by {stopped.by}" if stopped.by else ""
+    return f"{'held' if stopped.hold else 'stopped'}{by} at {local_time(stopped.at, facts)}"
+
+
+def held(spec: Host, facts: HostFacts, started: str = "") -> dict[str, Problem]:
+    """Return entry → its hold. Nothing is done to these. started: the entry that `gpurack start` names."""
+    found = {name: stop_of(name, entry, facts) for name, entry in spec.entries.items() if entry.enabled}
+    return {
+        name: described(stopped, facts, spec.path_of(name))
+        for name, stopped in found.items()
+        if stopped and stopped.hold and name != started
+    }
+
+
+def released(names: Iterable[str], spec: Host, facts: HostFacts) -> dict[str, Collection[str]]:
+    """Return user → those of these entries whose mark is dropped from the record, because they run again."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        user, _ = key = key_of(name, spec.entries[name], facts)
+        if key in facts.stopped:
+            found.setdefault(user, []).append(name)
+    return dict(found)

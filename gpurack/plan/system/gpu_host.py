@@ -1,0 +1,202 @@
+"""What is wrong with the GPUs of a host and their driver, before a model is stopped for it. Pure.
+
+Only what the host itself proves is here: the kernel's log, the versions of what is installed, the state of units.
+Sources: NVIDIA's README (kernel_open.html) for which GPUs need which module; NVIDIA's open kernel modules (osapi.c,
+nv-pci.c) for the sentences in the log; NVIDIA's fabric manager user guide for NVSwitch machines.
+"""
+
+from collections.abc import Iterator
+
+from gpurack.facts.gpus import Module
+from gpurack.facts.model import HostFacts
+from gpurack.plan.packages.base import upstream
+from gpurack.plan.system.cdi_specs import cdi_warnings
+from gpurack.plan.system.gpu_access import access, toolkit_version
+from gpurack.shell import sh
+from gpurack.spec.host import Host
+from gpurack.spec.known_defects import known_defects
+from gpurack.spec.problems import Problem
+
+FABRIC_UNIT = "nvidia-fabricmanager.service"
+NEEDS_OPEN = "Blackwell and newer GPUs need the open kernel module"
+NEEDS_PROPRIETARY = "GPUs older than Turing need the proprietary kernel module, of branch 580 at most"
+OPEN_FROM, OPEN_ONLY_FROM = (7, 5), (10, 0)
+"""Compute capabilities: the open module supports Turing and newer, the proprietary one nothing from Blackwell on."""
+LOG = (
+    ("requires use of the NVIDIA open kernel modules", NEEDS_OPEN, "the open kernel module (nvidia-open)"),
+    ("is not supported by open", NEEDS_PROPRIETARY, "the proprietary kernel module (branch 580)"),
+    ("is not supported by the", "the driver's branch does not support a GPU", "a branch that supports it"),
+    ("legacy GPU", "the driver's branch no longer supports a GPU", "an older branch"),
+)
+"""Sentences of the kernel's log → the cause, and what to install."""
+SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
+"""Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
+
+
+def gpu_errors(spec: Host, facts: HostFacts) -> list[Problem]:
+    """Return what makes a host DEGRADED: GPUs that cannot be used now, or not after the next reboot.
+
+    Nothing for a host whose inventory uses no GPU.
+    """
+    if not uses_gpus(spec):
+        return []
+    return [
+        *broken(facts),
+        *without_driver(facts),
+        *wrong_module(facts),
+        *next_kernel(facts),
+        *([problem] if (problem := fabric(facts)) else []),
+        *(Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=True)),
+    ]
+
+
+def gpu_warnings(spec: Host, facts: HostFacts) -> list[Problem]:
+    """Return what a run warns of: the errors above, and GPUs that work less well than they could."""
+    if not uses_gpus(spec):
+        return []
+    specs = []
+    if access(spec, facts) == "cdi" and facts.has_nvidia:
+        specs = [*cdi_warnings(facts), *known_defects("toolkit", toolkit_version(spec, facts))]
+    slow = (Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=False))
+    return [*gpu_errors(spec, facts), *specs, *slow]
+
+
+def uses_gpus(spec: Host) -> bool:
+    """Does an enabled entry of the host have GPUs?"""
+    return any(entry.enabled and entry.gpus for entry in spec.everything.values())
+
+
+def broken(facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem for each GPU on which nothing can start."""
+    for gpu in facts.gpus:
+        if gpu.fault:
+            yield Problem.of("gpu-broken", gpu=gpu.index, uuid=gpu.uuid, fault=gpu.fault, hint="")
+
+
+def without_driver(facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem for NVIDIA GPUs on the bus that no driver has. Those given to a VM (vfio) are left out."""
+    lost = {address: gpu for address, gpu in facts.driver.without_driver.items() if gpu.driver != "vfio-pci"}
+    for driver in sorted({gpu.driver for gpu in lost.values()}):
+        places = ", ".join(sorted(address for address, gpu in lost.items() if gpu.driver == driver))
+        if driver == "nouveau":
+            yield Problem.of("nouveau-has-gpus", places=places)
+        else:
+            yield Problem.of("gpus-without-driver", places=places, driver=driver or "no driver")
+
+
+def wrong_module(facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem if the kernel's log says that the loaded module does not support a GPU that does not answer."""
+    cards = sum(not gpu.parent for gpu in facts.gpus)
+    if cards >= max(1, len(facts.driver.bus)):
+        return
+    for part, cause, install in LOG:
+        said = next((line for line in facts.driver.log if part in line), None)
+        if said:
+            yield Problem.of("module-refuses-gpu", said=said, cause=cause, install=install)
+            return
+
+
+def next_kernel(facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem if the newest kernel, which boots next, would come up without the GPUs."""
+    driver, kernel = facts.driver, facts.driver.newest
+    if not kernel or not driver.kernel:
+        return
+    module = driver.modules[kernel]
+    if module is None:
+        # a host whose running kernel has no module file either loads it in another way
+        if driver.modules.get(driver.running):
+            yield Problem.of("kernel-without-module", kernel=kernel, command=sh("dkms autoinstall -k {}", kernel))
+        return
+    if driver.library and module.version and module.version != driver.library:
+        told = {"kernel": kernel, "module": module.version, "library": driver.library}
+        yield Problem.of("kernel-with-other-module", **told)
+    if driver.secure_boot and module.version and not module.signer:
+        yield Problem.of("module-not-signed", kernel=kernel)
+    if why := unsupported(module, facts):
+        yield Problem.of("kernel-with-wrong-module", kernel=kernel, why=why)
+
+
+def unsupported(module: Module, facts: HostFacts) -> str:
+    """Return why a module of this kind supports not all of the host's GPUs; "" if it does, or if that is unknown."""
+    known = [capability(gpu.compute) for gpu in facts.gpus if gpu.vendor == "nvidia" and gpu.compute[:1].isdigit()]
+    if module.open is False and any(found >= OPEN_ONLY_FROM for found in known):
+        return NEEDS_OPEN
+    if module.open and any(found < OPEN_FROM for found in known):
+        return NEEDS_PROPRIETARY
+    return ""
+
+
+def capability(text: str) -> tuple[int, int]:
+    """Return a compute capability as numbers.
+
+    >>> capability("12.1"), capability("9")
+    ((12, 1), (9, 0))
+    """
+    major, _, minor = text.partition(".")
+    return int(major) if major.isdecimal() else 0, int(minor) if minor.isdecimal() else 0
+
+
+def fabric(facts: HostFacts) -> Problem | None:
+    """Return why CUDA fails with error 802 on a machine with NVSwitches; None if its fabric works or is unknown.
+
+    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager.
+    """
+    driver = facts.driver
+    states = {gpu.details.fabric_state for gpu in facts.gpus if gpu.details.fabric_state}
+    if not (driver.switches or driver.nvlink5) or states == {"Completed"}:
+        return None
+    unit, version = facts.units.get(FABRIC_UNIT), manager_version(facts)
+    branch = driver.kernel.partition(".")[0]
+    start = f"systemctl enable --now {FABRIC_UNIT.removesuffix('.service')}"
+    if version and driver.kernel and version != driver.kernel:
+        what = f"the fabric manager is {version}, but the driver is {driver.kernel}; they must be equal"
+        hint = f"Install version {driver.kernel} of it, then run `systemctl restart nvidia-fabricmanager`."
+    elif unit is None or unit.loaded == "not-found":
+        what = "the fabric manager is not installed"
+        hint = f"Install nvidia-fabricmanager {driver.kernel} (in Ubuntu's archive: nvidia-fabricmanager-{branch}), "
+        hint += f"then run `{start}`."
+    elif unit.active != "active":
+        what = f"the fabric manager is {unit.active or 'stopped'}"
+        hint = f"Run `{start}`. If it fails: journalctl -u nvidia-fabricmanager -n 30."
+    elif states:
+        what = f"the NVLink fabric is {', '.join(sorted(states)).lower()}"
+        hint = "It takes some minutes after a boot. If it stays: journalctl -u nvidia-fabricmanager -n 30."
+    else:
+        return None
+    return Problem.of("fabric-not-ready", what=what, hint=hint)
+
+
+def manager_version(facts: HostFacts) -> str:
+    """Return upstream's version of the installed fabric manager; "" if no package of it is installed."""
+    names = ("nvidia-fabricmanager", "nvidia-fabric-manager")
+    found = [
+        upstream(package.version)
+        for name, package in facts.packages.items()
+        if package.whole and name.startswith(names) and "-dev" not in name
+    ]
+    return found[0] if found else ""
+
+
+def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
+    """Yield (index, what is wrong) of GPUs.
+
+    lasting: faults of the hardware that stay; else what a reset, cooling or another slot can change.
+    """
+    for gpu in facts.gpus:
+        state = gpu.details
+        if gpu.parent or gpu.fault:
+            continue
+        if lasting:
+            if state.remap_failed:
+                yield gpu.index, "could not remap a bad row of its memory; it has to be replaced"
+            continue
+        if state.remap_pending:
+            yield gpu.index, "remaps a bad row of its memory at the next reset (`nvidia-smi -r`) or reboot"
+        if state.ecc_errors:
+            yield gpu.index, f"had {state.ecc_errors} uncorrected memory errors since the driver was loaded"
+        if state.reset_required:
+            yield gpu.index, "asks for a reset (`nvidia-smi -r`, while nothing uses it)"
+        if slowed := [word for bit, word in SLOWED.items() if (state.throttle or 0) & bit]:
+            yield gpu.index, f"is slowed down now: {', '.join(slowed)}"
+        if state.width and state.width_max and state.width < state.width_max:
+            yield gpu.index, f"uses {state.width} of {state.width_max} PCIe lanes"

@@ -1,0 +1,181 @@
+"""A new user's mistakes: what is typed or written, as a change of one small project. The screens: screens.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LAB = """\
+all:
+  docker: {source: docker-ce, version: 28.5.2}
+  nvidia: {toolkit: 1.20.0}
+  defaults: {engine: llama.cpp, bind: lan, api_key: null}
+  engines: {llama.cpp: {version: b7000}, vllm: {version: 0.33.0}}
+hosts:
+  gpu1.lab:
+    hardware: {A30: 2}
+    models:
+      qwen: {weights: /w/qwen.gguf, gpus: [0], port: 8000}
+      bge-m3: {engine: vllm, weights: /w/bge-m3, gpus: [1], vram: 6GiB, port: 8001}
+"""
+IN_PYTHON = """\
+lab = ([
+    ("gpu1.lab", {"models": {"qwen": {"weights": "/w/qwen.gguf", "gpus": [], "port": 8000}}}),
+], {"defaults": {"engine": "llama.cpp", "version": "b7000", "api_key": None, "bind": "lan"}})
+"""
+
+
+WITH_A_VARIABLE = "import os\n\nKEY = os.environ['LAB_KEY']\n"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a project with config.py, deploys/gpu_host.py and inventories/lab.yaml.
+
+    name: what is wrong. command: what is typed. lab: (what is written, what should be) in lab.yaml. python: the text
+    of inventories/lab.py, which then replaces lab.yaml. files: more files; None removes one. ssh: what ssh says.
+    snapshot: why the host cannot be inspected.
+    """
+
+    name: str
+    command: str = "gpurack apply -y"
+    lab: tuple[str, str] = ("", "")
+    python: str = ""
+    files: Mapping[str, str | None] = field(default_factory=dict)
+    ssh: str = ""
+    snapshot: str = ""
+
+
+PLAN = "gpurack plan"
+MODELS = "    models:\n" + LAB.partition("    models:\n")[2]
+SERVICE = "    services: {gateway: {engine: litellm, version: 1.109.1, port: 4000, connects_to: [gateway]}}\n"
+QWEN = "weights: /w/qwen.gguf, gpus: [0], port: 8000"
+
+MISTAKES = (
+    # --- the command
+    Mistake("host in place of the inventory", "gpurack apply gpu1.lab"),
+    Mistake("unknown host in place of the inventory", "gpurack apply gpu7.lab"),
+    Mistake("misspelt inventory", "gpurack apply inventories/lba.yaml"),
+    Mistake("deploy in place of the inventory", "gpurack apply deploys/gpu_host.py"),
+    Mistake("deploy before the inventory", "gpurack apply deploys/gpu_host.py inventories/lab.yaml"),
+    Mistake("deploy after the inventory", "gpurack apply inventories/lab.yaml deploys/gpu_host.py"),
+    Mistake("folder in place of the inventory", "gpurack apply inventories"),
+    Mistake("folder without an inventory", "gpurack apply", files={"inventories/lab.yaml": None}),
+    Mistake("folder with two inventories", "gpurack apply", files={"inventories/old.yaml": LAB}),
+    Mistake("verb of another tool", "gpurack deploy inventories/lab.yaml"),
+    Mistake("misspelt verb", "gpurack stauts"),
+    Mistake("misspelt option", "gpurack apply --limt gpu1.lab"),
+    Mistake("limit that matches nothing", "gpurack apply -y --limit gpu2.lab"),
+    Mistake("no terminal and no -y", "gpurack apply"),
+    Mistake("pyinfra with swapped arguments", "pyinfra deploys/gpu_host.py inventories/lab.py", python=IN_PYTHON),
+    Mistake("pyinfra with a host in place of the inventory", "pyinfra gpu1.lab deploys/gpu_host.py -y"),
+    Mistake("pyinfra with a short host name", "pyinfra gpu1 deploys/gpu_host.py -y"),
+    Mistake("pyinfra with YAML", "pyinfra inventories/lab.yaml deploys/gpu_host.py"),
+    Mistake("pyinfra of another environment", "pyinfra-elsewhere inventories/lab.py deploys/gpu_host.py"),
+    # --- the other verbs
+    Mistake("help as a verb", "gpurack help"),
+    Mistake("word of another tool, with a file", "gpurack ps inventories/lab.yaml"),
+    Mistake("option before the verb", "gpurack --limit gpu1.lab apply"),
+    Mistake("option without its value", "gpurack apply --limit"),
+    Mistake("option that takes a number", "gpurack apply --allow-remove all"),
+    Mistake("confirmation of a verb that changes nothing", "gpurack diff -y"),
+    Mistake("two inventories", "gpurack plan inventories/lab.yaml inventories/old.yaml"),
+    Mistake("two formats", "gpurack endpoints --json --markdown"),
+    Mistake("logs of nothing", "gpurack logs"),
+    Mistake("logs of a model without its host", "gpurack logs qwen"),
+    Mistake("logs of a host", "gpurack logs gpu1.lab"),
+    Mistake("logs of host and model, apart", "gpurack logs gpu1.lab qwen"),
+    Mistake("logs of a misspelt model", "gpurack logs gpu1.lab/qwne"),
+    Mistake("stop on an unknown host", "gpurack stop gpu7.lab/qwen"),
+    Mistake("retry without the host", "gpurack apply -y --retry qwen"),
+    Mistake("lock of a misspelt part", "gpurack lock dokcer --upgrade"),
+    Mistake("lock of one model, without --upgrade", "gpurack lock qwen"),
+    Mistake("manifest of no host", "gpurack manifest"),
+    Mistake("completion of no shell", "gpurack completion"),
+    Mistake("import of a file that is missing", "gpurack import start.sh"),
+    Mistake("init without a terminal", "gpurack init my-lab"),
+    Mistake("init with a port", "gpurack init my-lab --lab nlp --host gpu1.lab:2222"),
+    Mistake("init in a project", "gpurack init --lab nlp", files={"lab.yaml": LAB}),
+    Mistake("init that adopts nothing", "gpurack init my-lab --lab nlp --adopt qwen-old"),
+    # --- ssh and sudo
+    Mistake("wrong ssh user", lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_user: ics\n    ssh_port: 2222\n"), ssh="auth"),
+    Mistake("no key on the host", ssh="auth"),
+    Mistake("unknown host name", ssh="unknown"),
+    Mistake("ssh closed", ssh="refused"),
+    Mistake("host down", ssh="timeout"),
+    Mistake("host key changed", ssh="key"),
+    Mistake("host key changed, on another port", lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_port: 2222\n"), ssh="key"),
+    Mistake("pyinfra, host away", "pyinfra inventories/lab.py deploys/gpu_host.py", python=IN_PYTHON, ssh="auth"),
+    Mistake("user in the name of a host", PLAN, lab=("gpu1.lab:\n", "root@gpu1.lab:\n")),
+    Mistake("port in the name of a host", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:2222:\n")),
+    Mistake("address with a scheme", PLAN, lab=("gpu1.lab:\n", "https://gpu1.lab/:\n")),
+    Mistake("ssh_port as text", PLAN, lab=("gpu1.lab:\n", 'gpu1.lab:\n    ssh_port: "ssh"\n')),
+    Mistake("no sudo", snapshot="NEEDS_ROOT"),
+    Mistake("sudo with a password", snapshot="NEEDS_PASSWORD"),
+    # --- YAML and Python
+    Mistake("tab in YAML", PLAN, lab=("    hardware", "\thardware")),
+    Mistake("line indented too deep", PLAN, lab=("    models:\n", "      models:\n")),
+    Mistake("brace not closed", PLAN, lab=("port: 8000}", "port: 8000")),
+    Mistake("name without a colon", PLAN, lab=("    models:\n", "    models\n")),
+    Mistake("key without a space", PLAN, lab=("port: 8000", "port:8000")),
+    Mistake("key given twice", PLAN, lab=("port: 8000}", "port: 8000, port: 8001}")),
+    Mistake("hosts as a list", PLAN, lab=("  gpu1.lab:\n    hardware", "  - name: gpu1.lab\n    hardware")),
+    Mistake("models as a list", PLAN, lab=(MODELS, f"    models: [{{name: qwen, {QWEN}}}]\n")),
+    Mistake("all as a list", PLAN, lab=(LAB.partition("hosts:")[0], "all: [docker]\n")),
+    Mistake("docker as text", PLAN, lab=("{source: docker-ce, version: 28.5.2}", "docker-ce")),
+    Mistake("defaults as a list", PLAN, lab=("{engine: llama.cpp, bind: lan, api_key: null}", "[llama.cpp]")),
+    Mistake("model as text", PLAN, lab=(f"{{{QWEN}}}", "/w/qwen.gguf")),
+    Mistake("inventory without models", PLAN, lab=("    models:\n", "    modles:\n")),
+    Mistake("no models at all", PLAN, python='lab = [("gpu1.lab", {"docker": {"version": "28.5.2"}})]\n'),
+    Mistake("no models at all, applied", python='lab = [("gpu1.lab", {"docker": {"version": "28.5.2"}})]\n'),
+    Mistake("Python with a bracket missing", PLAN, python=IN_PYTHON.replace("}}})", "}}}")),
+    Mistake("dict at the top of a Python inventory", PLAN, python=IN_PYTHON + 'docker = {"version": "28.5.2"}\n'),
+    Mistake("environment variable of a Python inventory", PLAN, python=f"{WITH_A_VARIABLE}{IN_PYTHON}"),
+    # --- fields
+    Mistake("misspelt field", PLAN, lab=("weights: /w/qwen", "wieghts: /w/qwen")),
+    Mistake("misspelt engine", PLAN, lab=("engine: llama.cpp", "engine: llamacpp")),
+    Mistake("version with v", PLAN, lab=("vllm: {version: 0.33.0}", 'vllm: {version: "v0.10.0"}')),
+    Mistake("docker version with v", PLAN, lab=("version: 28.5.2", 'version: "v28.5.2"')),
+    Mistake("unquoted version 0.10", PLAN, lab=("vllm: {version: 0.33.0}", "vllm: {version: 0.10}")),
+    Mistake("unquoted version 28", PLAN, lab=("version: 28.5.2", "version: 28")),
+    Mistake("unquoted toolkit version", PLAN, lab=("toolkit: 1.20.0", "toolkit: 1.20")),
+    Mistake("port as text", PLAN, lab=("port: 8000", 'port: "8000"')),
+    Mistake("port of Compose", PLAN, lab=("port: 8000", 'port: "8000:8000"')),
+    Mistake("port used twice", PLAN, lab=("port: 8001", "port: 8000")),
+    Mistake("bare number of GPUs", PLAN, lab=("gpus: [0]", "gpus: 1")),
+    Mistake("GPU that the host lacks", PLAN, lab=("gpus: [0]", "gpus: [2]")),
+    Mistake("two models on one GPU", PLAN, lab=("gpus: [1]", "gpus: [0]")),
+    Mistake("vram without a unit", PLAN, lab=("vram: 6GiB", "vram: 6")),
+    Mistake("vram in GB", PLAN, lab=("vram: 6GiB", "vram: 6GB")),
+    Mistake("key in the inventory", PLAN, lab=("api_key: null", "api_key: sk-live-1234")),
+    Mistake("key from a variable that is not set", PLAN, lab=("api_key: null", "api_key: {env: FIRST_DAY_KEY}")),
+    Mistake("weights by name", PLAN, lab=("weights: /w/qwen.gguf", "weights: Qwen/Qwen2.5-7B-Instruct-GGUF")),
+    Mistake("home of the admin in weights", PLAN, lab=("weights: /w/qwen.gguf", "weights: ~/qwen.gguf")),
+    Mistake("flag with dashes", PLAN, lab=("port: 8000", 'port: 8000, args: {"--threads": 8}')),
+    Mistake("args as a list", PLAN, lab=("port: 8000", 'port: 8000, args: ["--threads", "8"]')),
+    Mistake("bind to a host name", PLAN, lab=("bind: lan", "bind: localhost")),
+    Mistake("no port", PLAN, lab=(", port: 8000", "")),
+    Mistake("context with a unit", PLAN, lab=("port: 8000", "port: 8000, context: 32k")),
+    Mistake("true and false as text", PLAN, lab=("port: 8000", 'port: 8000, enabled: "no"')),
+    Mistake("env as in Compose", PLAN, lab=("port: 8000", "port: 8000, env: [HF_HUB_OFFLINE=1]")),
+    Mistake("env with a number", PLAN, lab=("port: 8000", "port: 8000, env: {HF_HUB_OFFLINE: 1}")),
+    Mistake("env with a truth value", PLAN, lab=("port: 8000", "port: 8000, env: {DEBUG: true}")),
+    Mistake("key of Compose in an entry", PLAN, lab=("port: 8000", "port: 8000, volumes: [/data:/data]")),
+    Mistake("environment of Compose", PLAN, lab=("port: 8000", "port: 8000, environment: {A: b}")),
+    Mistake("flag of vLLM in an entry", PLAN, lab=("port: 8001", "port: 8001, tensor_parallel_size: 2")),
+    Mistake("model in place of weights", PLAN, lab=("weights: /w/qwen.gguf", "model: /w/qwen.gguf")),
+    Mistake("address of the Hub as weights", PLAN, lab=(
+        "/w/qwen.gguf", "https://huggingface.co/Qwen/Qwen2.5-7B-Instruct-GGUF/resolve/main/q8.gguf")),
+    Mistake("address of the Hub as repository", PLAN, lab=(
+        "weights: /w/bge-m3", "weights: {hf: https://huggingface.co/BAAI/bge-m3}")),
+    Mistake("download without its sha256", PLAN, lab=("/w/qwen.gguf", "{url: https://hf.example/q8.gguf}")),
+    Mistake("args as text", PLAN, lab=("port: 8000", "port: 8000, args: --threads 8 --jinja")),
+    Mistake("hardware as text", PLAN, lab=("{A30: 2}", "A30")),
+    Mistake("latest Docker", PLAN, lab=("version: 28.5.2", "version: latest")),
+    Mistake("one name in connects_to", PLAN, lab=(
+        "    models:\n", SERVICE.replace("[gateway]", "qwen") + "    models:\n")),
+    Mistake("key from no source", PLAN, lab=("api_key: null", "api_key: {env: }")),
+    Mistake("group that is not defined", PLAN, lab=("    models:\n", "    groups: [a30]\n    models:\n")),
+    Mistake("name with a space", PLAN, lab=("      qwen:", "      my qwen:")),
+    Mistake("service that connects to itself", PLAN, lab=("    models:\n", f"{SERVICE}    models:\n")),
+)  # fmt: skip

@@ -1,0 +1,371 @@
+"""`gpurack apply` and `gpurack diff` without hosts: screens, exit codes, and which commands would reach a host.
+
+The connection, the snapshots and the commands of hosts are stand-ins; pyinfra, the deploy and the operations are real.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click import Context
+from click.testing import CliRunner, Result
+from gevent.event import Event
+from gevent.pool import Pool
+from pyinfra.api import output
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
+
+from gpurack import deploys
+from gpurack.commands import apply as apply_module
+from gpurack.commands.apply_screen import Outcome, result_code
+from gpurack.commands.diff import HostPlan, exit_code
+from gpurack.commands.main import main
+from gpurack.facts.model import HostFacts
+from gpurack.operations import commands, run_state
+from gpurack.plan import host as plan_host
+from gpurack.plan.host import Preview
+from gpurack.plan.steps import Finding
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+from tests.given import spec
+from tests.unit.test_upgrade_rule import older, settled
+
+LAB = """\
+all: {defaults: {engine: llama.cpp, version: b7000, weights: /w/a.gguf}}
+hosts:
+  gpu1: {models: {alpha: {port: 8000, gpus: [0]}, beta: {port: 8001, gpus: [1]}}}
+  gpu2: {models: {alpha: {port: 8000, gpus: [0]}, beta: {port: 8001, gpus: [1]}}}
+"""
+TWO = spec({"models": {"alpha": {"port": 8000, "gpus": [0]}, "beta": {"port": 8001, "gpus": [1]}}})
+
+
+@dataclass
+class World:
+    """Two hosts. facts: host → snapshots, one after the other; the last one stays. answers: what commands print."""
+
+    folder: Path
+    facts: dict[str, list[HostFacts]] = field(default_factory=dict)
+    answers: dict[str, tuple[bool, list[str]]] = field(default_factory=dict)
+    unreachable: set[str] = field(default_factory=set)
+    ran: list[str] = field(default_factory=list)
+    snapshots: list[str] = field(default_factory=list)
+
+    def run(self, *arguments: str, answer: str = "") -> Result:
+        return CliRunner().invoke(main, [*arguments, str(self.folder / "lab.yaml")], input=answer)
+
+
+def unchanged(host: Host = TWO) -> HostFacts:
+    return settled(host)
+
+
+def stopped() -> HostFacts:
+    """beta exited."""
+    facts = unchanged()
+    containers = tuple(replace(each, status="exited") if each.name == "beta" else each for each in facts.containers)
+    return replace(facts, containers=containers)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    made = World(tmp_path, {"gpu1": [unchanged()], "gpu2": [unchanged()]})
+
+    def connect(connector: Any) -> None:
+        if connector.host.name in made.unreachable:
+            raise ConnectError("Could not connect (no route)")
+
+    def take(host: Any, questions: Any) -> HostFacts:
+        made.snapshots.append(host.name)
+        facts = made.facts[host.name]
+        return facts.pop(0) if len(facts) > 1 else facts[0]
+
+    def run(host: Any, command: Any, **how: Any) -> tuple[bool, CommandOutput]:
+        made.ran.append(host.name)
+        ok, lines = made.answers.get(host.name, (True, []))
+        if how.get("print_output"):
+            for text in lines:
+                output.echo(f"{host.print_prefix}{text}")
+        return ok, CommandOutput([OutputLine("stdout", text) for text in lines])
+
+    for module in (plan_host, deploys):
+        monkeypatch.setattr(module, "STAGES", plan_host.SERVING)  # as if Docker and the toolkit were installed
+    monkeypatch.setattr(SSHConnector, "connect", connect)
+    monkeypatch.setattr(SSHConnector, "disconnect", lambda connector: None)
+    monkeypatch.setattr(run_state, "take_snapshot", take)
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(apply_module, "require_terminal", lambda yes: None)
+    monkeypatch.setattr("gpurack.screen.duration", lambda seconds: "0.9 s")
+    return made
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return [line.rstrip() for line in result.output.splitlines()]
+
+
+def test_unchanged_run_prints_one_line(world: World) -> None:
+    done = world.run("apply", "-y")
+    assert lines(done) == ["2 hosts unchanged. 4 of 4 models ready. 0.9 s"]
+    assert (done.exit_code, world.ran) == (0, [])
+    assert sorted(world.snapshots) == ["gpu1", "gpu2"], "one command for each host"
+
+
+def test_unchanged_run_asks_nothing(world: World) -> None:
+    assert lines(world.run("apply")) == ["2 hosts unchanged. 4 of 4 models ready. 0.9 s"]
+
+
+def changing(world: World) -> None:
+    world.facts["gpu1"] = [stopped(), stopped(), unchanged()]
+    world.answers["gpu1"] = (True, ["beta: loading 4 s", "beta: ready"])
+
+
+@pytest.mark.parametrize("answer", ["y\n", "Y\n", "yes\n"])
+def test_shows_plan_and_asks_and_carries_it_out(world: World, answer: str) -> None:
+    changing(world)
+    done = world.run("apply", answer=answer)
+    assert lines(done) == [
+        "gpu1   1 start · Docker keeps running",
+        "  beta   start: it exited with code 0",
+        "1 host unchanged: gpu2",
+        "Apply? [y/N] gpu1  beta  loading 4 s",
+        "gpu1  beta  ready",
+        "2 hosts: 1 changed, 1 unchanged. 4 of 4 models ready. 0.9 s",
+    ]
+    assert (done.exit_code, set(world.ran)) == (0, {"gpu1"})
+
+
+@pytest.mark.parametrize("answer", ["\n", "n\n", "", "yep\n"])
+def test_any_other_answer_changes_nothing(world: World, answer: str) -> None:
+    changing(world)
+    done = world.run("apply", answer=answer)
+    assert lines(done)[-1].endswith("Nothing was changed.")
+    assert (done.exit_code, world.ran) == (0, [])
+
+
+def test_yes_shows_the_plan_and_does_not_ask(world: World) -> None:
+    changing(world)
+    world.facts["gpu1"] = [stopped(), unchanged()]
+    shown = lines(world.run("apply", "-y"))
+    assert shown[:3] == [
+        "gpu1   1 start · Docker keeps running",
+        "  beta   start: it exited with code 0",
+        "1 host unchanged: gpu2",
+    ]
+    assert "Apply?" not in "\n".join(shown)
+    assert shown[-1] == "2 hosts: 1 changed, 1 unchanged. 4 of 4 models ready. 0.9 s"
+
+
+def test_failure_is_printed_once_with_its_hint(world: World) -> None:
+    world.facts["gpu1"] = [stopped()]
+    world.answers["gpu1"] = (False, ["error beta: exited while loading", "    | CUDA out of memory"])
+    done = world.run("apply", "-y")
+    assert lines(done)[3:] == [
+        "gpu1  beta  failed, the reason follows at the end",
+        "FAILED  gpu1 beta: exited while loading",
+        "        | CUDA out of memory",
+        "2 hosts: 1 failed, 1 unchanged. 3 of 4 models ready. 0.9 s",
+    ]
+    assert done.exit_code == 1
+
+
+def test_error_of_the_plan_is_printed_once(world: World) -> None:
+    world.facts["gpu1"] = [HostFacts(trouble="gpurack needs root on the host.")]
+    done = world.run("apply", "-y")
+    assert lines(done) == [
+        "gpu1",
+        "  error  gpurack needs root on the host.",
+        "1 host unchanged: gpu2",
+        "2 hosts: 1 failed, 1 unchanged. 2 of 4 models ready. 0.9 s",
+    ]
+    assert done.exit_code == 1
+
+
+def test_unreachable_host_does_not_stop_the_others(world: World) -> None:
+    changing(world)
+    world.facts["gpu1"] = [stopped(), unchanged()]
+    world.unreachable = {"gpu2"}
+    done = world.run("apply", "-y")
+    assert lines(done)[0] == "UNREACHABLE  gpu2  could not connect: Could not connect (no route). Try `ssh gpu2`."
+    assert lines(done)[-1] == "2 hosts: 1 unreachable, 1 changed. 2 of 4 models ready. 0.9 s"
+    assert (done.exit_code, set(world.ran)) == (4, {"gpu1"})
+
+
+def test_limit_leaves_other_hosts_alone(world: World) -> None:
+    done = world.run("apply", "-y", "--limit", "gpu2")
+    assert lines(done) == ["1 host unchanged. 2 of 2 models ready. 0.9 s"]
+    assert world.snapshots == ["gpu2"]
+
+
+def test_limit_that_matches_nothing_is_an_error(world: World) -> None:
+    done = world.run("apply", "-y", "--limit", "gpu9")
+    assert "--limit gpu9 matches no host. Hosts: gpu1, gpu2." in done.output
+    assert (done.exit_code, world.snapshots) == (2, [])
+
+
+def test_json_is_all_of_stdout(world: World) -> None:
+    world.facts["gpu1"] = [stopped(), unchanged()]
+    done = world.run("apply", "-y", "--json")
+    data = json.loads(done.stdout)
+    assert {name: host["state"] for name, host in data["hosts"].items()} == {"gpu1": "changed", "gpu2": "unchanged"}
+    assert data["hosts"]["gpu1"]["changes"] == ["start beta: it exited with code 0"]
+    assert data["hosts"]["gpu1"]["models"] == {"alpha": "ready", "beta": "ready, started"}
+
+
+def test_json_has_failures(world: World) -> None:
+    world.facts["gpu1"] = [stopped()]
+    world.answers["gpu1"] = (False, ["error beta: exited while loading"])
+    [error] = json.loads(world.run("apply", "-y", "--json").stdout)["errors"]
+    assert (error["host"], error["path"], error["what"]) == ("gpu1", "models.beta", "exited while loading")
+
+
+@pytest.mark.parametrize("command", [("diff",), ("plan", "--live"), ("apply", "--dry")])
+def test_three_names_of_diff_print_the_same(world: World, command: tuple[str, ...]) -> None:
+    changing(world)
+    done = world.run(*command)
+    assert lines(done) == [
+        "gpu1   1 start · Docker keeps running",
+        "  beta   start: it exited with code 0",
+        "1 host unchanged: gpu2",
+        f"1 of 2 hosts would change. Apply: gpurack apply {world.folder}/lab.yaml",
+    ]
+    assert (done.exit_code, world.ran) == (0, [])
+    world.facts["gpu1"] = [stopped()]
+    assert world.run(*command, "--fail-on-change").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [
+        ([], {}),
+        (["--restart"], {"restart": "always"}),
+        (
+            ["--restart", "--renew", "--retry", "gpu1/alpha"],
+            {"restart": "always", "renew": "yes", "retry": "gpu1/alpha"},
+        ),
+    ],
+)
+def test_options_are_what_pyinfras_data_would_set(options: list[str], data: dict[str, str], world: World) -> None:
+    command = main.get_command(Context(main), "apply")
+    assert command
+    context = command.make_context("apply", [*options, str(world.folder / "lab.yaml")])
+    assert apply_module.data_of(context.params) == data
+
+
+def test_renew_recreates_models_of_an_older_gpurack(world: World) -> None:
+    world.facts["gpu1"] = [older(TWO, of=("alpha", "beta"))]
+    assert "recreate" not in "\n".join(each for each in lines(world.run("diff")) if "warning" not in each)
+    shown = "\n".join(lines(world.run("apply", "--dry", "--renew")))
+    assert "2 recreate" in shown
+    world.run("apply", "-y", "--renew")
+    assert world.ran
+
+
+def test_stuck_host_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpu1's first operation ends only when gpu2 has done its last one. What asks other hosts waits for all."""
+    ran: list[tuple[str, str]] = []
+    done, gpu1, gpu2, gpu3 = Event(), "gpu1", "gpu2", "gpu3"
+
+    def run(state: Any, host: str, operation: str) -> bool:
+        if (host, operation) == (gpu1, "Docker"):
+            assert done.wait(10), "gpu2 waits for gpu1"
+        ran.append((host, operation))
+        if (host, operation) == (gpu2, "Models"):
+            done.set()
+        return host != gpu3
+
+    failed: set[str] = set()
+    state: Any = SimpleNamespace(
+        pool=Pool(),
+        get_op_order=lambda: ["Docker", "Models", "Connections"],
+        get_op_meta=lambda operation: SimpleNamespace(names={f"GPU host | {operation}"}),
+        inventory=SimpleNamespace(get_active_hosts=lambda: [gpu1, gpu2, gpu3]),
+        fail_hosts=failed.update,
+    )
+    monkeypatch.setattr(apply_module, "log_operation_start", lambda meta: None)
+    monkeypatch.setattr(apply_module, "run_on_host", run)
+    monkeypatch.setattr(apply_module, "run_on_all", lambda state, operation: ran.append(("all", operation)))
+    apply_module.run_operations(state)
+    assert [operation for host, operation in ran if host == gpu1] == ["Docker", "Models"]
+    assert ran[-1] == ("all", "Connections")
+    assert failed == {gpu3}
+    assert (gpu3, "Models") not in ran, "a host that failed leaves the run"
+
+
+def test_interrupted_run_says_what_continues(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing(world)
+
+    def interrupted(*given: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply_module, "run_operations", interrupted)
+    done = world.run("apply", "-y")
+    assert lines(done)[-1] == (
+        "Interrupted. What hosts began to change is finished or undone there. Run again to see the result."
+    )
+    assert done.exit_code == 130
+
+
+def test_interrupted_prompt_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing(world)
+
+    def interrupted(*given: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply_module, "confirmed", interrupted)
+    done = world.run("apply")
+    assert lines(done)[-1] == "Interrupted. Nothing was changed."
+    assert (done.exit_code, world.ran) == (130, [])
+
+
+def test_needs_a_terminal_or_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    done = CliRunner().invoke(main, ["apply", str(tmp_path / "lab.yaml")])
+    assert "Confirmation needs a terminal. Nothing was changed. Run with -y" in done.output
+    assert done.exit_code == 2
+
+
+def test_verbose_prints_lines_of_pyinfra(world: World) -> None:
+    assert "Starting operation: GPU host | Models" in world.run("apply", "-y", "-v").output
+
+
+CHANGE = HostPlan(Preview((Finding("change", "create alpha"),)))
+ERROR = HostPlan(Preview((Finding("error", "oh", (Problem.of("docker-missing"),)),)))
+AWAY = HostPlan(unreachable="no route")
+WAITS = HostPlan(Preview((Finding("change", "waits", (Problem.of("another-run", who="pid 7"),)),)))
+
+
+@pytest.mark.parametrize(
+    ("plans", "fail_on_change", "code"),
+    [
+        ([HostPlan()], True, 0),
+        ([CHANGE], False, 0),
+        ([CHANGE], True, 3),
+        ([WAITS], True, 0),
+        ([AWAY], False, 4),
+        ([AWAY, CHANGE], True, 4),
+        ([AWAY, ERROR], True, 1),
+        ([ERROR], False, 1),
+    ],
+)
+def test_exit_code_of_diff(plans: list[HostPlan], fail_on_change: bool, code: int) -> None:
+    assert exit_code({str(number): plan for number, plan in enumerate(plans)}, fail_on_change) == code
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["unchanged"], 0),
+        (["changed", "unchanged"], 0),
+        (["unreachable", "changed"], 4),
+        (["unreachable"], 4),
+        (["failed", "unreachable"], 1),
+    ],
+)
+def test_exit_code_of_apply(states: list[Any], code: int) -> None:
+    assert result_code({str(number): Outcome(state) for number, state in enumerate(states)}) == code

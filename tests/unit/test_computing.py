@@ -1,0 +1,121 @@
+"""Which models were given GPUs and compute on the CPU: what proves it, and what does not."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gpurack.commands.lab_status import host_status
+from gpurack.facts.gpus import PciGpu
+from gpurack.facts.model import GpuProcess, HostFacts
+from gpurack.operations.report import Report
+from gpurack.operations.run_state import HostRun
+from gpurack.plan.models.computing import on_the_cpu
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.questions import questions
+from gpurack.plan.run import Run
+from gpurack.spec.host import Host
+from tests.given import container, gpu, host_state, id_of, models, running, spec, uuid
+
+BUS = {"0000:17:00.0": PciGpu("0x20b7", "nvidia")}
+CARD = replace(gpu(0), pci="00000000:17:00.0", memory_used=5)
+READY = {"alpha": [200, '"alpha"'], "beta": [200, '"beta"']}
+
+
+def seen(wanted: Host, *processes: GpuProcess, **words: Any) -> HostFacts:
+    """A host whose alpha is ready on GPU 0, where these processes are. words: of the GPU, of `host_state`."""
+    card = replace(CARD, **{name: words.pop(name) for name in list(words) if hasattr(CARD, name)})
+    driver = {"bus": words.pop("bus", BUS)}
+    facts = replace(host_state(gpus=1, driver=driver), gpus=(card,))
+    mine = running(wanted, "alpha", facts, (uuid(0),))
+    state = host_state(containers=[mine], probes=words.pop("probes", READY), driver=driver, **words)
+    return replace(state, gpus=(card,), gpu_processes=processes)
+
+
+def process(of: str, memory: int | None = 900) -> GpuProcess:
+    """A process of this model's container on GPU 0; "" for one in no container."""
+    return GpuProcess(uuid(0), 7, "server", memory, "root", id_of(of) if of else "")
+
+
+@pytest.mark.parametrize(
+    ("processes", "card", "found"),
+    [
+        ((), {"memory_used": 5}, True),
+        ((process("beta"),), {"memory_used": 912}, True),  # a neighbour explains it
+        ((process("alpha"),), {"memory_used": 905}, False),
+        ((process("alpha", None),), {"memory_used": 5}, False),
+        ((), {"memory_used": 905}, False),  # a driver that lists no processes (vGPU)
+        ((process(""),), {"memory_used": 905}, False),  # its container is unknown
+        ((process("beta", None),), {"memory_used": 905}, False),  # "[N/A]"
+        ((process("beta"),), {"memory_used": None}, False),  # GB10
+        ((), {"memory_used": 5, "fault": "requires reset"}, False),
+        ((), {"memory_used": 5, "bus": {}}, False),  # simulated GPUs, WSL
+        ((), {"memory_used": 5, "probes": {"alpha": [503, ""]}}, False),  # it still loads
+    ],
+)
+def test_only_what_is_certain_counts(processes: tuple[GpuProcess, ...], card: dict[str, Any], found: bool) -> None:
+    assert bool(on_the_cpu(models(alpha={"gpus": [0]}), seen(models(alpha={"gpus": [0]}), *processes, **card))) == found
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ({}, True),
+        ({"args": {"n-gpu-layers": 20}}, True),  # partial offload has memory on the GPU
+        ({"args": {"ngl": 0}}, False),
+        ({"args": {"device": "none"}}, False),
+        ({"env": {"LLAMA_ARG_N_GPU_LAYERS": "0"}}, False),
+        ({"args": {"sleep-idle-seconds": 600}}, False),
+        ({"version": "vulkan-b7000"}, False),
+        ({"engine": "vllm", "version": "0.33.0", "weights": "/w/a"}, True),
+        ({"engine": "tei", "version": "1.9.3", "weights": "/w/a"}, True),
+        ({"engine": "ollama", "version": "0.33.0", "weights": None}, False),  # idle, or on purpose
+    ],
+)
+def test_what_computes_on_the_cpu_on_purpose_is_no_error(entry: dict[str, Any], found: bool) -> None:
+    wanted = models(alpha={"gpus": [0], **entry})
+    assert bool(on_the_cpu(wanted, seen(wanted))) == found
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("ggml_cuda_init: failed to initialize CUDA: unknown error", "CUDA error 999: unknown error"),
+        ("ggml_cuda_init: failed to initialize CUDA: unknown error\ninference compute id=GPU-a library=CUDA", None),
+        ("ggml_cuda_init: failed to initialize CUDA: out of memory", None),
+        ("", None),
+    ],
+)
+def test_log_of_an_idle_ollama_proves_it(log: str, why: str | None) -> None:
+    wanted = models(alpha={"gpus": [0], "engine": "ollama", "version": "0.33.0", "weights": None})
+    found = on_the_cpu(wanted, replace(seen(wanted), cuda_logs={("", "alpha"): log}))
+    assert [dict(problem.parameters)["why"] for problem in found.values()] == ([why] if why else [])
+    assert questions(wanted).logs == (("", "alpha"),)
+
+
+def test_only_logs_that_are_needed_are_read() -> None:
+    assert questions(models(alpha={"gpus": [0]}, beta={"gpus": [], "engine": "ollama", "weights": None})).logs == ()
+
+
+def test_run_and_status_say_it() -> None:
+    wanted = models(alpha={"gpus": [0]})
+    facts = seen(wanted)
+    assert [problem.code for problem in plan_models(wanted, facts, Run(salt="5a")).warnings] == ["computes-on-cpu"]
+    status = host_status("gpu1", wanted, facts, datetime(2026, 11, 20, tzinfo=UTC))
+    assert (status.state, [error.code for error in status.errors]) == ("DEGRADED", ["computes-on-cpu"])
+    well = seen(wanted, process("alpha"), memory_used=905)
+    assert host_status("gpu1", wanted, well, datetime(2026, 11, 20, tzinfo=UTC)).state == "ok"
+
+
+def test_report_of_a_run_says_it() -> None:
+    wanted = models(alpha={"gpus": [0]})
+    state = Report({}).state_of("alpha", wanted, HostRun(snapshot=seen(wanted)))
+    assert state == "DEGRADED: computes on the CPU, not on its GPUs"
+
+
+def test_other_models_are_not_named() -> None:
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000}, "beta": {"gpus": [], "port": 8001}}})
+    state = seen(wanted)
+    both = replace(state, containers=(*state.containers, container("beta", label={"uuids": []})))
+    assert list(on_the_cpu(wanted, both)) == ["alpha"]

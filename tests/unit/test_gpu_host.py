@@ -1,0 +1,354 @@
+"""What is wrong with a host's GPUs and driver is said before a model is stopped for it, and nothing else is."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpurack.commands.lab_status import host_status
+from gpurack.facts.gpus import Details, Gpu, Module, PciGpu
+from gpurack.facts.model import HostFacts, Unit
+from gpurack.plan.host import preview
+from gpurack.plan.models.devices import devices
+from gpurack.plan.models.imagined import imagined
+from gpurack.plan.models.ledger import assign
+from gpurack.plan.run import Run
+from gpurack.plan.system.gpu_host import gpu_errors, gpu_warnings
+from gpurack.spec.gpus import SYSTEM_RESERVE
+from gpurack.spec.host import Host
+from gpurack.spec.problems import InventoryError
+from tests.given import host_state, models, models_plan, package, running, spec, uuid
+from tests.unit.test_status import NOW
+
+WANTED = {"alpha": {"gpus": [0]}}
+ON_CPU = {"alpha": {"gpus": []}}
+
+
+def seen(gpus: Any = 2, **driver: Any) -> HostFacts:
+    facts = host_state(gpus=gpus, weights={"/w/a.gguf": 1})
+    return replace(facts, driver=replace(facts.driver, **driver))
+
+
+def codes(facts: HostFacts, host: Host | None = None) -> list[str]:
+    return [problem.code for problem in gpu_warnings(host or models(**WANTED), facts)]
+
+
+def switched(facts: HostFacts, unit: Unit | None = None, manager: str = "", state: str = "") -> HostFacts:
+    """A machine with NVSwitches."""
+    return replace(
+        facts,
+        driver=replace(facts.driver, switches=4),
+        units={**facts.units, **({"nvidia-fabricmanager.service": unit} if unit else {})},
+        packages={**facts.packages, **({"nvidia-fabricmanager": package(manager)} if manager else {})},
+        gpus=tuple(replace(gpu, details=Details(fabric_state=state)) for gpu in facts.gpus),
+    )
+
+
+def test_a_healthy_host_has_no_warning() -> None:
+    ok = {"6.8.0-45-generic": Module("nvidia", "580.159.04", open=True, signer="A key")}
+    assert codes(seen(modules=ok, running="6.8.0-45-generic", library="580.159.04", secure_boot=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "code"),
+    [
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nouveau")}}, "nouveau-has-gpus"),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7")}}, "gpus-without-driver"),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "vfio-pci")}}, ""),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nvidia")}}, ""),
+        ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04"), "6.8.0-45": None}, "running": "6.8.0-9"},
+         "kernel-without-module"),
+        ({"modules": {"6.8.0-9": None, "6.8.0-45": Module("nvidia")}, "running": "6.8.0-9"}, ""),
+        ({"modules": {"6.8.0-9": None}, "running": "6.8.0-9"}, ""),
+        ({"modules": {"6.8.0-9": Module("nvidia", "580.95.05")}, "library": "580.159.04"}, "kernel-with-other-module"),
+        ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04")}, "secure_boot": True}, "module-not-signed"),
+        ({"modules": {"6.8.0-9": Module("nvidia")}, "secure_boot": True}, ""),
+        ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04", signer="key")}, "secure_boot": True}, ""),
+    ],
+)  # fmt: skip
+def test_says_what_the_next_boot_would_bring(driver: dict[str, Any], code: str) -> None:
+    assert codes(seen(**driver)) == ([code] if code else [])
+    assert codes(seen(**driver), models(**ON_CPU)) == []
+
+
+@pytest.mark.parametrize(
+    ("compute", "kind", "code"),
+    [
+        ("12.0", False, "kernel-with-wrong-module"),
+        ("12.0", True, ""),
+        ("6.1", True, "kernel-with-wrong-module"),
+        ("6.1", False, ""),
+        ("8.0", None, ""),
+        ("[N/A]", False, ""),
+    ],
+)
+def test_module_of_newest_kernel_has_to_support_the_gpus(compute: str, kind: bool | None, code: str) -> None:
+    facts = seen(1, modules={"6.8.0-9": Module("nvidia", open=kind)})
+    facts = replace(facts, gpus=tuple(replace(gpu, compute=compute) for gpu in facts.gpus))
+    assert codes(facts) == ([code] if code else [])
+
+
+def test_quotes_the_kernel_for_a_gpu_that_the_module_refuses() -> None:
+    log = ("installed in this system requires use of the NVIDIA open kernel modules.",)
+    bus = {f"0000:0{number}:00.0": PciGpu("0x2c58", "nvidia") for number in range(3)}
+    (problem,) = gpu_errors(models(**WANTED), seen(2, log=log, bus=bus))
+    assert (problem.code, log[0] in problem.what) == ("module-refuses-gpu", True)
+    assert codes(seen(3, log=log, bus=bus)) == [], "all GPUs answer: the log is of an earlier module"
+
+
+STOPPED, ACTIVE = Unit("loaded", "inactive", "disabled"), Unit("loaded", "active", "enabled")
+
+
+@pytest.mark.parametrize(
+    ("unit", "manager", "state", "words"),
+    [
+        (None, "", "", "is not installed"),
+        (STOPPED, "580.159.04-1", "", "is inactive"),
+        (STOPPED, "580.159.04-1", "In Progress", "is inactive"),
+        (ACTIVE, "580.95.05-1", "", "must be equal"),
+        (ACTIVE, "580.159.04-1", "In Progress", "is in progress"),
+        (ACTIVE, "580.159.04-1", "Completed", ""),
+        (STOPPED, "580.159.04-1", "Completed", ""),
+        (ACTIVE, "580.159.04-1", "", ""),
+    ],
+)
+def test_fabric_keeps_what_would_start_and_only_warns_what_serves(
+    unit: Unit | None, manager: str, state: str, words: str
+) -> None:
+    host = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, cpu={"gpus": []})
+    facts = seen()
+    facts = switched(
+        replace(facts, containers=(running(host, "alpha", facts, (facts.gpus[0].uuid,)),)), unit, manager, state
+    )
+    errors = models_plan(host, facts).errors
+    assert sorted(errors) == (["beta"] if words else [])
+    warned = [problem for problem in gpu_warnings(host, facts) if problem.code == "fabric-not-ready"]
+    assert [words in problem.what for problem in warned] == ([True] if words else [])
+    status = host_status("gpu1", host, facts, NOW)
+    assert (status.state == "DEGRADED") is bool(words)
+
+
+def test_a_machine_without_switches_needs_no_fabric_manager() -> None:
+    facts = seen()
+    facts = replace(facts, gpus=tuple(replace(gpu, details=Details(fabric_state="In Progress")) for gpu in facts.gpus))
+    assert codes(facts) == []
+
+
+@pytest.mark.parametrize(
+    ("details", "words", "degraded"),
+    [
+        ({"remap_failed": True}, "has to be replaced", True),
+        ({"remap_pending": True}, "at the next reset", False),
+        ({"ecc_errors": 2}, "2 uncorrected", False),
+        ({"reset_required": True}, "asks for a reset", False),
+        ({"throttle": 0x48}, "hardware slowdown, thermal slowdown", False),
+        ({"throttle": 0x5}, "", False),
+        ({"width": 8, "width_max": 16}, "8 of 16 PCIe lanes", False),
+        ({"ecc_errors": 0, "width": 16, "width_max": 16, "remap_failed": False}, "", False),
+    ],
+)
+def test_warns_of_gpus_that_are_unhealthy(details: dict[str, Any], words: str, degraded: bool) -> None:
+    facts = seen(1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], details=Details(**details)),))
+    found = gpu_warnings(models(**WANTED), facts)
+    assert [words in problem.what for problem in found] == ([True] if words else [])
+    assert bool(gpu_errors(models(**WANTED), facts)) is degraded
+
+
+def test_a_run_shows_the_warnings() -> None:
+    facts = seen(bus={"0000:17:00.0": PciGpu("0x20b7", "nouveau")})
+    found = preview(models(**WANTED), facts, Run()).findings
+    assert ("warning", "nouveau-has-gpus") in [(one.kind, problem.code) for one in found for problem in one.problems]
+
+
+# --- GPUs that cannot be used, that share memory, or that are in MIG mode ---------------------------------------------
+
+
+def with_gpus(*gpus: Gpu, memory: int | None = None) -> HostFacts:
+    return replace(host_state(gpus=1, weights={"/w/a.gguf": 1}), gpus=gpus, memory=memory)
+
+
+def card(index: int = 0, uuid: str = "GPU-a", **words: Any) -> Gpu:
+    usual = {"memory_total": 24576, "compute": "8.0", "pci": "00000000:17:00.0", "name": "NVIDIA A30"}
+    return Gpu(index=index, uuid=uuid, memory_used=None, driver="580.159.04", **{**usual, **words})
+
+
+GB10 = card(name="NVIDIA GB10", memory_total=None, compute="12.1", unified=True)
+MIG = card(mig=True)
+FIRST = card(-1, "MIG-a1", name="NVIDIA A100 MIG 3g.20gb", memory_total=20480, parent="GPU-a", pci="")
+SECOND = card(-1, "MIG-b2", name="NVIDIA A100 MIG 1g.5gb", memory_total=5120, parent="GPU-a", pci="")
+
+
+def refused(host: Host, facts: HostFacts) -> dict[str, str]:
+    return {name: problem.code for name, problem in assign(host, facts).errors.items()}
+
+
+@pytest.mark.parametrize(
+    ("shares", "codes"),
+    [
+        (["40GiB"], []),
+        (["70%"], []),
+        (["40GiB", "50%"], []),
+        (["60GiB", "60GiB"], ["vram-exceeded"]),
+        (["119GiB"], ["vram-exceeded"]),
+        ([None], []),
+    ],
+)
+def test_shared_memory_is_the_hosts_less_a_reserve(shares: list[str | None], codes: list[str]) -> None:
+    entries = {f"m{number}": {"gpus": [0], "vram": share} for number, share in enumerate(shares)}
+    facts = with_gpus(GB10, memory=122_570)
+    assert sorted(refused(models(**entries), facts).values()) == codes
+    (slot,) = assign(models(**entries), facts).slots
+    assert slot.usable(1) == pytest.approx(122_570 / 1024 - SYSTEM_RESERVE)
+
+
+def test_unknown_memory_divides_nothing_by_zero() -> None:
+    facts = with_gpus(GB10)
+    assert refused(models(ann={"gpus": [0], "vram": "70%"}), facts) == {}
+    assert refused(models(ann={"gpus": [0], "vram": "40GiB"}), facts) == {"ann": "vram-needs-percentage"}
+    two = models(ann={"gpus": [0], "vram": "70%"}, bob={"gpus": [0], "vram": "70%"})
+    assert set(refused(two, facts).values()) == {"vram-exceeded"}
+
+
+def test_percentage_of_shared_memory_is_handed_on() -> None:
+    host = models(ann={"gpus": [0], "vram": "70%"})
+    for memory in (None, 122_570):
+        given = devices(host.models["ann"], ("GPU-a",), host, with_gpus(GB10, memory=memory))
+        assert given.memory_fraction(host.models["ann"]) == 0.7
+
+
+def test_broken_gpu_is_never_given_and_the_others_are() -> None:
+    facts = with_gpus(card(), card(1, "GPU-b", fault="requires reset"))
+    host = models(ann={"gpus": [0]}, bob={"gpus": [1]})
+    assert refused(host, facts) == {"bob": "gpu-broken"}
+    assert "Working GPUs: 0" in assign(host, facts).errors["bob"].what
+    assert refused(models(ann={"gpus": "all"}), facts) == {"ann": "gpu-broken"}
+
+
+def test_model_that_runs_on_a_gpu_that_broke_is_left_alone() -> None:
+    host = models(alpha={"gpus": [0]})
+    facts = with_gpus(card())
+    facts = replace(facts, containers=(running(host, "alpha", facts, (facts.gpus[0].uuid,)),))
+    broken = replace(facts, gpus=(card(fault="requires reset"),))
+    assert refused(host, broken) == {}
+    stopped = replace(broken, containers=tuple(replace(one, status="exited") for one in broken.containers))
+    assert refused(host, stopped) == {"alpha": "gpu-broken"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "code"),
+    [
+        (["MIG-a1"], ""),
+        ([0], "gpu-in-mig-mode"),
+        (["GPU-a"], "gpu-in-mig-mode"),
+        ("all", "mig-together"),
+        (["MIG-c3"], "gpu-not-found"),
+    ],
+)
+def test_only_one_mig_instance_is_given(gpus: Any, code: str) -> None:
+    facts = with_gpus(MIG, FIRST, SECOND)
+    host = models(ann={"gpus": gpus})
+    assert refused(host, facts) == ({"ann": code} if code else {})
+    if not code:
+        assert assign(host, facts).uuids == {"ann": ("MIG-a1",)}
+        words = devices(host.models["ann"], ("MIG-a1",), host, facts).words(False)
+        assert "'nvidia.com/gpu=MIG-a1'" in str(words)
+
+
+def test_status_shows_models_of_instances_at_their_gpu() -> None:
+    host = spec({"hardware": {"A100 40GB": 2}, "models": {"ann": {"gpus": ["MIG-a1"], "port": 8000}}})
+    facts = with_gpus(MIG, FIRST, SECOND)
+    facts = replace(facts, containers=(running(host, "ann", facts, ("MIG-a1",)),))
+    status = host_status("gpu1", host, facts, NOW)
+    assert [(gpu.index, gpu.models) for gpu in status.gpus] == [(0, ("ann",))]
+    assert [problem.code for problem in status.errors] == ["gpus-missing"]
+
+
+def test_parallelism_over_mig_instances_is_refused_offline() -> None:
+    with pytest.raises(InventoryError) as error:
+        models(ann={"gpus": ["MIG-a1", "MIG-b2"]})
+    assert [problem.code for problem in error.value.problems] == ["mig-together"]
+
+
+def test_two_models_never_share_a_mig_instance() -> None:
+    entries = {name: {"gpus": ["MIG-a1"], "vram": "2GiB"} for name in ("ann", "bob")}
+    with pytest.raises(InventoryError) as error:
+        models(**entries)
+    assert [problem.code for problem in error.value.problems] == ["mig-shared"]
+
+
+def test_instances_of_a_reserved_gpu_are_reserved() -> None:
+    host = spec({"reserved_gpus": [0], "models": {"ann": {"gpus": ["MIG-a1"], "port": 8000}}})
+    assert refused(host, with_gpus(MIG, FIRST)) == {"ann": "gpu-reserved"}
+
+
+def test_damaged_inforom_keeps_no_model_from_all_gpus() -> None:
+    facts = with_gpus(card(), card(1, "GPU-b"))
+    driver = replace(facts.driver, exit_code=14, message="infoROM is corrupted", pci={"0": "GPU-a", "1": "GPU-b"})
+    assert refused(models(ann={"gpus": "all"}), replace(facts, driver=driver)) == {}
+    lost = replace(facts, driver=driver, gpus=facts.gpus[:1])
+    assert refused(models(ann={"gpus": "all"}), lost) == {"ann": "nvidia-smi-failed"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "found"),
+    [(0, "", "gpus-not-shown"), (127, "not found", "gpus-not-shown"), (15, "GPU is lost. Reboot", "gpu-lost")],
+    ids=["garbage", "missing", "lost"],
+)
+def test_reboot_is_advised_only_where_a_gpu_is_lost(code: int, message: str, found: str) -> None:
+    """Models go on serving while nvidia-smi alone is broken."""
+    wanted = models(alpha={"gpus": [0]})
+    facts = host_state(gpus=1, driver={"exit_code": code, "message": message, "pci": {"0000:17:00.0": uuid(0)}})
+    facts = replace(facts, gpus=(), containers=(running(wanted, "alpha", facts, (uuid(0),)),))
+    (error,) = models_plan(wanted, facts).errors.values()
+    assert (error.code, "Reboot" in error.what) == (found, found == "gpu-lost")
+
+
+def test_a_second_list_of_gpus_is_refused() -> None:
+    with pytest.raises(InventoryError) as error:
+        models(ann={"gpus": [0], "env": {"CUDA_VISIBLE_DEVICES": "0"}})
+    (problem,) = error.value.problems
+    assert (problem.code, problem.path) == ("hides-gpus", "models.ann.env.CUDA_VISIBLE_DEVICES")
+    assert "`gpus`" in problem.hint
+
+
+def test_hardware_takes_a_size() -> None:
+    entries = {name: {"gpus": [1], "vram": "20GiB", "port": port} for name, port in (("ann", 8000), ("bob", 8001))}
+    with pytest.raises(InventoryError) as error:
+        spec({"hardware": {"My Card": {"count": 2, "memory": "24GiB"}}, "models": entries})
+    assert [problem.code for problem in error.value.problems] == ["vram-exceeded"]
+    spec({"hardware": {"My Card": {"count": 2, "memory": "48GiB"}}, "models": entries})
+
+
+@pytest.mark.parametrize("cards", [{"count": 2}, {"count": 0, "memory": "24GiB"}, {"count": 1, "memory": "24 GB"}, "2"])
+def test_refuses_hardware_without_number_or_size(cards: Any) -> None:
+    with pytest.raises(InventoryError) as error:
+        spec({"hardware": {"My Card": cards}})
+    assert len(error.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "arch", "code"),
+    [
+        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "arm64", "no-image-for-arm64"),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "aarch64", "no-image-for-arm64"),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "amd64", ""),
+        ({"engine": "tei", "image": "own/tei:cpu-arm64-1.9", "weights": "/w/bge"}, "arm64", ""),
+        ({}, "arm64", ""),
+    ],
+)
+@pytest.mark.parametrize("gpus", [[], [0]])
+def test_an_image_for_amd64_is_not_started_on_arm64(
+    host: dict[str, Any], arch: str, code: str, gpus: list[int]
+) -> None:
+    wanted = models(alpha={"gpus": gpus, **host})
+    facts = replace(host_state(gpus=1, weights={"/w/a.gguf": 1, "/w/bge": 1}), arch=arch)
+    errors = models_plan(wanted, facts).errors
+    assert [problem.code for problem in errors.values()] == ([code] if code else [])
+    serves = replace(facts, containers=(running(wanted, "alpha", facts, (facts.gpus[0].uuid,) if gpus else ()),))
+    assert not models_plan(wanted, serves).errors
+
+
+def test_machines_that_exist_for_arm64_only_are_known_offline() -> None:
+    assert imagined(spec({"hardware": {"GB300": 1, "RTX PRO 6000": 1}})).arch == "arm64"
+    assert {imagined(spec({"hardware": hardware})).arch for hardware in ({"H100": 8}, {}, {"My GPU": 1})} == {""}

@@ -1,0 +1,1154 @@
+"""files/replacing.py and files/recovering.py: each step × each failure, and each kill × each way to recover.
+
+The daemons are a model (fake_docker.py). After each run exactly one generation serves, and nothing else is left.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.engines import hints_of
+from gpurack.plan.models import compose
+from tests.unit.fake_docker import Container, FakeDocker, Killed, services_in
+from tests.unit.host_programs import load
+
+models = load("models")
+import boot  # noqa: E402 (of files/)
+import common  # noqa: E402
+import databases  # noqa: E402
+import docker_restart  # noqa: E402
+import dockerd  # noqa: E402
+import kept_logs  # noqa: E402
+import loading  # noqa: E402
+import processes  # noqa: E402
+import project  # noqa: E402
+import record  # noqa: E402
+import recovering  # noqa: E402
+import replacing  # noqa: E402
+import starting  # noqa: E402
+import stopping  # noqa: E402
+
+SAYING = (boot, common, models, recovering, replacing, starting, stopping)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of an entry. user: whose Docker; by_hand: a container that somebody made."""
+
+    user: str
+    key: str
+    image: str
+    gpus: tuple[str, ...] = ()
+    by_hand: str = ""
+    runs: bool = True
+
+    def service(self, name: str) -> dict[str, Any]:
+        labels = {"gpurack.model": json.dumps({"image": self.image}), "test.gpus": json.dumps(self.gpus)}
+        source = f"{self.key}_api_key"
+        return {
+            "image": self.image, "container_name": name, "labels": labels, "restart": "unless-stopped",
+            "secrets": [{"source": source, "target": "api_key"}],
+        }  # fmt: skip
+
+
+Change = tuple[Generation | None, Generation | None]
+Scenario = dict[str, Change]
+"""Name → its old and its new generation."""
+
+
+def old(user: str = "", key: str = "alpha", gpus: str = "0", **more: Any) -> Generation:
+    return Generation(user, key, f"{key}-old:1", tuple(gpus), **more)
+
+
+def new(user: str = "", key: str = "alpha.2", gpus: str = "0", **more: Any) -> Generation:
+    return Generation(user, key, f"{key}-new:2", tuple(gpus), **more)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "one": {"alpha": (old(), new())},
+    "first": {"alpha": (None, new(key="alpha"))},
+    "stopped before": {"alpha": (old(runs=False), new())},
+    "swap": {
+        "alpha": (old(gpus="0"), new(gpus="1")),
+        "beta": (old(key="beta.3", gpus="1"), new(key="beta.4", gpus="0")),
+    },
+    "ring": {
+        "alpha": (old(gpus="0"), new(gpus="1")),
+        "beta": (old(key="beta", gpus="1"), new(key="beta.2", gpus="2")),
+        "gamma": (old(key="gamma", gpus="2"), new(key="gamma.2", gpus="0")),
+    },
+    "in the place of a removed one": {"alpha": (None, new(key="alpha")), "beta": (old(key="beta"), None)},
+    "swap between two Dockers": {
+        "alpha": (old(gpus="0"), new("ada", "alpha", gpus="1")),
+        "beta": (old("ada", "beta", gpus="1"), new("", "beta", gpus="0")),
+    },
+    "made by hand": {"alpha": (Generation("", "", "own:1", ("0",), by_hand="alpha"), new(key="alpha"))},
+}  # fmt: skip
+
+
+class Host:
+    """A host with the old generations of a scenario, and its parts of files/ with the fake in the place of Docker."""
+
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
+        self.folder, self.scenario, self.docker = folder, scenario, FakeDocker()
+        shutil.rmtree(folder, ignore_errors=True)
+        dockerd.CONFIG, dockerd.USERS, boot.USERS = f"{folder}/etc", f"{folder}/users", f"{folder}/users"
+        record.RECORD, record.LOCK = f"{folder}/record.json", f"{folder}/run/record"
+        common.LOCK, common.BUSY = f"{folder}/run/lock", f"{folder}/run/busy"
+        for module in (common, dockerd, record, recovering):
+            module.write = self.write
+        common.run = dockerd.run = boot.run = self.docker.run
+        dockerd.follow = self.docker.follow
+        self.out: list[str] = []
+        for module in SAYING:
+            module.say = self.say
+        self.containers: dict[str, Container] = {}
+        for name, (one, _) in scenario.items():
+            if one:
+                self.containers[name] = self.put(name, one)
+        entries: dict[str, dict[str, Any]] = {"": {}, "ada": {}}
+        for name, (one, _) in scenario.items():
+            if one and not one.by_hand:
+                definition = hashlib.sha256(one.service(name)["labels"]["gpurack.model"].encode()).hexdigest()
+                entries[one.user][name] = {
+                    "id": self.containers[name].id, "kind": "model", "definition": definition,
+                    "applied": "", "service": one.key,
+                }  # fmt: skip
+        self.write_plainly(record.RECORD, json.dumps({"format": 2, "containers": entries}))
+        for user in ("", "ada"):
+            text = compose.document(self.services(user, 0), user)
+            self.write_plainly(dockerd.Dockerd(user).compose_file, text)
+
+    def put(self, name: str, one: Generation) -> Container:
+        if one.by_hand:
+            labels = {"test.gpus": json.dumps(one.gpus)}
+            return self.docker.put(one.user, one.by_hand, "", one.image, labels=labels, policy="always", by_hand=True)
+        file = Path(dockerd.Dockerd(one.user).secrets) / one.key / "api_key"
+        self.write_plainly(str(file), f"old key of {name}")
+        return self.docker.put(
+            one.user, name, one.key, one.image, one.runs, labels=one.service(name)["labels"], mounts=[str(file)]
+        )
+
+    def services(self, user: str, generation: int) -> dict[str, Any]:
+        """Key → service of compose.yaml before (0) or after (1) the change."""
+        found = {name: change[generation] for name, change in self.scenario.items()}
+        return {one.key: one.service(name) for name, one in found.items() if one and one.user == user and one.key}
+
+    def blocks(self, user: str, generation: int) -> dict[str, Any]:
+        blocks = compose.blocks(self.services(user, generation), user)
+        names = {change[generation].key: name for name, change in self.scenario.items() if change[generation]}  # type: ignore[union-attr]
+        return {names[key]: block for key, block in blocks.items()}
+
+    # --- what the programs do ----------------------------------------------------------------------------------------
+
+    def write_plainly(self, path: str, text: str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path + ".tmp").write_text(text)
+        Path(path + ".tmp").rename(path)
+
+    def write(self, path: str, content: str, mode: int, uid: int = 0, reader: int | None = None) -> None:
+        self.docker.written(path, lambda: self.write_plainly(path, content))
+
+    def say(self, name: str, text: str) -> None:
+        self.out.append(f"{name}: {text}" if name else text)
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def payload(self) -> dict[str, Any]:
+        batch = []
+        for name, (before, after) in self.scenario.items():
+            if after is None:
+                assert before
+                batch.append({"name": name, "action": "remove", "from": before.user, "old_key": before.key})
+                continue
+            label = after.service(name)["labels"]["gpurack.model"]
+            entry = {
+                "name": name, "action": "recreate" if before and not before.by_hand else "create", "user": after.user,
+                "from": before.user if before and not before.by_hand else after.user, "image": after.image,
+                "key": after.key, "uuids": list(after.gpus), "url": "http://127.0.0.1:1/v1/models", "served_name": name,
+                "timeout": 5, "label": label, "definition": hashlib.sha256(label.encode()).hexdigest(), "stop": 1,
+                "lanes": list(after.gpus), "given": "driver 1",
+                "cuda": {"run": [f"--device={gpu}" for gpu in after.gpus], "arguments": ["-c"], "gpus": 1},
+                "hints": [hint.payload for hint in hints_of("vllm")],
+            }  # fmt: skip
+            if before and before.by_hand:
+                entry["replaces"] = {"name": before.by_hand, "user": before.user, "id": self.containers[name].id}
+            elif before:
+                entry["old_key"] = before.key
+            batch.append(entry)
+        return {
+            "ours": {},
+            "origin": {"lab": "nlp", "by": "ada", "commit": "3f2a91", "inventory": ""},
+            "projects": {
+                user: {
+                    "head": compose.head(user), "services": self.blocks(user, 1), "before": self.blocks(user, 0),
+                    "files": {key: {"api_key": f"new key of {key}"} for key in self.services(user, 1)},
+                }
+                for user in ("", "ada")
+            },
+            "batches": [batch],
+        }  # fmt: skip
+
+    def apply(self) -> Any:
+        job = models.Job(self.payload())
+        with contextlib.suppress(Killed):
+            job.apply()
+        return job
+
+    # --- what must hold ----------------------------------------------------------------------------------------------
+
+    def record(self) -> Any:
+        return json.loads(Path(record.RECORD).read_text())
+
+    def running(self) -> list[Container]:
+        return [one for users in self.docker.daemons.values() for one in users.values() if one.status == "running"]
+
+    def served(self) -> str:
+        """Which generation serves: "old" or "new". Everything on the host must belong to it."""
+        assert self.docker.violations == []
+        found = self.record()
+        assert found.get("replacing", []) == []
+        keys = {one.service for one in self.running()}
+        wanted = [{one.key for one in each if one and one.runs} for each in zip(*self.scenario.values(), strict=True)]
+        by_hand = [one for one in self.running() if one.by_hand]
+        assert len(by_hand) <= 1
+        generation = 0 if by_hand or (keys == wanted[0] and not self.made_anew(wanted)) else 1
+        assert keys == wanted[generation], (keys, wanted)
+        for name, each in self.scenario.items():
+            self.check(name, each[generation], found)
+            if each[0] and each[0].by_hand:
+                (own,) = [one for one in self.docker.daemons[each[0].user].values() if one.by_hand]
+                wanted_name = each[0].by_hand if generation == 0 else each[0].by_hand + "-replaced"
+                assert (own.name, own.policy) == (wanted_name, "no" if generation else "always")
+        assert {one.name for users in self.docker.daemons.values() for one in users.values() if not one.by_hand} == {
+            name
+            for name, each in self.scenario.items()
+            if each[generation] and each[generation].key  # type: ignore[union-attr]
+        }
+        for user in ("", "ada"):
+            text = Path(dockerd.Dockerd(user).compose_file).read_text()
+            assert set(services_in(text)) == set(self.services(user, generation))
+        assert not list(self.folder.rglob("*.commit*"))
+        return ("old", "new")[generation]
+
+    def made_anew(self, wanted: list[set[str]]) -> bool:
+        """Of equal sets of keys, whether the containers are new ones."""
+        ids = {one.id for one in self.containers.values()}
+        return wanted[0] == wanted[1] and not any(one.id in ids for one in self.running())
+
+    def check(self, name: str, one: Generation | None, found: Any) -> None:
+        if one is None or one.by_hand:
+            assert all(name not in users for users in found["containers"].values())
+            return
+        (container,) = [each for each in self.docker.daemons[one.user].values() if each.name == name]
+        entry = found["containers"][one.user][name]
+        assert (container.status == "running") == one.runs
+        assert (container.service, container.image, container.policy) == (one.key, one.image, "unless-stopped")
+        assert (entry["id"], entry["service"]) == (container.id, one.key)
+        assert entry["definition"] == hashlib.sha256(container.labels["gpurack.model"].encode()).hexdigest()
+        assert [user for user, names in found["containers"].items() if name in names] == [one.user]
+        assert all(Path(path).exists() for path in container.mounts)
+        assert container.mounts
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """In memory: thousands of hosts are written and removed."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as made:
+        yield Path(made) / "host"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Loading takes no time, and a thread that is killed says nothing."""
+    kept = [(module, name, getattr(module, name)) for module, name in PATCHED]
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "chown", lambda *arguments: None)
+    monkeypatch.setattr(common, "grant_read", lambda path, uid: None)
+    monkeypatch.setattr(dockerd, "as_user", lambda user: (1000, ["setpriv", f"USER={user}"]))
+    monkeypatch.setattr(loading, "wait_until_ready", wait_until_ready)
+    monkeypatch.setattr(loading, "still_up", lambda *arguments: None)
+    monkeypatch.setattr(processes, "of_container", of_container)
+    monkeypatch.setattr(processes, "wait_for_memory", lambda *arguments: None)
+    monkeypatch.setattr(kept_logs, "keep", lambda dockerd, name, container, kind: f"/logs/{name}.{kind}.log")
+    monkeypatch.setattr(kept_logs, "expire", lambda: None)
+    monkeypatch.setattr(databases, "DATABASES", "/no databases")
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    yield
+    for module, name, value in kept:
+        setattr(module, name, value)
+
+
+PATCHED = [
+    *((dockerd, name) for name in ("CONFIG", "USERS", "write", "run", "follow")),
+    *((boot, name) for name in ("USERS", "run")),
+    *((record, name) for name in ("RECORD", "LOCK", "write")),
+    (recovering, "write"),
+    *((common, name) for name in ("LOCK", "BUSY", "write", "run")),
+    *((module, "say") for module in SAYING),
+]
+"""What a host of a test changes in the modules of files/."""
+
+
+def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any) -> float:
+    """A container is ready when it runs; one whose image is broken ends."""
+    docker = dockerd.run.__self__
+    if docker.dead:
+        raise Killed
+    containers = [one for users in docker.daemons.values() for one in users.values() if one.id == container_id]
+    if not containers or containers[0].status != "running":
+        raise common.Failure("exited while loading (gone).")
+    if docker.breaks(containers[0]):
+        containers[0].status = "exited"
+        raise common.Failure("exited while loading (exit code 1).\n    | its last line")
+    return 75.0
+
+
+def of_container(daemon: Any, container_id: str, *arguments: Any) -> set[tuple[int, int]]:
+    """The processes of a container, which root sees also where the daemon does not answer."""
+    found = dockerd.run.__self__.daemons[daemon.user].get(container_id)
+    return {(7, 7)} if found and found.status == "running" else set()
+
+
+def after_kill(host: Host, how: str) -> str:
+    """What serves after the recovery from a kill; then a second recovery, which must change nothing."""
+    host.docker.revive()
+    if how == "power cut":
+        host.docker.power_cut()
+    for _ in range(2):
+        if how == "kill, then the next run":
+            host.apply()
+        elif how == "kill":
+            assert models.recover() == 0, host.out
+        else:
+            assert boot.boot() == 0, host.out
+    return host.served()
+
+
+def cases(folder: Path, scenario: Scenario, breaks: str = "") -> tuple[Host, list[str]]:
+    """A host after a run without a kill, and the steps of that run."""
+    host = fresh(folder, scenario, breaks)
+    host.apply()
+    return host, host.docker.steps
+
+
+def fresh(folder: Path, scenario: Scenario, breaks: str = "") -> Host:
+    host = Host(folder, scenario)
+    host.docker.breaks = lambda container: bool(breaks) and breaks in container.image
+    return host
+
+
+CHANGING = ("compose --progress plain --file", "run", "start", "stop", "rm", "rename", "update", "write")
+"""Steps that change something: what a kill before and after them leaves differs."""
+
+
+@pytest.mark.parametrize("case", SCENARIOS)
+def test_all_new_ones_serve(folder: Path, case: str) -> None:
+    host, _ = cases(folder, SCENARIOS[case])
+    assert host.served() == "new"
+    assert not [line for line in host.out if line.startswith("error")]
+    found = host.record()
+    for name, (_, one) in SCENARIOS[case].items():
+        if one:
+            (definition, *_) = found["ready"][one.user][name]
+            assert json.loads(definition["label"]) == {"image": one.image}
+            assert type(definition["seconds"]) is int, "from its start until it was ready"
+            assert found["tests"][one.user][name]["why"] == ""
+            assert (found["containers"][one.user][name]["commit"], found["failed"]) == ("3f2a91", {})
+
+
+@pytest.mark.parametrize("case", SCENARIOS)
+def test_all_old_ones_serve_after_a_failure(folder: Path, case: str) -> None:
+    scenario = SCENARIOS[case]
+    last = [name for name, each in scenario.items() if each[1]][-1]
+    broken = scenario[last][1]
+    assert broken
+    host, _ = cases(folder, scenario, broken.image)
+    before = scenario[last][0]
+    if case == "first":
+        assert host.running() == []
+    else:
+        assert host.served() == "old"
+    (error, *rest) = [line for line in host.out if line.startswith("error")]
+    assert error.startswith(f"error {last}: exited while loading (exit code 1).")
+    assert error.endswith(f" Its log: /logs/{last}.failed.log\n    | its last line")
+    if before and before.runs:
+        assert " serves again since " in error
+    assert len(rest) == len(scenario) - 1
+    failed = host.record()["failed"][broken.user][last]
+    assert failed["why"] == "exited while loading (exit code 1)."
+    assert (failed["given"], failed["serves"]) == ("driver 1", bool(before and before.runs))
+
+
+def some(count: int, case: str) -> range:
+    """All numbers of steps; in the inner loop some of them, other ones in each case."""
+    if os.environ.get("GPURACK_EXAMPLES") == "thorough":
+        return range(count)
+    return range(sum(case.encode()) % 7, count, 7)
+
+
+def describe(number: int, steps: list[str], what: str) -> str:
+    return f"{what} {number}: {' '.join(steps[number : number + 1])[:110]}"
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
+@pytest.mark.parametrize("breaks", ["", "new:2"], ids=["good", "broken"])
+@pytest.mark.parametrize("case", [case for case in SCENARIOS if case != "first"])
+def test_every_kill_is_recovered(folder: Path, case: str, breaks: str, how: str) -> None:
+    if (case, how) == ("stopped before", "power cut"):
+        return  # boot starts what compose.yaml has, as without a change
+    scenario = SCENARIOS[case]
+    host, steps = cases(folder, scenario, breaks)
+    found: dict[str, str] = {}
+    changing = [number for number, step in enumerate(steps) if step.startswith(CHANGING)]
+    chosen = [changing[index] for index in some(len(changing), f"{case} {breaks} {how}")]
+    for number in [*chosen, len(steps) - 1]:
+        host = fresh(folder, scenario, breaks)
+        host.docker.at[number] = when = "kill before" if steps[number].startswith(CHANGING) else "kill after"
+        host.apply()
+        where = describe(number, host.docker.steps, when)
+        if how == "kill, then the next run":
+            host.docker.breaks = lambda container: False
+        try:
+            found[where] = after_kill(host, how)
+        except AssertionError as error:
+            raise AssertionError(f"{where}\n{error}\n" + "\n".join([*host.docker.steps, *host.out])) from None
+    if how != "kill, then the next run" and os.environ.get("GPURACK_EXAMPLES") == "thorough":
+        assert set(found.values()) == ({"old"} if breaks else {"old", "new"})
+
+
+@pytest.mark.parametrize("wrong", ["fail", "hang"])
+@pytest.mark.parametrize("case", [case for case in SCENARIOS if case != "first"])
+def test_every_failing_step_leaves_one_generation(folder: Path, case: str, wrong: str) -> None:
+    scenario = SCENARIOS[case]
+    for breaks in ("", "new:2"):
+        host, steps = cases(folder, scenario, breaks)
+        for number in some(len(steps), f"{case} {breaks} {wrong}"):
+            host = fresh(folder, scenario, breaks)
+            host.docker.at[number] = wrong
+            job = host.apply()
+            where = describe(number, host.docker.steps, wrong)
+            try:
+                served = after_kill(host, "kill")
+                assert job.failures or served == "new", served
+            except AssertionError as error:
+                raise AssertionError(f"{where}\n{error}\n" + "\n".join([*host.docker.steps, *host.out])) from None
+
+
+def test_a_docker_of_a_user_that_falls_silent_keeps_no_model_of_the_host_down(folder: Path) -> None:
+    """In a swap with a model of the host: at any step, for the rest of the run. One runs only where the GPU is free."""
+    scenario = SCENARIOS["swap between two Dockers"]
+    for breaks in ("", "new:2"):
+        _, steps = cases(folder, scenario, breaks)
+        for number in some(len(steps), breaks):
+            host = fresh(folder, scenario, breaks)
+            host.docker.at[number] = "silent"
+            host.apply()
+            where = describe(number, host.docker.steps, "silent")
+            assert host.docker.violations == [], where
+            ours = [one for one in host.docker.daemons[""].values() if one.status == "running"]
+            free = {"0", "1"} - {gpu for one in host.running() for gpu in one.gpus}
+            assert ours or "0" not in free, (where, host.out)
+            assert after_kill(host, "kill") in ("old", "new")
+
+
+@pytest.mark.parametrize("case", ["one", "swap", "swap between two Dockers", "made by hand"])
+def test_kill_during_recovery_is_recovered(folder: Path, case: str) -> None:
+    scenario = SCENARIOS[case]
+    for breaks in ("", "new:2"):
+        _, steps = cases(folder, scenario, breaks)
+        phases = [
+            number + 1 for number, step in enumerate(steps) if step == "write record.json" and steps[number + 1 :]
+        ]
+        for first in [phases[index] for index in some(len(phases), case + breaks)]:
+            host = fresh(folder, scenario, breaks)
+            host.docker.at[first] = "kill before"
+            host.apply()
+            begun = len(host.docker.steps)
+            host.docker.revive()
+            models.recover()
+            for second in range(begun, len(host.docker.steps)):
+                host = fresh(folder, scenario, breaks)
+                host.docker.at[first] = "kill before"
+                host.apply()
+                host.docker.revive()
+                host.docker.at[second] = "kill before"
+                with contextlib.suppress(Killed):
+                    models.recover()
+                after_kill(host, "kill")
+
+
+def test_old_ones_stop_together_before_the_first_new_one_starts(folder: Path) -> None:
+    host, steps = cases(folder, SCENARIOS["ring"])
+    acts = [step.split()[0] for step in steps if step.startswith(("stop ", "start ", "rm ", "rename "))]
+    assert acts == ["rename"] * 3 + ["stop"] * 3 + ["start"] * 3 + ["rm"] * 3
+    assert host.served() == "new"
+
+
+NO_CUDA = "Traceback (most recent call last):\nOSError: libcuda.so.1: cannot open shared object file"
+
+
+@pytest.mark.parametrize("case", SCENARIOS)
+def test_no_old_one_stops_for_an_image_without_cuda(folder: Path, case: str) -> None:
+    host = fresh(folder, SCENARIOS[case])
+    host.docker.cuda = "gpurack-cuda 999 0"
+    job = host.apply()
+    assert job.failures == len(SCENARIOS[case])
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert host.record()["failed"] == {}
+    if case != "first":
+        assert host.served() == "old"
+    else:
+        assert (host.running(), host.docker.daemons[""]) == ([], {})
+
+
+def test_failure_of_cuda_says_cause_and_what_serves(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.cuda = "gpurack-cuda 802 0"
+    host.apply()
+    assert host.out == [
+        "error alpha: its image cannot use the GPUs (CUDA error 802: system not yet initialized). The NVSwitch fabric "
+        "is not ready. Check `systemctl status nvidia-fabricmanager`; its version must be the driver's. The present "
+        "`alpha` was not stopped."
+    ]
+
+
+ON_CPU = "ggml_cuda_init: failed to initialize CUDA: unknown error\nserver is listening"
+
+
+def test_new_one_that_continues_on_the_cpu_is_undone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ollama has no probe: its own log says it."""
+    monkeypatch.setattr(kept_logs, "tail", lambda dockerd, container, lines=0: ON_CPU)
+    host = fresh(folder, SCENARIOS["one"])
+    assert (host.apply().failures, host.served()) == (1, "old")
+    assert "it computes on the CPU, not on its GPUs (CUDA error 999: unknown error). /dev/nvidia-uvm" in host.out[-1]
+
+
+@pytest.mark.parametrize("log", ["server is listening", f"{ON_CPU}\nload_tensors: CUDA0 model buffer size = 9 MiB"])
+def test_other_logs_refuse_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, log: str) -> None:
+    monkeypatch.setattr(kept_logs, "tail", lambda dockerd, container, lines=0: log)
+    host = fresh(folder, SCENARIOS["one"])
+    assert (host.apply().failures, host.served()) == (0, "new")
+
+
+@pytest.mark.parametrize("printed", ["gpurack-cuda 2 0", "gpurack-cuda 46 0", NO_CUDA, "", "Available devices:"])
+def test_what_a_probe_does_not_prove_refuses_nothing(folder: Path, printed: str) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.cuda = printed
+    assert (host.apply().failures, host.served()) == (0, "new")
+
+
+@pytest.mark.parametrize(("wrong", "removes"), [("fail", False), ("away", False), ("hang", True)])
+@pytest.mark.parametrize("case", SCENARIOS)
+def test_probe_that_fails_or_hangs_refuses_nothing(folder: Path, case: str, wrong: str, removes: bool) -> None:
+    host = fresh(folder, SCENARIOS[case])
+    host.docker.always = {"run": wrong}
+    assert (host.apply().failures, host.served()) == (0, "new")
+    assert any(step.startswith("rm --force --volumes") for step in host.docker.steps) == removes
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
+@pytest.mark.parametrize("case", [case for case in SCENARIOS if case not in ("first", "stopped before")])
+def test_run_killed_while_a_probe_hangs_leaves_none(folder: Path, case: str, how: str) -> None:
+    host = fresh(folder, SCENARIOS[case])
+    host.docker.always = {"run": "kill after"}
+    host.apply()
+    assert "probe" in {one.name for one in host.running()}
+    assert after_kill(host, how) == ("new" if how == "kill, then the next run" else "old")
+
+
+def test_probe_that_cannot_be_removed_stops_no_old_one(folder: Path) -> None:
+    """The next run removes it."""
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.always = {"run": "hang", "rm": "hang"}
+    assert host.apply().failures == 1
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert {one.id for one in host.running() if one.name != "probe"} == {host.containers["alpha"].id}
+    assert len(host.record()["replacing"]) == 1
+    assert after_kill(host, "kill") == "old"
+
+
+def test_same_image_with_the_same_gpus_is_proven_once_in_a_run(folder: Path) -> None:
+    scenario = {
+        "alpha": (old(), new()),
+        "beta": (old(key="beta", gpus=""), Generation("", "beta.2", "alpha.2-new:2", ("0",))),
+        "gamma": (old(key="gamma", gpus="1"), Generation("", "gamma.2", "alpha.2-new:2", ("1",))),
+    }
+    host = fresh(folder, scenario)
+    host.apply()
+    proven = [step for step in host.docker.steps if step.startswith("run ")]
+    assert sorted(step.split()[4] for step in proven) == ["--device=0", "--device=1"]
+
+
+def test_a_port_that_another_program_holds_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proof.port_free", lambda address, port: f"port {port} is in use by nginx (pid 7)")
+    monkeypatch.setattr(FakeDocker, "ports_of", lambda docker, key: [("127.0.0.1", "8000")])
+    host, steps = cases(folder, SCENARIOS["one"])
+    assert host.served() == "old"
+    assert not [step for step in steps if step.startswith(("stop", "start"))]
+    assert host.out == ["error alpha: port 8000 is in use by nginx (pid 7). The present `alpha` was not stopped."]
+    assert host.record()["failed"] == {}
+
+
+def test_a_port_that_the_old_one_holds_is_free_for_the_new_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proof.port_free", lambda address, port: "taken")
+    monkeypatch.setattr(FakeDocker, "ports_of", lambda docker, key: [("127.0.0.1", "8000")])
+    host = fresh(folder, SCENARIOS["one"])
+    host.containers["alpha"].ports = [("0.0.0.0", "8000")]
+    host.apply()
+    assert host.served() == "new"
+
+
+@pytest.mark.parametrize("case", ["one", "swap", "ring"])
+def test_one_whose_first_request_fails_takes_all_back(folder: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ready, and then gives no answer, or ends. It is recorded, so no later run tries it again by itself."""
+
+    def smoke_test(daemon: Any, name: str, *arguments: Any) -> None:
+        if name == "alpha":
+            raise common.Failure("started, but the test request failed (connection closed).")
+
+    monkeypatch.setattr("asking.smoke_test", smoke_test)
+    host, _ = cases(folder, SCENARIOS[case])
+    assert host.served() == "old"
+    (error,) = [line for line in host.out if line.startswith("error alpha: started, but the test request failed")]
+    assert " The previous `alpha` serves again since " in error
+    assert host.record()["failed"][""]["alpha"]["why"] == "started, but the test request failed (connection closed)."
+
+
+@pytest.mark.parametrize("case", ["first", "in the place of a removed one"])
+def test_name_that_is_taken_after_the_plan_stops_nothing(folder: Path, case: str) -> None:
+    host = fresh(folder, SCENARIOS[case])
+    taken = host.docker.put("", "alpha", "", "own:1", by_hand=True)
+    host.apply()
+    assert host.out[0].startswith("error alpha: a container named alpha already exists and is not managed by gpurack (")
+    assert (taken.name, taken.status) == ("alpha", "running")
+    assert not [step for step in host.docker.steps if step.startswith(("stop", "start", "rm", "rename"))]
+    assert host.record().get("failed", {}) == {}
+
+
+def test_one_that_ends_while_others_load_takes_all_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def still_up(daemon: Any, name: str, container_id: str, *arguments: Any) -> None:
+        if name == "alpha":
+            assert len(host.running()) == 3
+            raise common.Failure("exited after it had answered (exit code 1).")
+
+    monkeypatch.setattr(loading, "still_up", still_up)
+    host = fresh(folder, SCENARIOS["ring"])
+    host.apply()
+    assert host.served() == "old"
+    assert host.record()["failed"][""]["alpha"]["why"] == "exited after it had answered (exit code 1)."
+
+
+def test_a_stop_that_fails_ends_the_batch(folder: Path) -> None:
+    """Docker says that it stopped, but the container runs on."""
+    host = fresh(folder, SCENARIOS["ring"])
+    host.docker.stubborn = {host.containers["beta"].id}
+    host.apply()
+    assert host.served() == "old"
+    (error,) = [line for line in host.out if line.startswith("error beta: docker stop failed")]
+    assert " The previous `beta` serves again since " in error
+    assert len([line for line in host.out if "it shares a GPU or port with beta, which failed" in line]) == 2
+    assert "start" not in [step.split()[0] for step in host.docker.steps if host.containers["beta"].id in step]
+
+
+def test_a_rotated_key_stays_rotated_on_the_way_back(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["one"], "new:2")
+    payload = host.payload
+    host.payload = lambda: {  # type: ignore[method-assign]
+        **payload(), "batches": [[{**one, "restore": ["api_key"]} for one in payload()["batches"][0]]]
+    }  # fmt: skip
+    host.apply()
+    assert host.served() == "old"
+    (mounted,) = host.containers["alpha"].mounts
+    assert Path(mounted).read_text() == "new key of alpha.2"
+
+
+def test_the_old_container_is_gone(folder: Path) -> None:
+    """An admin's `docker system prune` removed it while the new one was tried."""
+    host = fresh(folder, SCENARIOS["one"])
+
+    def pruned(container: Container) -> bool:
+        host.docker.daemons[""].pop(host.containers["alpha"].id, None)
+        return "new:2" in container.image
+
+    host.docker.breaks = pruned
+    host.apply()
+    (serving,) = host.running()
+    assert (serving.name, serving.service, serving.image) == ("alpha", "alpha", "alpha-old:1")
+    assert host.record()["containers"][""]["alpha"]["id"] == serving.id
+    assert host.record()["replacing"] == []
+
+
+def test_a_removal_alone(folder: Path) -> None:
+    host, _ = cases(folder, {"alpha": (old(), None)})
+    assert (host.running(), host.out) == ([], ["alpha: removed"])
+    assert host.record()["containers"] == {"": {}, "ada": {}}
+    assert services_in(Path(dockerd.Dockerd().compose_file).read_text()) == {}
+
+
+def test_a_removal_that_was_killed_is_ended_by_boot_and_by_the_next_run(folder: Path) -> None:
+    """At every step: where the container had gone, the record still had it, and a run found nothing to do."""
+    alone: Scenario = {"alpha": (old(), None)}
+    _, steps = cases(folder, alone)
+    outcomes = set()
+    for number in range(len(steps)):
+        for when in ("kill before", "kill after"):
+            host = fresh(folder, alone)
+            host.docker.at[number] = when
+            host.apply()
+            host.docker.revive()
+            changes, known = host.record().get("replacing", []), host.record()["containers"][""]
+            decided = "alpha" not in known or any(change["phase"] == "commit" for change in changes)
+            assert boot.boot() == 0, host.out
+            left = [] if decided else ["alpha"]
+            assert [one.name for one in host.running()] == left, describe(number, steps, when)
+            assert (list(host.record()["containers"][""]), host.record().get("replacing", [])) == (left, [])
+            outcomes.add(decided)
+    assert outcomes == {False, True}
+
+
+def test_a_removal_whose_stop_fails_is_not_started_by_boot(folder: Path) -> None:
+    host = fresh(folder, {"alpha": (old(), None)})
+    host.docker.stubborn = {host.containers["alpha"].id}
+    host.apply()
+    (said,) = host.out
+    assert said.startswith("error alpha: its removal could not be ended: docker stop failed (exit code 0); ")
+    assert host.record()["containers"][""]["alpha"]["id"] == host.containers["alpha"].id
+    host.containers["alpha"].status = "exited"
+    assert boot.boot() == 0
+    assert host.running() == []
+
+
+def test_boot_creates_what_has_no_container(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["swap"])
+    host.docker.daemons[""].pop(host.containers["beta"].id)
+    assert boot.boot() == 0
+    assert {(one.name, one.service) for one in host.running()} == {("alpha", "alpha"), ("beta", "beta.3")}
+    assert host.record()["containers"][""]["beta"]["service"] == "beta.3"
+
+
+def test_boot_leaves_a_restart_to_the_run_that_restarts_docker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd starts gpurack.service with Docker, while the run still works on its restart and has the lock."""
+    fresh(folder, SCENARIOS["one"])
+    monkeypatch.setattr(docker_restart, "NOTE", str(folder / "restart.json"))
+    found: list[Any] = []
+    monkeypatch.setattr(docker_restart, "finish", lambda: (found.append(docker_restart.noted()), ([], True))[1])
+    docker_restart.note([])
+    booting = threading.Thread(target=boot.finish_restart)
+    with common.locked("run"):
+        booting.start()
+        booting.join(0.2)
+        docker_restart.forget()
+    booting.join()
+    assert found == [None]
+
+
+APART: Scenario = {
+    "alpha": (old(gpus="0"), new(gpus="0")),
+    "beta": (old(key="beta", gpus="1"), new(key="beta.2", gpus="1")),
+    "gamma": (old("ada", key="gamma", gpus="2"), new("ada", key="gamma.2", gpus="2")),
+}
+"""Models of which none needs what another holds."""
+
+
+def apart(host: Host, **actions: str) -> None:
+    """Each model in a batch of its own."""
+    (batch,) = (payload := host.payload())["batches"]
+    host.payload = lambda: {**payload, "batches": [[one] for one in batch]}  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("broken", ["alpha", "beta", "gamma"])
+def test_batches_succeed_and_fail_alone(folder: Path, broken: str) -> None:
+    host = fresh(folder, APART, f"{broken}.2-new")
+    apart(host)
+    host.apply()
+    assert host.docker.violations == []
+    wanted = {f"{name}-old:1" if name == broken else f"{name}.2-new:2" for name in APART}
+    assert {one.image for one in host.running()} == wanted
+    for user in ("", "ada"):
+        services = services_in(Path(dockerd.Dockerd(user).compose_file).read_text())
+        assert set(services) == {one.service for one in host.running() if one in [*host.docker.daemons[user].values()]}
+    assert [line.split(":")[0] for line in host.out if line.startswith("error")] == [f"error {broken}"]
+    left = {path.parent.name for path in host.folder.rglob("api_key")}
+    assert left == {one.service for one in host.running()}
+
+
+def test_a_change_is_decided_while_another_is_undone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have a compose.yaml of their own for what comes next."""
+    host = fresh(folder, APART, "beta.2-new")
+    apart(host)
+    stage = project.Project.stage
+
+    def slowly(self: Any, batch: str, names: list[str]) -> None:
+        stage(self, batch, names)
+        awaited(lambda: "beta" in host.record()["failed"].get("", {}))
+
+    monkeypatch.setattr(project.Project, "stage", slowly)
+    host.apply()
+    text = Path(dockerd.Dockerd().compose_file).read_text()
+    assert set(services_in(text)) == {"alpha.2", "beta"}
+
+
+def awaited(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_silent_docker_of_a_user_keeps_nothing_from_the_host(folder: Path) -> None:
+    host = fresh(folder, APART)
+    apart(host)
+    host.docker.silent = "ada"
+    job = host.apply()
+    assert job.failures == 1
+    assert {one.image for one in host.running()} == {"alpha.2-new:2", "beta.2-new:2", "gamma-old:1"}
+
+
+def with_another(host: Host, action: str) -> None:
+    """The scenario's first model, and beta, which is only started or asked, in one batch."""
+    (batch,) = (payload := host.payload())["batches"]
+    beta = {**batch[1], "action": action, "key": "beta", "old_key": "beta"}
+    payload["projects"][""]["services"]["beta"] = payload["projects"][""]["before"]["beta"]
+    host.payload = lambda: {**payload, "batches": [[batch[0], beta]]}  # type: ignore[method-assign]
+
+
+STARTS_ANOTHER: Scenario = {
+    "alpha": (old(gpus="0"), new(gpus="1")),
+    "beta": (old(key="beta", gpus="0", runs=False), new(key="beta", gpus="0")),
+}
+"""alpha makes room for beta, which exists."""
+
+
+def test_what_a_change_makes_room_for_is_started(folder: Path) -> None:
+    host = fresh(folder, STARTS_ANOTHER)
+    with_another(host, "start")
+    host.apply()
+    assert host.docker.violations == []
+    assert {one.image for one in host.running()} == {"alpha.2-new:2", "beta-old:1"}
+    assert sorted(host.out) == ["alpha: ready after 1:15", "beta: ready after 1:15"]
+
+
+def test_what_a_change_made_room_for_is_stopped_on_the_way_back(folder: Path) -> None:
+    host = fresh(folder, STARTS_ANOTHER, "alpha.2-new")
+    with_another(host, "start")
+    host.apply()
+    assert host.docker.violations == []
+    assert {one.image for one in host.running()} == {"alpha-old:1"}
+    assert "error beta: not changed: it shares a GPU or port with alpha, which failed" in host.out
+
+
+def test_what_only_starts_and_fails_undoes_no_change(folder: Path) -> None:
+    host = fresh(folder, STARTS_ANOTHER, "beta-old")
+    with_another(host, "start")
+    job = host.apply()
+    assert {one.image for one in host.running()} == {"alpha.2-new:2"}
+    assert job.failures == 1
+    assert host.record()["tests"][""]["beta"]["why"] == "exited while loading (exit code 1)."
+
+
+def test_a_check_that_fails_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*arguments: Any) -> None:
+        raise common.Failure("started, but every test request failed (POST /v1/chat/completions: 500).")
+
+    monkeypatch.setattr("asking.smoke_test", refuses)
+    host = fresh(folder, {"alpha": (old(), new(key="alpha"))})
+    payload = host.payload()
+    payload["batches"][0][0].update(action="check", key="alpha", old_key="alpha")
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    for _ in range(2):
+        assert host.apply().failures == 1
+    assert [one.image for one in host.running()] == ["alpha-old:1"]
+    test = host.record()["tests"][""]["alpha"]
+    assert test["id"] == host.containers["alpha"].id
+    assert test["why"].startswith("started, but every test request failed")
+    assert host.out[-1].endswith(" See docker logs alpha")
+    monkeypatch.setattr("asking.smoke_test", lambda *arguments: None)
+    assert host.apply().failures == 0
+    assert host.record()["tests"][""]["alpha"]["why"] == ""
+
+
+def test_restart_count_is_that_of_the_last_test(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = fresh(folder, {"alpha": (old(), new(key="alpha"))})
+    payload = host.payload()
+    payload["batches"][0][0].update(action="check", key="alpha", old_key="alpha")
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    host.containers["alpha"].restarts = 3
+    assert host.apply().failures == 0
+    assert host.record()["tests"][""]["alpha"]["restarts"] == 3
+    host.containers["alpha"].restarts = 4
+    monkeypatch.setattr("asking.smoke_test", lambda *arguments: (_ for _ in ()).throw(common.Failure("HTTP 500")))
+    assert host.apply().failures == 1
+    test = host.record()["tests"][""]["alpha"]
+    assert (test["why"], test["restarts"]) == ("HTTP 500", 3)
+
+
+def test_new_container_was_not_restarted(folder: Path) -> None:
+    host, _ = cases(folder, SCENARIOS["one"])
+    assert host.record()["tests"][""]["alpha"]["restarts"] == 0
+
+
+def test_ready_definition_has_what_its_label_lacks(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    payload = host.payload()
+    payload["batches"][0][0]["words"] = {"pull": ["qwen2.5:3b"]}
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    host.apply()
+    (now, before) = host.record()["ready"][""]["alpha"]
+    assert now["words"] == {"pull": ["qwen2.5:3b"]}
+    assert "words" not in before  # it was made by an older gpurack
+    with record.changing_all() as found:
+        record.add_ready(found, "", "alpha", {word: now[word] for word in now if word != "words"})
+    assert host.record()["ready"][""]["alpha"] == [now, before]
+
+
+def test_without_record_keys_are_those_of_compose_yaml(folder: Path) -> None:
+    """The record is lost, as on a restored disk."""
+    host = fresh(folder, SCENARIOS["swap"])
+    Path(record.RECORD).unlink()
+    assert boot.boot() == 0
+    payload = {**host.payload(), "ours": {"": {name: one.id for name, one in host.containers.items()}}}
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    host.apply()
+    assert host.served() == "new"
+
+
+def test_full_disk_before_the_old_one_stops_is_no_failure_of_the_model(folder: Path) -> None:
+    _, steps = cases(folder, SCENARIOS["one"])
+    stop = next(number for number, step in enumerate(steps) if step.startswith("stop "))
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.at[stop - 2] = "fail"  # the record cannot be written
+    host.apply()
+    assert host.docker.steps[stop - 2] == "write record.json"
+    assert (host.served(), host.record()["failed"]) == ("old", {})
+    (error,) = host.out
+    assert error == f"error alpha: {record.RECORD}: No space left on device. The present `alpha` was not stopped."
+
+
+@pytest.mark.parametrize("case", ["one", "first", "ring"])
+def test_what_another_run_did_just_so_is_only_tested(folder: Path, case: str) -> None:
+    """Two runs at once with one inventory."""
+    host, steps = cases(folder, SCENARIOS[case])
+    before = {name: one.id for name, one in host.containers.items()}
+    del steps[:]
+    host.apply()
+    assert host.served() == "new"
+    assert {name: one.id for name, one in host.containers.items()} == before
+    assert not [line for line in host.out if line.startswith("error")]
+    assert not [step for step in steps if step.startswith(("create", "start", "stop", "rename", "rm"))]
+
+
+@pytest.mark.parametrize(("wrong", "recorded"), [("away", False), ("fail", True)])
+def test_absence_of_dockerd_is_no_failure_of_the_definition(folder: Path, wrong: str, recorded: bool) -> None:
+    """Docker may be restarted in the middle of a change. The next run tries again."""
+    _, steps = cases(folder, SCENARIOS["one"])
+    host = fresh(folder, SCENARIOS["one"])
+    for number, step in enumerate(steps):
+        if step.startswith("start "):
+            host.docker.at[number] = wrong
+    host.apply()
+    assert host.served() == "old"
+    assert bool(host.record()["failed"]) == recorded
+    host.docker.revive()
+    host.apply()
+    assert host.served() == "new"
+
+
+def test_dockerd_that_answers_no_question_is_no_failure_of_the_definition(folder: Path) -> None:
+    """A frozen dockerd: what it should have said of a container says nothing of the new definition."""
+    _, steps = cases(folder, SCENARIOS["one"])
+    start = next(number for number, step in enumerate(steps) if step.startswith("start "))
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.at[max(number for number in range(start) if steps[number].startswith("container inspect"))] = "hang"
+    host.apply()
+    assert (host.served(), host.record()["failed"]) == ("old", {})
+    assert any("container inspect gave no answer" in line for line in host.out)
+    host.docker.revive()
+    host.apply()
+    assert host.served() == "new"
+
+
+def test_a_run_planned_before_another_one_changes_nothing(folder: Path) -> None:
+    host, _ = cases(folder, SCENARIOS["one"])
+    payload = host.payload()
+    payload["batches"][0][0]["definition"] = "another"
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    host.apply()
+    assert host.served() == "new"
+    assert host.out[-1] == (
+        "error alpha: another run changed alpha after this one was planned. Run gpurack again; not changed"
+    )
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+def lacking(folder: Path, case: str) -> Host:
+    """A host that lacks the images of all new containers."""
+    host = fresh(folder, SCENARIOS[case])
+    host.docker.lacks = {after.image for _, after in SCENARIOS[case].values() if after}
+    return host
+
+
+DOWNLOADS = ["one", "swap between two Dockers"]
+
+
+@pytest.mark.parametrize("case", DOWNLOADS)
+def test_a_run_that_pulls_holds_no_lock_of_the_models(folder: Path, case: str) -> None:
+    """An 8-hour download blocks no other change."""
+    host, free = lacking(folder, case), list[bool]()
+
+    def pulling() -> None:
+        for user in ("", "ada"):  # the part of a Docker without changes has its lock for a moment
+            end = time.monotonic() + 10
+            with contextlib.ExitStack() as held:
+                while not (taken := common.take(paths.of_user(common.LOCK, user), held)) and time.monotonic() < end:
+                    time.sleep(0.01)
+            free.append(taken)
+
+    host.docker.pulling = pulling
+    host.apply()
+    assert free == [True, True] * len(SCENARIOS[case])
+    assert host.served() == "new"
+    assert [path.name for path in host.folder.rglob("*") if "prepare" in path.name or "image-" in path.name] == []
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
+@pytest.mark.parametrize("case", DOWNLOADS)
+def test_every_kill_of_a_run_that_pulls_is_recovered(folder: Path, case: str, how: str) -> None:
+    host = lacking(folder, case)
+    host.apply()
+    steps = host.docker.steps
+    last = max(number for number, step in enumerate(steps) if step.startswith("pull "))
+    for number in range(last + 3):
+        for when in ("kill before", "kill after"):
+            host = lacking(folder, case)
+            host.docker.at[number] = when
+            host.apply()
+            found = after_kill(host, how)
+            assert found == ("new" if how == "kill, then the next run" else "old"), (number, when, host.docker.steps)
+
+
+@pytest.mark.parametrize("case", DOWNLOADS)
+def test_a_failed_pull_changes_nothing(folder: Path, case: str) -> None:
+    host = lacking(folder, case)
+    host.docker.always = {"pull": "fail"}
+    job = host.apply()
+    assert host.served() == "old"
+    assert job.failures == len(SCENARIOS[case])
+    assert host.out[0].startswith("error alpha: cannot pull image ")
+    assert not [step for step in host.docker.steps if step.startswith(("stop", "rename", "rm", "start"))]
+
+
+def meanwhile(host: Host, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another run changes the record, and compose.yaml like it, while the first one pulls."""
+
+    def other() -> None:
+        with contextlib.ExitStack() as held, record.changing_all() as found:
+            assert common.take(common.LOCK, held)
+            change(found)
+            names = found["containers"][""]
+            services = {one["service"]: {"image": "i", "container_name": name} for name, one in names.items()}
+            host.write_plainly(dockerd.Dockerd().compose_file, compose.document(services))
+
+    host.docker.pulling = other
+
+
+@pytest.mark.parametrize("what", ["added", "removed", "recreated"])
+def test_what_another_run_changed_during_a_download_is_seen(folder: Path, what: str) -> None:
+    host = lacking(folder, "swap")
+    host.docker.lacks.discard("beta.4-new:2")
+    (batch,) = (payload := host.payload())["batches"]
+    payload["projects"][""]["services"]["beta"] = payload["projects"][""]["before"]["beta"]
+    host.payload = lambda: {**payload, "batches": [[batch[0]]]}  # type: ignore[method-assign]
+    added = {"id": "c" * 64, "kind": "model", "definition": "d", "applied": "", "service": "gamma"}
+    changes: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "added": lambda found: found["containers"][""].update(gamma=added),
+        "removed": lambda found: found["containers"][""].pop("beta"),
+        "recreated": lambda found: found["containers"][""]["beta"].update(service="beta.9"),
+    }
+    meanwhile(host, changes[what])
+    host.apply()
+    changed = "gamma" if what == "added" else "beta"
+    assert host.out == [
+        f"error alpha: another run changed {changed} after this one was planned. Run gpurack again; not changed"
+    ]
+    assert not [step for step in host.docker.steps if step.startswith(("stop", "rename", "rm", "start"))]
+    assert host.docker.lacks == set(), "the next run need not pull"
+
+
+def test_a_change_that_was_interrupted_during_a_download_is_undone_first(folder: Path) -> None:
+    host = lacking(folder, "one")
+    (member,) = host.payload()["batches"][0]
+
+    def killed() -> None:
+        change = {"batch": "a" * 32, "phase": "prepare", "since": record.now()}
+        one = {
+            "name": "alpha", "user": "", "from": "", "remove": False, "ran": True,
+            "old_id": host.containers["alpha"].id,
+            "old_key": "alpha", "old_name": "alpha", "aside": "alpha-aside", "old_policy": None, "new_id": None,
+            "new_key": member["key"], "policy": "no", "probed": False, "entry": {}, "ready": [], "restore": [],
+            "database": None,
+        }  # fmt: skip
+        record.set_replacing({**change, "members": [one]})
+
+    host.docker.pulling = killed
+    host.apply()
+    assert host.out == ["alpha: undid a change that was interrupted", "alpha: ready after 1:15"]
+    assert host.served() == "new"
+
+
+# --- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+def test_a_stuck_model_lets_the_others_go_first() -> None:
+    lanes, order = starting.Lanes(), list[Any]()
+
+    def start(name: str, silence: float | None) -> str:
+        order.append((name, silence))
+        if name == "alpha" and silence:
+            raise loading.Stuck("no progress.\n    | its log")
+        return name
+
+    def one(name: str) -> None:
+        model = {"name": name, "lanes": ["GPU-0"]}
+        starting.in_turn(lanes, model, lambda silence: start(name, silence), lambda: order.append(("stop", None)))
+
+    first = lanes.join(["GPU-0"])
+    threads = []
+    for number, name in enumerate(("alpha", "beta", "gamma")):
+        threads.append(threading.Thread(target=one, args=(name,)))
+        threads[-1].start()
+        while len(lanes.queue) < number + 2:
+            pass
+    lanes.leave(first)
+    for thread in threads:
+        thread.join()
+    assert order == [("alpha", 120), ("stop", None), ("beta", 120), ("gamma", 120), ("alpha", None)]
+    assert lanes.queue == []
+
+
+def test_models_on_different_gpus_wait_for_none() -> None:
+    lanes = starting.Lanes()
+    first, second, third = lanes.join(["GPU-0"]), lanes.join(["GPU-1"]), lanes.join([])
+    assert [lanes.before(ticket) for ticket in (first, second, third)] == [[], [], []]
+    assert not lanes.contended(first)
+
+
+def test_refused_start_quotes_the_daemon() -> None:
+    """`docker start` ends with a line that has only the container's id."""
+    said = "Error response from daemon: no such device\nError: failed to start containers: 4a347211"
+    assert dockerd.why_not_started(1, said).endswith(": Error response from daemon: no such device")
+    assert dockerd.why_not_started(1, "Error: a\nb").endswith(": Error: a")

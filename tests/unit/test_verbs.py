@@ -1,0 +1,145 @@
+"""What all verbs of `gpurack` share: help, examples, unknown verbs, the inventory that is left out, completion."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from gpurack.commands import verify
+from gpurack.commands.main import main
+
+LAB = "hosts: {gpu1: {models: {alpha: {engine: llama.cpp, version: b7000, weights: /w/a.gguf, port: 8000}}}}\n"
+
+
+def verbs(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*above, name)
+        if isinstance(command, click.Group):
+            yield from verbs(command, *above, name)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), prog_name="gpurack")
+
+
+@pytest.mark.parametrize("verb", [(), *verbs(main)], ids=" ".join)
+def test_help_has_an_example_and_fits_80_columns(verb: tuple[str, ...]) -> None:
+    done = run(*verb, "--help")
+    lines = done.output.splitlines()
+    assert done.exit_code == 0
+    assert [line for line in lines if len(line) > 80] == []
+    assert not any(line.rstrip().endswith("...") for line in lines if not line.startswith("Usage:")), "cut"
+    start = lines.index("  Example:") + 1
+    assert lines[start].startswith("    ")
+    assert " ".join(("gpurack", *verb)) in lines[start]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("run", "Use `gpurack apply lab.yaml`."),
+        ("new", "Use `gpurack init lab.yaml`."),
+        ("deploy", "Use `gpurack apply lab.yaml`."),
+        ("up", "Use `gpurack apply lab.yaml`."),
+        ("check", "Use `gpurack plan lab.yaml`."),
+        ("ps", "Use `gpurack status lab.yaml`."),
+        ("test", "Use `gpurack verify lab.yaml`."),
+        ("destroy", "Use `pyinfra lab.yaml deploys/remove.py`."),
+        ("aply", "Did you mean `gpurack apply`?"),
+    ],
+)
+def test_unknown_verb_names_the_right_one(word: str, hint: str) -> None:
+    done = run(word, "lab.yaml")
+    assert done.output.splitlines()[-1] == f"error  no command `{word}`. {hint}"
+    assert done.exit_code == 2
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "inventories").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("lab.yaml", LAB),
+        ("inventories/lab.yml", LAB),
+        ("inventories/lab.py", 'gpu = ([("gpu1", {})], {"models": {}})\n'),
+        ("lab.py", 'gpu = [("gpu1", {"models": {}})]\n'),
+    ],
+)
+def test_takes_the_only_inventory_of_a_folder(project: Path, file: str, text: str) -> None:
+    (project / "config.py").write_text("GROUPS = ['a']\n")
+    (project / "deploy.py").write_text("from gpurack.deploys import gpu_host\n\ngpu_host()\n")
+    (project / "lab.lock.yaml").write_text("hosts: {}\n")
+    (project / file).write_text(text)
+    from gpurack.inventory.find import inventories
+
+    assert list(map(str, inventories())) == [file]
+
+
+def test_python_file_that_loads_yaml_stands_for_both(project: Path) -> None:
+    (project / "lab.yaml").write_text(LAB)
+    (project / "lab.py").write_text('import gpurack\n\nglobals().update(gpurack.load("lab.yaml"))\n')
+    assert "gpurack apply lab.py" in run("plan").output
+
+
+def test_several_inventories_are_listed(project: Path) -> None:
+    (project / "a.yaml").write_text(LAB)
+    (project / "b.yaml").write_text(LAB)
+    done = run("plan")
+    assert done.output == (
+        "error  no inventory given, and this folder has several: a.yaml, b.yaml. Name one: `gpurack plan a.yaml`.\n"
+    )
+    assert done.exit_code == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_prints_completion_that_its_shell_accepts(shell: str, tmp_path: Path) -> None:
+    done = run("completion", shell)
+    assert "_GPURACK_COMPLETE" in done.output
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.output, text=True, check=True)
+
+
+def test_completion_knows_the_verbs() -> None:
+    done = CliRunner().invoke(
+        main,
+        prog_name="gpurack",
+        env={"_GPURACK_COMPLETE": "bash_complete", "COMP_WORDS": "gpurack ap", "COMP_CWORD": "1"},
+    )
+    assert done.output.split() == ["plain,apply"]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 2), (4, 2), (5, 2), (64, 4)])
+def test_verify_runs_pytest(project: Path, monkeypatch: pytest.MonkeyPatch, theirs: int, ours: int) -> None:
+    ran: list[list[str]] = []
+
+    def call(words: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        ran.append(words)
+        return subprocess.CompletedProcess(words, theirs)
+
+    monkeypatch.setattr(verify.subprocess, "run", call)
+    (project / "lab.yaml").write_text(LAB)
+    done = run("verify", "--limit", "gpu1", "--deep", "-k", "packages or holds")
+    assert done.exit_code == ours, done.output
+    options = ["--inventory", "lab.yaml", "--limit", "gpu1", "-m", "deep or not deep", "-k", "packages or holds"]
+    assert ran[0][-len(options) :] == options
+    run("verify", "-v", "-x")
+    assert [words.count("-q") for words in ran] == [2, 0]
+    assert {"-v", "-x"} <= {*ran[1]}
+
+
+def test_verify_reports_errors_of_the_inventory_as_other_verbs_do(project: Path) -> None:
+    (project / "lab.yaml").write_text(LAB.replace("port", "prot"))
+    done = run("verify")
+    assert done.exit_code == 2
+    assert done.output.startswith("error  gpu1 models.alpha")
+    assert done.output.endswith("before applying.\n")
