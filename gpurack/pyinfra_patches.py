@@ -14,6 +14,7 @@
 - Ctrl-C ends with exit code 0 and without the table: `interrupt`.
 - pyinfra's prompt takes `y` for a no, and a no ends with exit code 0: `read_answer`.
 - A failed operation is said to have "executed 0 commands": `without_count`.
+- Every host waits for the slowest one after each operation: `run_operations`.
 - A byte that is not UTF-8 ends the reading of a host's output with a traceback, and a host can print until the memory
   here is full: `read_any_bytes`.
 """
@@ -46,6 +47,7 @@ from gpurack.facts.unreachable import why_unreachable
 from gpurack.inventory.find import is_deploy, is_inventory
 from gpurack.inventory.fleet import layers_of, maintenance_of
 from gpurack.inventory.load import NO_HOSTS, YAML
+from gpurack.operations.order import run_operations
 from gpurack.operations.run_state import host_run
 from gpurack.remote import TooMuchOutput
 from gpurack.spec.problems import InventoryError, Problem
@@ -119,11 +121,20 @@ def guard() -> None:
 
     cli._exit = exit_
     cli.input = read_answer
+    cli.run_ops = run_operations_or_as_asked
     if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "pyinfra_cli.main":
         signal.signal(signal.SIGINT, lambda *_: interrupt(state))
     cli.connect_all = connect_or_name_hosts
     state.init = init  # type: ignore[method-assign]
     cli._do_confirm = confirm_or_fail
+
+
+def run_operations_or_as_asked(state: State, serial: bool = False, no_wait: bool = False) -> None:
+    """What pyinfra calls to run the operations. serial, no_wait: its options."""
+    if serial or no_wait:
+        operations.run_ops(state, serial=serial, no_wait=no_wait)
+    else:
+        run_operations(state)
 
 
 def quiet_paramiko() -> None:

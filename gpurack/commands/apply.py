@@ -6,14 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import gevent
-from pyinfra.api import Host, State
+from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.api.operations import _run_host_op_with_context as run_on_host
-from pyinfra.api.operations import _run_single_op as run_on_all
 from pyinfra.api.state import StateStage
-from pyinfra.api.util import log_operation_start
-from pyinfra.context import ctx_state
 from pyinfra_cli.util import load_func
 
 from gpurack import deploys, screen
@@ -24,8 +19,8 @@ from gpurack.commands.lab import Lab
 from gpurack.commands.progress import progress
 from gpurack.commands.verbs import APPLY_FLAGS, Mistake
 from gpurack.inventory.load import APPLY
+from gpurack.operations.order import run_operations
 from gpurack.operations.run_state import host_run, outdate
-from gpurack.plan.host import CONNECTIONS
 from gpurack.pyinfra_patches import confirm_removals
 
 INTERRUPTED = 130
@@ -164,39 +159,6 @@ def carry_out(
         if not state.failed_hosts:
             raise
     state.set_stage(StateStage.Disconnect)
-
-
-def run_operations(state: State) -> None:
-    """Run the operations of each host in order, without waiting for other hosts, so that a stuck one delays no other.
-
-    pyinfra (3.10.0) waits for all hosts after each operation, or never. Here what asks other hosts, and what follows
-    it, comes when all hosts have done the rest. Raises PyinfraError where no host is left.
-    """
-    order = list(state.get_op_order())
-    first = next((at for at, each in enumerate(order) if asks_others(state, each)), len(order))
-    failed: set[Host] = set()
-    begun: set[str] = set()
-
-    def run_alone(host: Host) -> None:
-        for each in order[:first]:
-            if each not in begun:  # pyinfra's own line, for -v
-                begun.add(each)
-                log_operation_start(state.get_op_meta(each))
-            if not run_on_host(state, host, each):
-                failed.add(host)
-                break
-
-    state.is_executing = True
-    with ctx_state.use(state):
-        gevent.joinall([state.pool.spawn(run_alone, host) for host in state.inventory.get_active_hosts()], None, True)
-        state.fail_hosts(failed)
-        for each in order[first:]:
-            run_on_all(state, each)
-
-
-def asks_others(state: State, operation: str) -> bool:
-    """Is this the operation that asks what other hosts serve? operation: its hash."""
-    return any(name.rpartition("| ")[2] == CONNECTIONS.name for name in state.get_op_meta(operation).names)
 
 
 def result_data(plans: Plans, found: Mapping[str, Outcome], seconds: float) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import hook
 from tests.acceptance.conftest import Lab, Run, chat, containers, identities, model
 from tests.testbed import Host
 from tests.testbed.inventory import common, mirrors
+from tests.testbed.shell import await_
 
 GPU1: dict[str, Any] = {"alpha": model("alpha", [0], 8000), "delta": model("delta", [], 8003)}
 CPU1: dict[str, Any] = {"gamma": model("gamma", [], 8000)}
@@ -60,6 +62,25 @@ def test_hosts_are_deployed_in_parallel(lab: Lab, both: tuple[Host, Host]) -> No
         for host, name in ((gpu1, "alpha"), (cpu1, "gamma"))
     ]
     assert abs(started[0] - started[1]) < DELAY
+
+
+def test_stuck_host_delays_no_other(lab: Lab, both: tuple[Host, Host]) -> None:
+    """gpu1 hangs while it reloads Docker, before its models. cpu1 gets its new model meanwhile."""
+    gpu1, cpu1 = both
+    docker = common()["docker"]
+    reloading = {"docker": {**docker, "daemon": {**docker["daemon"], "shutdown-timeout": 17}}}
+    wanted = {"gamma": model("gamma", [], 8000, context=640)}
+    inventory = lab.inventory({"gpu1": {"models": GPU1, **reloading}, "cpu1": {"models": wanted}})
+    before = identities(cpu1)["gamma"]
+    hook.install(gpu1, ("systemctl",))
+    with hook.planned(gpu1, "before", "reload", program="systemctl"):
+        process = lab.start(inventory)
+        hook.wait_until_held(gpu1, process)
+        await_(lambda: identities(cpu1).get("gamma", before) != before, seconds=60, what="cpu1's new model")
+        assert process.poll() is None
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
 
 
 def test_full_disk_fails_one_host(lab: Lab, both: tuple[Host, Host]) -> None:
