@@ -35,6 +35,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import grouped
 from gpurack.spec.weights import belongs
 from tests.given import host_state, models, models_plan, running, said, spec
+from tests.no_testbed import public_key
 from tests.unit.engines.test_engines import CASES, host_of, outcome, read
 from tests.unit.host_programs import Fakes, without_parts
 
@@ -339,7 +340,8 @@ def test_offline_plan_warns_of_missing_account() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(INVENTORIES.glob("*.py")), ids=lambda path: path.name)
-def test_shipped_inventories_need_no_first_visitor(path: Path) -> None:
+def test_shipped_inventories_need_no_first_visitor(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public_key(tmp_path, monkeypatch)
     fleet = read_fleet(read_inventory(path), secrets=False)
     assert any(fleet.values())
     assert [problem.what for problem in warnings(fleet) if "administrator" in problem.what] == []

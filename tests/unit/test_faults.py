@@ -17,7 +17,8 @@ from tests.faults import bench, manifest, points, results, soak
 from tests.faults.points import DEPLOYS, STAGES, Point, Trial
 from tests.faults.strike import FAULTS
 from tests.given import spec
-from tests.testbed import prepared, services
+from tests.no_testbed import public_key
+from tests.testbed import prepared
 from tests.testbed.inventory import common
 
 FOUND = {
@@ -73,14 +74,8 @@ def test_states_are_valid_inventories(state: str, key: Path) -> None:
 
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The public key of the testbed's repositories. Served models are made in the test's own folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(services, "WEIGHTS", tmp_path)
     monkeypatch.setenv(points.KEY["env"], "sk-0123456789")
-    path = tmp_path / "gpurack-testbed" / "signing" / "public.asc"
-    path.parent.mkdir(parents=True)
-    path.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----")
-    return path
+    return public_key(tmp_path, monkeypatch)
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------

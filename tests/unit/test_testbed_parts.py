@@ -8,7 +8,8 @@ import pytest
 
 from gpurack.commands.main import main
 from tests.given import spec
-from tests.testbed import TestbedError, cache, demo, disk, hosts, prepared, services
+from tests.no_testbed import public_key
+from tests.testbed import TestbedError, cache, demo, disk, hosts, prepared
 from tests.testbed.inventory import common
 
 
@@ -90,13 +91,8 @@ def test_refuses_name_without_kind() -> None:
 
 
 @pytest.fixture
-def key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The public key of the testbed's repositories. Served models are made in the test's own folder."""
-    monkeypatch.setattr(services, "WEIGHTS", tmp_path)
-    path = home / "signing" / "public.asc"
-    path.parent.mkdir(parents=True)
-    path.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----")
-    return path
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return public_key(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu", "rootless"])
