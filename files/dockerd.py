@@ -5,12 +5,14 @@ host's own python3 (3.6 or newer, standard library only).
 """
 
 import contextlib
+import functools
 import hashlib
 import ipaddress
 import json
 import os
 import pwd
 import re
+import subprocess
 import time
 from urllib.parse import urlsplit
 
@@ -33,6 +35,7 @@ MOST_VOLUMES = 20  # anonymous ones of one container that are recorded
 MOST_LEFT = 10  # containers with a label that are removed; a user's Docker may list any number
 IMAGE = r"\w[\w.:/@-]{0,299}\Z"  # a reference or an id; never an option
 PATH = re.compile(r"/[!-~]*\Z")  # of a readiness request
+KEEPING = ("--pdeathsig", "keep")  # an option of setpriv
 POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 LABELS = {PROJECT: (MODEL_LABEL, "model"), JOBS_PROJECT: (JOB_LABEL, "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -57,12 +60,23 @@ NAMED = {
 def as_user(user):
     """(uid, argv prefix that runs a command as this user). Root talks to a user's daemon only that way.
 
-    Raises Failure for an unknown user."""
+    The command dies with this program where the host's setpriv can pass that on. Raises Failure for an unknown user."""
     try:
         account = pwd.getpwnam(user)
     except KeyError:
         raise Failure("the user {} does not exist".format(user)) from None
-    return account.pw_uid, words_of_user(user, account.pw_uid, account.pw_gid, account.pw_dir)
+    program, *words = words_of_user(user, account.pw_uid, account.pw_gid, account.pw_dir)
+    return account.pw_uid, [program, *(KEEPING if keeps_signal() else ()), *words]
+
+
+@functools.lru_cache(maxsize=None)
+def keeps_signal():
+    """Can setpriv keep the signal of `common.die_with_parent`, which the kernel clears for another user's program?
+
+    util-linux 2.33 and later can."""
+    return not subprocess.run(
+        ["setpriv", *KEEPING, "true"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
 
 
 class Dockerd:
