@@ -1,8 +1,7 @@
 """The serving engines, by their names in the inventory.
 
-Each has one file with a subclass of base.Engine. A new engine needs its file, its line in ENGINES below, its cases in
-tests/unit/engines/NAME/, and a section in docs/engines.md. Everything else reads its class. See base.py, and tei.py for
-a short example.
+Each has one file with a subclass of base.Engine, and a place in _ALL below. Everything else reads its class. See
+base.py, and tei.py for a short example; docs/design.md ("How to add") lists what else a new engine needs.
 """
 
 from collections.abc import Mapping

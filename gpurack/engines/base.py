@@ -80,7 +80,11 @@ class Row:
 
 
 class Engine(ABC):
-    """A serving engine: first what does not depend on the model, then what does."""
+    """A serving engine: first what does not depend on the model, then what does.
+
+    Each engine sets `name`, `title`, `row` and `port`, and defines `image` and `container`. Everything else has a
+    default: set what differs.
+    """
 
     name: ClassVar[str]
     """Its name in the inventory."""
@@ -88,6 +92,9 @@ class Engine(ABC):
     """Its name as upstream writes it."""
     row: ClassVar[Row]
     """Its row of the table in docs/engines.md."""
+    port: ClassVar[int]
+    """Its port in the container."""
+
     hints: ClassVar[tuple[Hint, ...]] = ()
     """Hints for its errors, in addition to hints.COMMON."""
     dialect: ClassVar[Dialect] = Dialect()
@@ -96,8 +103,6 @@ class Engine(ABC):
     """Its repository, if users build its images themselves."""
     jobs: ClassVar[Jobs | None] = None
     """Its commands that end by themselves. An engine with jobs also has `job_image`."""
-    port: ClassVar[int]
-    """Its port in the container."""
     api: ClassVar[Api] = "openai"
     """The kind of its API."""
     base_path: ClassVar[str] = "/v1"
@@ -348,6 +353,8 @@ class Engine(ABC):
             for field, hint in {**of_some(Model), **self.unused}.items()
             if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
         ]
+        if self.one_gpu and (model.gpus == "all" or len(model.gpus) > 1):
+            problems.append(Problem.of("one-gpu-only", path="gpus", engine=self.name))
         if self.keyless and model.api_key and model.enabled:
             problems.append(Problem.of("engine-without-keys", path="api_key", engine=self.name))
         if model.version is not None and "version" not in self.unused:

@@ -17,7 +17,6 @@ from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import WRONG_GPU, Hint
 from gpurack.spec.model import Model
-from gpurack.spec.problems import Problem
 
 PREFIXES = {
     "7.5": "turing-", "8.0": "", "8.6": "86-", "8.9": "89-", "9.0": "hopper-", "10.0": "100-", "12.0": "120-",
@@ -116,10 +115,3 @@ class Tei(Engine):
             ("/rerank", {"query": "Hello", "texts": ["Hello"]}),
             ("/predict", {"inputs": "Hello"}),
         ]
-
-    def check(self, model: Model) -> list[Problem]:
-        """Also check that it has at most one GPU."""
-        problems = super().check(model)
-        if model.gpus == "all" or len(model.gpus) > 1:
-            problems.append(Problem.of("one-gpu-only", path="gpus", engine="TEI"))
-        return problems

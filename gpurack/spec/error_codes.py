@@ -813,7 +813,10 @@ WARNINGS: Mapping[str, Code] = {
         "http:// and git:// prove neither server nor content.",
     ),
     "no-key": warning(
-        "no key, open to everyone who can reach the host.", "Set `api_key`.", "`api_key: null` with an open `bind`."
+        "no key, open to everyone who can reach the host.",
+        "{hint}",
+        "`api_key: null` with an open `bind`.",
+        "Set `api_key`; bind an engine without keys to loopback, behind a gateway (litellm).",
     ),
     "key-guards-part": warning(
         "its key guards /v1 only: {routes} and more stay open to everyone who can reach the host.",

@@ -39,6 +39,15 @@ def test_every_engine_has_a_section() -> None:
         assert f"\n## {engine}\n" in text
 
 
+def test_table_of_cuda_probes_has_every_engine_that_uses_gpus() -> None:
+    text = (DOCS / "changes.md").read_text(encoding="utf-8")
+    table = re.findall(
+        r"^\| (`.*?) \|", text.partition("## CUDA is proven first")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    models = {name for name, engine in ENGINES.items() if engine.service is not True}
+    assert {name for row in table for name in re.findall(r"`([^`]+)`", row)} == models
+
+
 def test_links_lead_to_existing_pages_and_headings() -> None:
     checkout = DOCS.parent
     for page_file in [*checkout.glob("*.md"), *DOCS.glob("*.md")]:

@@ -105,7 +105,8 @@ def access_warnings(model: Model) -> list[Problem]:
     if not others_reach(model):
         return []
     if model.api_key is None and not model.keys:
-        return [] if "api_key" in engine.unused else [Problem.of("no-key")]
+        hint = "Bind it to loopback behind a gateway (litellm)." if engine.keyless else "Set `api_key`."
+        return [] if "api_key" in engine.unused else [Problem.of("no-key", hint=hint)]
     if not engine.unguarded:
         return []
     return [Problem.of("key-guards-part", routes=", ".join(engine.unguarded))]
