@@ -37,7 +37,7 @@ import recovering  # noqa: E402
 import stopping  # noqa: E402
 from common import Failure, Progress, describe_error, locked, say  # noqa: E402 (beside this file)
 from dockerd import Dockerd, ensure_record  # noqa: E402
-from fetch import check_locked, obtain  # noqa: E402
+from fetch import check_locked, obtain, refuse_damaged  # noqa: E402
 from images import provide  # noqa: E402
 from project import REJECTED, Project  # noqa: E402
 from replacing import CHANGES, Batch  # noqa: E402
@@ -326,6 +326,7 @@ class Job:
         for weights in model.get("fetch", ()):
             obtain(name, weights, self.data.get("hf_token"))
         check_locked(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
+        refuse_damaged(name, model.get("weights", ()), model.get("user", ""))
         if model["action"] in ("create", "recreate", "start"):
             old = model.get("replaces") or {}
             same = old.get("user") == model["user"]

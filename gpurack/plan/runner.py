@@ -170,8 +170,8 @@ def entry(
         "given": given(one, facts),
         **({"words": words} if (words := unlabelled(model)) else {}),
     }
-    if change.action in (Action.CREATE, Action.RECREATE) and (probe := probes.cuda_probe(one)):
-        data["cuda"] = probe
+    if change.action in (Action.CREATE, Action.RECREATE):
+        data |= proofs(one)
     if limit := probes.driver_limit(one, facts):
         data["driver"] = limit
     if container:
@@ -208,6 +208,17 @@ def entry(
     if locked.digest:
         data["digest"] = locked.digest
     return data
+
+
+def proofs(desired: DesiredService) -> dict[str, Any]:
+    """Return what the runner proves of a new container before the old one stops.
+
+    weights: the paths whose headers it reads, for an engine whose formats are known.
+    """
+    cuda, dry, engine = probes.cuda_probe(desired), probes.dry_start(desired), ENGINES[desired.entry.engine]
+    weights = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
+    found = {"cuda": cuda, "dry_start": dry, "weights": weights}
+    return {word: value for word, value in found.items() if value}
 
 
 def unlabelled(model: Model) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def test_first_run_creates() -> None:
     assert first.pop("label") == text
     assert first.pop("hints") == [hint.payload for hint in hints_of("llama.cpp")]
     assert first.pop("cuda")["arguments"] == ["--list-devices"]
+    assert first.pop("dry_start")["arguments"][-1] == "--version"
+    assert first.pop("weights") == ["/w/a.gguf"]
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
