@@ -41,9 +41,8 @@ from fetch import check_locked, obtain, refuse_damaged  # noqa: E402
 from images import provide  # noqa: E402
 from project import REJECTED, Project  # noqa: E402
 from replacing import CHANGES, Batch  # noqa: E402
-from starting import Lanes  # noqa: E402
+from starting import SEEN, Lanes  # noqa: E402
 
-SEEN = ("check", "wait")  # actions that change nothing
 ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits for models in another Docker, without a lock
 CHANGED = "another run changed {} after this one was planned. Run gpurack again"
 ROOTS_ALONE = (  # older versions left them readable for all users

@@ -173,6 +173,8 @@ class Engine(ABC):
     """Its counter of served requests or tokens; None if it has none."""
     running: ClassVar[str] = ""
     """The name of its number of running requests, at the counter's path; "" if it has none."""
+    sleeping: ClassVar[tuple[str, str] | None] = None
+    """(path, key of the JSON object that it answers) of whether it sleeps; None if it cannot sleep."""
     only_version: ClassVar[str | None] = None
     """The version of an engine without new releases, so that an entry may omit it."""
     successor: ClassVar[str] = ""

@@ -189,6 +189,7 @@ class LlamaCpp(Engine):
     any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
     running = "llamacpp:requests_processing"
+    sleeping = ("/props", "is_sleeping")
     underscores = True
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",

@@ -185,6 +185,7 @@ class Vllm(Engine):
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     running = "vllm:num_requests_running"
+    sleeping = ("/is_sleeping", "is_sleeping")
     min_compute = "7.5"
     underscores = True
     own_args: ClassVar = {

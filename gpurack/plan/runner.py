@@ -185,6 +185,8 @@ def entry(
         # Of the old container. If that has another engine, it is not asked, because its counters are elsewhere.
         if ENGINES[model.engine].running and had(container, model.engine):
             data["running"] = [counter.path, ENGINES[model.engine].running]
+    if asleep := ENGINES[model.engine].sleeping:
+        data["sleeping"] = list(asleep)
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
@@ -262,6 +264,7 @@ def gateway(desired: DesiredService, key: str, spec: Host, facts: HostFacts) -> 
             "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, desired.name, index, key) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
+            "sleeping": ENGINES[other.model.engine].sleeping,
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
         for index, other in sorted(enumerate(desired.connections), key=lambda one: not one[1].near)
