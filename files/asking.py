@@ -43,6 +43,10 @@ DRAIN = 30  # seconds that running requests get before a stop
 WORKS = 15  # seconds in which a busy server finishes something for somebody
 
 
+class Asleep(Exception):
+    """It sleeps, so it is not tested: a request would wake it, or end it (vLLM). Nothing is known of it meanwhile."""
+
+
 class Busy(Failure):
     """It refuses a test request, or takes too long for it, because it works for others: it serves."""
 
@@ -113,6 +117,13 @@ def count(dockerd, url, counter, key):
     return min(sum(values), 1e18) if values else None
 
 
+def sleeps(told, ask):
+    """Does a model sleep? told: (path, key of the answer), or None. ask: sends a GET to a path of it, as `send`."""
+    status, said = ask(told[0]) if told else (0, "")
+    found = parsed(said) if status == 200 else None
+    return isinstance(found, dict) and found.get(told[1]) is True
+
+
 def rises(dockerd, url, counter, key, before):
     """Does the counter rise above `before`, now or within WORKS seconds?"""
     begun = time.monotonic()
@@ -152,12 +163,12 @@ def check(path, model, said):
 def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
     """Check that a gateway lists exactly the models behind it and forwards a request that one of them answers.
 
-    A model that is down or fails on its own does not fail the gateway. Raises Failure. container_id: by default that of
-    its container in the record.
+    A model that is down, sleeps or fails on its own does not fail the gateway. Raises Failure. container_id: by default
+    that of its container in the record.
 
     gateway: `key`, the file in its container with the key for its host; `requests`, (path, body) in the gateway's API;
-    `behind`, its models, each with its names, the URL of its readiness, the file of its key and its requests, and on
-    this host also with the user and name of its container (see `send_behind`).
+    `behind`, its models, each with its names, the URL of its readiness, the file of its key, its requests and how it
+    says that it sleeps, and on this host also with the user and name of its container (see `send_behind`).
     """
     key = dockerd.must("exec", container_id or dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
     behind = gateway["behind"]
@@ -172,7 +183,7 @@ def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
         what = "GET /v1/models lists {}, but `connects_to` selects {}."
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
         raise Failure(what.format(*shown) + log_of(dockerd, name, container_id))
-    up = [other for other in behind if send_behind(dockerd, other, urlsplit(other["url"]).path, None, UP)[0] == 200]
+    up = [other for other in behind if awake(dockerd, other)]
     away = {served for other in behind if other not in up for served in other["serves"]}
     with show_progress(Progress(name), "sending a test request"):
         for other in up:
@@ -188,6 +199,12 @@ def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
             check(through, served, said)
             return
     say(name, "none of the models behind this gateway answers yet")
+
+
+def awake(dockerd, other):
+    """Is a model behind a gateway ready, and does it not sleep?"""
+    ask = lambda path: send_behind(dockerd, other, path, None, UP)  # noqa: E731
+    return ask(urlsplit(other["url"]).path)[0] == 200 and not sleeps(other.get("sleeping"), ask)
 
 
 def answered(dockerd, other):

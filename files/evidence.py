@@ -779,6 +779,15 @@ def http_answer(address, port, path, body=None, key=None, timeout=READY_TIMEOUT)
     return [0, "nothing in {} s".format(timeout)]
 
 
+def sleeps(answer, key):
+    """Does a model say that it sleeps? answer: (HTTP status, body). key: of the JSON object that it answers."""
+    try:
+        said = json.loads(answer[1]) if answer[0] == 200 else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get(key) is True
+
+
 def answers(one, ask):
     """Is it ready; which models does it list; what does it say to a real request, and to the same one with a wrong
     key? ask: `http_answer` at the model."""
@@ -787,6 +796,10 @@ def answers(one, ask):
         return found
     if one["lists"]:
         found["listed"] = ask(one["lists"], key=one["key"])
+    asleep = one.get("sleeping")  # [path, key of the answer]
+    if asleep and sleeps(ask(asleep[0], key=one["key"]), asleep[1]):
+        found["sleeps"] = True  # a request would wake it, or end it
+        return found
     for path, body in one["requests"]:
         found["path"] = path
         found["answer"] = ask(path, body, one["key"], ANSWER_TIMEOUT)

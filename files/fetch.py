@@ -13,12 +13,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from urllib.parse import quote, urlsplit
 
 from common import (  # (beside this file)
     Failure,
     Progress,
+    TimeIsUp,
     die_with_parent,
     parsed,
     put_in_place,
@@ -34,6 +36,7 @@ from safe_paths import clean_folder, create, leftover, make_folder, read_file, r
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
+HEADER_LIMIT = 30  # seconds; files/weights_header.py ends after 10
 FETCHING = collections.defaultdict(threading.Lock)
 
 
@@ -109,6 +112,21 @@ def check_locked(name, locked, again, user=""):
             what = "{} does not match the lock: its sha256 is {}, not {}. To restore the old one, {}; to accept the "
             what += "new one, gpurack lock INVENTORY {} --upgrade."
             raise Failure(what.format(file, found, sha256, again, name))
+
+
+def refuse_damaged(name, paths, user=""):
+    """Raise Failure where no engine can load weights, whatever their sha256: what is cut off, or no weights at all.
+
+    Nothing is refused where the check gives no answer. user: whose Docker uses them, who reads what is not root's."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights_header.py")
+    for path in paths:
+        with show_progress(Progress(name), "reading the header of its weights"), contextlib.suppress(TimeIsUp, OSError):
+            argv = [*reader(path, user), sys.executable, "-B", program, "check"]
+            code, output = run(*argv, text=path + "\n", limit=HEADER_LIMIT, what="the check of the weights")
+            said = {} if code else parsed(output)
+            found = said.get("damaged") if isinstance(said, dict) else ""
+            if found:
+                raise Failure("its weights are damaged: {}. Fetch or copy {} again".format(found, path))
 
 
 def fetch_file(name, wanted):

@@ -21,7 +21,8 @@ def member_of(job, model):
     Changes nothing. Raises Failure."""
     name, new = model["name"], model["action"] != "remove"
     before, user = model["from"], model["user"] if model["action"] != "remove" else model["from"]
-    member = {"name": name, "user": user, "from": before, "remove": not new, "ran": False, "probed": "cuda" in model}
+    member = {"name": name, "user": user, "from": before, "remove": not new, "ran": False}
+    member["probed"] = "cuda" in model or "dry_start" in model
     member.update(dict.fromkeys(("old_id", "old_key", "old_name", "aside", "old_policy"), None))
     member["database"] = None
     member.update({"new_id": None, "new_key": model.get("key", name) if new else None, "policy": ""})

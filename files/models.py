@@ -37,13 +37,12 @@ import recovering  # noqa: E402
 import stopping  # noqa: E402
 from common import Failure, Progress, describe_error, locked, say  # noqa: E402 (beside this file)
 from dockerd import Dockerd, ensure_record  # noqa: E402
-from fetch import check_locked, obtain  # noqa: E402
+from fetch import check_locked, obtain, refuse_damaged  # noqa: E402
 from images import provide  # noqa: E402
 from project import REJECTED, Project  # noqa: E402
 from replacing import CHANGES, Batch  # noqa: E402
-from starting import Lanes  # noqa: E402
+from starting import SEEN, Lanes  # noqa: E402
 
-SEEN = ("check", "wait")  # actions that change nothing
 ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits for models in another Docker, without a lock
 CHANGED = "another run changed {} after this one was planned. Run gpurack again"
 ROOTS_ALONE = (  # older versions left them readable for all users
@@ -326,6 +325,7 @@ class Job:
         for weights in model.get("fetch", ()):
             obtain(name, weights, self.data.get("hf_token"))
         check_locked(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
+        refuse_damaged(name, model.get("weights", ()), model.get("user", ""))
         if model["action"] in ("create", "recreate", "start"):
             old = model.get("replaces") or {}
             same = old.get("user") == model["user"]

@@ -1,4 +1,5 @@
-"""Proves that CUDA works in a model's image before the model's old container is stopped. A part of models.py.
+"""Proves CUDA, devices and arguments in a model's image before the model's old container is stopped. A part of
+models.py.
 
 The image runs for some seconds with exactly the model's GPUs, and without network, mounts and secrets
 (gpurack/plan/models/probes.py). Only what certainly fails is a failure: without an answer the change continues.
@@ -6,6 +7,7 @@ The image runs for some seconds with exactly the model's GPUs, and without netwo
 Runs as root, on the host's own python3 (3.6 or newer, standard library only).
 """
 
+import re
 import threading
 
 import kept_logs
@@ -17,13 +19,21 @@ from remedies import error_hint
 
 ANSWER = 20  # seconds for a registry to say what an image has
 LIMIT = 60  # seconds; cuInit takes 0.1 to 2, more where the driver first has to set up eight GPUs
+DRY_LIMIT = 180  # seconds; vLLM and SGLang load PyTorch before they read their arguments
+NOT_STARTED = 125  # docker run(1): from here on the daemon or the OCI runtime refused, or the program is missing
+NO_DEVICE = re.compile(
+    r"(?m)^.*(unresolvable CDI devices .*|could not select device driver .*|"
+    r"error gathering device information .*|nvidia-container-cli: .*)$"
+)
+"""What Docker says where it cannot give a container its devices."""
 
 
 class Proof:
-    """What is known in this run of an image with these GPUs. found: as cuda_faults.fault; lock: held to find it out."""
+    """What is known in this run of an image with these GPUs. found: as cuda_faults.fault; devices: as no_device; lock:
+    held to find it out."""
 
     def __init__(self):
-        self.lock, self.tried, self.found = threading.Lock(), False, None
+        self.lock, self.tried, self.found, self.devices = threading.Lock(), False, None, ""
 
 
 def prove(job, model, member, batch):
@@ -37,11 +47,57 @@ def prove(job, model, member, batch):
         if not proof.tried:
             words = (*wanted["run"], image, *wanted["arguments"])
             with show_progress(Progress(model["name"]), "testing CUDA in its image"):
-                output = run(job.dockerd(member["user"]), batch, words)
-            proof.tried, proof.found = True, fault(output, wanted["gpus"])
+                code, output = run(job.dockerd(member["user"]), batch, words, LIMIT)
+            proof.tried, proof.found, proof.devices = True, fault(output, wanted["gpus"]), no_device(code, output)
+    if proof.devices:
+        raise Failure(proof.devices)
     if proof.found:
         what = "its image cannot use the GPUs ({}).{}"
         raise Failure(what.format(proof.found, error_hint(0, proof.found, model.get("hints", ()))))
+
+
+def prove_arguments(job, model, member, batch):
+    """Raise Failure where the new container's program refuses its arguments, or Docker its devices, by a dry start.
+
+    batch: its change's id."""
+    dry = model.get("dry_start")
+    if not dry:
+        return
+    words = (*dry["run"], member["image"] or model["image"], *dry["arguments"])
+    with show_progress(Progress(model["name"]), "testing its arguments by a dry start"):
+        code, output = run(job.dockerd(member["user"]), batch, words, DRY_LIMIT)
+    refused = no_device(code, output)
+    if refused:
+        raise Failure(refused)
+    found = refusal(code, output, dry)
+    if found:
+        cards = bool(model["uuids"])
+        hint = error_hint(code, "error: " + found, model.get("hints", ()), cards)
+        raise Failure("its program refuses its arguments: {}.{}".format(found, hint))
+
+
+def refusal(code, output, dry):
+    """The words with which a program refuses its arguments; "" where it does not, or the output does not prove it.
+
+    code: its exit code, None where it did not end. dry: made by gpurack/plan/models/probes.py.
+
+    >>> how = {"last": ["--end"], "code": 2, "refusals": ["^x: error: (unknown: (?!--end$).*)$"]}
+    >>> refusal(2, "usage: x\nx: error: unknown: --nope 1 --end", how)
+    'unknown: --nope 1'
+    >>> refusal(2, "x: error: unknown: --end", how), refusal(1, "x: error: unknown: --nope", how)
+    ('', '')
+    """
+    if code is None or code != dry["code"]:
+        return ""
+    each = [re.search(pattern, output, re.MULTILINE) for pattern in dry["refusals"]]
+    said = next((found.group(1) for found in each if found), "")
+    return " ".join(word for word in said.split() if word not in dry["last"])[:300]
+
+
+def no_device(code, output):
+    """Why Docker cannot give a container its devices, by the output of `docker run`; "" where that is not proven."""
+    found = NO_DEVICE.search(output) if code is not None and code >= NOT_STARTED else None
+    return "Docker cannot give it its devices: {}".format(found.group(1).strip().rstrip(".")[:300]) if found else ""
 
 
 def refuse_image(dockerd, model, reference, options):
@@ -91,11 +147,12 @@ def refuse_cpu(dockerd, model, container):
         raise Failure(what.format(found, error_hint(0, found, model.get("hints", ()))))
 
 
-def run(dockerd, batch, words):
-    """What a probe prints; "" where it takes too long. Its container is removed, or Failure is raised."""
+def run(dockerd, batch, words, limit):
+    """(exit code, output) of a probe; (None, "") where it takes longer than `limit` seconds. Then its container is
+    removed; raises Failure where it stays."""
     label = "{}={}".format(CUDA_LABEL, batch)
     try:
-        return processes.docker(dockerd, "run", "--rm", "--label", label, *words, limit=LIMIT)[1]
+        return processes.docker(dockerd, "run", "--rm", "--label", label, *words, limit=limit)
     except TimeIsUp:
         dockerd.remove_labelled(CUDA_LABEL, batch)
-        return ""
+        return None, ""

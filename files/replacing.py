@@ -5,7 +5,7 @@
            (they go on serving)    wait for their memory      remove the old ones
            create the new ones     copy their databases       give the new ones their restart policy
            are their ports free?   start the new ones
-           does CUDA work?         ready? do they answer?
+           CUDA? the arguments?    ready? do they answer?
                 │                       │
                 └── any failure ────────┴──► RESTORE ──► done, with an error
                                              keep the log of what failed, remove all new ones
@@ -121,6 +121,7 @@ class Batch:
         for tag, model, member in self.pairs(self.news):
             with self.blamed(tag):
                 probing.prove(self.job, model, member, self.change["batch"])
+                probing.prove_arguments(self.job, model, member, self.change["batch"])
 
     @contextlib.contextmanager
     def blamed(self, tag):

@@ -17,6 +17,8 @@ import recovering
 from common import Failure, Progress, clock, say  # (beside this file)
 from dockerd import digest
 
+SEEN = ("check", "wait")  # actions that start nothing
+
 
 class Lanes:
     """Whose turn it is on each GPU: an engine that profiles memory would count what another one takes meanwhile."""
@@ -78,7 +80,8 @@ def in_turn(lanes, model, start, stop, given_up=lambda: False):
 
 
 def until_tested(job, dockerd, model, container, key, silence):
-    """Wait until a started container is ready, and test it; returns the seconds until it was ready. Raises Failure.
+    """Wait until a started container is ready, and test it; returns the seconds until it was ready. Raises Failure, and
+    Asleep where one that was not started now sleeps.
 
     job: the payload. key: its key in Compose."""
     name, url, served = model["name"], model["url"], model["served_name"]
@@ -93,6 +96,9 @@ def until_tested(job, dockerd, model, container, key, silence):
         )
     if "pull" in model:
         ollama.settle(dockerd, model, job.get("prune"))
+    ask = lambda path: asking.send(dockerd, url, path, None, dockerd.api_key(key), asking.UP)  # noqa: E731
+    if model["action"] in SEEN and asking.sleeps(model.get("sleeping"), ask):
+        raise asking.Asleep
     with contextlib.suppress(asking.Busy):  # it serves others
         asking.smoke_test(dockerd, name, url, model.get("requests", ()), key, container, model.get("counter"))
     if model["action"] in ("create", "recreate"):
@@ -141,6 +147,9 @@ def bring_up(job, lanes, dockerd, model, allowed):
         seconds, restarts = in_turn(lanes, model, start, lambda: processes.stop(dockerd, dockerd.ids[name], 5))
         if model["action"] in ("start", "restart"):
             loading.still_up(dockerd, name, dockerd.ids[name], restarts, bool(model["uuids"]), model.get("hints", ()))
+    except asking.Asleep:
+        say(name, "sleeps, so it was not tested")
+        return
     except Failure as failure:
         if name in dockerd.ids:
             record.note_test(dockerd.user, name, dockerd.ids[name], reason(failure))

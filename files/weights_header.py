@@ -1,7 +1,8 @@
 """Reads the headers of model weights: the bytes of tensors, and the facts of their shape for the memory estimate.
 
 Standard input has one path a line; each is answered by one line of JSON. Part of a snapshot (snapshot.sh), run as root
-or as a user on the host's own python3 (3.6 or newer, standard library only).
+or as a user on the host's own python3 (3.6 or newer, standard library only). With the argument `check` it only says
+whether weights are damaged, for a run (fetch.py).
 
 The weights may be hostile. Only headers are read, within limits of time and memory, and links of other users are not
 followed (safe_paths.py). Formats: GGUF 2 and 3 (ggml, docs/gguf.md); Hugging Face folders, where each *.safetensors
@@ -29,6 +30,12 @@ CHAT_TEMPLATES = (b"chat_template.jinja", b"chat_template.json")
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """GGUF's type of a scalar value → its format for struct."""
 STRING, ARRAY = 8, 9
+BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 30: (1, 2),
+}  # fmt: skip
+"""GGUF's type of a tensor → the numbers in a block and its bytes: F32, F16, Q4_0 to Q8_0, Q2_K to Q6_K, BF16. Of others
+only the begin is known (ggml, include/ggml.h and src/ggml-common.h)."""
 SECONDS = 10
 """Limit for the header of one model's weights."""
 MEMORY = 2 << 30  # bytes
@@ -41,6 +48,21 @@ ANSWER = 1 << 18
 """Limit for the answer about one model, in bytes. Facts for each layer need a few thousand."""
 LONGEST = 1024
 """Items. A longer array is a vocabulary, of which only the length is reported."""
+
+
+class Damaged(ValueError):
+    """Weights that no program can load, whatever it is. The text says why."""
+
+
+def check(path):
+    """Raise Damaged where weights are cut off, or are not what their name says: a GGUF file with all its parts, or a
+    folder's *.safetensors. What else may be wrong with them is for their engine to say."""
+    if path.endswith(b".gguf"):
+        gguf(path)
+    elif os.path.isdir(path):
+        for name in sorted(os.listdir(path)):
+            if name.endswith(b".safetensors"):
+                safetensors(os.path.join(path, name))
 
 
 def read(path):
@@ -57,7 +79,11 @@ def gguf(path):
     values, size = gguf_part(path)
     split = re.match(rb"(.*)-\d{5}-of-(\d{5})\.gguf$", path, re.S)
     for number in range(2, int(split.group(2)) + 1 if split else 2):
-        size += gguf_part(b"%s-%05d-of-%s.gguf" % (split.group(1), number, split.group(2)))[1]
+        part = b"%s-%05d-of-%s.gguf" % (split.group(1), number, split.group(2))
+        try:
+            size += gguf_part(part)[1]
+        except FileNotFoundError:
+            raise Damaged("%s is missing" % shown(part)) from None
     name = values.get("general.architecture")
     config = {key: value for key, value in values.items() if name and key.startswith("%s." % name)}
     config["general.architecture"] = name
@@ -104,27 +130,41 @@ def gguf_part(path):
     """(values by key, bytes of tensors) of one file. For a long array the value is its length."""
     with contextlib.closing(Content(path)) as data:
         if not data.size:
-            raise ValueError("%s is empty" % shown(path))
-        magic, version, tensors, pairs = struct.unpack("<4sIQQ", data.take(0, 24))
-        if magic != b"GGUF" or version not in (2, 3):
+            raise Damaged("%s is empty" % shown(path))
+        if data.size < 4 or data.take(0, 4) != b"GGUF":
+            raise Damaged("%s is not a GGUF file" % shown(path))
+        _, version, tensors, pairs = struct.unpack("<4sIQQ", data.take(0, 24))
+        if version not in (2, 3):
             raise ValueError("%s is not a GGUF file of version 2 or 3" % shown(path))
         at, values = 24, {}
         for _ in range(min(pairs, MOST)):
             key, at = string(data, at)
             values[key], at = value(data, at + 4, data.number("<I", at))
-        last = -1
+        end = 0
         for _ in range(min(tensors, MOST)):
             _, at = string(data, at)
-            at += 4 + 8 * data.number("<I", at) + 4
-            last = max(last, data.number("<Q", at))
+            dimensions = data.number("<I", at)
+            at += 4 + 8 * dimensions + 4
+            end = max(end, data.number("<Q", at) + bytes_of(data, at, dimensions))
             at += 8
         if not tensors:
             return values, 0
         alignment = values.get("general.alignment", 32)
         start = (at + alignment - 1) // alignment * alignment
-        if start + last >= data.size:
-            raise ValueError("%s is cut off" % shown(path))
+        if start + end > data.size:
+            raise Damaged("%s is cut off" % shown(path))
         return values, data.size - start
+
+
+def bytes_of(data, at, dimensions):
+    """The bytes of a tensor, at least 1. at: the offset after its dimensions and its type."""
+    kind, count = data.number("<I", at - 4), 1
+    if kind not in BLOCKS or dimensions > 4:  # ggml has no more
+        return 1
+    for number in range(dimensions):
+        count *= data.number("<Q", at - 4 - 8 * (dimensions - number))
+    numbers, size = BLOCKS[kind]
+    return max(count // numbers * size, 1)
 
 
 def value(data, at, kind):
@@ -192,9 +232,14 @@ def safetensors(path):
     """[(data type, bytes)] of all tensors in a file. Raises ValueError, struct.error, OSError."""
     with contextlib.closing(Content(path)) as data:
         length = data.number("<Q", 0)
+        if 8 + length > data.size:
+            raise Damaged("%s is cut off, or is not a safetensors file" % shown(path))
         if length > LARGEST - 8:
-            raise ValueError("%s is not a safetensors file" % shown(path))
-        header = parsed(data.take(8, length))
+            raise ValueError("the header of %s is larger than that of any known model" % shown(path))
+        try:
+            header = parsed(data.take(8, length))
+        except ValueError:
+            raise Damaged("%s is not a safetensors file" % shown(path)) from None
         found, end = [], 0
         for name, tensor in header.items():
             if name != "__metadata__":
@@ -204,7 +249,7 @@ def safetensors(path):
                 found.append((str(tensor["dtype"]), end_here - begin))
                 end = max(end, end_here)
         if 8 + length + end > data.size:
-            raise ValueError("%s is cut off" % shown(path))
+            raise Damaged("%s is cut off" % shown(path))
         return found
 
 
@@ -251,12 +296,25 @@ def answer(path):
     return {"problem": problem[:300]}
 
 
+def damage(path):
+    """{"damaged": a sentence}, "" where the weights at a path are whole, or where that is unknown. Raises only Slow."""
+    try:
+        check(path)
+    except Damaged as error:
+        return {"damaged": str(error)[:300]}
+    except struct.error:
+        return {"damaged": "%s is cut off in its header" % shown(path)}
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError):
+        pass
+    return {"damaged": ""}
+
+
 class Slow(Exception):
     """Reading a header took too long."""
 
 
-def bounded(path):
-    """Like `answer`, within SECONDS."""
+def bounded(path, ask=answer):
+    """Like `answer` or another question about a path, within SECONDS."""
 
     def end(*_):
         raise Slow
@@ -264,7 +322,7 @@ def bounded(path):
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        return answer(path)
+        return ask(path)
     except Slow:
         return {"problem": "their header took more than %d s" % SECONDS}
     finally:
@@ -274,9 +332,10 @@ def bounded(path):
 def main():
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    ask = damage if sys.argv[1:] == ["check"] else answer
     for line in sys.stdin.buffer:
         path = line.rstrip(b"\n")
-        print(json.dumps(dict(bounded(path), path=path.decode("utf-8", "replace")), sort_keys=True), flush=True)
+        print(json.dumps(dict(bounded(path, ask), path=path.decode("utf-8", "replace")), sort_keys=True), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ _PARTS = (
         "loading",
     ),
     *("members", "ollama", "preparing", "probing", "processes", "project", "proof", "record", "recovering", "remedies"),
-    *("replacing", "request", "safe_paths", "sqlite_copy", "starting", "stopping"),
+    *("replacing", "request", "safe_paths", "sqlite_copy", "starting", "stopping", "weights_header"),
 )
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
-"""The modules that the runner imports."""
+"""The modules that the runner imports, and weights_header, which it runs as a program of its own."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
 BACKUPS = f"{STATE}/backups"
@@ -52,7 +52,8 @@ MODEL_LABEL, JOB_LABEL, PROBE_LABEL = "gpurack.model", "gpurack.job", "gpurack.p
 """Labels of containers: a model's definition, a job's, and where the host asks whether a model is ready. Shell programs
 spell them out; a test compares."""
 CUDA_LABEL = "gpurack.cuda"
-"""The label of a container that proves CUDA for some seconds (files/probing.py): the change for which it does."""
+"""The label of a container that proves CUDA or arguments for some seconds (files/probing.py): the change for which it
+does."""
 DATABASE_LABEL = "gpurack.database"
 """The same of a container that copies or restores a database (files/databases.py)."""
 USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"

@@ -17,7 +17,7 @@ from gpurack.engines.dialect import Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.engines.probes import CudaProbe
+from gpurack.engines.probes import CudaProbe, DryStart
 from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.problems import Problem
@@ -172,10 +172,14 @@ class Engine(ABC):
     """What to do on an arm64 host if the images of a version do not run there; "" if they do, or if it is unknown."""
     cuda_probe: ClassVar[CudaProbe | None] = None
     """How its image shows whether CUDA works; None if it cannot."""
+    dry_start: ClassVar[DryStart | None] = None
+    """How its program shows whether it knows its arguments; None if it cannot without loading."""
     counter: ClassVar[Counter | None] = None
     """Its counter of served requests or tokens; None if it has none."""
     running: ClassVar[str] = ""
     """The name of its number of running requests, at the counter's path; "" if it has none."""
+    sleeping: ClassVar[tuple[str, str] | None] = None
+    """(path, key of the JSON object that it answers) of whether it sleeps; None if it cannot sleep."""
     only_version: ClassVar[str | None] = None
     """The version of an engine without new releases, so that an entry may omit it."""
     successor: ClassVar[str] = ""

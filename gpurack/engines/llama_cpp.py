@@ -20,7 +20,7 @@ from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.engines.probes import LIST_DEVICES
+from gpurack.engines.probes import LIST_DEVICES, LLAMA_SERVER
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.problems import Problem
@@ -184,10 +184,12 @@ class LlamaCpp(Engine):
     port = 8080
     own_template = True
     cuda_probe = LIST_DEVICES
+    dry_start = LLAMA_SERVER
     weights_suffixes = (".gguf",)
     any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
     running = "llamacpp:requests_processing"
+    sleeping = ("/props", "is_sleeping")
     underscores = True
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",

@@ -22,7 +22,7 @@ from gpurack.engines.builds import Builds
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import Dialect, python
 from gpurack.engines.hints import WEIGHTS, Hint
-from gpurack.engines.probes import PYTHON
+from gpurack.engines.probes import ARGPARSE, PYTHON
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.problems import Problem, from_pydantic
@@ -107,6 +107,7 @@ class LlamaCppPython(Engine):
     weights_suffixes = (".gguf",)
     any_name = True
     cuda_probe = PYTHON
+    dry_start = ARGPARSE
     fields = frozenset({"config"})
     abbreviates = True
     own_args: ClassVar = {

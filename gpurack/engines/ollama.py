@@ -14,6 +14,7 @@ from gpurack.engines.base import Engine, Request, Row, Word
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import CONTEXT, OWN_VOLUME, Dialect
 from gpurack.engines.hints import Hint
+from gpurack.engines.probes import VERSION
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
@@ -69,6 +70,7 @@ class Ollama(Engine):
     hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"
     logs_cuda = True
+    dry_start = VERSION
     port = 11434
     ready_path = "/api/tags"
     ready_names_model = False

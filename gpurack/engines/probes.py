@@ -1,4 +1,4 @@
-"""How an image shows whether CUDA works in its container, in seconds and without a model.
+"""How an image shows, without a model, whether CUDA works in its container and whether it knows its arguments.
 
 `nvidia-smi` proves little: it does not use CUDA, and works with a stale /dev/nvidia-uvm (999), a stopped fabric manager
 (802) or a foreign CUDA library (803). gpurack/cuda_faults.py reads what the probes print.
@@ -34,3 +34,51 @@ An image without Python or a container without libcuda prints no result.
 """
 LIST_DEVICES = CudaProbe(None, ("--list-devices",))
 """For llama.cpp: its own list (common/arg.cpp). It needs a context on each GPU for the moment."""
+
+
+@dataclass(frozen=True)
+class DryStart:
+    """How an engine's program reads its arguments and ends, before it loads or listens.
+
+    last: what follows its arguments, and ends it. code: its exit code if it refuses one of them. refusals: patterns of
+    the lines with which it does; the first group is quoted. Only what the parser says of the arguments alone belongs
+    there. What may depend on files, variables or the network does not, because a dry start has none of these.
+    """
+
+    last: tuple[str, ...]
+    code: int = 0
+    refusals: tuple[str, ...] = ()
+
+
+UNKNOWN = "--gpurack-dry-start"
+"""A flag that no engine knows. Its refusal proves that the parser read all the others, and ends the program."""
+ARGPARSE = DryStart(
+    (UNKNOWN,),
+    2,
+    (
+        rf"^[^\n:]+: error: (unrecognized arguments: (?!{UNKNOWN}$)(?=.*{UNKNOWN}).+)$",
+        r"^[^\n:]+: error: (argument [^\n:]+: invalid (?:int|float) value: .+)$",
+        r"^[^\n:]+: error: (argument [^\n:]+: expected (?:at least )?one argument)$",
+    ),
+)
+"""For Python's argparse, which reports all unknown arguments at the end (error(): exit code 2)."""
+CLAP = DryStart(
+    (UNKNOWN,),
+    2,
+    (rf"^error: (unexpected argument '(?!{UNKNOWN}')\S+' found)$", r"^error: (invalid value '.*' for '--.*)$"),
+)
+"""For Rust's clap 4, which reads arguments in order and reports the first wrong one (exit code 2)."""
+LLAMA_SERVER = DryStart(
+    ("--version",),
+    1,
+    (
+        r"^error: (invalid argument: \S+)$",
+        r'^error while handling argument ("[^"\n]+": (?:sto[a-z]+|the argument has been removed.*))$',
+    ),
+)
+"""For llama.cpp, which reads arguments in order, and ends at --version (common/arg.cpp; exit code 1).
+
+`stoi` and the like are the whole reason that it gives for a value that is not a number.
+"""
+VERSION = DryStart(("--version",))
+"""For a program without arguments of a model: only that Docker starts it with its devices."""

@@ -15,7 +15,7 @@ from gpurack.engines.args import explicit_args, flags, parallel, with_dashes
 from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect, python
-from gpurack.engines.probes import PYTHON
+from gpurack.engines.probes import ARGPARSE, PYTHON
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
@@ -72,6 +72,7 @@ class Sglang(Engine):
     any_name = True
     enforces_vram = True
     cuda_probe = PYTHON
+    dry_start = ARGPARSE
     profiles_memory = True
     shared_memory = SHARED_MEMORY
     parallel_flags = ("tp-size", "pp-size", "dp-size")

@@ -16,6 +16,7 @@ from gpurack.engines.base import EMBEDDING, Counter, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import WRONG_GPU, Hint
+from gpurack.engines.probes import CLAP
 from gpurack.spec.model import Model
 
 PREFIXES = {
@@ -52,6 +53,7 @@ class Tei(Engine):
     api = "tei"
     chats = False
     one_gpu = True
+    dry_start = CLAP
     port = 80
     ready_path = "/health"
     ready_names_model = False

@@ -26,7 +26,7 @@ from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator,
 from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
 from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_GPUS, WEIGHTS, Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.engines.probes import PYTHON
+from gpurack.engines.probes import ARGPARSE, PYTHON
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.problems import Problem
 
@@ -178,12 +178,14 @@ class Vllm(Engine):
     weights_folders = True
     enforces_vram = True
     cuda_probe = PYTHON
+    dry_start = ARGPARSE
     profiles_memory = True
     shared_memory = SHARED_MEMORY
     parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     running = "vllm:num_requests_running"
+    sleeping = ("/is_sleeping", "is_sleeping")
     min_compute = "7.5"
     underscores = True
     own_args: ClassVar = {

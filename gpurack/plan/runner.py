@@ -170,8 +170,8 @@ def entry(
         "given": given(one, facts),
         **({"words": words} if (words := unlabelled(model)) else {}),
     }
-    if change.action in (Action.CREATE, Action.RECREATE) and (probe := probes.cuda_probe(one)):
-        data["cuda"] = probe
+    if change.action in (Action.CREATE, Action.RECREATE):
+        data |= proofs(one)
     if limit := probes.driver_limit(one, facts):
         data["driver"] = limit
     if container:
@@ -185,6 +185,8 @@ def entry(
         # Of the old container. If that has another engine, it is not asked, because its counters are elsewhere.
         if ENGINES[model.engine].running and had(container, model.engine):
             data["running"] = [counter.path, ENGINES[model.engine].running]
+    if asleep := ENGINES[model.engine].sleeping:
+        data["sleeping"] = list(asleep)
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
@@ -208,6 +210,17 @@ def entry(
     if locked.digest:
         data["digest"] = locked.digest
     return data
+
+
+def proofs(desired: DesiredService) -> dict[str, Any]:
+    """Return what the runner proves of a new container before the old one stops.
+
+    weights: the paths whose headers it reads, for an engine whose formats are known.
+    """
+    cuda, dry, engine = probes.cuda_probe(desired), probes.dry_start(desired), ENGINES[desired.entry.engine]
+    weights = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
+    found = {"cuda": cuda, "dry_start": dry, "weights": weights}
+    return {word: value for word, value in found.items() if value}
 
 
 def unlabelled(model: Model) -> dict[str, Any]:
@@ -251,6 +264,7 @@ def gateway(desired: DesiredService, key: str, spec: Host, facts: HostFacts) -> 
             "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, desired.name, index, key) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
+            "sleeping": ENGINES[other.model.engine].sleeping,
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
         for index, other in sorted(enumerate(desired.connections), key=lambda one: not one[1].near)

@@ -104,6 +104,7 @@ def model_questions(name: str, spec: Host, model: Model, secrets: Mapping[str, s
         "ready": engine.ready_at(model),
         "lists": f"{engine.base_path}/models" if engine.gateway else None,
         "requests": engine.requests(model, names_of(name, spec, model)),
+        "sleeping": engine.sleeping,
         "key": next(iter(own), None),
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
         "cards": bool(model.gpus),

@@ -54,8 +54,9 @@ class Container:
 class FakeDocker:
     """The daemons of a host. `at`: what happens at the step of that number; `steps`: what was done until now.
 
-    always: what happens at each step of a command. cuda: what a probe of CUDA prints. lacks: images that are yet to be
-    pulled. pulling: what happens meanwhile."""
+    always: what happens at each step of a command. cuda: what a probe of CUDA prints. dry: exit code and output of a
+    dry start. refuses: what the daemon says instead of running one of them. lacks: images that are yet to be pulled.
+    pulling: what happens meanwhile."""
 
     def __init__(self) -> None:
         self.lacks: set[str] = set()
@@ -71,6 +72,8 @@ class FakeDocker:
         self.silent = ""
         self.breaks: Callable[[Container], bool] = lambda container: False
         self.cuda = "gpurack-cuda 0 1"
+        self.dry = (2, "x: error: unknown: --end")
+        self.refuses = ""
 
     # --- what a test does --------------------------------------------------------------------------------------------
 
@@ -150,6 +153,10 @@ class FakeDocker:
                     1,
                     "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
                 )
+            if words[0] == "run" and self.refuses:
+                return 125, f"docker: Error response from daemon: {self.refuses}"
+            if words[0] == "run" and words[-1] == "--end":
+                return self.dry
             try:
                 return 0, self.answer(self.daemons[user], words) or ""
             except LookupError as error:

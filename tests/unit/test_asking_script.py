@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -427,3 +427,69 @@ def test_asks_model_of_other_host_without_checking_container(server: Any) -> Non
         model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
         ask_gateway(server, behind(model))
         assert len(model.asked) == 2
+
+
+# --- a model that sleeps ----------------------------------------------------------------------------------------------
+
+SLEEPING = ["/is_sleeping", "is_sleeping"]
+ASLEEP = {"/is_sleeping": (200, {"is_sleeping": True})}
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (ASLEEP, True),
+        ({"/is_sleeping": (200, {"is_sleeping": False})}, False),
+        ({"/is_sleeping": (200, {"is_sleeping": "yes"})}, False),
+        ({"/is_sleeping": (200, ["is_sleeping"])}, False),
+        ({"/is_sleeping": (200, "no JSON")}, False),
+        ({"/is_sleeping": (401, {"is_sleeping": True})}, False),
+        ({}, False),
+    ],
+)
+def test_sleeps_only_if_it_says_so(server: Any, said: Any, found: bool) -> None:
+    server.said, asking = said, load("asking")
+    asked = lambda path: asking.send(Dockerd(), url_of(server), path, None, None, 5)  # noqa: E731
+    assert asking.sleeps(SLEEPING, asked) is found
+    assert asking.sleeps(None, asked) is False
+
+
+@pytest.mark.parametrize("action", ["check", "wait", "start"])
+@pytest.mark.parametrize("asleep", [True, False])
+def test_sleeping_model_is_not_tested_and_nothing_is_recorded(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str, asleep: bool
+) -> None:
+    """A request would wake it, or end it. One that was started now does not sleep."""
+    starting, noted = load("starting"), []
+    dockerd: Any = Dockerd()
+    dockerd.ids, dockerd.key, dockerd.user, dockerd.start = {"alpha": "1"}, str, "", lambda *words: None
+    state = {"status": "running", "restarts": 0}
+    monkeypatch.setattr(starting.processes, "state", lambda *words: state)
+    monkeypatch.setattr(starting.loading, "wait_until_ready", lambda *words: 1)
+    monkeypatch.setattr(starting.loading, "still_up", lambda *words: None)
+    monkeypatch.setattr(starting.record, "note_test", lambda *words: noted.append(words))
+    server.said = {"/v1/chat/completions": (200, CHAT), **(ASLEEP if asleep else {})}
+    model = {
+        "name": "alpha", "action": action, "url": url_of(server), "served_name": "alpha", "uuids": [], "timeout": 9,
+        "requests": ASKED, "sleeping": SLEEPING,
+    }  # fmt: skip
+    starting.bring_up({}, starting.Lanes(), dockerd, model, nullcontext)
+    tested = not asleep or action == "start"
+    assert ("/v1/chat/completions" in [path for path, _, _ in server.asked]) is tested
+    assert len(noted) == tested
+    assert ("alpha: sleeps, so it was not tested" in capsys.readouterr().out) is not tested
+
+
+def test_sleeping_model_behind_a_gateway_is_not_asked(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as model:
+        model.said, server.said = {**LISTED, **ASLEEP}, LISTED
+        ask_gateway(server, {**behind(model), "sleeping": SLEEPING})
+        assert [path for path, _, _ in model.asked] == ["/v1/models", "/is_sleeping"]
+    assert "none of the models behind this gateway answers yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
+def test_engines_that_sleep_say_so(engine: str) -> None:
+    found = ENGINES[engine].sleeping
+    assert found
+    assert found[1] == "is_sleeping"

@@ -30,6 +30,7 @@ import common  # noqa: E402
 import databases  # noqa: E402
 import docker_restart  # noqa: E402
 import dockerd  # noqa: E402
+import fetch  # noqa: E402
 import kept_logs  # noqa: E402
 import loading  # noqa: E402
 import processes  # noqa: E402
@@ -96,6 +97,9 @@ SCENARIOS: dict[str, Scenario] = {
     },
     "made by hand": {"alpha": (Generation("", "", "own:1", ("0",), by_hand="alpha"), new(key="alpha"))},
 }  # fmt: skip
+
+
+DRY = {"arguments": ["--end"], "last": ["--end"], "code": 2, "refusals": ["^x: error: (unknown: (?!--end$).*)$"]}
 
 
 class Host:
@@ -181,7 +185,7 @@ class Host:
                 "timeout": 5, "label": label, "definition": hashlib.sha256(label.encode()).hexdigest(), "stop": 1,
                 "lanes": list(after.gpus), "given": "driver 1",
                 "cuda": {"run": [f"--device={gpu}" for gpu in after.gpus], "arguments": ["-c"], "gpus": 1},
-                "hints": [hint.payload for hint in hints_of("vllm")],
+                "dry_start": {"run": [], **DRY}, "hints": [hint.payload for hint in hints_of("vllm")],
             }  # fmt: skip
             if before and before.by_hand:
                 entry["replaces"] = {"name": before.by_hand, "user": before.user, "id": self.containers[name].id}
@@ -525,6 +529,84 @@ def test_failure_of_cuda_says_cause_and_what_serves(folder: Path) -> None:
     ]
 
 
+UNFIT = {
+    "arguments": (2, "usage: x\nx: error: unknown: --nope 1 --end"),
+    "devices": (125, "docker: Error response from daemon: unresolvable CDI devices nvidia.com/gpu=GPU-1"),
+}
+
+
+@pytest.mark.parametrize("said", UNFIT)
+@pytest.mark.parametrize("case", SCENARIOS)
+def test_no_old_one_stops_for_arguments_or_devices_that_are_refused(folder: Path, case: str, said: str) -> None:
+    host = fresh(folder, SCENARIOS[case])
+    host.docker.dry = UNFIT[said]
+    job = host.apply()
+    assert job.failures == len(SCENARIOS[case])
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert host.record()["failed"] == {}
+    assert case == "first" or host.served() == "old"
+
+
+def test_failed_dry_start_says_why_and_what_serves(folder: Path) -> None:
+    for said, why in {
+        "arguments": "its program refuses its arguments: unknown: --nope 1.",
+        "devices": "Docker cannot give it its devices: unresolvable CDI devices nvidia.com/gpu=GPU-1.",
+    }.items():
+        host = fresh(folder, SCENARIOS["one"])
+        host.docker.dry = UNFIT[said]
+        host.apply()
+        assert host.out == [f"error alpha: {why} The present `alpha` was not stopped."]
+
+
+@pytest.mark.parametrize(
+    "printed", [(2, "x: error: unknown: --end"), (0, "it ended"), (1, "x: error: unknown: --nope"), (137, ""), (2, "x")]
+)
+def test_what_a_dry_start_does_not_prove_refuses_nothing(folder: Path, printed: tuple[int, str]) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.dry = printed
+    assert (host.apply().failures, host.served()) == (0, "new")
+
+
+def test_docker_that_cannot_give_the_gpus_stops_no_old_one(folder: Path) -> None:
+    """The probe of CUDA is the first to see it."""
+    host = fresh(folder, SCENARIOS["swap"])
+    host.docker.refuses = 'could not select device driver "cdi" with capabilities: [[gpu]].'
+    assert (host.apply().failures, host.served()) == (2, "old")
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert "Docker cannot give it its devices: could not select device driver" in host.out[0]
+
+
+@pytest.mark.parametrize("case", ["one", "first", "ring"])
+def test_damaged_weights_stop_nothing(folder: Path, case: str, tmp_path: Path) -> None:
+    """Their header is read before anything is renamed or created."""
+    (tmp_path / "m.gguf").write_bytes(b"<!doctype html>")
+    host = fresh(folder, SCENARIOS[case])
+    payload = host.payload()
+    payload["batches"][0][0]["weights"] = [str(tmp_path / "m.gguf")]
+    job = models.Job(payload)
+    job.apply()
+    assert job.failures == len(SCENARIOS[case])
+    why = f"error alpha: its weights are damaged: m.gguf is not a GGUF file. Fetch or copy {tmp_path}/m.gguf again"
+    assert host.out[0] == why
+    acts = ("start", "stop", "rename", "run", "compose create")
+    assert not [step for step in host.docker.steps if step.startswith(acts)]
+    assert not host.record().get("failed")
+
+
+@pytest.mark.parametrize("program", ["exit 1", "echo no JSON", "sleep 99", "echo '[]'"])
+def test_check_of_weights_without_an_answer_refuses_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(fetch, "HEADER_LIMIT", 0.5)
+    monkeypatch.setattr(fetch, "reader", lambda path, user: ["sh", "-c", program])
+    host = fresh(folder, SCENARIOS["one"])
+    payload = host.payload()
+    payload["batches"][0][0]["weights"] = ["/w/m.gguf"]
+    job = models.Job(payload)
+    job.apply()
+    assert (job.failures, host.served()) == (0, "new")
+
+
 ON_CPU = "ggml_cuda_init: failed to initialize CUDA: unknown error\nserver is listening"
 
 
@@ -588,7 +670,7 @@ def test_same_image_with_the_same_gpus_is_proven_once_in_a_run(folder: Path) -> 
     }
     host = fresh(folder, scenario)
     host.apply()
-    proven = [step for step in host.docker.steps if step.startswith("run ")]
+    proven = [step for step in host.docker.steps if step.startswith("run ") and step.endswith("-c")]
     assert sorted(step.split()[4] for step in proven) == ["--device=0", "--device=1"]
 
 

@@ -94,7 +94,7 @@ def test_sums_tensors_of_all_parts(tmp_path: Path) -> None:
     whole = read(parts[0])
     assert sum(whole.tensors.values()) == sum(by_the_package(part)[0] for part in parts)
     parts[2].unlink()
-    assert read(parts[0]).problem == "m-00003-of-00003.gguf: No such file or directory"
+    assert read(parts[0]).problem == "m-00003-of-00003.gguf is missing"
 
 
 def test_reads_files_named_in_index(tmp_path: Path) -> None:
@@ -273,3 +273,86 @@ def test_reader_runs_without_other_files(tmp_path: Path) -> None:
     program = [sys.executable, "-I", "-S", "-c", remembered.reader()]
     done = subprocess.run(program, input=f"{path}\n", capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(done.stdout) == {**reader().answer(bytes(path)), "path": str(path)}
+
+
+# --- damage, as a run checks it before it stops a model ---------------------------------------------------------------
+
+
+def damage(path: Path) -> str:
+    return str(reader().damage(bytes(path))["damaged"])
+
+
+def test_whole_weights_are_not_damaged(tmp_path: Path) -> None:
+    gguf_models.say(tmp_path / "a.gguf", "Alpha speaks.")
+    parts = [written(tmp_path / f"m-0000{number}-of-00002.gguf", [number]) for number in (1, 2)]
+    for path in (tmp_path / "a.gguf", parts[0], folder(tmp_path / "m", SMALL, {"a": (10, 10)}), qwen(tmp_path, "7B")):
+        assert damage(path) == ""
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K"])
+def test_last_byte_of_the_last_tensor_counts(tmp_path: Path, kind: str) -> None:
+    """By ggml's own package: what its last tensor needs is neither more nor less than what we compute."""
+    import gguf
+    import numpy
+
+    path, form = tmp_path / "m.gguf", gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, "llama")
+    block, size = gguf.GGML_QUANT_SIZES[form]
+    tensor = numpy.zeros((3, 256 // block * size), dtype=numpy.uint8)
+    writer.add_tensor("a", tensor, raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    begin = int(gguf.GGUFReader(path).tensors[-1].data_offset)
+    os.truncate(path, begin + tensor.nbytes)  # without the padding, which a file need not have
+    assert damage(path) == ""
+    os.truncate(path, begin + tensor.nbytes - 1)
+    assert damage(path) == "m.gguf is cut off"
+
+
+@given(data=st.data())
+def test_every_cut_is_damage(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    base = tmp_path_factory.mktemp("cut")
+    whole = written(base / "m.gguf", [1, 2]).read_bytes()
+    (base / "cut.gguf").write_bytes(whole[: data.draw(st.integers(0, len(whole) - 40))])
+    assert damage(base / "cut.gguf")
+    path = folder(base / "hf", SMALL, {"a": (3, 3)}) / "model-00001-of-00001.safetensors"
+    path.write_bytes(path.read_bytes()[: data.draw(st.integers(1, path.stat().st_size - 1))])
+    assert damage(base / "hf")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GG", b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", b"PK\3\4" * 99],
+)
+def test_junk_with_the_name_of_weights_is_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.gguf").write_bytes(content)
+    path = folder(tmp_path / "m", SMALL, {"a": (3, 3)})
+    (path / "model-00001-of-00001.safetensors").write_bytes(content)
+    assert damage(tmp_path / "m.gguf")
+    assert content == b"" or damage(path)
+
+
+def test_missing_part_is_damage(tmp_path: Path) -> None:
+    first, second = (written(tmp_path / f"m-0000{number}-of-00002.gguf", [number]) for number in (1, 2))
+    second.unlink()
+    assert damage(first) == "m-00002-of-00002.gguf is missing"
+
+
+def test_what_gpurack_does_not_know_is_no_damage(tmp_path: Path) -> None:
+    """A later version of GGUF, a folder in another format, weights that are elsewhere."""
+    whole = written(tmp_path / "m.gguf", [1]).read_bytes()
+    (tmp_path / "m.gguf").write_bytes(whole[:4] + b"\4" + whole[5:])
+    (tmp_path / "mistral").mkdir()
+    (tmp_path / "mistral" / "params.json").write_text("{}")
+    (tmp_path / "pickled.bin").write_bytes(b"x")
+    for name in ("m.gguf", "mistral", "pickled.bin", "missing.gguf", "missing"):
+        assert damage(tmp_path / name) == ""
+
+
+def test_program_answers_within_its_limits(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    program = [sys.executable, str(FILES / "weights_header.py"), "check"]
+    done = subprocess.run(program, input=f"{tmp_path}/m.gguf\n", capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"damaged": "m.gguf is not a GGUF file", "path": f"{tmp_path}/m.gguf"}

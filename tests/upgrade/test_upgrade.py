@@ -222,7 +222,7 @@ def test_first_replacement_makes_a_second_generation(upgrade: Upgrade) -> None:
     """A model of the older gpurack has its own name as its Compose service. A change that fails brings its container
     back; one that succeeds has the next service, and touches no other."""
     before = others(upgrade.host)
-    for more, code in (({"args": {"no-such-flag": 1}}, 1), ({"context": 512}, 0)):
+    for more, code in (({"compose": {"entrypoint": ["sh", "-c", "exit 1"]}}, 1), ({"context": 512}, 0)):
         data = wanted()
         data[NAME]["models"]["gamma"] |= more
         run = upgrade.newer.run(upgrade.newer.lab.inventory(data))

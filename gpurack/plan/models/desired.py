@@ -38,8 +38,9 @@ class DesiredService:
     name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's address
     on which it listens. url: where the host asks whether it is ready. connections: what it connects to. hosts: name →
     address of other hosts that it connects to. weights: all of them, each with its path on the host, its own first.
-    locked: what the inventory's lock says about it. container: what its engine decides. files: file → text of what is
-    mounted into it. fingerprints: words of its definition that change if a file or secret does.
+    locked: what the inventory's lock says about it. run: what its engine is told. container: what its engine decides.
+    files: file → text of what is mounted into it. fingerprints: words of its definition that change if a file or secret
+    does.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DesiredService:
     connections: tuple[Connection, ...]
     weights: tuple[tuple[Weights, str], ...]
     locked: ModelLock
+    run: Run
     container: Container
     files: Mapping[str, str] = field(repr=False)
     fingerprints: Mapping[str, Any]
@@ -152,7 +154,8 @@ def desire(
     hardware = devices(entry, uuids, spec, facts)
     placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
     connections = spec.connections(name)
-    container = ENGINES[entry.engine].container(entry, _run(name, entry, placed, hardware, connections, facts))
+    run = _run(name, entry, placed, hardware, connections, facts)
+    container = ENGINES[entry.engine].container(entry, run)
     values = secrets or {}
     return DesiredService(
         name=name,
@@ -166,6 +169,7 @@ def desire(
         connections=connections,
         weights=placed,
         locked=model_lock(spec, name),
+        run=run,
         container=container,
         files=files.contents(container, values, ENGINES[entry.engine].hash_client_keys),
         fingerprints=files.fingerprints(entry, connections, container, values, salt_of(label) or salt),

@@ -1,7 +1,8 @@
-"""How the runner proves CUDA in a model's image before it stops the model's old container. Pure."""
+"""How the runner proves CUDA, devices and arguments in a model's image before it stops the old container. Pure."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gpurack.cuda_faults import OLDEST_DRIVER
@@ -13,6 +14,8 @@ MATTERS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_", "NVIDIA_")
 """Beginnings of the names of variables that decide which CUDA library a program loads, and what it sees."""
 OPTIONS = {"devices": "--device", "group_add": "--group-add", "security_opt": "--security-opt"}
 """Keys of a Compose service that decide what a program may open → the option of `docker run`."""
+PROGRAM = ("command", "configs", "entrypoint", "env_file", "environment", "secrets", "tmpfs", "volumes", "working_dir")
+"""Keys of an entry's `compose` that may change which program reads the arguments, or what it knows (plugins)."""
 
 
 def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
@@ -22,18 +25,34 @@ def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
     which its container has exactly the model's GPUs, and no network, ports, mounts or secrets. gpus: how many GPUs CUDA
     must see.
     """
-    engine, service, given = ENGINES[desired.entry.engine], desired.service, _given(desired)
+    engine = ENGINES[desired.entry.engine]
     probe = None if engine.uses_graphics_driver(desired.entry) else engine.cuda_probe
-    if probe is None or given is None or (probe.entrypoint is None and "entrypoint" in service):
+    run = _options(desired) if probe and desired.devices.nvidia_access else None
+    if probe is None or run is None or (probe.entrypoint is None and "entrypoint" in desired.service):
         return None
-    run = ["--network", "none", "--pull", "never", *given]
-    run += [word for key, option in OPTIONS.items() for one in _list(service.get(key)) for word in (option, str(one))]
-    run += ["--user", str(service["user"])] if "user" in service else []
-    run += ["--privileged"] if service.get("privileged") is True else []
-    for name, value in _environment(service).items():
-        run += ["--env", f"{name}={value}"] if name.startswith(MATTERS) else []
     run += ["--entrypoint", probe.entrypoint] if probe.entrypoint else []
     return {"run": run, "arguments": list(probe.arguments), "gpus": least(desired)}
+
+
+def dry_start(desired: DesiredService) -> dict[str, Any] | None:
+    """Return the payload's words for a dry start (files/probing.py): `run`, `arguments`, and how a refusal looks.
+
+    None for an engine that cannot show it, and where another program than its own may read the arguments: an `image` of
+    the inventory, or what `compose` or a variable of Python's changes. run: as for the probe of CUDA. arguments: those
+    of the container, without files of keys, which a dry start does not have.
+    """
+    entry, engine = desired.entry, ENGINES[desired.entry.engine]
+    how, run = engine.dry_start, _options(desired)
+    foreign = entry.image is not None or any(key in entry.compose for key in PROGRAM)
+    if how is None or run is None or foreign or any(name.startswith("PYTHON") for name in entry.env):
+        return None
+    keyless = replace(desired.run, api_key_file=None, keys_file=None)
+    container = desired.container if keyless == desired.run else engine.container(entry, keyless)
+    program, *words = container.entrypoint or [""]
+    run += ["--entrypoint", program] if program else []
+    arguments = [*words, *(container.command or ()), *how.last]
+    told = {"last": list(how.last), "code": how.code, "refusals": list(how.refusals)}
+    return {"run": run, "arguments": arguments, **told}
 
 
 def driver_limit(desired: DesiredService, facts: HostFacts) -> dict[str, Any] | None:
@@ -57,8 +76,25 @@ def least(desired: DesiredService) -> int:
     return 1 if any(uuid.startswith("MIG-") for uuid in desired.uuids) else len(desired.uuids)
 
 
+def _options(desired: DesiredService) -> list[str] | None:
+    """Return the options of `docker run` for a container with its devices and nothing else.
+
+    None if the entry's `compose` gives it other GPUs.
+    """
+    service, given = desired.service, _given(desired)
+    if given is None:
+        return None
+    run = ["--network", "none", "--pull", "never", *given]
+    run += [word for key, option in OPTIONS.items() for one in _list(service.get(key)) for word in (option, str(one))]
+    run += ["--user", str(service["user"])] if "user" in service else []
+    run += ["--privileged"] if service.get("privileged") is True else []
+    for name, value in _environment(service).items():
+        run += ["--env", f"{name}={value}"] if name.startswith(MATTERS) else []
+    return run
+
+
 def _given(desired: DesiredService) -> list[str] | None:
-    """Return the options of `docker run` for its GPUs; None if the entry's `compose` gives it others."""
+    """Return the options of `docker run` for NVIDIA's GPUs; None if the entry's `compose` gives it others."""
     words = desired.devices.words(drawing=False)
     if any(desired.service.get(key) != words[key] for key in words.keys() & {"deploy", "runtime"}):
         return None
@@ -70,7 +106,7 @@ def _given(desired: DesiredService) -> list[str] | None:
         case "runtime":
             return ["--runtime", "nvidia"]
         case _:
-            return None
+            return []
 
 
 def _environment(service: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,8 @@ ARGS = "It does not accept one of its arguments, or its value. Correct `args`."
 API_KEY = "Set the key in `api_key` only, not in env, args or the image."
 HELD, PORT = "is already in use by process python3 (pid ", "Stop it or use another port."
 ENDED = "exited while loading ("
+REFUSED = "its program refuses its arguments: "
+DAMAGED = "its weights are damaged: noise.gguf is not a GGUF file. Fetch or copy "
 ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|crashed and was restarted)\)\."
 """"crashed" is reported if Docker has restarted it and its events (256, of all containers) go no further back."""
 

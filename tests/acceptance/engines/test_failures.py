@@ -17,6 +17,7 @@ from tests.acceptance.engines.conftest import content, post, say
 from tests.acceptance.engines.failing import (
     API_KEY,
     ARGS,
+    DAMAGED,
     ENDED,
     FITS,
     FLAG,
@@ -29,6 +30,7 @@ from tests.acceptance.engines.failing import (
     PATH,
     PORT,
     READ,
+    REFUSED,
     SHORT_WAIT,
     SILENT,
     Case,
@@ -70,6 +72,7 @@ TOO_LONG = {
     "llama-cpp-python": {"entrypoint": ["sh", "-c", LIMITED, "sh"]},
 }
 FILES = {"gguf": "noise.gguf", "folder": "noise"}
+NOISE = {"gguf": (DAMAGED, f"{FOLDER}/noise.gguf again"), "folder": (ENDED, READ)}
 
 CASES: list[Case] = []
 for name in ANOTHER_KEY:
@@ -77,8 +80,8 @@ for name in ANOTHER_KEY:
     absent = f"{FOLDER}/absent{'.gguf' if kind == 'gguf' else ''}"
     CASES += [
         (name, "path", {"weights": absent}, f"weights {absent} do not exist on the host. ", PATH),
-        (name, "noise", {"weights": f"{FOLDER}/{FILES[kind]}", **KEYED}, ENDED, READ),
-        (name, "crash", {**CRASH[name], **KEYED}, ENDED, ARGS),
+        (name, "noise", {"weights": f"{FOLDER}/{FILES[kind]}", **KEYED}, *NOISE[kind]),
+        (name, "crash", {**CRASH[name], **KEYED}, REFUSED, ARGS),
         (
             name,
             "key",

@@ -59,7 +59,7 @@ def test_replaces_starts_model_and_keeps_old_container(lab: Lab, by_hand: Host) 
 
 
 def test_restores_old_container_if_new_model_fails(lab: Lab, by_hand: Host) -> None:
-    broken = model("alpha", [], 8020, bind="any", replaces=OLD, args={"no-such-flag": True})
+    broken = model("alpha", [], 8020, bind="any", replaces=OLD, compose={"entrypoint": ["sh", "-c", "exit 1"]})
     run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": broken}}}))
     assert run.exit_code == 1
     assert f"The previous `{OLD}` serves again since" in run.output

@@ -27,6 +27,8 @@ LOAD = 5
 """Seconds in which a model of the testbed loads while seven others also do."""
 NEW = {"env": {"NEW": uuid.uuid4().hex}}
 """Makes an entry one that never was: on a host that stays, what failed in an earlier run of the tests is not tried."""
+CRASHES = {"compose": {"entrypoint": ["sh", "-c", "echo 'error: invalid argument: --no-such-flag'; exit 1"]}}
+"""Its program ends at once. An unknown flag in `args` does not come so far: the dry start refuses it."""
 Models = dict[str, dict[str, Any]]
 
 

@@ -14,7 +14,19 @@ import pytest
 from tests.acceptance import hook
 from tests.acceptance.conftest import Lab, model
 from tests.acceptance.evidence import RUNNING_WITH_CARDS, cards_held_twice, sampled
-from tests.acceptance.replacement.conftest import COMPOSE, NAME, Models, apply, ours, pair, record, right, says, settle
+from tests.acceptance.replacement.conftest import (
+    COMPOSE,
+    CRASHES,
+    NAME,
+    Models,
+    apply,
+    ours,
+    pair,
+    record,
+    right,
+    says,
+    settle,
+)
 from tests.testbed import Host
 from tests.testbed.shell import await_
 
@@ -102,7 +114,7 @@ def test_new_model_serves_after_power_cut_after_decision(lab: Lab, host: Host, w
 
 @pytest.mark.parametrize(("when", "word"), BACK, ids=lambda word: word)
 def test_old_model_serves_after_power_cut_on_the_way_back(lab: Lab, host: Host, when: str, word: str) -> None:
-    old, wanted = which(host), changed(args={"no-such-flag": 1})
+    old, wanted = which(host), changed(**CRASHES)
     skip = 1 if word == "start" else 0
     with hook.planned(host, when, word, skip=skip):
         cut_while_held(lab, host, wanted)

@@ -12,6 +12,7 @@ from tests.acceptance.conftest import Lab, chat, identities, model
 from tests.acceptance.evidence import RUNNING_WITH_CARDS, cards_held_twice, lifetimes, sampled
 from tests.acceptance.owners import IMAGE
 from tests.acceptance.replacement.conftest import (
+    CRASHES,
     NAME,
     NEW,
     apply,
@@ -135,7 +136,7 @@ def test_revoked_key_does_not_return(lab: Lab, host: Host) -> None:
     old, new = "sk-revoked-0123456789", "sk-todays-0123456789"
     run = apply(lab, keyed, env={"LAB_KEY": old})
     assert run.exit_code == 0, run.output
-    broken = {**keyed, "alpha": {**keyed["alpha"], "args": {"no-such-flag": 1}, **NEW}}
+    broken = {**keyed, "alpha": {**keyed["alpha"], **CRASHES, **NEW}}
     run = apply(lab, broken, env={"LAB_KEY": new})
     assert run.exit_code == 1, run.output
     serves_again(run, "alpha")

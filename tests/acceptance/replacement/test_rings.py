@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.conftest import Lab, cards, identities, model
 from tests.acceptance.evidence import RUNNING_WITH_CARDS, cards_held_twice, sampled
 from tests.acceptance.replacement.conftest import (
+    CRASHES,
     NAME,
     NEW,
     Models,
@@ -54,7 +55,7 @@ def test_ring_with_a_failing_one_turns_back(lab: Lab, host: Host) -> None:
     """The last of the three crashes, when the two others serve at their new places already."""
     before = ids(host)
     wanted = ring(2)
-    wanted["gamma"] |= {"args": {"no-such-flag": 1}, **NEW}
+    wanted["gamma"] |= {**CRASHES, **NEW}
     with sampled(host, RUNNING_WITH_CARDS, every=0.2) as samples:
         run = apply(lab, wanted)
     assert run.exit_code == 1, run.output
@@ -73,7 +74,7 @@ def test_ring_with_a_failing_one_turns_back(lab: Lab, host: Host) -> None:
 def test_failing_ring_is_not_tried_again(lab: Lab, host: Host) -> None:
     before = identities(host)
     wanted = ring(2)
-    wanted["gamma"] |= {"args": {"no-such-flag": 1}, **NEW}
+    wanted["gamma"] |= {**CRASHES, **NEW}
     run = apply(lab, wanted)
     assert run.exit_code == 1, run.output
     assert identities(host) == before

@@ -9,12 +9,12 @@ import pytest
 
 from tests.acceptance.conftest import Lab, Run, chat, containers, model
 from tests.acceptance.evidence import sampled
-from tests.acceptance.replacement.conftest import COMPOSE, NEW, answering, down, record, serves_again
+from tests.acceptance.replacement.conftest import COMPOSE, CRASHES, NEW, answering, down, record, serves_again
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 
 NAME = "rootless4"
-CRASH = {"args": {"no-such-flag": 1}, **NEW}
+CRASH = {**CRASHES, **NEW}
 
 
 @pytest.fixture(scope="module")

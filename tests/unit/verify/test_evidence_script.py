@@ -343,6 +343,22 @@ def test_first_answered_request_counts(script: ModuleType, port: int) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "asleep"),
+    [('{"is_sleeping": true}', True), ('{"is_sleeping": false}', False), ('{"is_sleeping": 1}', False), ("[", False)],
+)
+def test_sleeping_model_gets_no_request(script: ModuleType, said: str, asleep: bool) -> None:
+    answers, asked = {"/v1/models": [200, "alpha"], "/is_sleeping": [200, said]}, []
+
+    def ask(path: str, body: Any = None, key: str | None = None, timeout: float = 1) -> list[Any]:
+        asked.append(path)
+        return answers.get(path, [200, "{}"])
+
+    one = {"ready": "/v1/models", "lists": None, "key": "sk-1", "requests": [["/v1/completions", {}]]}
+    found = script.answers({**one, "sleeping": ["/is_sleeping", "is_sleeping"]}, ask)
+    assert (found.get("sleeps", False), "/v1/completions" in asked) == (asleep, not asleep)
+
+
 def test_accepts_readiness_path_without_key(script: ModuleType, port: int) -> None:
     one = {"ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
     found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))

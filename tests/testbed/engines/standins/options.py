@@ -36,7 +36,8 @@ def one_of(found: Mapping[str, Any], *flags: str, default: str) -> str:
 class Options:
     """A parser. underscores: reads underscores in a long flag as dashes, and accepts what follows a dot. abbreviates:
     accepts a unique prefix of a flag. once: refuses a repeated flag. positional: the name of a word without a flag, ""
-    if there may be none. unknown: the error for an unknown flag. wrong_value, wrong_choice: the errors for a value of
+    if there may be none. unknown: the error for unknown flags: for all with their values after the rest was read, or
+    with at_once for the first one. wrong_value, wrong_choice: the errors for a value of
     another type, and for one that is not a choice."""
 
     flags: Mapping[str, Any]
@@ -45,22 +46,26 @@ class Options:
     once: bool = False
     positional: str = ""
     unknown: str = "unrecognized arguments: {}"
+    at_once: bool = False
     wrong_value: str = "argument {flag}: invalid {kind} value: '{value}'"
     wrong_choice: str = "argument {flag}: invalid choice: '{value}' (choose from {choices})"
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
         """Flag → value (True for a bare one, a list for `many`). Raises Wrong."""
         found: dict[str, Any] = {}
-        rest = list(argv)
+        rest, strange = list(argv), []
         while rest:
             word = rest.pop(0)
-            if not word.startswith("-"):
-                if not self.positional or self.positional in found:
-                    raise Wrong(self.unknown.format(word))
-                found[self.positional] = word
-                continue
             written, given, value = word.partition("=")
             flag, known = self._known(written)
+            if not word.startswith("-") and self.positional and self.positional not in found:
+                found[self.positional] = word
+                continue
+            if not word.startswith("-") or known is None:
+                if self.at_once:
+                    raise Wrong(self.unknown.format(word))
+                strange.append(word)
+                continue
             if self.once and flag in found:
                 raise Wrong(f"the argument '{flag}' cannot be used multiple times")
             kind = known[0] if isinstance(known, list) else known
@@ -77,10 +82,12 @@ class Options:
             for one in values:
                 self.check(flag, known, one)
             found[flag] = values if kind == "many" else values[0]
+        if strange:
+            raise Wrong(self.unknown.format(" ".join(strange)))
         return found
 
     def _known(self, word: str) -> tuple[str, Any]:
-        """(flag as it is stored, its type)"""
+        """(flag as it is stored, its type; None for an unknown one)"""
         flag = word.replace("_", "-") if self.underscores and word.startswith("--") else word
         if flag in self.flags:
             return flag, self.flags[flag]
@@ -90,7 +97,7 @@ class Options:
         begin_so = [name for name in self.flags if name.startswith(flag)] if self.abbreviates else []
         if len(begin_so) == 1 and flag.startswith("--"):
             return begin_so[0], self.flags[begin_so[0]]
-        raise Wrong(self.unknown.format(word))
+        return flag, None
 
     def check(self, flag: str, known: Any, value: str) -> None:
         """Refuse a value of the wrong type. Raises Wrong."""

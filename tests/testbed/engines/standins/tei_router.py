@@ -31,6 +31,7 @@ def arguments() -> dict[str, str]:
         options = Options(
             KNOWS["flags"],
             once=True,
+            at_once=True,
             unknown="unexpected argument '{}' found",
             wrong_value="invalid value '{value}' for '{flag} <{name}>': invalid digit found in string",
             wrong_choice="invalid value '{value}' for '{flag} <{name}>'\n  [possible values: {choices}]",

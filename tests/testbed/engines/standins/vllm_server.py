@@ -81,7 +81,8 @@ def main() -> None:
     try:
         found = Options(KNOWS["flags"], underscores=True, positional="model").parse(sys.argv[2:])
     except Wrong as wrong:
-        die(f"usage: vllm serve [model_tag] [options]\nvllm serve: error: {wrong}", 2)
+        parser = "vllm" if str(wrong).startswith("unrecognized") else "vllm serve"  # as argparse's subparsers do
+        die(f"usage: vllm serve [model_tag] [options]\n{parser}: error: {wrong}", 2)
         raise
     for name in os.environ:
         if name.startswith("VLLM_") and name not in KNOWS["variables"]:
