@@ -23,6 +23,8 @@ from typing import Any, TextIO
 
 import click
 import rich.console
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -134,6 +136,29 @@ def table(*titles: str, broken: Collection[str] = ("STATE",)) -> Table:
     for title in titles:
         made.add_column(title, overflow="fold", no_wrap=title not in broken)
     return made
+
+
+class Page:
+    """What a live screen shows, cut to the height of the terminal; the last part is always visible."""
+
+    def __init__(self, parts: Iterable[RenderableType], last: Text) -> None:
+        self.parts, self.last = tuple(parts), last
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterable[RenderableType | Segment]:
+        foot = console.render_lines(self.last, options.update(height=None), pad=False)
+        lines = console.render_lines(Group(*self.parts), options.update(height=None), pad=False)
+        room = max(2, (options.height or console.height) - len(foot))
+        if cut := max(0, len(lines) - room + 1) if len(lines) > room else 0:
+            lines = [*lines[: room - 1], [Segment(f"… {cut} more lines: enlarge the window")]]
+        for each in (*lines, *foot):
+            yield from (*each, Segment.line())
+
+
+def live(console: Console) -> Live:
+    """A screen of its own in the terminal, drawn again four times a second, so also after a change of its size."""
+    return Live(console=console, screen=True, redirect_stdout=False, redirect_stderr=False)
 
 
 # --- all else that a process writes -----------------------------------------------------------------------------------
