@@ -17,6 +17,7 @@ import math
 import re
 import secrets
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TextIO
@@ -116,6 +117,16 @@ def console(*, stderr: bool = False, width: int | None = None, soft_wrap: bool =
         width=width or (None if stream.isatty() else LOG),
         soft_wrap=soft_wrap,
     )
+
+
+def wrapped(console: Console, text: str, indent: int) -> str:
+    """A text in lines of the console's width; all but the first begin with `indent` spaces. No word is cut."""
+    if len(text) <= console.width:
+        return text
+    front, rest = text[:indent], text[indent:]
+    room = max(console.width - indent, 20)
+    parts = textwrap.wrap(rest, room, break_long_words=False, break_on_hyphens=False)
+    return front + f"\n{' ' * indent}".join(parts)
 
 
 Part = str | tuple[str, str]
