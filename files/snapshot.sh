@@ -2,9 +2,9 @@
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
 # USERS (with a rootless Docker), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
 # uses), READERS (those of them that no other Docker uses), SEEN (stamp|path of weights whose headers are known),
-# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), DISTRO_DOCKER (its version, if
-# the distribution's is wanted), and the questions to a Docker, each with its user in front ("" for the host's own):
-# IMAGES, PROBES, COUNTERS, LOGS, VOLUMES, UPSTREAMS.
+# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), PINNED (version|packages of which one
+# must have it), and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES,
+# COUNTERS, LOGS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
 # of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
@@ -29,16 +29,8 @@ snapshot_system() {
 	# A shared lock: two snapshots at once are no "other run" to each other.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
 		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo unknown)"
-	# yum may be yum 3, or a link to dnf 4; dnf may be dnf 5
-	for manager in dnf yum; do
-		have "$manager" || continue
-		case $(readlink -f "$(command -v "$manager")") in
-		*/dnf5*) echo "manager $manager dnf5" ;;
-		*/dnf*) echo "manager $manager dnf4" ;;
-		*) echo "manager $manager yum3" ;;
-		esac
-		break
-	done
+	manager=$(manager_of_rpms)
+	[ -z "$manager" ] || echo "manager $manager"
 	section rpms
 	have rpm && rpm -qa --qf '%{NAME}|%{EPOCH}|%{VERSION}-%{RELEASE}|%{ARCH}|%{INSTALLTIME}\n' 'docker*' 'containerd*' runc moby-engine shadow-utils acl \
 		podman-docker '*nvidia*' 'cuda-drivers*' libnvsdm nvlsm 'datacenter-gpu-manager*' '*versionlock*' ca-certificates 2>/dev/null
@@ -191,19 +183,61 @@ remembered_of() {
 		$0 == path || index($0, inside) == 1'
 }
 
-# What apt's lists have of the distribution's Docker, if the wanted version is not installed: `age SECONDS` of the lists,
-# and `NAME VERSION` of each.
+# manager_of_rpms: print the program and its generation. yum may be yum 3, or a link to dnf 4; dnf may be dnf 5.
+manager_of_rpms() {
+	for manager in dnf yum; do
+		have "$manager" || continue
+		case $(readlink -f "$(command -v "$manager")") in
+		*/dnf5*) echo "$manager dnf5" ;;
+		*/dnf*) echo "$manager dnf4" ;;
+		*) echo "$manager yum3" ;;
+		esac
+		return
+	done
+}
+
+# What the lists of the package manager, as the host has them, say of pinned packages that are not installed in their
+# version: `NAME VERSION AGE REPOSITORY` for each version. AGE: seconds since the lists were renewed. REPOSITORY: for apt
+# the URL, and suite/component where it has one; for dnf the id. yum 3 has no command for it.
 snapshot_carried() {
-	case $(dpkg-query -W -f '${Version}' docker.io 2>/dev/null) in
-	"$DISTRO_DOCKER" | "$DISTRO_DOCKER"[-+~]*) return ;;
-	esac
-	have apt-cache || return
+	lacking=$(printf '%s\n' "$PINNED" | while IFS='|' read -r version names; do
+		for name in $names; do
+			case $(dpkg-query -W -f '${Version}' "$name" 2>/dev/null || rpm -q --qf '%{VERSION}-' "$name" 2>/dev/null) in
+			"$version" | "$version"[-+~]* | *:"$version" | *:"$version"[-+~]*) continue 2 ;;
+			esac
+		done
+		printf '%s ' "$names"
+	done)
+	[ -n "$lacking" ] || return
 	section carried
-	now=$(date +%s)
-	renewed=$(stat -c %Y /var/lib/apt/lists /var/lib/apt/lists/partial /var/lib/apt/periodic/update-success-stamp \
-		2>/dev/null | sort -n | tail -n 1)
-	echo "age $((now - ${renewed:-0}))"
-	timeout 15 apt-cache madison docker.io 2>/dev/null | awk '{ print $1, $3 }'
+	if have apt-cache; then
+		# shellcheck disable=SC2086 # several words on purpose
+		timeout 15 apt-cache madison $lacking 2>/dev/null | awk -v age="$(age_of /var/lib/apt/lists /var/lib/apt/lists/partial \
+			/var/lib/apt/periodic/update-success-stamp)" '{ print $1, $3, age, $5 ($6 ~ "/" ? " " $6 : "") }'
+		return
+	fi
+	manager=$(manager_of_rpms)
+	case $manager in
+	# without the versions that versionlock hides, as plan/packages/rpm.py: available
+	*dnf5) set -- --setopt='disable_excludes=*' ;;
+	*dnf4) set -- --disableplugin=versionlock ;;
+	*) return ;;
+	esac
+	known='' age=''
+	# shellcheck disable=SC2086 # several words on purpose
+	timeout 15 "${manager% *}" -q -C "$@" repoquery --showduplicates \
+		--qf '%{name} %{epoch}:%{version}-%{release} %{repoid}\n' $lacking 2>/dev/null | while read -r name version id; do
+		case $id in '' | *[!A-Za-z0-9._:+-]*) continue ;; esac
+		[ "$id" = "$known" ] || age=$(age_of /var/cache/dnf/"$id"-*/repodata/* /var/cache/libdnf5/"$id"-*/repodata/*)
+		known=$id
+		echo "$name $version $age $id"
+	done
+}
+
+# age_of PATH…: print the seconds since the last change of any of them, those since 1970 if all are missing.
+age_of() {
+	renewed=$(stat -c %Y "$@" 2>/dev/null | sort -n | tail -n 1)
+	echo $(($(date +%s) - ${renewed:-0}))
 }
 
 # The sections of NVIDIA's GPUs: what the kernel and the disk say (snapshot_driver), then nvidia-smi.
@@ -675,7 +709,7 @@ main() {
 	done <<-EOF
 	$WEIGHTS
 	EOF
-	[ -z "$DISTRO_DOCKER" ] || begin carried snapshot_carried
+	[ -z "$PINNED" ] || begin carried snapshot_carried
 	begin NVIDIA snapshot_nvidia
 	begin AMD snapshot_amd
 	begin Docker snapshot_host_docker

@@ -17,12 +17,15 @@ import math
 import re
 import secrets
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TextIO
 
 import click
 import rich.console
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -116,6 +119,16 @@ def console(*, stderr: bool = False, width: int | None = None, soft_wrap: bool =
     )
 
 
+def wrapped(console: Console, text: str, indent: int) -> str:
+    """A text in lines of the console's width; all but the first begin with `indent` spaces. No word is cut."""
+    if len(text) <= console.width:
+        return text
+    front, rest = text[:indent], text[indent:]
+    room = max(console.width - indent, 20)
+    parts = textwrap.wrap(rest, room, break_long_words=False, break_on_hyphens=False)
+    return front + f"\n{' ' * indent}".join(parts)
+
+
 Part = str | tuple[str, str]
 
 
@@ -134,6 +147,29 @@ def table(*titles: str, broken: Collection[str] = ("STATE",)) -> Table:
     for title in titles:
         made.add_column(title, overflow="fold", no_wrap=title not in broken)
     return made
+
+
+class Page:
+    """What a live screen shows, cut to the height of the terminal; the last part is always visible."""
+
+    def __init__(self, parts: Iterable[RenderableType], last: Text) -> None:
+        self.parts, self.last = tuple(parts), last
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterable[RenderableType | Segment]:
+        foot = console.render_lines(self.last, options.update(height=None), pad=False)
+        lines = console.render_lines(Group(*self.parts), options.update(height=None), pad=False)
+        room = max(2, (options.height or console.height) - len(foot))
+        if cut := max(0, len(lines) - room + 1) if len(lines) > room else 0:
+            lines = [*lines[: room - 1], [Segment(f"… {cut} more lines: enlarge the window")]]
+        for each in (*lines, *foot):
+            yield from (*each, Segment.line())
+
+
+def live(console: Console) -> Live:
+    """A screen of its own in the terminal, drawn again four times a second, so also after a change of its size."""
+    return Live(console=console, screen=True, redirect_stdout=False, redirect_stderr=False)
 
 
 # --- all else that a process writes -----------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """What a run would change: `gpurack diff`, `plan --live`, `apply --dry` and the first half of `gpurack apply`."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,7 +153,7 @@ def show_plans(console: screen.Console, plans: Plans) -> None:
         show_hosts(console, names, together([plans[name].findings for name in names]))
     if quiet:
         which = "." if len(quiet) == len(plans) else f": {', '.join(quiet)}"
-        console.print(wrapped(console, f"{counted(len(quiet), 'host')} unchanged{which}", indent=2))
+        console.print(screen.wrapped(console, f"{counted(len(quiet), 'host')} unchanged{which}", indent=2))
 
 
 def together(same: Sequence[Sequence[Finding]]) -> list[Finding]:
@@ -181,7 +180,7 @@ def show_hosts(console: screen.Console, names: Sequence[str], findings: Sequence
     head = headline(findings, each=len(names) > 1)
     hosts = ", ".join(names)
     if head and len(hosts) + len(head) + 3 > console.width:
-        console.print(screen.line((wrapped(console, hosts, indent=2), "bold")))
+        console.print(screen.line((screen.wrapped(console, hosts, indent=2), "bold")))
         console.print(screen.line(f"  {head}"))
     else:
         console.print(screen.line((hosts, "bold"), f"   {head}" if head else ""))
@@ -195,25 +194,15 @@ def show_hosts(console: screen.Console, names: Sequence[str], findings: Sequence
             console.print(screen.line("  ", (kind, style), f"  {text}"))
         elif len(some) > LISTED:
             all_ = down_for([seconds for each in some for seconds in each.down])
-            console.print(screen.line((wrapped(console, f"  {text}{all_}", indent=4), style)))
+            console.print(screen.line((screen.wrapped(console, f"  {text}{all_}", indent=4), style)))
             entries = ", ".join(each.entry for each in some)
-            console.print(screen.line((wrapped(console, f"    {entries}", indent=4), style)))
+            console.print(screen.line((screen.wrapped(console, f"    {entries}", indent=4), style)))
         else:
             for each in some:
                 front = f"  {each.entry.ljust(width)}   " if each.entry else "  "
                 console.print(
-                    screen.line((wrapped(console, front + text + down_for(each.down), indent=len(front)), style))
+                    screen.line((screen.wrapped(console, front + text + down_for(each.down), indent=len(front)), style))
                 )
-
-
-def wrapped(console: screen.Console, text: str, indent: int) -> str:
-    """A text in lines of the console's width; all but the first begin with `indent` spaces. No word is cut."""
-    if len(text) <= console.width:
-        return text
-    front, rest = text[:indent], text[indent:]
-    room = max(console.width - indent, 20)
-    parts = textwrap.wrap(rest, room, break_long_words=False, break_on_hyphens=False)
-    return front + f"\n{' ' * indent}".join(parts)
 
 
 def headline(findings: Sequence[Finding], each: bool = False) -> str:

@@ -3,23 +3,30 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gpurack import screen
 from gpurack.commands.verbs import (
     Verb,
+    error_lines,
     fail,
     inventory_argument,
     json_option,
     limit_option,
     named_inventory,
     require_one_format,
-    show_errors,
 )
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
+
+if TYPE_CHECKING:
+    from gpurack.commands.lab_status import HostStatus
 
 PAUSE = 5
 """Seconds between two inspections with --watch."""
@@ -42,57 +49,77 @@ def status(inventory: Path, as_json: bool, page: Path | None, verbose: bool, wat
     Exit code 0: all is well; 1: something is down, lost or unreachable; 2: errors in INVENTORY.
     """
     require_one_format(**{"--json": as_json, "--watch": watch})
-    console = screen.console()
-    if not watch:
-        try:
-            sys.exit(show_status(console, inventory, as_json, page, verbose))
-        except InventoryError as error:
-            fail(console, error, as_json)
-    try:
-        while True:
-            try:
-                show_status(console, inventory, False, page, verbose, clear=True)
-            except InventoryError as error:  # it may be in an editor just now
-                console.clear()
-                show_errors(console, error)
-            time.sleep(PAUSE)
-    except KeyboardInterrupt:
-        sys.exit(0)
-
-
-def show_status(
-    console: screen.Console, inventory: Path, as_json: bool, page: Path | None, verbose: bool, clear: bool = False
-) -> int:
-    """Inspect the hosts, print their status, and write the page. Return the exit code. Raises InventoryError.
-
-    clear: the screen, once the hosts are inspected; until then it shows what it had.
-    """
-    from datetime import UTC, datetime
-
+    # Before anything moves on the screen: pyinfra brings gevent, which must find no thread of rich's.
+    import_module("gpurack.commands.connect")
     from gpurack.commands import lab_status, status
+
+    console = screen.console()
+    if watch:
+        watch_status(console, inventory, page, verbose)
+        sys.exit(0)
+    try:
+        with screen.console(stderr=True).status("inspecting the hosts"):  # terminals only
+            hosts, now = inspect(inventory, page)
+    except InventoryError as error:
+        fail(console, error, as_json)
+    if as_json:
+        screen.echo(screen.as_json(status.as_data(hosts)))
+    else:
+        status.show(console, hosts, now, verbose)
+    sys.exit(0 if lab_status.is_well(hosts) else 1)
+
+
+def watch_status(console: screen.Console, inventory: Path, page: Path | None, verbose: bool) -> None:
+    """Show the status on a screen of its own and inspect again, until Ctrl-C; then print the last status.
+
+    An inspection that fails does not end it: its error is shown above the last status. Without a terminal, each status
+    is printed.
+    """
+    from gpurack.commands import status
+
+    again = screen.line((f"Inspected again every {PAUSE} s. Ctrl-C ends it.", "dim"))
+    last: list[screen.Text | screen.Table] = []
+    try:
+        with screen.live(console) if console.is_terminal else nullcontext() as live:
+            if live:
+                live.update(screen.Page((), screen.line("inspecting the hosts …")), refresh=True)
+            while True:
+                errors: list[screen.Text] = []
+                try:
+                    last = list(status.parts(*inspect(inventory, page), verbose))
+                except InventoryError as error:  # it may be in an editor just now
+                    errors = list(error_lines(error))
+                except (click.ClickException, OSError) as error:
+                    errors = [screen.line(("error", "red"), f"  {error}")]
+                if live:
+                    live.update(screen.Page((*errors, *last), again), refresh=True)
+                else:
+                    for part in errors or last:
+                        console.print(part)
+                time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        for part in last if console.is_terminal else ():
+            console.print(part, soft_wrap=not isinstance(part, screen.Table))
+
+
+def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], datetime]":
+    """Inspect the hosts and write the page. Return their status, and when. Raises InventoryError and ClickException."""
+    from gpurack.commands import connect, lab_status
     from gpurack.commands import status_page as html
-    from gpurack.commands.connect import snapshots
     from gpurack.inventory.fleet import read_fleet
     from gpurack.inventory.load import read_inventory
 
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded, secrets=False)
-    with screen.console(stderr=True).status(screen.line(f"inspecting {len(fleet)} hosts")):  # terminals only
-        seen = snapshots(loaded, fleet, metrics=True)
+    seen = connect.snapshots(loaded, fleet, metrics=True)
     now = datetime.now(UTC)
     hosts = lab_status.lab_status(fleet, seen, now)
-    if clear:
-        console.clear()
-    if as_json:
-        screen.echo(screen.as_json(status.as_data(hosts)))
-    else:
-        status.show(console, hosts, now, verbose)
     if page:
         try:
             html.write_page(page, hosts, inventory.stem, now, curl_lines(fleet))
         except OSError as error:
             raise click.ClickException(f"Could not write {page}: {error.strerror}.") from None
-    return 0 if lab_status.is_well(hosts) else 1
+    return hosts, now
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, cls=Verb)

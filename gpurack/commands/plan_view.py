@@ -14,7 +14,7 @@ from gpurack.plan.offline import Sizes, imagined_ledger
 from gpurack.screen import Text
 from gpurack.spec.gpus import GpuSlot, count_of, hardware, kind_of
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem, grouped
+from gpurack.spec.problems import Problem, by_fault, line_of, places_of
 
 BAR = 18
 """Characters of a GPU's bar."""
@@ -38,25 +38,40 @@ def show(
         if jobs := [key for key, job in host.jobs.items() if job.enabled]:
             details.append(f"jobs: {', '.join(jobs)}")
         for line in details:
-            console.print(screen.line("  ", (line, "dim")))
+            console.print(screen.line((screen.wrapped(console, f"  {line}", indent=4), "dim")))
     if note := loopback_note(
         (name, endpoint(name, host, model))
         for name, host in fleet.items()
         for model in host.entries.values()
         if model.enabled
     ):
-        console.print(screen.line((note, "dim")))
+        console.print(screen.line((screen.wrapped(console, note, indent=2), "dim")))
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
         how = "Run gpurack diff to inspect them."
         console.print(screen.line((f"not estimated: {many} with weights not inspected yet. {how}", "dim")))
-    lines = grouped(warnings)
-    for line in lines:
-        console.print(screen.line(("warning", "yellow"), f"  {line}"))
+    faults = by_fault(warnings)
+    for fault in faults:
+        show_warning(console, fault)
     if not any(host.lab for host in fleet.values()):
-        console.print(screen.line((UNNAMED, "dim")))
-    warned = f" {counted(len(lines), 'warning')}." if lines else ""
+        console.print(screen.line((screen.wrapped(console, UNNAMED, indent=2), "dim")))
+    warned = f" {counted(len(faults), 'warning')}." if faults else ""
     console.print(f"{summary(fleet, sizes.seen)}{warned} Next: {apply}")
+
+
+def show_warning(console: screen.Console, fault: Sequence[Problem]) -> None:
+    """Print one warning; where it is at several places, those below it."""
+    front = "warning  "
+    first = fault[0]
+    text = line_of(fault) if len(fault) == 1 else f"{first.message.rstrip('.')}. {first.hint}"
+    lines = screen.wrapped(console, front + text, indent=len(front)).removeprefix(front)
+    console.print(screen.line((front, "yellow"), lines))
+    if len(fault) == 1:
+        return
+    places = places_of(fault)
+    together = " · ".join(places)
+    for place in [together] if len(front + together) <= console.width else places:
+        console.print(screen.wrapped(console, f"{' ' * len(front)}{place}", indent=len(front)))
 
 
 def summary(fleet: Mapping[str, Host], seen: str = "") -> str:

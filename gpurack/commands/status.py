@@ -1,6 +1,6 @@
 """`gpurack status` in a terminal, and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,55 +24,59 @@ STATES = len("UNREACHABLE") + 1
 
 
 def show(console: screen.Console, lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> None:
-    """Print what needs attention, then one line for each host that is well. now: when the hosts were inspected.
+    """Print the status. Only tables are wrapped to the terminal, so that texts can be searched."""
+    for part in parts(lab, now, verbose):
+        console.print(part, soft_wrap=not isinstance(part, screen.Table))
+
+
+def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> Iterator[Text | screen.Table]:
+    """Yield what needs attention, then one line for each host that is well. now: when the hosts were inspected.
 
     verbose: also every GPU, and every model with its address.
     """
     names = max((len(host.name) for host in lab), default=0)
 
-    def row(state: str, host: str, *parts: screen.Part) -> None:
-        front = (state.ljust(STATES), COLOURS[state]), f"{host.ljust(names)}  "
-        console.print(screen.line(*front, *parts), soft_wrap=True)
+    def row(state: str, host: str, *texts: screen.Part) -> Text:
+        return screen.line((state.ljust(STATES), COLOURS[state]), f"{host.ljust(names)}  ", *texts)
 
     for host in lab:
         for model in host.models:
             if model.state in ("DOWN", "loading", *STOPPED):
-                row(model.state, host.name, model_text(model, host.now))
+                yield row(model.state, host.name, model_text(model, host.now))
     for host in lab:
         for error in host.errors:
-            row(host.state, host.name, error.message)
+            yield row(host.state, host.name, error.message)
             if error.hint:
-                console.print(screen.line(f"  hint: {error.hint}"), soft_wrap=True)
+                yield screen.line(f"  hint: {error.hint}")
     for host in lab:
         if host.maintenance:
-            row("maintenance", host.name, host.maintenance)
+            yield row("maintenance", host.name, host.maintenance)
         elif host.state == "ok" and all(model.is_up for model in host.models):
-            row("ok", host.name, counts(host))
+            yield row("ok", host.name, counts(host))
         for note in grouped(host.notes):
-            row("note", host.name, note)
+            yield row("note", host.name, note)
     if verbose:
-        show_details(console, lab)
-    console.print(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.", soft_wrap=True)
+        yield from details(lab)
+    yield screen.line(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.")
 
 
-def show_details(console: screen.Console, lab: Sequence[HostStatus]) -> None:
-    """Print every GPU and every model, host by host."""
+def details(lab: Sequence[HostStatus]) -> Iterator[Text | screen.Table]:
+    """Yield every GPU and every model, host by host."""
     for host in lab:
-        console.print()
         driver = f"   driver {host.driver}" if host.driver else ""
-        console.print(screen.line((host.name, "bold"), driver), soft_wrap=True)
+        yield screen.line("\n", (host.name, "bold"), driver)
         for gpu in host.gpus:
-            console.print(screen.line("  ", *gpu_text(gpu)), soft_wrap=True)
+            yield screen.line("  ", *gpu_text(gpu))
         models = screen.table()
         for model in host.models:
             text = state_text(model, host.now)
             state = coloured(model.state, text) if host.state == "ok" or model.state != "ready" else text
             models.add_row(f"  {model.name}", state, served_text(model), model.endpoint)
         if host.models:
-            console.print(models)
-    console.print()
+            yield models
+    yield screen.line("")
     if note := loopback_note((host.name, model.endpoint) for host in lab for model in host.models):
-        console.print(screen.line((note, "dim")), soft_wrap=True)
+        yield screen.line((note, "dim"))
 
 
 def counts(host: HostStatus) -> str:

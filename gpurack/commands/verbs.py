@@ -229,10 +229,16 @@ def fail(console: screen.Console, error: InventoryError, as_json: bool) -> NoRet
 
 def show_errors(console: screen.Console, error: InventoryError) -> None:
     """Print all errors of an inventory."""
+    for line in error_lines(error):
+        console.print(line)
+
+
+def error_lines(error: InventoryError) -> Iterator[screen.Text]:
+    """Yield all errors of an inventory, then their number."""
     for line in error.lines:
-        console.print(screen.line(("error", "red"), f"  {line}"))
+        yield screen.line(("error", "red"), f"  {line}")
     count = len(error.lines)
     if not isinstance(error, NotAsked):
-        console.print(
+        yield screen.line(
             "1 error. Fix it before applying." if count == 1 else f"{count} errors. Fix them before applying."
         )

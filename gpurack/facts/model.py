@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpurack import paths
 from gpurack.facts.gpus import Driver, Gpu
@@ -39,6 +39,17 @@ class Os:
     version: str = ""
     codename: str = ""
     name: str = "an unknown system"
+
+
+class Carried(NamedTuple):
+    """A version of a package in the lists of a host's package manager.
+
+    repository: as the lists name it (`Packages.listed_as`). fresh: were these lists renewed within a day?
+    """
+
+    version: str
+    repository: str
+    fresh: bool
 
 
 @dataclass(frozen=True)
@@ -296,8 +307,8 @@ class HostFacts:
     manager: Manager = Manager()
     """The package manager of a host with rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
-    carried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Packages of the distribution → their versions in its lists; {} if not asked, or if the lists are old."""
+    carried: Mapping[str, tuple[Carried, ...]] = field(default_factory=dict)
+    """Pinned packages that are not installed in their version → what the host's package lists have of them."""
     audit: int = 0
     files: Mapping[str, File] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)

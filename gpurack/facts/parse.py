@@ -17,6 +17,7 @@ from gpurack.facts import amd, nvidia, rpm
 from gpurack.facts.lines import ID, WRONG, Section, Sections, T, each, fields, pair, pairs, parse_time, word
 from gpurack.facts.model import (
     USER_FILES,
+    Carried,
     Container,
     File,
     Header,
@@ -331,19 +332,17 @@ LISTS_ARE_OLD = 24 * 3600
 """Seconds after which a package manager's lists may lack what is in its repositories."""
 
 
-def carried(lines: list[str]) -> dict[str, tuple[str, ...]]:
-    """Parse `age SECONDS` and `name version`.
+def carried(lines: list[str]) -> dict[str, tuple[Carried, ...]]:
+    """Parse `name version age repository` of each version.
 
-    >>> carried(["age 60", "docker.io 26.1.5+dfsg1-9+b9"]), carried(["age 999999", "docker.io 26.1.5+dfsg1-9+b9"])
-    ({'docker.io': ('26.1.5+dfsg1-9+b9',)}, {})
+    >>> carried(["docker-ce 3:28.5.2-1.el9 60 gpurack-docker-ce"])
+    {'docker-ce': (Carried(version='3:28.5.2-1.el9', repository='gpurack-docker-ce', fresh=True),)}
     """
-    age = word(lines, "age")
-    if not age.isdecimal() or int(age) > LISTS_ARE_OLD:
-        return {}
-    found: dict[str, tuple[str, ...]] = {}
-    for name, version in each(lines, lambda line: pair(rf"([a-z0-9][a-z0-9+.-]*) ({VERSION})", line)):
-        found[name] = (*found.get(name, ()), version)
-    return {name: versions for name, versions in found.items() if name != "age"}
+    form = rf"([a-z0-9][a-z0-9+.-]*) ({VERSION}) ([0-9]{{1,12}}) ([!-~]{{1,500}}(?: [!-~]{{1,500}})?)"
+    found: dict[str, tuple[Carried, ...]] = {}
+    for name, version, age, repository in each(lines, lambda line: fields(form, line)):
+        found[name] = (*found.get(name, ()), Carried(version, repository, int(age) <= LISTS_ARE_OLD))
+    return found
 
 
 def packages(lines: Sequence[str]) -> dict[str, Package]:

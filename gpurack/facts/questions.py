@@ -14,8 +14,8 @@ class Questions:
     them. images: (user, reference). weights: paths. needed: (user, path) of weights that a user's Docker must be able
     to read. readers: (user, path) of weights to inspect as that user. probes: (user, model, port inside, path, address,
     port). counters: (user, model, path, counter). logs: (user, model) of logs that say whether CUDA works. volumes:
-    (user, volume) of databases to check for a first account. distro_docker: the version of Docker to look for among the
-    distribution's packages. names: to resolve. upstreams: (user, service, number, file with the key, url).
+    (user, volume) of databases to check for a first account. pinned: (version, packages of which one must have it,
+    with spaces). names: to resolve. upstreams: (user, service, number, file with the key, url).
     lab: the name of the inventory, under which answers are remembered; the host is not asked.
     """
 
@@ -31,5 +31,5 @@ class Questions:
     volumes: tuple[Row, ...] = ()
     names: tuple[str, ...] = ()
     upstreams: tuple[Row, ...] = ()
-    distro_docker: str = ""
+    pinned: tuple[Row, ...] = ()
     lab: str | None = None

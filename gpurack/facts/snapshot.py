@@ -156,7 +156,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "VOLUMES": _rows(questions.volumes),
         "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
         "NAMES": questions.names,
-        "DISTRO_DOCKER": [questions.distro_docker],
+        "PINNED": _rows(questions.pinned),
         "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})

@@ -9,6 +9,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.packages.base import Pin, upstream
+from gpurack.plan.packages.platforms import ENGINES_OF
 from gpurack.spec import lock
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
@@ -17,8 +18,6 @@ from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 from gpurack.spec.weights import HfWeights, ModelScopeWeights, belongs
 
-ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
-"""Docker's main package → the docker.source that installs it."""
 TOOLKIT = "nvidia-container-toolkit"
 
 
@@ -130,9 +129,9 @@ def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Pr
 
 def host_contradictions(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
     """Yield (path in the inventory, what the lock has instead, what to upgrade)."""
-    for package, source in ENGINES.items():
-        if package not in locked.packages:
-            continue
+    engines = {package: source for source, packages in ENGINES_OF.items() for package in packages}
+    for package in engines.keys() & locked.packages.keys():
+        source = engines[package]
         version = upstream(locked.packages[package])
         if spec.docker.source not in (source, "auto", "keep"):
             yield "docker.source", f"{package}, not {spec.docker.source}.", "docker"

@@ -9,6 +9,7 @@ from gpurack.plan.models import neighbours, weights
 from gpurack.plan.models.addresses import address
 from gpurack.plan.models.images import mirrored, references
 from gpurack.plan.models.refusals import unclaimed_volume
+from gpurack.plan.packages.platforms import ENGINES_OF, TOOLKIT_PACKAGES
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 
@@ -31,9 +32,18 @@ def questions(spec: Host, metrics: bool = False) -> Questions:
         volumes=tuple(volumes(spec)),
         names=tuple(neighbours.names(spec)),
         upstreams=tuple(neighbours.questions(spec)),
-        distro_docker=(spec.docker.version or "") if spec.docker.source == "distro" else "",
+        pinned=tuple(pinned(spec)),
         lab=spec.lab,
     )
+
+
+def pinned(spec: Host) -> Iterator[tuple[str, str]]:
+    """Yield (version, packages of which one must have it) of what the inventory pins."""
+    if spec.docker.version:
+        sources = ENGINES_OF if spec.docker.source == "auto" else (spec.docker.source,)
+        yield spec.docker.version, " ".join(engine for source in sources for engine in ENGINES_OF[source])
+    if spec.nvidia.toolkit and spec.wants_gpu:
+        yield spec.nvidia.toolkit, TOOLKIT_PACKAGES[0]
 
 
 def images_by_user(spec: Host) -> Iterator[tuple[str, str]]:

@@ -98,11 +98,26 @@ def line_of(fault: Sequence[Problem]) -> str:
         return f"{places}: {first.what}" if places else first.what
     if len(fault) == 1:
         return str(first)
+    where = " · ".join(places_of(fault))
+    return f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else "")
+
+
+def places_of(fault: Sequence[Problem]) -> list[str]:
+    """Where one fault is, for each host; hosts on which it is at the same entries share one text.
+
+    >>> places_of([Problem(host, "models.x", "no-key") for host in ("a", "b")] + [Problem("c", "models.y", "no-key")])
+    ['a, b: x', 'c y']
+    """
     hosts: dict[str, list[str]] = {}
     for problem in fault:
         hosts.setdefault(problem.host, []).append(problem.path.partition(".")[2] or problem.path)
-    where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
-    return f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else "")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for host, names in hosts.items():
+        alike.setdefault(tuple(filter(None, names)), []).append(host)
+    return [
+        f"{', '.join(found)}{':' if len(found) > 1 and names else ''} {', '.join(names)}".strip()
+        for names, found in alike.items()
+    ]
 
 
 def _short(path: str) -> str:

@@ -1,13 +1,11 @@
 """A host in maintenance: each command skips it, says why, and succeeds. (pyinfra's runs: test_guard.py.)"""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from gpurack.commands import status
 from gpurack.commands.main import main
 from gpurack.inventory.lock_file import read_lock
 from gpurack.spec.lock import HostLock, Lock, text
@@ -45,38 +43,6 @@ def test_status_is_maintenance_for_programs_too(inventory: Path, tmp_path: Path)
     page = (tmp_path / "lab.html").read_text()
     assert WHY in page
     assert '<section class="bad">' not in page
-
-
-def test_watch_inspects_again_until_it_is_interrupted(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = iter([None, KeyboardInterrupt])
-
-    def sleep(seconds: float) -> None:
-        if (stop := next(pauses)) is not None:
-            raise stop
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    done = run("status", inventory, "--watch")
-    assert (done.output.count("0 of 0 ready."), done.exit_code) == (2, 0)
-    assert run("status", inventory, "--watch", "--json").exit_code == 2
-
-
-def test_watch_survives_an_edit_and_ends_while_it_inspects(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right, edits = inventory.read_text(), iter(["hosts: [", None])
-
-    def sleep(seconds: float) -> None:
-        inventory.write_text(next(edits) or right)
-
-    def show(*words: object) -> None:
-        shown.append(words)
-        if len(shown) == 2:
-            raise KeyboardInterrupt
-
-    shown: list[object] = []
-    monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(status, "show", show)
-    done = run("status", inventory, "--watch")
-    assert "the file ends inside of a bracket" in done.output
-    assert (len(shown), done.exit_code) == (2, 0)
 
 
 def test_endpoints_name_it_for_programs_too(inventory: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import Carried, HostFacts
 from gpurack.plan.packages import apt
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
@@ -334,6 +334,23 @@ def test_remains_of_package_are_no_conflict() -> None:
     assert not plan_docker(ce(), half, True).errors
 
 
+def at(repository: str, *versions: str, fresh: bool = True) -> tuple[Carried, ...]:
+    found = versions or ("5:28.5.2-1~debian.13~trixie", "5:28.5.1-1~debian.13~trixie")
+    return tuple(Carried(version, repository, fresh) for version in found)
+
+
+def mirrored(version: str) -> Host:
+    return spec(
+        {
+            "docker": {"source": "docker-ce", "version": version},
+            "mirrors": {"docker-ce": "https://mirror.lab/docker-ce"},
+        }
+    )
+
+
+OF_DOCKER = at("https://download.docker.com/linux/debian trixie/stable")
+OF_MIRROR = at("https://mirror.lab/docker-ce/linux/debian trixie/stable")
+OLD_OF_DEBIAN = Carried("26.1.5+dfsg1-9+b9", "http://deb.debian.org/debian trixie/main", True)
 SNAP = {"snap.docker.dockerd.service": "loaded active enabled"}
 REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
     "suse": (ce(), host_state(os="suse 15"), "platform-unsupported"),
@@ -342,8 +359,11 @@ REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
     "no-systemd": (ce(), host_state(init="tini"), "no-systemd"),
     "bookworm-own": (ce(source="distro"), host_state(os="debian 12"), "distribution-without-docker"),
     "distro-without-version": (
-        ce("28.5.2", source="distro"), host_state(carried={"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
-        "version-not-carried",
+        ce("28.5.2", source="distro"), host_state(carried={"docker.io": (OLD_OF_DEBIAN,)}), "version-not-carried",
+    ),
+    "repository-without-version": (ce("28.5.9"), host_state(carried={"docker-ce": OF_DOCKER}), "version-not-found"),
+    "mirror-without-version": (
+        mirrored("28.5.9"), host_state(carried={"docker-ce": OF_MIRROR}), "version-not-found",
     ),
     "kept-without-daemon": (ce(source="keep"), host_state(docker={}), "docker-kept-silent"),
     "kept-with-compose-1": (ce(source="keep"), host_state(compose="1.29.2"), "docker-kept-without-compose"),
@@ -351,14 +371,24 @@ REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
 }  # fmt: skip
 
 
-def test_version_of_the_distribution_is_refused_only_where_its_lists_are_known() -> None:
-    carried = {"docker.io": ("26.1.5+dfsg1-9+b9",)}
+def test_version_is_refused_only_where_the_lists_of_its_repository_are_known() -> None:
+    carried = {"docker.io": (OLD_OF_DEBIAN,)}
     there = host_state(packages={**PREREQUISITES, "docker.io": "28.5.2-1"}, carried=carried)
+    other_suite = at("https://download.docker.com/linux/debian bookworm/stable")
+    installed_by_hand = {**PREREQUISITES, "docker-ce": "5:28.5.9-1"}
+    elsewhere = (*OF_DOCKER, *at("https://mirror.lab/test trixie/test", "5:28.5.9-1~debian.13~trixie"))
     for wanted, facts in (
         (ce("26.1.5", source="distro"), host_state(carried=carried)),
         (ce("28.5.2", source="distro"), host_state()),
         (ce("28.5.2", source="distro"), there),
+        (ce("28.5.2", source="distro"), host_state(carried={"docker.io": (OLD_OF_DEBIAN._replace(fresh=False),)})),
         (ce("28.5.2"), host_state(carried=carried)),
+        (ce("28.5.2"), host_state(carried={"docker-ce": OF_DOCKER})),
+        (ce("28.5.9"), host_state(carried={"docker-ce": other_suite})),
+        (ce("28.5.9"), host_state(carried={"docker-ce": elsewhere})),
+        (ce("28.5.9"), host_state(carried={"docker-ce": at(OF_DOCKER[0].repository, fresh=False)})),
+        (mirrored("28.5.9"), host_state(carried={"docker-ce": OF_DOCKER})),
+        (ce("28.5.9"), host_state(carried={"docker-ce": OF_DOCKER}, packages=installed_by_hand)),
     ):
         assert not plan_docker(wanted, facts, True).errors
 

@@ -11,7 +11,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts import rpm as seen
-from gpurack.facts.model import File, HostFacts, Package
+from gpurack.facts.model import Carried, File, HostFacts, Package
 from gpurack.plan.packages import rpm
 from gpurack.plan.packages.base import Pin
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
@@ -546,3 +546,27 @@ def test_transaction_waits_for_rpm_lock_and_leaves_note_when_killed(
         2 if message in (LOCKED, BEHIND) else 0
     )
     assert not list(tmp_path.glob("tmp.*"))
+
+
+LISTED = (Carried("3:28.5.1-1.el9", "gpurack-docker-ce", True), Carried("3:28.5.2-1.el9", "gpurack-docker-ce", True))
+OF_NVIDIA = (Carried("1.19.1-1", "gpurack-nvidia-container-toolkit", True),)
+
+
+def test_refuses_version_that_its_repository_is_known_to_lack() -> None:
+    found = plan_docker(ce("28.5.9"), with_ce(carried={"docker-ce": LISTED}), True)
+    assert [(error.code, error.path) for error in found.errors] == [("version-not-found", "docker.version")]
+    assert dict(found.errors[0].parameters)["versions"] == "28.5.1, 28.5.2"
+    repo = repository(PINNED, ROCKY)
+    files = {rpm.repository_path(repo): rpm.source(repo), rpm.key_path(repo): repo.key}
+    there = with_ce(files=files, gpus=[0], carried={"nvidia-container-toolkit": OF_NVIDIA})
+    toolkit = plan_toolkit(PINNED, there)
+    assert [(error.code, error.path) for error in toolkit.errors] == [("version-not-found", "nvidia.toolkit")]
+    assert not toolkit.steps
+
+
+def test_lists_of_a_repository_that_is_not_ours_yet_prove_nothing() -> None:
+    """Its id is the same, but it may be another mirror."""
+    assert not plan_docker(ce("28.5.9"), bare(carried={"docker-ce": LISTED}), True).errors
+    old = [each._replace(fresh=False) for each in LISTED]
+    assert not plan_docker(ce("28.5.9"), with_ce(carried={"docker-ce": old}), True).errors
+    assert not plan_toolkit(PINNED, with_ce(gpus=[0], carried={"nvidia-container-toolkit": OF_NVIDIA})).errors

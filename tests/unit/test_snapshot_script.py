@@ -1,8 +1,10 @@
 """files/snapshot.sh, in every available shell, with fakes of the commands that it runs."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,28 +42,94 @@ def test_passes_shellcheck() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+DEBIAN = "http://repo.testbed/debian trixie/main"
+DOCKER = {"docker.io": [("26.1.5+dfsg1-9+b9", DEBIAN, True), ("26.1.5+dfsg1-9", DEBIAN, True)]}
+OF_NVIDIA = "https://nvidia.github.io/libnvidia-container/stable/deb/amd64"
+NVIDIA = {"nvidia-container-toolkit": [("1.18.0-1", OF_NVIDIA, True)]}
+APT_CACHE = f"""
+for name; do
+    case $name in
+    docker.io)
+        echo " docker.io | 26.1.5+dfsg1-9+b9 | {DEBIAN} amd64 Packages"
+        echo " docker.io | 26.1.5+dfsg1-9 | {DEBIAN} amd64 Packages" ;;
+    nvidia-container-toolkit) echo " nvidia-container-toolkit | 1.18.0-1 | {OF_NVIDIA}  Packages" ;;
+    esac
+done"""
+DNF = """
+case " $* " in *" -C FLAG repoquery --showduplicates "*"docker-ce docker.io moby-engine "*) ;; *) exit 1 ;; esac
+echo 'docker-ce 3:28.5.2-1.el9 gpurack-docker-ce'
+echo
+echo 'moby-engine 0:28.1.0-1.fc43 updates'
+echo 'docker-ce 3:28.5.2-1.el9 $(reboot)'"""
+
+
+def pinning(docker: dict[str, str], toolkit: str | None = None) -> str:
+    """The snapshot's script, with nothing but its question for pinned packages."""
+    entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "gpus": [0]}
+    data = {"docker": docker, "nvidia": {"toolkit": toolkit}, "models": {"alpha": entry}}
+    [(_, spec)] = check_fleet({"gpu1": [data]}).items()
+    return without_parts(script(replace(questions(spec), weights=())))
+
+
+def carried_by(shell: list[str], text: str) -> dict[str, list[tuple[str, str, bool]]]:
+    done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    carried = Snapshot().process(done.stdout.splitlines()).carried
+    return {name: [tuple(each) for each in versions] for name, versions in carried.items()}
+
+
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 @pytest.mark.parametrize(
-    ("installed", "wanted", "carried"),
+    ("installed", "docker", "toolkit", "carried"),
     [
-        ("", "28.5.2", {"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
-        ("26.1.5+dfsg1-9+b9", "28.5.2", {"docker.io": ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")}),
-        ("26.1.5+dfsg1-9+b9", "26.1.5", {}),
-        ("", None, {}),
+        ("", {"source": "distro", "version": "28.5.2"}, None, DOCKER),
+        ("docker.io 26.1.5+dfsg1-9+b9", {"source": "distro", "version": "28.5.2"}, None, DOCKER),
+        ("docker.io 26.1.5+dfsg1-9+b9", {"source": "distro", "version": "26.1.5"}, None, {}),
+        ("docker-ce 5:28.5.2-1~debian.13~trixie", {"version": "28.5.2"}, None, {}),
+        ("docker-ce 5:28.5.2-1~debian.13~trixie", {"version": "28.5"}, None, DOCKER),
+        ("", {}, "1.20.0", NVIDIA),
+        ("nvidia-container-toolkit 1.20.0-1", {}, "1.20.0", {}),
+        ("", {}, None, {}),
     ],
 )
-def test_reads_what_the_distribution_carries(
-    fakes: Fakes, tmp_path: Path, shell: list[str], installed: str, wanted: str | None, carried: dict[str, object]
+def test_reads_the_lists_of_apt_for_what_is_pinned_and_not_installed(
+    fakes: Fakes,
+    tmp_path: Path,
+    shell: list[str],
+    installed: str,
+    docker: dict[str, str],
+    toolkit: str | None,
+    carried: dict[str, object],
 ) -> None:
-    """Only where its Docker is wanted in a version that is not installed."""
     (tmp_path / "lists").mkdir()
-    fakes.add("dpkg-query", f"case $* in *docker.io) printf %s '{installed}';; esac")
-    line = " docker.io | {} | http://repo.testbed/debian trixie/main amd64 Packages"
-    fakes.add("apt-cache", "\n".join(f"echo '{line.format(each)}'" for each in ("26.1.5+dfsg1-9+b9", "26.1.5+dfsg1-9")))
-    [(_, spec)] = check_fleet({"gpu1": [{"docker": {"source": "distro", "version": wanted}}]}).items()
-    text = without_parts(script(questions(spec))).replace("/var/lib/apt/lists", f"{tmp_path}/lists")
-    done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
-    assert Snapshot().process(done.stdout.splitlines()).carried == carried
+    name, _, version = installed.partition(" ")
+    fakes.add("dpkg-query", f"case $* in *' {name or 'none'}') echo '{version}' ;; *) exit 1 ;; esac")
+    fakes.add("apt-cache", APT_CACHE)
+    text = pinning(docker, toolkit).replace("/var/lib/apt/lists", f"{tmp_path}/lists")
+    assert carried_by(shell, text) == carried
+    assert bool(carried) == any(call.startswith("apt-cache") for call in fakes.calls)
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("generation", "flag"), [("dnf-3", "--disableplugin=versionlock"), ("dnf5", "--setopt=disable_excludes=*")]
+)
+def test_reads_the_lists_of_dnf_without_what_holds_hide(
+    fakes: Fakes, tmp_path: Path, shell: list[str], generation: str, flag: str
+) -> None:
+    """From its cache only, and with the age of each repository's lists."""
+    for place, age in (("gpurack-docker-ce-0123abcd", 60), ("updates-0123abcd", 90000)):
+        lists = tmp_path / "dnf" / place / "repodata" / "primary.xml.gz"
+        lists.parent.mkdir(parents=True)
+        lists.touch()
+        os.utime(lists, (time.time() - age,) * 2)
+    fakes.add(generation, DNF.replace("FLAG", flag))
+    (fakes.folder / "dnf").symlink_to(generation)
+    text = pinning({"version": "28.5.9"}).replace("have apt-cache", "false")
+    text = text.replace("/var/cache/dnf", f"{tmp_path}/dnf")
+    assert carried_by(shell, text) == {
+        "docker-ce": [("3:28.5.2-1.el9", "gpurack-docker-ce", True)],
+        "moby-engine": [("0:28.1.0-1.fc43", "updates", False)],
+    }
 
 
 @pytest.fixture

@@ -77,6 +77,12 @@ def repository(repo: Repository, facts: HostFacts) -> list[Step]:
     return key + only_file(repo, repository_path(repo), source(repo), facts, without, has_entries)
 
 
+def listed_as(repo: Repository, facts: HostFacts) -> str:
+    """Return how the lists name a repository: its URL, then suite/component if it has components."""
+    path, suite, *components = repo.place.replace("$(ARCH)", facts.arch).split()
+    return " ".join([f"{repo.url}/{path}", *(f"{suite}/{component}" for component in components[:1])])
+
+
 def without(text: str, marks: Iterable[str]) -> str:
     """Comment out every entry of an apt source that names one of these repositories (marks).
 

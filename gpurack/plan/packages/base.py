@@ -74,6 +74,9 @@ class Packages(Protocol):
     def repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
         """Return the steps that make our file the host's only one for this repository."""
 
+    def listed_as(self, repo: Repository, facts: HostFacts) -> str:
+        """Return how the host's package lists name a repository; "" if they do not name it, or not for certain."""
+
     def no_repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
         """Return the steps that remove our file of a repository that is no longer used."""
 

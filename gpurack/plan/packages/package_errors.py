@@ -5,10 +5,11 @@ The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3, those th
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gpurack import paths
-from gpurack.plan.packages.base import upstream
+from gpurack.facts.model import HostFacts
+from gpurack.plan.packages.base import Pin, upstream
 from gpurack.shell import sh
 from gpurack.spec.problems import Problem
 
@@ -90,8 +91,30 @@ def _no_match(found: re.Match[str], text: str, there: There) -> Problem | None:
 
 
 def _other_versions(name: str, version: str, there: There) -> Problem:
-    versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
-    return Problem.of("version-not-found", package=name, version=version, versions=", ".join(versions))
+    return Problem.of("version-not-found", package=name, version=version, versions=newest(v for v, _ in there[name]))
+
+
+def newest(versions: Iterable[str]) -> str:
+    """Return upstream's numbers of the newest of a package's versions, oldest first.
+
+    >>> newest(["3:28.10.0-1.el9", "3:28.5.2-1.el9", "3:28.5.2-2.el9"])
+    '28.5.2, 28.10.0'
+    """
+    numbers = {tuple(map(int, re.findall(r"\d+", upstream(version)))): upstream(version) for version in versions}
+    return ", ".join(numbers[number] for number in sorted(numbers)[-SHOWN:])
+
+
+def listed_instead(package: str, version: str, facts: HostFacts, repository: str | None = None) -> str:
+    """Return the newest versions in the host's package lists, if a pinned one is not among them; else "".
+
+    repository: as the lists name the one that the package comes from; None: any. Also "" where its lists are missing or
+    older than a day: a run renews them, and says so itself.
+    """
+    there = facts.carried.get(package, ())
+    known = any(found.fresh and repository in (None, found.repository) for found in there)
+    if not known or any(Pin(version).met_by(found.version) for found in there):
+        return ""
+    return newest(found.version for found in there)
 
 
 def _lacks(found: re.Match[str], text: str, there: There) -> Problem:

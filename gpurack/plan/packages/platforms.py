@@ -157,6 +157,9 @@ TOOLKIT_PACKAGES = (
     "libnvidia-container1",
 )
 
+ENGINES_OF = {"docker-ce": ("docker-ce",), "distro": ("docker.io", "moby-engine")}
+"""docker.source → Docker's main package, by any family's name."""
+
 
 def platform_of(os: Os) -> Platform | None:
     """Return the row for a host; None if it is not supported.

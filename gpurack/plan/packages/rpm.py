@@ -65,6 +65,11 @@ def repository(repo: Repository, facts: HostFacts) -> list[Step]:
     return steps + only_file(repo, repository_path(repo), source(repo), facts, without, has_entries)
 
 
+def listed_as(repo: Repository, facts: HostFacts) -> str:
+    """Return how the lists name a repository: its id. "" until the host has our file, because an id says no URL."""
+    return f"gpurack-{repo.name}" if not repository(repo, facts) else ""
+
+
 def without(text: str, marks: Iterable[str]) -> str:
     """Comment out every section of a .repo file that names one of these repositories (marks).
 

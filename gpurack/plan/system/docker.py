@@ -9,6 +9,7 @@ from gpurack.facts.model import HostFacts, Unit
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, move, upstream
 from gpurack.plan.packages.holds import hold, noting, of_others, release
+from gpurack.plan.packages.package_errors import listed_instead
 from gpurack.plan.packages.platforms import (
     CE_PACKAGES,
     CE_ROOTLESS,
@@ -187,19 +188,18 @@ def other_version(spec: Host, facts: HostFacts, platform: Platform) -> Problem |
 
 
 def not_carried(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None:
-    """Return the error if the distribution does not have the wanted version of its Docker.
-
-    None where its lists are old or unread: a run renews them, and says so itself.
-    """
-    wanted = spec.docker.version
-    if is_ce(spec) or not wanted:
+    """Return the error if the repository that Docker comes from is known not to have the wanted version."""
+    wanted, engine = spec.docker.version, packages_of(spec, platform)[0]
+    if not wanted or any(Pin(wanted).met_by(version) for version in installed((engine,), facts).values()):
         return None
-    engine = platform.distro_packages[0]
-    there = [*facts.carried.get(engine, ()), *installed((engine,), facts).values()]
-    if engine not in facts.carried or any(Pin(wanted).met_by(version) for version in there):
+    repository = platform.packages.listed_as(ce_repository(spec, facts, platform), facts) if is_ce(spec) else None
+    versions = listed_instead(engine, wanted, facts, repository)
+    if not versions:
         return None
-    versions = ", ".join(dict.fromkeys(map(upstream, facts.carried[engine])))
-    return Problem.of("version-not-carried", package=engine, version=wanted, system=facts.os.name, versions=versions)
+    parts = {"path": "docker.version", "package": engine, "version": wanted, "versions": versions}
+    if is_ce(spec):
+        return Problem.of("version-not-found", **parts)
+    return Problem.of("version-not-carried", **parts, system=facts.os.name)
 
 
 def is_ce(spec: Host) -> bool:

@@ -11,6 +11,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.packages.holds import hold, noting, of_others, release
+from gpurack.plan.packages.package_errors import listed_instead
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
 from gpurack.plan.system import cdi_specs
@@ -40,6 +41,8 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
         return Plan()
     steps: list[Step] = platform.packages.repository(repository(spec, platform), facts)
     packages = packages_to_install(spec, facts)
+    if packages and (error := not_carried(spec, facts, platform)):
+        return Plan(errors=(error,))
     if packages:
         # dockerd looks for the toolkit's hook only at its start (contract section 4). The restart is noted before the
         # installation, so that a run that is killed in between leaves the mark.
@@ -70,6 +73,17 @@ def repository(spec: Host, platform: Platform) -> Repository:
     return Repository(
         "nvidia-container-toolkit", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url))
     )
+
+
+def not_carried(spec: Host, facts: HostFacts, platform: Platform) -> Problem | None:
+    """Return the error if NVIDIA's repository is known not to have the wanted version."""
+    wanted, package = spec.nvidia.toolkit, TOOLKIT_PACKAGES[0]
+    if not wanted or any(Pin(wanted).met_by(version) for version in installed((package,), facts).values()):
+        return None
+    listed = platform.packages.listed_as(repository(spec, platform), facts)
+    versions = listed_instead(package, wanted, facts, listed)
+    parts = {"package": package, "version": wanted, "versions": versions}
+    return Problem.of("version-not-found", path="nvidia.toolkit", **parts) if versions else None
 
 
 def pins(spec: Host) -> Mapping[str, Pin]:
