@@ -43,7 +43,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
         "answering": [["0", CARD, "NVIDIA A30", "24576", "900", "580.1", "8.0"]],
         "cdi": {"devices": [CARD], "missing": [], "gone": []},
-        "toolkit": "1.20.0",
+        "toolkit": "1.20.1",
     }  # fmt: skip
     parts: dict[str, Any] = {
         "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
