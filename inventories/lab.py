@@ -11,7 +11,7 @@ which opens no connection. To have a lab like it: your names, your paths, and ke
 
 _COMMON = {
     "docker": {"version": "28.5.2", "daemon": {"live-restore": True, "log-driver": "local"}},
-    "nvidia": {"toolkit": "1.20.0"},
+    "nvidia": {"toolkit": "1.20.1"},
     "weights_dir": "/data/models",  # what is fetched; one copy for all models of a host
     "engines": {  # any field of a model, for every model of that engine
         "vllm": {"version": "0.33.0"},

@@ -165,7 +165,7 @@ def framed(lines: Sequence[str]) -> list[str]:
 
 
 def package(text: str) -> Package:
-    """`1.20.0-1`, `1.20.0-1 held`, `1.20.0-1 half`."""
+    """`1.20.1-1`, `1.20.1-1 held`, `1.20.1-1 half`."""
     version, *marks = text.split()
     return Package(version, "held" in marks, "half" not in marks)
 

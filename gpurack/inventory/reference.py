@@ -30,7 +30,7 @@ kind is in [errors.md](errors.md)):
 ```python
 # inventories/group_data/all.py: data of all hosts
 docker = {"source": "docker-ce", "version": "28.5.2", "daemon": {"live-restore": True}}
-nvidia = {"toolkit": "1.20.0"}
+nvidia = {"toolkit": "1.20.1"}
 engines = {"llama.cpp": {"version": "b7000"}}
 
 # inventories/lab.py: the hosts
@@ -48,7 +48,7 @@ gpu_hosts = ([
 #   globals().update(gpurack.load("lab.yaml"))
 all:
   docker: {source: docker-ce, version: 28.5.2, daemon: {live-restore: true}}
-  nvidia: {toolkit: 1.20.0}
+  nvidia: {toolkit: 1.20.1}
   engines: {llama.cpp: {version: b7000}}
 groups:
   gpu_hosts: {hardware: {A30: 4}}

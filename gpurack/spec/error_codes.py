@@ -710,7 +710,7 @@ GPUS: Mapping[str, Code] = {
     "known-defect": warning(
         "{what} has a known defect: {symptom}.",
         "{fix}",
-        "This version is in gpurack's table of defects (gpurack/spec/known_defects.py).",
+        "These versions are in gpurack's table of defects (gpurack/spec/known_defects.py).",
         "Pin another version.",
     ),
     "no-image-for-arm64": Code(

@@ -271,7 +271,7 @@ TYPES = {
 
 EXAMPLES = {
     "docker": 'docker: {"source": "docker-ce"}',
-    "nvidia": 'nvidia: {"toolkit": "1.20.0"}',
+    "nvidia": 'nvidia: {"toolkit": "1.20.1"}',
     "models": 'models: {"bge-m3": {"weights": "/w/bge-m3.gguf", "port": 8000}}',
     "services": 'services: {"chat": {"engine": "open-webui", "port": 3000}}',
     "jobs": 'jobs: {"q8": {"engine": "llama.cpp", "command": ["…"]}}',

@@ -154,7 +154,7 @@ def test_docker_is_installed_running_and_configured(lab: Lab, first: Run, name: 
 def test_toolkit_is_installed_at_one_held_version_with_cdi(gpu1: Host, first: Run) -> None:
     """Its four packages, gpurack's repository with its key, a device for every GPU, the runtime and the GPU driver."""
     seen = testinfra.get_host("ssh://gpu1", ssh_config=str(SSH_CONFIG), sudo=True)
-    assert {seen.package(name).version for name in TOOLKIT} == {"1.20.0-1"}
+    assert {seen.package(name).version for name in TOOLKIT} == {"1.20.1-1"}
     assert set(TOOLKIT) <= set(seen.check_output("apt-mark showhold").split())
     source = seen.file("/etc/apt/sources.list.d/gpurack-nvidia-container-toolkit.sources")
     assert "Signed-By: /etc/apt/keyrings/gpurack-nvidia-container-toolkit.asc" in source.content_string

@@ -113,18 +113,18 @@ def test_upgrades_while_models_serve(lab: Lab) -> None:
     host = lab.testbed.host("gpu1")
     before = {name: data["State"]["Pid"] for name, data in containers(host).items()}
 
-    run = converge(lab, "gpu1", "28.5.2", "1.20.0")
+    run = converge(lab, "gpu1", "28.5.2", "1.20.1")
 
     said = run.lines("gpu1")
     assert any("docker-ce 26.1.5 → 28.5.2" in line for line in said), run.output
-    assert any("NVIDIA Container Toolkit 1.19.1 → 1.20.0" in line for line in said), run.output
+    assert any("NVIDIA Container Toolkit 1.19.1 → 1.20.1" in line for line in said), run.output
     assert versions(host, ("docker-ce", "docker-ce-cli")) == {"28.5.2"}
     assert daemon_version(host) == "28.5.2"
-    assert versions(host, TOOLKIT) == {"1.20.0"}
+    assert versions(host, TOOLKIT) == {"1.20.1"}
     assert {*CE, *TOOLKIT} <= held(host)
     assert {name: data["State"]["Pid"] for name, data in containers(host).items()} == before
     serves(host)
-    assert converge(lab, "gpu1", "28.5.2", "1.20.0").unchanged
+    assert converge(lab, "gpu1", "28.5.2", "1.20.1").unchanged
 
 
 def test_downgrades(lab: Lab) -> None:
@@ -135,7 +135,7 @@ def test_downgrades(lab: Lab) -> None:
 
     said = run.lines("gpu1")
     assert any("docker-ce 28.5.2 → 26.1.5" in line for line in said), run.output
-    assert any("NVIDIA Container Toolkit 1.20.0 → 1.19.1" in line for line in said), run.output
+    assert any("NVIDIA Container Toolkit 1.20.1 → 1.19.1" in line for line in said), run.output
     assert daemon_version(host) == "26.1.5"
     assert versions(host, TOOLKIT) == {"1.19.1"}
     assert {*CE, *TOOLKIT} <= held(host)
@@ -163,12 +163,12 @@ def test_main_job_works_on_debian_12(lab: Lab) -> None:
     assert any(remedy in line for line in distro.lines("bookworm1"))
     assert host.root("command -v docker", check=False).returncode != 0
 
-    converge(lab, "bookworm1", None, "1.20.0")
+    converge(lab, "bookworm1", None, "1.20.1")
 
     assert 'VERSION_ID="12"' in host.get("/etc/os-release").decode()
-    assert versions(host, TOOLKIT) == {"1.20.0"}
+    assert versions(host, TOOLKIT) == {"1.20.1"}
     serves(host)
-    assert converge(lab, "bookworm1", None, "1.20.0").unchanged
+    assert converge(lab, "bookworm1", None, "1.20.1").unchanged
     lab.testbed.remove("bookworm1")
 
 
@@ -178,12 +178,12 @@ def test_main_job_works_with_os_release_of_ubuntu(lab: Lab, name: str, version: 
     codename = name.removesuffix("1")
     lab.testbed.remove(name)
     host = lab.testbed.add(name, f"gpu-{codename}")
-    converge(lab, name, None, "1.20.0")
+    converge(lab, name, None, "1.20.1")
     assert f'VERSION_ID="{version}"' in host.get("/etc/os-release").decode()
     source = host.get("/etc/apt/sources.list.d/gpurack-docker-ce.sources").decode()
     assert "URIs: http://repo.testbed/docker-ce/linux/ubuntu\n" in source
     assert f"Suites: {codename}\n" in source
     assert f"~{codename}" in host.root("dpkg-query -W -f '${Version}' docker-ce").stdout
     serves(host)
-    assert converge(lab, name, None, "1.20.0").unchanged
+    assert converge(lab, name, None, "1.20.1").unchanged
     lab.testbed.remove(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 LAB = """\
 all:
   docker: {source: docker-ce, version: 28.5.2}
-  nvidia: {toolkit: 1.20.0}
+  nvidia: {toolkit: 1.20.1}
   defaults: {engine: llama.cpp, bind: lan, api_key: null}
   engines: {llama.cpp: {version: b7000}, vllm: {version: 0.33.0}}
 hosts:
@@ -138,7 +138,7 @@ MISTAKES = (
     Mistake("docker version with v", PLAN, lab=("version: 28.5.2", 'version: "v28.5.2"')),
     Mistake("unquoted version 0.10", PLAN, lab=("vllm: {version: 0.33.0}", "vllm: {version: 0.10}")),
     Mistake("unquoted version 28", PLAN, lab=("version: 28.5.2", "version: 28")),
-    Mistake("unquoted toolkit version", PLAN, lab=("toolkit: 1.20.0", "toolkit: 1.20")),
+    Mistake("unquoted toolkit version", PLAN, lab=("toolkit: 1.20.1", "toolkit: 1.20")),
     Mistake("port as text", PLAN, lab=("port: 8000", 'port: "8000"')),
     Mistake("port of Compose", PLAN, lab=("port: 8000", 'port: "8000:8000"')),
     Mistake("port used twice", PLAN, lab=("port: 8001", "port: 8000")),

@@ -39,7 +39,7 @@ def common() -> dict[str, Any]:
     """Return the data of every host of the testbed: the distribution's Docker, mirrors, engine versions."""
     return {
         "docker": {"source": "distro", "daemon": {"insecure-registries": [REGISTRY]}},
-        "nvidia": {"toolkit": "1.20.0"},
+        "nvidia": {"toolkit": "1.20.1"},
         "mirrors": mirrors(),
         "defaults": {"engine": "llama.cpp"},
         "engines": {"llama.cpp": {"version": "b7000"}},

@@ -250,7 +250,7 @@ def test_unknown_gpu_name_is_not_a_mismatch() -> None:
 
 
 def test_plans_nothing_of_nvidia() -> None:
-    wanted = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    wanted = spec({"nvidia": {"toolkit": "1.20.1"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     assert plan_toolkit(wanted, amd()).nothing
     (step,) = plan_daemon_json(wanted, amd(), unattended=True).steps
     assert "nvidia" not in step.reason

@@ -146,11 +146,11 @@ def test_other_package_revision_of_same_version_is_drift() -> None:
 
 
 def test_installs_exact_toolkit_also_older() -> None:
-    wanted = spec().locked(HostLock(packages=packages(TOOLKIT_PACKAGES, "1.20.0-1")))
+    wanted = spec().locked(HostLock(packages=packages(TOOLKIT_PACKAGES, "1.20.1-1")))
     facts = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.21.0-1"))
     reasons = [step.reason for step in plan_toolkit(wanted, facts).steps]
-    assert "NVIDIA Container Toolkit 1.21.0 → 1.20.0" in reasons
-    right = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.20.0-1"))
+    assert "NVIDIA Container Toolkit 1.21.0 → 1.20.1" in reasons
+    right = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.20.1-1"))
     assert [step.reason for step in plan_toolkit(wanted, right).steps if "hold" in step.reason]
 
 
@@ -272,7 +272,7 @@ def test_refuses_other_version_of_ollama_model() -> None:
 # --- inventory against lock ------------------------------------------------------------------------------------------
 
 LOCK = HostLock(
-    packages={"docker-ce": "5:28.5.2-1~x", "nvidia-container-toolkit": "1.20.0-1"}, models={"alpha": LOCKED}
+    packages={"docker-ce": "5:28.5.2-1~x", "nvidia-container-toolkit": "1.20.1-1"}, models={"alpha": LOCKED}
 )
 BASE: dict[str, Any] = {"models": {"alpha": {"port": 8000}}}
 
@@ -282,7 +282,7 @@ BASE: dict[str, Any] = {"models": {"alpha": {"port": 8000}}}
     [
         ({"docker": {"version": "29.0.0"}}, "docker.version", "docker-ce 28.5.2, not 29.0.0"),
         ({"docker": {"source": "distro"}}, "docker.source", "docker-ce, not distro"),
-        ({"nvidia": {"toolkit": "1.21.0"}}, "nvidia.toolkit", "nvidia-container-toolkit 1.20.0, not 1.21.0"),
+        ({"nvidia": {"toolkit": "1.21.0"}}, "nvidia.toolkit", "nvidia-container-toolkit 1.20.1, not 1.21.0"),
         (
             {"models": {"alpha": {"version": "b7001"}}},
             "models.alpha.version",
@@ -309,7 +309,7 @@ def test_contradiction_names_command_to_move_pin(over: dict[str, Any], path: str
     "over",
     [
         {},
-        {"docker": {"version": "28.5.2"}, "nvidia": {"toolkit": "1.20.0"}},
+        {"docker": {"version": "28.5.2"}, "nvidia": {"toolkit": "1.20.1"}},
         {"docker": {"source": "keep"}},
         {"mirrors": {"ghcr.io": "mirror.lab/ghcr"}},
         {"models": {"alpha": {"enabled": False, "version": "b7001"}}},
@@ -349,7 +349,7 @@ def test_observes_versions_images_and_weights() -> None:
     )["gpu1"]  # fmt: skip
     facts = host_state(
         gpus=1,
-        packages={"docker-ce": "5:28.5.2-1", "runc": "1.1-1", "libnvidia-container1": "1.20.0-1 half", "curl": "8"},
+        packages={"docker-ce": "5:28.5.2-1", "runc": "1.1-1", "libnvidia-container1": "1.20.1-1 half", "curl": "8"},
         files={"/etc/apt/keyrings/gpurack-docker-ce.asc": KEY, "/etc/apt/keyrings/gpurack-nvidia.asc": "no key"},
     )
     facts = replace(

@@ -114,7 +114,7 @@ def test_names_hosts_whose_locked_packages_are_not_on_hold(
     lab: Path, monkeypatch: pytest.MonkeyPatch, held: str, named: bool
 ) -> None:
     """Only a run holds them. It holds no toolkit on a host without GPUs."""
-    there = {"docker-ce": f"5:28.5.2-1{held}", "nvidia-container-toolkit": "1.20.0-1"}
+    there = {"docker-ce": f"5:28.5.2-1{held}", "nvidia-container-toolkit": "1.20.1-1"}
     seen = {"gpu1": host_state(packages=there), "gpu2": UNREACHABLE}
     monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: seen)
     last = run(lab)[1].splitlines()[-1]

@@ -21,7 +21,7 @@ PACKAGES = {
     "libnvidia-compute-580-server": f"{LOADED}-0ubuntu0.24.04.1",
     "cuda-drivers": f"{LOADED}-1",
     "libcuda1": f"{LOADED}-1",  # Debian's
-    "nvidia-container-toolkit": "1.20.0-1",
+    "nvidia-container-toolkit": "1.20.1-1",
     "nvidia-prime": "0.8.17",
 }
 MINE = ["cuda-drivers", "libcuda1", "libnvidia-compute-580-server", "nvidia-driver-580-server"]

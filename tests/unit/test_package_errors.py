@@ -18,8 +18,8 @@ CURL = (
 )
 MANY = "there: docker-ce " + " ".join(f"3:28.{minor}.0-1.el9@a 3:28.{minor}.0-2.el9@a" for minor in range(20))
 UNLIKE = [
-    "there: nvidia-container-toolkit 1.21.0-1@cuda 1.19.1-1@gpurack-nvidia 1.20.0-1@gpurack-nvidia",
-    "there: libnvidia-container1 1.19.1-1@gpurack-nvidia 1.20.0-1@gpurack-nvidia",
+    "there: nvidia-container-toolkit 1.21.0-1@cuda 1.19.1-1@gpurack-nvidia 1.20.1-1@gpurack-nvidia",
+    "there: libnvidia-container1 1.19.1-1@gpurack-nvidia 1.20.1-1@gpurack-nvidia",
 ]
 PROBLEM = [
     "Error: ",
@@ -168,7 +168,7 @@ REACH = (
 THERE_APT = f"there: docker-ce 5:26.1.5-1~debian.13~trixie@{DEBS} 5:28.5.2-1~debian.13~trixie@{DEBS}"
 UNMET = [
     "The following packages have unmet dependencies:",
-    " nvidia-container-toolkit : Depends: libnvidia-container-tools (= 1.21.0-1) but 1.20.0-1 is to be installed",
+    " nvidia-container-toolkit : Depends: libnvidia-container-tools (= 1.21.0-1) but 1.20.1-1 is to be installed",
     "E: Unable to correct problems, you have held broken packages.",
     "E: The following information from --solver 3.0 may provide additional context:",
     "   Unable to satisfy dependencies. Reached two conflicting decisions:",
@@ -222,8 +222,8 @@ APT_CASES = {
         "package-not-found",
     ),
     "two repositories": (
-        [*UNMET, "there: nvidia-container-toolkit 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb 1.21.0-1@http://b/cuda",
-         "there: libnvidia-container-tools 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb"],
+        [*UNMET, "there: nvidia-container-toolkit 1.19.1-1@http://a/deb 1.20.1-1@http://a/deb 1.21.0-1@http://b/cuda",
+         "there: libnvidia-container-tools 1.19.1-1@http://a/deb 1.20.1-1@http://a/deb"],
         "toolkit-versions-conflict",
     ),
     "something else does not fit": (

@@ -34,7 +34,7 @@ CE = {
     "docker-compose-plugin": "2.40.3-1~debian.13~trixie",
 }
 DISTRO = {"docker.io": "26.1.5+dfsg1-9+b9", "docker-cli": "26.1.5+dfsg1-9+b9", "docker-compose": "2.26.1-4"}
-TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.0-1")
+TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.1-1")
 TRIXIE = PLATFORMS["debian", "13"]
 UNITS = {"docker.service": "loaded active enabled"}
 
@@ -110,7 +110,7 @@ def test_changes_no_docker_on_a_full_disk(fakes: Fakes, shell: str, free: str, r
         ("20.10.24+dfsg1-1+deb12u1", "20.10.24"),
         ("5:26.1.3-0ubuntu1~24.04.1", "26.1.3"),
         ("28.2.2-0ubuntu1~24.04.1", "28.2.2"),
-        ("1.20.0-1", "1.20.0"),
+        ("1.20.1-1", "1.20.1"),
         ("1.18.0~rc.2-1", "1.18.0"),
         ("5:29.0.0~rc.1-1~ubuntu.24.04~noble", "29.0.0"),
         ("", ""),
@@ -446,12 +446,12 @@ def test_installs_no_docker_beside_one_without_package() -> None:
 
 # --- the toolkit -----------------------------------------------------------------------------------------------------
 
-GPU = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
+GPU = spec({"nvidia": {"toolkit": "1.20.1"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
 FLOATING = spec({"models": {"alpha": {"port": 1, "gpus": [0]}}})
 
 
 def test_skips_toolkit_without_gpus() -> None:
-    assert plan_toolkit(spec({"nvidia": {"toolkit": "1.20.0"}}), host_state()).nothing
+    assert plan_toolkit(spec({"nvidia": {"toolkit": "1.20.1"}}), host_state()).nothing
 
 
 def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
@@ -467,10 +467,10 @@ def test_writes_restart_marker_before_installing() -> None:
         "key of the nvidia-container-toolkit repository",
         "repository https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)",
         "note that Docker must restart: the NVIDIA Container Toolkit changed",
-        "install the NVIDIA Container Toolkit 1.20.0",
+        "install the NVIDIA Container Toolkit 1.20.1",
         "CDI specs for 2 GPUs",
     ]
-    assert " ".join(f"'{name}=1.20.0-*'" for name in TOOLKIT_PACKAGES) in command(plan, "install the NVIDIA")
+    assert " ".join(f"'{name}=1.20.1-*'" for name in TOOLKIT_PACKAGES) in command(plan, "install the NVIDIA")
 
 
 def test_unchanged_toolkit_has_no_steps() -> None:
@@ -481,9 +481,9 @@ def test_unchanged_toolkit_has_no_steps() -> None:
 @pytest.mark.parametrize(
     ("spec", "packages", "reason"),
     [
-        (GPU, dict.fromkeys(TOOLKIT, "1.19.1-1 held"), "NVIDIA Container Toolkit 1.19.1 → 1.20.0"),
-        (GPU, {"libnvidia-container1": "1.19.1-1 held"}, "NVIDIA Container Toolkit 1.19.1 and 1.20.0 → 1.20.0"),
-        (GPU, {"libnvidia-container-tools": ""}, "NVIDIA Container Toolkit 1.20.0 → 1.20.0"),
+        (GPU, dict.fromkeys(TOOLKIT, "1.19.1-1 held"), "NVIDIA Container Toolkit 1.19.1 → 1.20.1"),
+        (GPU, {"libnvidia-container1": "1.19.1-1 held"}, "NVIDIA Container Toolkit 1.19.1 and 1.20.1 → 1.20.1"),
+        (GPU, {"libnvidia-container-tools": ""}, "NVIDIA Container Toolkit 1.20.1 → 1.20.1"),
         (FLOATING, {"libnvidia-container1": "1.19.1-1"}, "install the NVIDIA Container Toolkit"),
     ],
     ids=["upgrade", "mixed", "missing", "mixed, floating"],

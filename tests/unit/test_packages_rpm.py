@@ -32,9 +32,9 @@ CE = {
     "docker-compose-plugin": "2.40.3-1.el9",
 }
 BASE = {"ca-certificates": "2024.2.69-91.el9", "python3-dnf-plugin-versionlock": "4.3.0-20.el9"}
-TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.0-1")
+TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.1-1")
 UNITS = {"docker.service": "loaded active enabled"}
-PINNED = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
+PINNED = spec({"nvidia": {"toolkit": "1.20.1"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
 
 
 def ce(version: str | None = None, **fields: Any) -> Host:
@@ -94,7 +94,7 @@ def files(**texts: str) -> dict[str, File]:
 LINES = [
     "docker-ce|3|28.5.2-1.el9|x86_64|1795207385",
     "containerd.io|(none)|2.1.9-1.el9|x86_64|1795207384",
-    "nvidia-container-toolkit|0|1.20.0-1|x86_64|1795207390",
+    "nvidia-container-toolkit|0|1.20.1-1|x86_64|1795207390",
 ]
 
 
@@ -102,7 +102,7 @@ def test_reads_rpm_packages() -> None:
     assert seen.packages(LINES, {}) == {
         "docker-ce": Package("3:28.5.2-1.el9", held=False, whole=True),
         "containerd.io": Package("2.1.9-1.el9", held=False, whole=True),
-        "nvidia-container-toolkit": Package("1.20.0-1", held=False, whole=True),
+        "nvidia-container-toolkit": Package("1.20.1-1", held=False, whole=True),
     }
     assert seen.packages([], {}) == {}
 
@@ -146,7 +146,7 @@ def test_reads_holds_of_versionlock(lists: dict[str, str], held: bool) -> None:
 
 
 def test_reads_hold_of_package_without_epoch() -> None:
-    both = files(dnf4="containerd.io-0:2.1.9-1.el9.*\nnvidia-container-toolkit-0:1.20.0-1.*\n")
+    both = files(dnf4="containerd.io-0:2.1.9-1.el9.*\nnvidia-container-toolkit-0:1.20.1-1.*\n")
     assert [name for name, package in seen.packages(LINES, both).items() if package.held] == [
         "containerd.io",
         "nvidia-container-toolkit",

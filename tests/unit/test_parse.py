@@ -122,7 +122,7 @@ def test_parses_dpkg_states() -> None:
         "iF |docker-ce-cli|5:28.5.2-1~debian.13~trixie",
         "iU |curl|8.14.1-2",
         "iHR|python3|3.13.5-1",
-        "iiR|nvidia-container-toolkit|1.20.0-1",
+        "iiR|nvidia-container-toolkit|1.20.1-1",
     ]
     assert packages(lines) == {
         "docker-ce": Package("5:28.5.2-1~debian.13~trixie", held=False, whole=True),
@@ -130,7 +130,7 @@ def test_parses_dpkg_states() -> None:
         "docker-ce-cli": Package("5:28.5.2-1~debian.13~trixie", held=False, whole=False),
         "curl": Package("8.14.1-2", held=False, whole=False),
         "python3": Package("3.13.5-1", held=False, whole=False),
-        "nvidia-container-toolkit": Package("1.20.0-1", held=False, whole=False),
+        "nvidia-container-toolkit": Package("1.20.1-1", held=False, whole=False),
     }
 
 

@@ -350,13 +350,13 @@ def test_two_users_get_different_ids(
 @pytest.mark.parametrize(
     ("word", "docker", "toolkit", "expected"),
     [
-        ("auto", "28.5.2", "1.20.0-1", "cdi"),
+        ("auto", "28.5.2", "1.20.1-1", "cdi"),
         ("auto", "", "", "cdi"),
-        ("auto", "24.0.9", "1.20.0-1", "runtime"),
+        ("auto", "24.0.9", "1.20.1-1", "runtime"),
         ("auto", "28.5.2", "1.14.6-1", "runtime"),
-        ("runtime", "28.5.2", "1.20.0-1", "runtime"),
-        ("gpus", "28.5.2", "1.20.0-1", "gpus"),
-        ("cdi", "28.5.2", "1.20.0-1", "cdi"),
+        ("runtime", "28.5.2", "1.20.1-1", "runtime"),
+        ("gpus", "28.5.2", "1.20.1-1", "gpus"),
+        ("cdi", "28.5.2", "1.20.1-1", "cdi"),
     ],
 )
 def test_chooses_access_to_gpus(word: str, docker: str, toolkit: str, expected: str) -> None:
@@ -393,11 +393,11 @@ def test_refuses_unsupported_cdi() -> None:
 @pytest.mark.parametrize(
     ("nvidia", "toolkit", "own"),
     [
-        ({}, "1.20.0-1", False),
-        ({"access": "runtime"}, "1.20.0-1", False),
+        ({}, "1.20.1-1", False),
+        ({"access": "runtime"}, "1.20.1-1", False),
         ({"access": "runtime"}, "1.17.9-1", True),
-        ({"access": "gpus"}, "1.20.0-1", True),
-        ({"access": "gpus", "no_cgroups": "system"}, "1.20.0-1", False),
+        ({"access": "gpus"}, "1.20.1-1", True),
+        ({"access": "gpus", "no_cgroups": "system"}, "1.20.1-1", False),
     ],
 )
 def test_users_get_own_hook_configuration(nvidia: Any, toolkit: str, own: bool) -> None:
@@ -417,7 +417,7 @@ def test_users_get_own_hook_configuration(nvidia: Any, toolkit: str, own: bool) 
     ("toolkit", "words", "refused"),
     [
         ("1.17.8-1", {"access": "runtime"}, True),
-        ("1.20.0-1", {"access": "runtime"}, False),
+        ("1.20.1-1", {"access": "runtime"}, False),
         ("1.17.8-1", {}, False),
         ("1.14.6-1", {}, True),
     ],
@@ -476,7 +476,7 @@ def test_changes_new_hook_configuration_in_same_run(tmp_path: Path, there: bool)
     wanted = spec({"nvidia": {"access": "gpus", "no_cgroups": "system"}})
     (step,) = no_cgroups(wanted, host_state(gpus=1), fresh=True)
     (program, *words) = step.command.replace(paths.HOOK_CONFIG, f"{tmp_path}/etc/c.toml").split()  # type: ignore[attr-defined]
-    ctk = [str(lay_out(tmp_path / "toolkit", "1.20.0") / program), *words]
+    ctk = [str(lay_out(tmp_path / "toolkit", "1.20.1") / program), *words]
     if there:
         subprocess.run(ctk[:4] + ctk[-1:], check=True)
     subprocess.run(ctk, check=True)

@@ -1,23 +1,27 @@
 """The simulated driver: nvidia-smi answers like the real one, and the tests' control changes its answers."""
 
+import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from gpurack import host_data
 from gpurack.cuda_faults import REFUSED, fault
 from gpurack.engines.probes import PYTHON
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import JETSON
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
-from tests.device import check
+from tests.device import bring, check
 from tests.given import models
 from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, compile_libcuda, files
 from tests.unit.host_programs import Fakes, without_parts
@@ -269,6 +273,101 @@ def test_memory_is_held_after_end_of_process(gpus: SimulatedGpus, smi: Smi) -> N
         assert time.monotonic() < until, "the memory is never free"
 
 
+APPS = ("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv,noheader,nounits")
+
+
+@pytest.fixture
+def contained(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Adds what /proc shows of a process: (pid, its GPUs' indices, its pids in its namespaces) → its folder."""
+    proc = root / "processes"
+    monkeypatch.setenv("GPUSIM_PROC", str(proc))
+
+    def add(pid: int, gpus: Sequence[int], *inside: int, name: str = "llama-server") -> Path:
+        folder = proc / str(pid)
+        (folder / "root/dev").mkdir(parents=True)
+        (folder / "status").write_text(f"Name:\t{name}\nNSpid:\t{pid}" + "".join(f"\t{one}" for one in inside) + "\n")
+        (folder / "comm").write_text(f"{name}\n")
+        ticks = round(time.clock_gettime(time.CLOCK_BOOTTIME) * 100)
+        (folder / "stat").write_text(f"{pid} ({name}) S " + " ".join("0" * 18) + f" {ticks} 0 0\n")
+        for node in ("nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in gpus)):
+            shutil.copy2(root / "dev" / node, folder / "root/dev" / node, follow_symlinks=False)
+        return folder
+
+    return add
+
+
+def test_containers_compute_on_the_gpus_that_they_hold(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    contained(40, [0, 2], 1)
+    contained(41, [], 1)  # a model on the CPU
+    contained(42, [1])  # a process of the host
+    contained(43, [1], 7)  # a later process of a container
+    contained(44, [2], 9, 1, name="python3")  # a container in a container
+    first, _, third, _ = gpus.uuids
+    assert smi(*APPS).stdout.splitlines() == [
+        f"{first}, 40, llama-server, 300", f"{third}, 40, llama-server, 300", f"{third}, 44, python3, 300",
+    ]  # fmt: skip
+    assert csv(smi, "memory.used,memory.free") == [["300", "24276"], ["0", "24576"], ["600", "23976"], ["0", "24576"]]
+    assert "llama-server" in smi().stdout
+    gpus.swap(0, 3)  # it keeps its GPU, whatever the index is now
+    assert smi(*APPS).stdout.splitlines()[-1] == f"{first}, 40, llama-server, 300"
+    gpus.use(3, 9000, os.getpid(), 0)
+    assert csv(smi, "memory.used")[3] == ["9300"]
+
+
+def test_what_a_test_says_of_a_container_counts_instead(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    contained(os.getpid(), [0], 1)
+    gpus.use(0, 9000, os.getpid(), 0)
+    name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+    assert smi(*APPS).stdout == f"{gpus.uuids[0]}, {os.getpid()}, {name}, 9000\n"
+
+
+def test_container_computes_on_the_cpu_where_cuda_did_not_start(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    def listed() -> list[str]:
+        return [line.split(", ")[1] for line in smi(*APPS).stdout.splitlines()]
+
+    def later() -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        while time.clock_gettime(time.CLOCK_BOOTTIME) < now + 0.02:
+            pass  # starts are known to a hundredth of a second
+
+    contained(50, [0], 1)
+    later()
+    gpus.cuda(999)
+    later()
+    contained(51, [0], 1)
+    assert listed() == ["50"]  # what computes goes on
+    later()
+    gpus.cuda(0)
+    later()
+    contained(52, [0], 1)
+    assert listed() == ["50", "52"]  # 51 stays on the CPU until it is started anew
+    (contained(53, [1], 1) / "root/dev/nvidia-uvm").unlink()
+    assert listed() == ["50", "52"]
+    gpus.reset()
+    assert listed() == ["50", "51", "52"]
+
+
+def test_finds_a_real_process_in_a_namespace(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+    """As runc starts it: first in its PID namespace, with a /dev of its own."""
+    node = "mknod /dev/{} c 1 5; "
+    program = (
+        "mount -t tmpfs none /dev && " + node.format("nvidia-uvm") + node.format("nvidia0") + "echo; exec sleep 60"
+    )
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        if not process.stdout or not process.stdout.readline():
+            pytest.skip("Only root, with the right to mount, can make such a process.")
+        rows = [line.split(", ") for line in smi(*APPS).stdout.splitlines()]
+        process.kill()
+    assert [(uuid, name, used) for uuid, _, name, used in rows] == [(gpus.uuids[0], "sleep", "300")]
+
+
 def test_late_driver_is_missing_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.late(60)
     assert smi("-L").returncode == 0  # only after the next boot
@@ -344,27 +443,166 @@ print(cuda.cuDriverGetVersion(ctypes.byref(version)), version.value, cuda.cuDevi
         assert done.stdout == f"0 {number} 3\n"
 
 
-def test_check_of_a_real_machine_runs_on_the_simulated_one(
-    root: Path, gpus: SimulatedGpus, fakes: Fakes, cuda: Callable[[], str], tmp_path: Path
-) -> None:
-    """tests/device/check.py, whose program and reader are the ones for a machine with a GPU."""
+# --- tests/device: what is sent to a machine with a real GPU ----------------------------------------------------------
+
+ID = "4f9677b55ae0c3a0c9f9a84096bc0d6929f1d5a72158b6208afbc2090a479ae3"
+DOCKER = """\
+case "$*" in
+import*) cat >"$STATE/image" ;;
+*--list-devices) cat "$STATE/listed" ;;
+"run --detach"*) python3 "$STATE/server" >/dev/null 2>&1 & read -r id <"$STATE/id"; echo "$id"; sh "$STATE/use" $! ;;
+"rm --force"*) ! [ -e "$STATE/pid" ] || kill "$(cat "$STATE/pid")" ;;
+esac"""
+SERVER = """\
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        self.do_GET()
+        self.wfile.write(b'{"choices": [{"message": {"content": "Alpha speaks."}}]}')
+http.server.HTTPServer(("127.0.0.1", PORT), Answer).serve_forever()"""
+LISTED = "Available devices:\n  CUDA0: NVIDIA A30 (24576 MiB, 24276 MiB free)\n"
+
+
+@pytest.fixture
+def checked(
+    root: Path,
+    gpus: SimulatedGpus,
+    fakes: Fakes,
+    cuda: Callable[[], str],
+    free_port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[list[str], list[str]]]:
+    """Run tests/device/check.py's program on the simulated machine, with a fake Docker; return what is read of it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    state = tmp_path / "fakes/state"
     fakes.add("nvidia-smi", f'exec {files()["/usr/bin/nvidia-smi"][0]} "$@"')
+    fakes.add("docker", DOCKER)
+    fakes.add("unshare", 'shift 3; exec "$@"')
+    fakes.state("server", SERVER.replace("PORT", str(free_port)))
+    fakes.state("use", f'echo $1 >{state}/pid; {files()[GPUSIM][0]} use 0 900 "$1" 0')
+    fakes.state("cgroup", f"0::/system.slice/docker-{ID}.scope\n")
+    fakes.state("id", ID)
+    fakes.state("listed", LISTED)
     program = without_parts(check.make(), "NVIDIA").replace("/proc/driver", f"{root}/proc/driver")
+    program = program.replace("/proc/$1/cgroup", f"{state}/cgroup").replace("PORT=8080", f"PORT={free_port}")
 
-    def checked() -> tuple[list[str], list[str]]:
-        subprocess.run(["sh", "-s", str(tmp_path / "out")], input=program, text=True, check=True, timeout=60)
-        (tmp_path / "out/snapshot").write_text((tmp_path / "out/snapshot").read_text().replace(str(root), ""))
-        return check.read(tmp_path / "out")
+    def run(*brought: str) -> tuple[list[str], list[str]]:
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        subprocess.run(["sh", "-s", str(out), *brought], input=program, text=True, check=False, timeout=120)
+        for name in ("snapshot", "serving"):
+            if (out / name).exists():
+                (out / name).write_text((out / name).read_text().replace(str(root), ""))
+        return check.read(out)
 
+    return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def test_check_of_a_real_machine_without_docker(
+    gpus: SimulatedGpus, checked: Callable[..., tuple[list[str], list[str]]], tmp_path: Path
+) -> None:
     seen, faults = checked()
     assert seen[0] == f"GPU 0: NVIDIA A30, 24576 MiB, 8.0, {gpus.uuids[0]}"
-    assert (seen[4:], faults) == ([f"driver {DRIVER_VERSION}, nvidia-smi exits with 0"], [])
+    assert (seen[4:], faults) == (
+        [f"driver {DRIVER_VERSION}, nvidia-smi exits with 0", "no container was started"], [],
+    )  # fmt: skip
     facts = (tmp_path / "out/facts").read_text()
     assert all(f"$ {fact}\n" in facts for fact in check.FACTS)
     gpus.cuda(999)
     assert checked()[1] == ["the probe: CUDA error 999: unknown error"]
     (tmp_path / "out/probe").write_text("OSError: libcuda.so.1")
     assert check.read(tmp_path / "out")[1] == ["the probe printed no result: OSError: libcuda.so.1"]
+
+
+def test_check_of_a_real_machine_serves_a_model_in_its_docker(
+    gpus: SimulatedGpus,
+    checked: Callable[..., tuple[list[str], list[str]]],
+    fakes: Fakes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The container is given the GPU in gpurack's own words."""
+    monkeypatch.setenv("IMAGE", "server:1")
+    monkeypatch.setenv("MODEL", "/models/alpha.gguf")
+    first = gpus.uuids[0]
+    seen, faults = checked()
+    assert (seen[5:], faults) == (["the model answered: Alpha speaks.", f"it has 900 MiB on {first}"], [])
+    given = f"--device nvidia.com/gpu={first} --security-opt no-new-privileges:true server:1"
+    [listing, serving] = [call for call in fakes.calls if call.startswith("docker run")]
+    assert listing == f"docker run --rm --network none {given} --list-devices"
+    assert f"--volume /models/alpha.gguf:/weights/a.gguf:ro {given} --model /weights/a.gguf " in serving
+    assert serving.endswith("--n-gpu-layers 999")
+    fakes.state("use", f"echo $1 >{fakes.folder}/state/pid")
+    assert checked()[1] == ["the model has no memory on a GPU"]
+    fakes.state("listed", "ggml_cuda_init: failed to initialize CUDA: unknown error\n" + LISTED.splitlines()[0])
+    assert checked()[1][0] == "the probe in a container: CUDA error 999: unknown error"
+    fakes.state("server", "raise SystemExit")
+    fakes.add("timeout", 'case $2 in python3) echo "no answer"; exit 124;; esac; shift; exec "$@"')
+    assert checked()[1] == ["answer ended with 124: no answer"]
+
+
+def test_check_of_a_real_machine_brings_docker_and_compiles_llama_cpp(
+    gpus: SimulatedGpus,
+    checked: Callable[..., tuple[list[str], list[str]]],
+    fakes: Fakes,
+    library: Path,
+    tmp_path: Path,
+) -> None:
+    brought = tmp_path / "brought"
+    for path in ("root/usr/lib/libc.so.6", "root/usr/bin/busybox", "source/CMakeLists.txt"):
+        (brought / path).parent.mkdir(parents=True, exist_ok=True)
+        (brought / path).touch()
+    for link in ("bin", "lib", "lib64"):
+        (brought / "root" / link).symlink_to("usr/lib")
+    for name in ("root", "source"):
+        with tarfile.open(brought / f"{name}.tar.xz", "w:xz") as tar:
+            tar.add(brought / name, ".")
+    (brought / "alpha.gguf").touch()
+    (library / "libnvidia-ml.so.1").touch()
+    (library / "libcublas.so.13").write_text("cublas")
+    fakes.add("mount", "")
+    fakes.add("chroot", 'echo "$1" >"$STATE/root"; shift; exec "$@"')
+    fakes.add("dockerd", "exec sleep infinity")
+    fakes.add("cmake", 'case $1 in --build) mkdir -p "$2/bin"; echo >"$2/bin/llama-server" ;; esac')
+    fakes.state("linked", f"libcublas.so.13 => {library}/libcublas.so.13 (0x0)\nlibc.so.6 => /lib/libc.so.6 (0x0)\n")
+    fakes.add("ldd", 'cat "$STATE/linked"')
+    seen, faults = checked(str(brought))
+    assert (seen[5:], faults) == (["the model answered: Alpha speaks.", f"it has 900 MiB on {gpus.uuids[0]}"], [])
+    here = Path((fakes.folder / "state/root").read_text().strip())
+    spec = host_data.yaml_from_host((here / "etc/cdi/nvidia.yaml").read_text())
+    assert (spec["kind"], [device["name"] for device in spec["devices"]]) == ("nvidia.com/gpu", [gpus.uuids[0]])
+    assert {path.name for path in (here / "driver").iterdir()} == {
+        "libcuda.so.1", "libnvidia-ml.so.1", "libcublas.so.13",
+    }  # fmt: skip
+    with tarfile.open(fakes.folder / "state/image") as image:
+        assert {"app/llama-server", "usr/lib/libc.so.6", "usr/bin/busybox"} <= set(image.getnames())
+    built = next(call for call in fakes.calls if call.startswith("cmake -S"))
+    assert "-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=80 " in built
+    fakes.add("cmake", "echo 'No CUDA compiler was found'; exit 1")
+    assert checked(str(brought))[1] == ["compile ended with 1: No CUDA compiler was found"]
+
+
+def test_sources_of_llama_cpp_are_packed_without_what_its_server_does_not_need(tmp_path: Path) -> None:
+    top = "llama_cpp_python-0.3.36/vendor/llama.cpp"
+    paths = ("CMakeLists.txt", "ggml/src/ggml.c", "ggml/src/ggml-cuda/a.cu", "ggml/src/ggml-sycl/a.cpp", "docs/a.md")
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as whole:
+        others = ("llama_cpp/llama.py", ".git/modules/vendor/llama.cpp/objects/pack/a.pack")
+        for name in (*(f"{top}/{path}" for path in paths), *(f"llama_cpp_python-0.3.36/{path}" for path in others)):
+            whole.addfile(tarfile.TarInfo(name), io.BytesIO())
+    bring.pack(tmp_path / "whole.tar.gz", tmp_path / "part.tar.xz")
+    with tarfile.open(tmp_path / "part.tar.xz") as part:
+        assert part.getnames() == list(paths[:3])
 
 
 def test_container_sees_its_gpus(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:

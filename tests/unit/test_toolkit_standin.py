@@ -205,7 +205,7 @@ def test_keeps_unknown_settings_and_drops_comments(ctk, tmp_path: Path) -> None:
         assert kept in written
 
 
-@pytest.mark.parametrize(("version", "line"), [("1.19.1", "#no-cgroups = false"), ("1.20.0", "no-cgroups = false")])
+@pytest.mark.parametrize(("version", "line"), [("1.19.1", "#no-cgroups = false"), ("1.20.1", "no-cgroups = false")])
 def test_keeps_explicit_default_only_in_newer_releases(tmp_path: Path, version: str, line: str) -> None:
     program = lay_out(tmp_path / "root", version) / "nvidia-ctk"
     command = [program, "config", "-c", tmp_path / "c.toml", "-i"]
@@ -254,6 +254,7 @@ def with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import runtime
 
     monkeypatch.setattr(cdi, "NVIDIA_SMI", str(sources["/usr/bin/nvidia-smi"][0]))
+    monkeypatch.setattr(cdi, "DEV", str(root / "dev"))
     yield cdi, runtime, root
     for name in names:
         sys.modules.pop(name, None)
@@ -272,6 +273,28 @@ def test_spec_names_gpus_by_index_uuid_and_all(with_cards, tmp_path: Path) -> No
     nodes = {d["name"]: [n["path"] for n in d["containerEdits"]["deviceNodes"]] for d in specs[0]["devices"]}
     assert nodes["2"] == nodes[uuids[2]] == ["/dev/nvidia2"]
     assert nodes["all"] == [f"/dev/nvidia{i}" for i in range(4)]
+
+
+def test_spec_lacks_nodes_that_do_not_exist_until_they_are_made(with_cards, monkeypatch) -> None:
+    """As the real one's, which 1.19.1 and 1.20.0 make at boot before CUDA's nodes exist."""
+    cdi, _, root = with_cards
+    made: list[str] = []
+    monkeypatch.setattr(cdi.os, "mknod", lambda path, mode, number: (made.append(path), Path(path).touch()))
+    (root / "dev/nvidia-uvm").unlink()
+    assert [node["path"] for node in cdi.common_edits()["deviceNodes"]] == ["/dev/nvidia-uvm-tools", "/dev/nvidiactl"]
+    cdi.make_control_nodes()
+    assert made == [f"{root}/dev/nvidia-uvm"]
+    assert len(cdi.common_edits()["deviceNodes"]) == 3
+    (root / "dev/nvidiactl").unlink()
+    with pytest.raises(FileNotFoundError):
+        cdi.make_control_nodes()
+
+
+def test_makes_no_device_nodes_without_driver(ctk) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("This machine has a driver.")
+    done = ctk("system", "create-device-nodes", "--control-devices", "--load-kernel-modules")
+    assert (done.returncode, "failed to create control device nodes" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(("asked", "cards"), [("1,2", [1, 2]), ("all", [0, 1, 2, 3]), ("nvidia.com/gpu=3", [3])])
@@ -320,12 +343,11 @@ def test_has_four_packages_in_each_version(tmp_path: Path) -> None:
         assert field(toolkit, "Depends") == needs
         tools = debs[f"libnvidia-container-tools_{version}-1_amd64.deb"]
         assert field(tools, "Depends") == f"libnvidia-container1 (>= {version}-1)"
-        listing = subprocess.run(
-            ["dpkg-deb", "-c", debs[f"nvidia-container-toolkit-base_{version}-1_amd64.deb"]],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        place = "./lib/systemd/system" if version == "1.20.0" else "./etc/systemd/system"
-        assert f"{place}/nvidia-cdi-refresh.service" in listing
-        assert ("99-nvidia-cdi-refresh.rules" in listing) == (version == "1.20.0")
+        folder = tmp_path / version
+        base = debs[f"nvidia-container-toolkit-base_{version}-1_amd64.deb"]
+        subprocess.run(["dpkg-deb", "-x", base, folder], check=True)
+        newest = version == "1.20.1"
+        unit = folder / ("lib" if newest else "etc") / "systemd/system/nvidia-cdi-refresh.service"
+        starts = [line for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
+        assert ["create-device-nodes" in line for line in starts] == ([False, True, False] if newest else [False] * 2)
+        assert (folder / "lib/udev/rules.d/99-nvidia-cdi-refresh.rules").exists() == newest

@@ -29,8 +29,8 @@ SEEN = HostLock(driver="2", models={"alpha": ModelLock(image=f"{IMAGE}-b7000@sha
 NEWS = News(
     packages={
         "docker-ce": ["5:29.0.0-1", "5:28.5.2-2", "5:28.5.2-1"],
-        **{name: ["1.21.0-1", "1.20.0-1"] for name in TOOLKIT_PACKAGES},
-        "libnvidia-container1": ["1.20.0-1"],
+        **{name: ["1.21.0-1", "1.20.1-1"] for name in TOOLKIT_PACKAGES},
+        "libnvidia-container1": ["1.20.1-1"],
     },
     images={"alpha": f"{IMAGE}-b7001@sha256:cc"},
 )
@@ -57,7 +57,7 @@ def test_moves_no_further_than_inventory_allows() -> None:
 
 def test_moves_four_toolkit_packages_together() -> None:
     """The newest version of one package is missing."""
-    assert {upgrade("toolkit").packages[name] for name in TOOLKIT_PACKAGES} == {"1.20.0-1"}
+    assert {upgrade("toolkit").packages[name] for name in TOOLKIT_PACKAGES} == {"1.20.1-1"}
 
 
 def test_keeps_pins_that_cannot_be_looked_up() -> None:

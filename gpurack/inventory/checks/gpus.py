@@ -10,9 +10,9 @@ from gpurack.plan.models.compatibility import accelerator, incompatibility
 from gpurack.plan.models.imagined import imagined
 from gpurack.plan.models.ledger import assign, for_job
 from gpurack.plan.models.slots import missing_gpu, resolve
+from gpurack.plan.system.defects import defect_warnings
 from gpurack.spec.gpus import GPU_KINDS, kind_of
 from gpurack.spec.host import Host
-from gpurack.spec.known_defects import known_defects
 from gpurack.spec.problems import Problem, Refused
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -47,7 +47,7 @@ def gpu_warnings(spec: Host) -> Iterator[Problem]:
     if spec.wants_gpu and not spec.hardware:
         yield Problem.of("hardware-unknown", path="hardware")
     if spec.wants_gpu:
-        yield from known_defects("toolkit", spec.nvidia.toolkit, "nvidia.toolkit")
+        yield from defect_warnings(spec, imagined(spec))
     for name in spec.hardware:
         if kind_of(name, spec) is None:
             yield Problem.unknown("unknown-gpu", name, list(GPU_KINDS), path="hardware")

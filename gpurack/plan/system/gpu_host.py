@@ -11,10 +11,10 @@ from gpurack.facts.gpus import Module
 from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import upstream
 from gpurack.plan.system.cdi_specs import cdi_warnings
-from gpurack.plan.system.gpu_access import access, toolkit_version
+from gpurack.plan.system.defects import defect_warnings
+from gpurack.plan.system.gpu_access import access
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.known_defects import known_defects
 from gpurack.spec.problems import Problem
 
 FABRIC_UNIT = "nvidia-fabricmanager.service"
@@ -54,11 +54,10 @@ def gpu_warnings(spec: Host, facts: HostFacts) -> list[Problem]:
     """Return what a run warns of: the errors above, and GPUs that work less well than they could."""
     if not uses_gpus(spec):
         return []
-    specs = []
-    if access(spec, facts) == "cdi" and facts.has_nvidia:
-        specs = [*cdi_warnings(facts), *known_defects("toolkit", toolkit_version(spec, facts))]
+    specs = cdi_warnings(facts) if access(spec, facts) == "cdi" and facts.has_nvidia else []
+    defects = defect_warnings(spec, facts) if facts.has_nvidia else ()
     slow = (Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=False))
-    return [*gpu_errors(spec, facts), *specs, *slow]
+    return [*gpu_errors(spec, facts), *specs, *defects, *slow]
 
 
 def uses_gpus(spec: Host) -> bool:

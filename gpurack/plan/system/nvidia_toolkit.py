@@ -103,7 +103,7 @@ def packages_to_install(spec: Host, facts: HostFacts) -> Mapping[str, Pin | None
 
 
 def reason(spec: Host, facts: HostFacts) -> str:
-    """Return `install the NVIDIA Container Toolkit 1.20.0` or `NVIDIA Container Toolkit 1.19.1 → 1.20.0`."""
+    """Return `install the NVIDIA Container Toolkit 1.20.1` or `NVIDIA Container Toolkit 1.19.1 → 1.20.1`."""
     there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, facts).values()})
     version = next((upstream(pin.version) for pin in pins(spec).values()), None)
     if there and version:

@@ -29,7 +29,7 @@ def wrong1(lab: Lab) -> Iterator[Host]:
     lab.testbed.remove("wrong1")
 
 
-def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any) -> dict[str, Any]:
+def over(source: str = "docker-ce", toolkit: str | None = "1.20.1", **data: Any) -> dict[str, Any]:
     """Data of the host: docker-ce or the distribution's Docker, and other fields."""
     return {
         "docker": {"source": source, "daemon": {"insecure-registries": [REGISTRY]}},
@@ -111,7 +111,7 @@ def test_changed_key_stops_installation_but_no_model(lab: Lab, wrong1: Host) -> 
     before = identities(wrong1)
     sentence = refused(lab, toolkit="1.19.1", mirrors=mirror("nvidia", key=None))
     assert sentence.startswith("repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key")
-    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    assert versions(wrong1, TOOLKIT) == {"1.20.1"}
     assert identities(wrong1) == before
     converge(lab)
     again = converge(lab)
@@ -143,14 +143,14 @@ def test_conflicting_toolkit_repositories_are_named(lab: Lab, wrong1: Host) -> N
     wrong1.root(f"apt-get -q -y --allow-change-held-packages remove {' '.join(TOOLKIT)}")
     assert refused(lab, toolkit=None).startswith(
         "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: "
-        "http://repo.testbed/nvidia/stable/deb/amd64 has 1.19.1, 1.20.0; http://weights.testbed/cuda has 1.21.0. Write"
+        "http://repo.testbed/nvidia/stable/deb/amd64 has 1.19.1, 1.20.1; http://weights.testbed/cuda has 1.21.0. Write"
     )
 
     converge(lab)
 
-    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    assert versions(wrong1, TOOLKIT) == {"1.20.1"}
     wrong1.root("apt-get -q -y dist-upgrade")
-    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    assert versions(wrong1, TOOLKIT) == {"1.20.1"}
     serves(wrong1)
 
 

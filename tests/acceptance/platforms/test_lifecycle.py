@@ -70,9 +70,9 @@ class Life:
 
 
 LIVES = (
-    Life("bookworm1", "gpu-bookworm", "docker-ce", ("26.1.5", "1.19.1"), ("28.5.2", "1.20.0")),
+    Life("bookworm1", "gpu-bookworm", "docker-ce", ("26.1.5", "1.19.1"), ("28.5.2", "1.20.1")),
     # sid has one version of Docker
-    Life("sid1", "gpu-sid", "distro", ("28.5.2", "1.19.1"), ("28.5.2", "1.20.0"), cut="docker.io", upgrade=UNATTENDED),
+    Life("sid1", "gpu-sid", "distro", ("28.5.2", "1.19.1"), ("28.5.2", "1.20.1"), cut="docker.io", upgrade=UNATTENDED),
     # nothing depends on Docker's plugin, so apt and dpkg leave it half installed without an error
     Life(
         "amd2",

@@ -220,7 +220,7 @@ def test_toolkit_moves_both_ways_held_and_stops_nothing(lab: Lab, host: Host, fi
     """Debian 13 has one version of Docker. The models of all daemons continue, and other upgrades leave the toolkit
     alone."""
     before = [identities(host), *(of_user(host, user) for user in USERS)]
-    for version, moved in (("1.19.1", "1.20.0 → 1.19.1"), ("1.20.0", "1.19.1 → 1.20.0")):
+    for version, moved in (("1.19.1", "1.20.1 → 1.19.1"), ("1.20.1", "1.19.1 → 1.20.1")):
         inventory = lab.inventory(wanted(nvidia={"toolkit": version}))
         run = lab.run(inventory)
         assert run.exit_code == 0, run.output

@@ -23,7 +23,7 @@ TOOLKIT = (
     "libnvidia-container-tools",
     "libnvidia-container1",
 )
-OLD, NEW = ("26.1.5", "1.19.1"), ("28.5.2", "1.20.0")
+OLD, NEW = ("26.1.5", "1.19.1"), ("28.5.2", "1.20.1")
 REPOS = "/etc/yum.repos.d"
 OLD_DOCKER = "[docker-ce-stable]\nname=Docker\nbaseurl=http://repo.testbed/docker-ce/linux/centos/$releasever/x\n"
 FOREIGN = "[foreign]\nname=not https://download.docker.com/linux\nbaseurl=http://repo.testbed/cuda\nenabled=0\n"
@@ -199,7 +199,7 @@ def test_removes_everything_and_installs_again(lab: Lab, rpm1: Host, first: Run)
 
     converge(lab, "rpm1", None, None)
 
-    assert (versions(rpm1, CE[:2]), versions(rpm1, TOOLKIT)) == ({"28.5.2"}, {"1.20.0"})
+    assert (versions(rpm1, CE[:2]), versions(rpm1, TOOLKIT)) == ({"28.5.2"}, {"1.20.1"})
     assert held(rpm1) == set(), "no version in the inventory, no hold"
     serves(rpm1)
     assert converge(lab, "rpm1", None, None).unchanged

@@ -174,7 +174,7 @@ def test_refuses_metadata_signed_with_other_key(lab: Lab, yum1: Host) -> None:
     unsigned = {**over("28.5.2", "1.19.1"), "mirrors": {**mirrors(), "nvidia": mirrors()["nvidia"]["url"]}}
     run = refused(lab, **unsigned)
     assert says(run, "repository gpurack-nvidia-container-toolkit is not signed with its key"), run.output
-    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    assert versions(yum1, TOOLKIT) == {"1.20.1"}
     serves(yum1)
 
 
@@ -186,13 +186,13 @@ def test_conflicting_toolkit_repositories_are_named(lab: Lab, yum1: Host) -> Non
     sentence = (
         "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: cuda has 1.21.0; "
     )
-    assert says(run, f"{sentence}gpurack-nvidia-container-toolkit has 1.19.1, 1.20.0. Write nvidia:"), run.output
+    assert says(run, f"{sentence}gpurack-nvidia-container-toolkit has 1.19.1, 1.20.1. Write nvidia:"), run.output
 
     converge(lab, "yum1", *NEW)
 
-    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    assert versions(yum1, TOOLKIT) == {"1.20.1"}
     yum1.root("yum -y upgrade --refresh")
-    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    assert versions(yum1, TOOLKIT) == {"1.20.1"}
     serves(yum1)
 
 
@@ -247,7 +247,7 @@ def test_removes_everything_and_installs_again(lab: Lab, yum1: Host) -> None:
     assert (daemon_version(yum1), versions(yum1, TOOLKIT)) == ("26.1.5", {"1.19.1"})
     assert len(held(yum1)) == len((*CE, *TOOLKIT))
     serves(yum1)
-    yum1.root("yum -y upgrade --refresh")  # its repositories have 28.5.2, 1.20.0 and, the other one, 1.21.0
+    yum1.root("yum -y upgrade --refresh")  # its repositories have 28.5.2, 1.20.1 and, the other one, 1.21.0
     assert (versions(yum1, CE[:2]), versions(yum1, TOOLKIT)) == ({"26.1.5"}, {"1.19.1"})
     again = converge(lab, "yum1", *OLD)
     assert again.unchanged, again.output

@@ -593,7 +593,7 @@ ON_GPU3 = [
     Drift(
         "toolkit-package-downgraded",
         dpkg("libnvidia-container1", "1.19.1-1"),
-        dpkg("libnvidia-container1", "1.20.0-1"),
+        dpkg("libnvidia-container1", "1.20.1-1"),
         ("packages", "toolkit"),
         "expected four packages of one version, found .*libnvidia-container1 1.19.1-1",
         mended=True,
@@ -603,7 +603,7 @@ ON_GPU3 = [
         sh(f"mv {CTK} {WAS}; printf '#!/bin/sh\\necho CLI version 1.17.0\\n' >{CTK}; chmod 755 {CTK}"),
         sh(f"mv {WAS} {CTK}"),
         ("toolkit",),
-        "nvidia-ctk: expected 1.20.0, as its package, found 1.17.0",
+        "nvidia-ctk: expected 1.20.1, as its package, found 1.17.0",
     ),
     Drift(
         "toolkit-hold-removed",

@@ -210,7 +210,7 @@ def test_without_lock_host_differs_and_check_names_all_three(site: Site, before:
 
     assert done.returncode == 1
     said = done.stdout.splitlines()
-    assert f"rebuild1  packages nvidia-container-toolkit  1.20.0-1 → {moving.NEWER}-1" in said
+    assert f"rebuild1  packages nvidia-container-toolkit  1.20.1-1 → {moving.NEWER}-1" in said
     for name in ("alpha", "tiny"):
         assert any(line.startswith(f"rebuild1  {name} image  ghcr.io/ggml-org/llama.cpp:server") for line in said)
     assert f"rebuild1  tiny commit  {THEN} → {NOW}" in said
@@ -220,7 +220,7 @@ def test_without_lock_host_differs_and_check_names_all_three(site: Site, before:
     assert site.gpurack("lock", "--check").returncode == 0
     assert site.evidence() == before.evidence
     assert site.lab.run(site.inventory).unchanged
-    assert host.root("nvidia-ctk --version").stdout.startswith("NVIDIA Container Toolkit CLI version 1.20.0")
+    assert host.root("nvidia-ctk --version").stdout.startswith("NVIDIA Container Toolkit CLI version 1.20.1")
 
 
 @pytest.mark.usefixtures("moved_on")
@@ -272,7 +272,7 @@ def test_inventory_against_lock_is_refused_before_any_connection(site: Site, bef
     site.inventory.write_text(text)
     assert run.exit_code == 1
     assert (
-        f"rebuild1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.0, not 1.19.1. To follow the "
+        f"rebuild1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.1, not 1.19.1. To follow the "
         f"inventory, move the pin: gpurack lock {site.inventory} toolkit --upgrade"
     ) in run.output
 
@@ -285,7 +285,7 @@ def test_pins_move_on_request_only(site: Site, before: Before) -> None:
         toolkit = site.gpurack("lock", "toolkit", "--upgrade")
         rest = site.gpurack("lock", "--upgrade")
     assert (toolkit.returncode, rest.returncode) == (0, 0), toolkit.stdout + rest.stdout
-    assert toolkit.stdout.count("  1.20.0-1 → 1.21.0-1\n") == 4
+    assert toolkit.stdout.count("  1.20.1-1 → 1.21.0-1\n") == 4
     assert "toolkit" not in rest.stdout
     assert f"rebuild1  tiny commit  {THEN} → {NOW}\n" in rest.stdout
     assert identities(site.host) == ran

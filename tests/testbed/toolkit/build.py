@@ -2,7 +2,8 @@
 
 What the real packages contain and do on installation: the contract of the toolkit in the project's facts
 (sections 2, 3 and 5). The units of 1.19.1 and later run nvidia-smi first and retry: pull requests 1746, 1782,
-1825 and 1836 of NVIDIA/nvidia-container-toolkit.
+1825 and 1836 of NVIDIA/nvidia-container-toolkit. 1.20.1 then makes CUDA's nodes and has the udev rule: 1979 and 2017
+(read on the branch release-1.20).
 
     python3 -m tests.testbed.toolkit.build OUTDIR
     python3 -m tests.testbed.toolkit.build --trees OUTDIR    (the files alone, for tests/testbed/rpm_packages.py)
@@ -22,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 _LIBRARY = "usr/lib/nvidia-container-toolkit"
 
 #: Upstream versions, oldest first; the packages are VERSION-1.
-VERSIONS = ("1.19.1", "1.20.0")
+VERSIONS = ("1.19.1", "1.20.1")
 
 #: Which program comes in which package.
 _BASE_PROGRAMS = ("nvidia-ctk", "nvidia-container-runtime", "nvidia-cdi-hook")
@@ -33,6 +34,9 @@ _UNITS = ("nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
 _ENV_FILE = "etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
 #: From this version on the units lie in /lib, and the conffiles of the older place are removed.
 _UNITS_IN_LIB = (1, 20, 0)
+#: From this version on the unit makes CUDA's nodes before it describes them, and udev starts it for the module.
+_NODES_FIRST = (1, 20, 1)
+_MAKE_NODES = "ExecStart=/usr/bin/nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules\n"
 #: The time in the packages (2026-08-13, when 1.20.0 came out): the same sources make the same bytes.
 _EPOCH = "1786579200"
 _BREAKS = "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook"
@@ -112,16 +116,21 @@ def _fill(package: _Package, tree: Path, version: str) -> None:
 
 def _fill_base(tree: Path, version: str) -> None:
     packaging, control = _HERE / "packaging", tree / "DEBIAN"
-    in_lib = tuple(map(int, version.split("."))) >= _UNITS_IN_LIB
+    number = tuple(map(int, version.split(".")))
+    in_lib, nodes_first = number >= _UNITS_IN_LIB, number >= _NODES_FIRST
     units = "lib/systemd/system" if in_lib else "etc/systemd/system"
     for unit in _UNITS:
         _put(packaging / unit, tree / units / unit, version)
+    if not nodes_first:
+        service = tree / units / "nvidia-cdi-refresh.service"
+        service.write_text(service.read_text(encoding="utf-8").replace(_MAKE_NODES, ""), encoding="utf-8")
     _put(packaging / "nvidia-cdi-refresh.env", tree / _ENV_FILE, version)
     conffiles = [_ENV_FILE] + ([] if in_lib else [f"{units}/{unit}" for unit in _UNITS])
     moved = ""
-    if in_lib:
+    if nodes_first:
         rules = "99-nvidia-cdi-refresh.rules"
         _put(packaging / rules, tree / "lib/udev/rules.d" / rules, version)
+    if in_lib:
         moved = "\n".join(
             f"dpkg-maintscript-helper rm_conffile /etc/systemd/system/{unit} {version}~ "
             'nvidia-container-toolkit-base -- "$@"'

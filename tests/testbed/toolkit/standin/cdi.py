@@ -19,6 +19,10 @@ STATE_FOLDER = ("/run/gpusim", "/usr/share/gpusim")
 #: The schema that real specs have from 1.19.1 on (dockerd >= 26.1 reads it).
 CDI_VERSION = "0.7.0"
 
+DEV = "/dev"
+#: What every container gets that gets any card. The first is the driver's own, the others are CUDA's.
+CONTROL_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+
 _NVML = {9: "Driver Not Loaded", 18: "Driver/library version mismatch", 255: "Unknown Error"}
 
 
@@ -61,13 +65,27 @@ def common_edits():
     state = [*options, "noexec"]
     return {
         "env": ["NVIDIA_VISIBLE_DEVICES=void"],
-        "deviceNodes": [{"path": f"/dev/{name}"} for name in ("nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")],
+        "deviceNodes": [{"path": f"/dev/{name}"} for name in present_control_nodes()],
         "mounts": [
             {"hostPath": NVIDIA_SMI, "containerPath": "/usr/bin/nvidia-smi", "options": options},
             {"hostPath": LIBCUDA, "containerPath": LIBCUDA, "options": options},
             {"hostPath": STATE_FOLDER[0], "containerPath": STATE_FOLDER[1], "options": state},
         ],
     }
+
+
+def present_control_nodes():
+    """A spec names only the nodes that exist when it is made."""
+    return sorted(name for name in CONTROL_NODES if os.path.exists(f"{DEV}/{name}"))
+
+
+def make_control_nodes():
+    """Make the nodes that are missing, with the simulated driver's number. OSError where no driver is loaded."""
+    number = os.stat(f"{DEV}/{CONTROL_NODES[0]}").st_rdev
+    for name in CONTROL_NODES[1:]:
+        if not os.path.exists(f"{DEV}/{name}"):
+            os.mknod(f"{DEV}/{name}", 0o20666, number)
+            os.chmod(f"{DEV}/{name}", 0o666)
 
 
 def spec(vendor="nvidia.com", device_class="gpu", strategies=("index", "uuid"), all_device=True):

@@ -1,4 +1,4 @@
-"""nvidia-ctk: `runtime configure --runtime=docker`, `config`, `cdi generate` and `cdi list`."""
+"""nvidia-ctk: `runtime configure --runtime=docker`, `config`, `cdi generate`, `cdi list`, and CUDA's device nodes."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ USAGE:
 COMMANDS:
    runtime  A collection of runtime-related utilities for the NVIDIA Container Toolkit
    cdi      Provide tools for interacting with Container Device Interface specifications
+   system   A collection of system-related utilities for the NVIDIA Container Toolkit
    config   Interact with the NVIDIA Container Toolkit configuration"""
 
 
@@ -51,7 +52,7 @@ def _main(arguments):
         print(f"NVIDIA Container Toolkit CLI version {version.VERSION}\ncommit: {version.COMMIT}")
         return 0
     LOG.level = "debug" if options["debug"] else "error" if options["quiet"] else "info"
-    return _subcommand(words, {"runtime": _runtime, "cdi": _cdi, "config": _config}, _USAGE)
+    return _subcommand(words, {"runtime": _runtime, "cdi": _cdi, "system": _system, "config": _config}, _USAGE)
 
 
 def _subcommand(words, commands, usage):
@@ -241,6 +242,37 @@ def _save_config(path, text, make_folder):
 
 def _print(text):
     sys.stdout.write(text)
+
+
+# --- system --------------------------------------------------------------------------------------------
+
+_NODES_FLAGS = [
+    Flag("control-devices", value=False),
+    Flag("load-kernel-modules", value=False),  # the simulated driver has none to load
+]
+
+
+def _system(arguments):
+    usage = (
+        "USAGE:\n   nvidia-ctk system [command]\n\n"
+        "COMMANDS:\n   create-device-nodes  A utility to create NVIDIA device nodes"
+    )
+    _, words = golang.parse_flags(arguments, [], usage, stop_at_word=True)
+    return _subcommand(words, {"create-device-nodes": _create_device_nodes}, usage)
+
+
+def _create_device_nodes(arguments):
+    import cdi
+
+    options, _ = golang.parse_flags(
+        arguments, _NODES_FLAGS, _usage("system create-device-nodes", _NODES_FLAGS), stop_at_word=False
+    )
+    if options["control-devices"]:
+        try:
+            cdi.make_control_nodes()
+        except OSError as error:
+            raise Failure(f"failed to create control device nodes: {golang.os_error(error)}") from error
+    return 0
 
 
 # --- cdi -----------------------------------------------------------------------------------------------
