@@ -32,6 +32,7 @@ from gpurack.facts.model import (
 from gpurack.facts.record import HostRecord, TooNew, keys, services
 from gpurack.facts.record import read as record_of
 from gpurack.host_data import json_from_host
+from gpurack.resources import SHIPPED, read_text
 from gpurack.spec.weights import belongs
 
 MARK = "@@ mark "
@@ -59,7 +60,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         return HostFacts(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
     mounts = each(get("mounts"), lambda line: pair(r"(/[^|]*)\|(/.*)", line))
     machine = get("machine")
-    seen = files(get("files"))
+    seen = root_files(sections)
     try:
         record = (record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None) or HostRecord(None)
     except TooNew as error:
@@ -368,6 +369,44 @@ def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
         return name, File(decoded(content), mode, int(uid), int(gid))
 
     return dict(each(lines, read))
+
+
+def root_files(sections: Sections) -> dict[str, File]:
+    """Parse the files that root read (snapshot_files in files/snapshot.sh).
+
+    `known` has the paths with the content that gpurack itself brings, `differing` the others as `sha256 path`.
+    """
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    found = files(get("files"))
+    texts = {
+        path: read_text(SHIPPED[path]).encode()
+        for path in each(get("known"), lambda line: fields(rf"({PATH})", line)[0])
+        if path in SHIPPED
+    }
+    contents = texts_of(get("contents"))
+    for digest, path in each(get("differing"), lambda line: pair(rf"({ID}) ({PATH})", line)):
+        text = contents.get(path, b"")
+        # grep ends the last line. A text with another digest is that of a file which was replaced meanwhile.
+        right = [each for each in (text, text[:-1]) if sha256(each).hexdigest() == digest]
+        if right or text:
+            texts[path] = right[0] if right else text
+    if "known" in sections:
+        get("files").wrong += len(found.keys() - texts.keys())
+    return {path: replace(file, content=texts.get(path, file.content)) for path, file in found.items()}
+
+
+def texts_of(lines: Sequence[str]) -> dict[str, bytes]:
+    r"""Parse base64 of `grep -HZ ''`: each line of a file after the file's path and a NUL.
+
+    >>> texts_of([base64.b64encode(b"/etc/a\0one\n/etc/b\0\n/etc/a\0two\n").decode()])
+    {'/etc/a': b'one\ntwo\n', '/etc/b': b'\n'}
+    """
+    found: dict[str, list[bytes]] = {}
+    for text in each(lines, decoded):
+        for line in text.split(b"\n")[:-1]:
+            path, _, rest = line.partition(b"\0")
+            found.setdefault(path.decode(errors="replace"), []).append(rest)
+    return {path: b"".join(b"%b\n" % line for line in every) for path, every in found.items()}
 
 
 def units(lines: Sequence[str]) -> dict[str, Unit]:
