@@ -7,7 +7,7 @@
 # the distribution's is wanted), and the questions to a Docker, each with its user in front ("" for the host's own):
 # IMAGES, PROBES, COUNTERS, LOGS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
-# of a process, file or container can open a section.
+# of a process, file or container can open a section. Where gzip is installed, all of it is below the heading "gzip".
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 
 snapshot_system() {
@@ -128,7 +128,7 @@ $digest $file
 		shift
 		set -- "$@" "${file#* }"
 	done
-	grep -aHZ '' "$@" | base64 -w 0
+	grep -aHZ '' "$@" | if have gzip; then gzip -1; else cat; fi | base64 -w 0
 }
 
 # dockerd_flags: print the command line of dockerd as its unit has it, followed by the values of its variables; where the
@@ -717,7 +717,12 @@ main() {
 	[ -z "$users" ] || begin accounts snapshot_rootless
 	for one in $users; do begin "user $one" snapshot_user "$one"; done
 	await
-	deliver | readable
+	if have gzip; then
+		printf '@@%s gzip\n' "$MARK"
+		deliver | readable | gzip -1 | base64 -w 0
+	else
+		deliver | readable
+	fi
 }
 eval "$OF_DOCKER"
 main </dev/null

@@ -5,6 +5,7 @@ Each section is parsed by the function with its name. What a line looks like is 
 
 import base64
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -42,6 +43,10 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 IMAGE = rf"sha256:{ID}"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
+GZIP = b"\x1f\x8b"
+"""The first bytes of everything that gzip packs. Paths begin otherwise."""
+UNPACKED_LIMIT = 64 << 20
+"""Bytes that packed output may have when it is unpacked, as many as a command may print (pyinfra_patches.py)."""
 CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
 
 
@@ -51,7 +56,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
     raised: was sudo used?
     """
     mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
-    sections = split(lines, mark) if mark else {}
+    sections = split(unpacked(lines, mark), mark) if mark else {}
     if "end" not in sections:
         return HostFacts(trouble=CUT)
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
@@ -312,6 +317,30 @@ def split(lines: Sequence[str], mark: str = "") -> Sections:
     return sections
 
 
+def unpacked(lines: Sequence[str], mark: str) -> Sequence[str]:
+    """Return the output as if the host had no gzip; [] if it is cut off, or unpacks to more than a host may print."""
+    heading = f"@@{mark} gzip"
+    if heading not in lines:
+        return lines
+    try:
+        text = unzipped(decoded("".join(lines[lines.index(heading) + 1 :])))
+    except ValueError:
+        return []
+    return text.decode(errors="replace").split("\n")
+
+
+def unzipped(packed: bytes) -> bytes:
+    """Unpack gzip. Raises ValueError for anything else, and if it is cut off or longer than UNPACKED_LIMIT."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(packed, UNPACKED_LIMIT)
+    except zlib.error as error:
+        raise ValueError(*error.args) from None
+    if not stream.eof:
+        raise ValueError("cut off, or too long")
+    return plain
+
+
 def decoded(text: str) -> bytes:
     """Decode base64; b"" for an empty text."""
     return base64.b64decode(text.strip() or "")
@@ -396,13 +425,14 @@ def root_files(sections: Sections) -> dict[str, File]:
 
 
 def texts_of(lines: Sequence[str]) -> dict[str, bytes]:
-    r"""Parse base64 of `grep -HZ ''`: each line of a file after the file's path and a NUL.
+    r"""Parse base64 of `grep -HZ ''`, or of gzip of it: each line of a file after the file's path and a NUL.
 
     >>> texts_of([base64.b64encode(b"/etc/a\0one\n/etc/b\0\n/etc/a\0two\n").decode()])
     {'/etc/a': b'one\ntwo\n', '/etc/b': b'\n'}
     """
     found: dict[str, list[bytes]] = {}
-    for text in each(lines, decoded):
+    for packed in each(lines, decoded):
+        text = unzipped(packed) if packed.startswith(GZIP) else packed
         for line in text.split(b"\n")[:-1]:
             path, _, rest = line.partition(b"\0")
             found.setdefault(path.decode(errors="replace"), []).append(rest)

@@ -32,7 +32,7 @@ from gpurack.plan.system.rootless import not_ready
 from gpurack.pyinfra_patches import OUTPUT_LIMIT
 from gpurack.spec.host import Host
 from tests.given import models, said, spec
-from tests.unit.host_programs import PARTS, Fakes, without_parts
+from tests.unit.host_programs import PARTS, Fakes, plain, without_parts
 
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 LIMIT = 1
@@ -174,7 +174,9 @@ def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
     seen = Snapshot().process(output.decode().split("\n"))
     assert seen.trouble == ""
     assert "user eve" in seen.late
-    assert len(output) * 40 < OUTPUT_LIMIT  # forty such users do not cost the host its snapshot
+    assert (
+        len("\n".join(plain(output.decode()))) * 40 < OUTPUT_LIMIT
+    )  # forty such users do not cost the host its snapshot
     assert said([not_ready("eve", seen)])[0].startswith("could not inspect the rootless Docker of eve: ")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpurack.facts.parse import MARK, unpacked
+
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run
 
@@ -49,6 +51,12 @@ def without_parts(snapshot: str, *kept: str) -> str:
         snapshot = snapshot if part in kept else line.sub("", snapshot)
     assert set(kept) <= set(PARTS)
     return snapshot
+
+
+def plain(output: str) -> list[str]:
+    """The lines that a snapshot's script printed, unpacked."""
+    lines = output.split("\n")
+    return list(unpacked(lines, lines[0].removeprefix(MARK)))
 
 
 def container_id(name: str) -> str:
