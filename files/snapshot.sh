@@ -3,8 +3,8 @@
 # KNOWN (sha256 and path of the files that gpurack brings), USERS (with a rootless Docker), WEIGHTS (one item a line),
 # NEEDED (user|path of weights that a user's Docker uses), READERS (those of them that no other Docker uses), SEEN
 # (stamp|path of weights whose headers are known),
-# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), DISTRO_DOCKER (its version, if
-# the distribution's is wanted), and the questions to a Docker, each with its user in front ("" for the host's own):
+# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), COMPOSE (is its version
+# asked?), DISTRO_DOCKER (its version, if the distribution's is wanted), and the questions to a Docker, each with its user in front ("" for the host's own):
 # IMAGES, PROBES, COUNTERS, LOGS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
 # of a process, file or container can open a section. Where gzip is installed, all of it is below the heading "gzip".
@@ -481,6 +481,7 @@ snapshot_host_docker() {
 	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
 	VOLUMES=$(questions "$VOLUMES") LOGS=$(questions "$LOGS")
 	snapshot_docker
+	[ -n "$COMPOSE" ] || return 0
 	section compose
 	docker compose version --short 2>/dev/null
 }

@@ -158,6 +158,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
         "NAMES": questions.names,
         "DISTRO_DOCKER": [questions.distro_docker],
+        "COMPOSE": ["yes"] if questions.compose else [],
         "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})

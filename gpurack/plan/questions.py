@@ -32,6 +32,7 @@ def questions(spec: Host, metrics: bool = False) -> Questions:
         names=tuple(neighbours.names(spec)),
         upstreams=tuple(neighbours.questions(spec)),
         distro_docker=(spec.docker.version or "") if spec.docker.source == "distro" else "",
+        compose=spec.docker.source == "keep",  # else gpurack installs it
         lab=spec.lab,
     )
 

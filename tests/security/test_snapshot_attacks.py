@@ -128,12 +128,14 @@ def test_users_docker_opens_no_section_of_root(fakes: Fakes, eve: Path) -> None:
 def test_does_not_ask_user_for_compose(fakes: Fakes, eve: Path) -> None:
     fakes.add(
         "docker",
-        '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac',
+        '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; '
+        "compose*) echo 2.40.3;; esac",
     )
-    take_snapshot(spec(HERS), "Docker")
+    seen = take_snapshot(spec({**HERS, "docker": {**EVE["docker"], "source": "keep"}}), "Docker")
     hers = (fakes.folder / "state" / "hers").read_text()
     assert "info" in hers
     assert "compose" not in hers
+    assert seen.compose == "2.40.3"
 
 
 def test_asks_user_who_is_only_in_record(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
