@@ -1,12 +1,12 @@
 # A snapshot of a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
-# USERS (with a rootless Docker), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
-# uses), READERS (those of them that no other Docker uses), SEEN (stamp|path of weights whose headers are known),
-# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), PINNED (version|packages of which one
-# must have it), and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES,
-# COUNTERS, LOGS, VOLUMES, UPSTREAMS.
+# KNOWN (sha256 and path of the files that gpurack brings), USERS (with a rootless Docker), WEIGHTS (one item a line),
+# NEEDED (user|path of weights that a user's Docker uses), READERS (those of them that no other Docker uses), SEEN
+# (stamp|path of weights whose headers are known), READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to
+# look up), COMPOSE (is its version asked?), PINNED (version|packages of which one must have it), and the questions to a
+# Docker, each with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, LOGS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
-# of a process, file or container can open a section.
+# of a process, file or container can open a section. Where gzip is installed, all of it is below the heading "gzip".
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 
 snapshot_system() {
@@ -68,8 +68,9 @@ snapshot_system() {
 		case $file in *[!A-Za-z0-9._/@+:-]*) continue ;; esac
 		[ ! -f "$file" ] || set -- "$@" "$file"
 	done
-	[ "$#" = 0 ] || find -L "$@" -maxdepth 0 -type f -size -4194305c -print0 | xargs -0 -r stat -c '%n %a %u %g' |
-		while read -r file attributes; do echo "$file $attributes $(base64 -w 0 "$file")"; done
+	# shellcheck disable=SC2046 # one word for each file: the characters of their names were checked
+	[ "$#" = 0 ] || set -- $(find -L "$@" -maxdepth 0 -type f -size -4194305c)
+	[ "$#" = 0 ] || snapshot_files "$@"
 	section hashes
 	cat /var/lib/gpurack/sha256 2>/dev/null
 	section secrets
@@ -88,6 +89,37 @@ snapshot_system() {
 	' | sort -u | while read -r pid number; do
 		read -r name <"/proc/$pid/comm" && echo "$number $pid $(stat -c %U "/proc/$pid") $name"
 	done
+}
+
+# snapshot_files FILE…: the attributes of files, which of them have the content that gpurack knows (KNOWN), and of the
+# others the sha256 and the lines, each after its path and a NUL.
+snapshot_files() {
+	section files
+	stat -c '%n %a %u %g' "$@"
+	digests=$(sha256sum "$@")
+	section known
+	set --
+	while read -r digest file; do
+		case "
+$KNOWN
+" in
+		*"
+$digest $file
+"*) echo "$file" ;;
+		*) set -- "$@" "$digest $file" ;;
+		esac
+	done <<-EOF
+	$digests
+	EOF
+	[ "$#" -gt 0 ] || return 0
+	section differing
+	printf '%s\n' "$@"
+	section contents
+	for file; do
+		shift
+		set -- "$@" "${file#* }"
+	done
+	grep -aHZ '' "$@" | if have gzip; then gzip -1; else cat; fi | base64 -w 0
 }
 
 # dockerd_flags: print the command line of dockerd as its unit has it, followed by the values of its variables; where the
@@ -482,6 +514,7 @@ snapshot_host_docker() {
 	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
 	VOLUMES=$(questions "$VOLUMES") LOGS=$(questions "$LOGS")
 	snapshot_docker
+	[ -n "$COMPOSE" ] || return 0
 	section compose
 	docker compose version --short 2>/dev/null
 }
@@ -718,7 +751,12 @@ main() {
 	[ -z "$users" ] || begin accounts snapshot_rootless
 	for one in $users; do begin "user $one" snapshot_user "$one"; done
 	await
-	deliver | readable
+	if have gzip; then
+		printf '@@%s gzip\n' "$MARK"
+		deliver | readable | gzip -1 | base64 -w 0
+	else
+		deliver | readable
+	fi
 }
 eval "$OF_DOCKER"
 main </dev/null

@@ -101,12 +101,172 @@ ask() {
 	} | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
 }
 
-snapshot_docker() {
-	have docker || return 0
+# The requests of one curl to the daemon's socket, of lines "FILE PATH": each answer goes to a file in $work. It prints their
+# status codes. It fails if one has none, was cut off, or has another code than 200 and 404.
+requests() {
+	socket=${DOCKER_HOST#unix://}
+	codes=$(
+		first=yes
+		while read -r file path; do
+			[ -n "$first" ] || printf 'next\nunix-socket = "%s"\n' "$socket"
+			first=''
+			printf '%s\n' "url = \"http://docker$path\"" "output = \"$work/$file\"" 'write-out = "%{http_code} "' \
+				'proto = "=http"' 'noproxy = "*"' 'max-time = 60'
+		done | curl -q -g -s --fail-early --unix-socket "$socket" -K - 2>/dev/null
+	) || return 1
+	for code in $codes; do
+		case $code in 200 | 404) ;; *) return 1 ;; esac
+	done
+	echo "$codes"
+}
+
+# Reads JSON documents, one a file of $work, and prints of each what gpurack needs. `docker` and `docker.list` say which
+# containers there are, on standard output; the rest goes to the files said (sections) and running (models). A quote parts
+# structure from strings, and ends no string that ends with an odd number of backslashes. Paths are joined by \034, which
+# no string of JSON contains as it is.
+PICK='
+function section(name) { if (name != last) printf "\n@@%s %s\n", mark, name >>said; last = name }
+function begins() { if (taking < 0 && (path[depth] in wanted)) { taking = depth; raw = "" } }
+function add(text) { if (taking >= 0) raw = raw text }
+function ends() { if (taking == depth) { got[path[depth]] = raw; taking = -1 } }
+function leaf(text) {
+	begins(); add(text); ends()
+	if (path[depth] in inner) got[path[depth]] = text
+	if (index(path[depth], ports) == 1) bound[substr(path[depth], length(ports) + 1)] = plain(text)
+}
+function plain(text) { return text ~ /^"[^"\\|]*"$/ ? substr(text, 2, length(text) - 2) : "" }
+function closed(  port) {
+	if (index(path[depth], ports) == 1) {
+		port = substr(path[depth], length(ports) + 1)
+		bindings = bindings plain("\"" port "\"") ";" bound[port "\034HostIp"] ";" bound[port "\034HostPort"] " "
+		split("", bound)
+	}
+	if (kind == "list" && depth == 1) { print plain(got["\034Id"]), plain(got["\034ImageID"]); split("", got) }
+	if (depth == 0) { document(); split("", got); bindings = "" }
+}
+function document(  name, status, service) {
+	if (kind == "info") {
+		if ("\034BuildahVersion" in got) exit 3
+		section("docker")
+		print got[""] >>said
+	} else if (kind == "image") {
+		section("images")
+		name = plain(got["\034Id"])
+		print (name == "" ? "-" : name) "|" images[number] >>said
+	} else if (kind == "digests" && plain(got["\034Id"]) != "") {
+		section("digests")
+		print plain(got["\034Id"]) "|" got["\034RepoDigests"] >>said
+	} else if (kind == "container" && "\034State" in got) {
+		section("containers")
+		printf "{\"id\":%s,\"name\":%s,\"image\":%s,\"state\":%s,\"labels\":%s,\"ports\":%s,\"restarts\":%s}\n", \
+			got["\034Id"], got["\034Name"], got["\034Image"], got["\034State"], got[labels], got[ports_of], \
+			got["\034RestartCount"] >>said
+		status = plain(got["\034State\034Status"])
+		service = plain(got[labels "\034com.docker.compose.service"])
+		if ((labels "\034gpurack.model" in got) && (status == "running" || status == "restarting"))
+			print plain(got["\034Name"]) "|" status "|" service "|" bindings "|" plain(got["\034State\034StartedAt"]) >>running
+	}
+}
+BEGIN {
+	RS = "\""; taking = -1
+	said = work "/said"; running = work "/running"
+	labels = "\034Config\034Labels"; ports_of = "\034HostConfig\034PortBindings"; ports = ports_of "\034"
+	split(ENVIRON["IMAGES"], images, "\n")
+	split("Id Name Image State RestartCount ImageID RepoDigests BuildahVersion", top, " ")
+	for (each in top) wanted["\034" top[each]]
+	wanted[labels]; wanted[ports_of]
+	inner[labels "\034gpurack.model"]; inner[labels "\034com.docker.compose.service"]
+	inner["\034State\034Status"]; inner["\034State\034StartedAt"]; inner["\034BuildahVersion"]
+}
+FNR == 1 {
+	kind = FILENAME; sub(/.*\//, "", kind); number = kind
+	sub(/\..*/, "", kind); sub(/.*\./, "", number)
+	depth = inside = key = 0; taking = -1; literal = text = ""; path[0] = ""
+	if (kind == "info") wanted[""]; else delete wanted[""]
+}
+inside {
+	text = text $0
+	if (match($0, /\\+$/) && RLENGTH % 2) { text = text "\""; next }
+	inside = 0
+	if (key) { add("\"" text "\""); path[depth] = path[depth - 1] "\034" text } else leaf("\"" text "\"")
+	text = ""
+	next
+}
+{
+	for (place = 1; place <= length($0); place++) {
+		char = substr($0, place, 1)
+		if (!index(" \t\r\n][{}:,", char)) { literal = literal char; continue }
+		if (literal != "") { leaf(literal); literal = "" }
+		if (char == "{" || char == "[") {
+			begins(); add(char)
+			type[++depth] = char; path[depth] = path[depth - 1]; key = char == "{"
+		} else if (char == "}" || char == "]") {
+			depth--; add(char); ends()
+			if (char == "}") closed()
+		} else if (char == "," || char == ":") { add(char); key = char == "," && type[depth] == "{" }
+	}
+	inside = 1
+}'
+
+# The facts of the daemon by its socket, in two requests. It fails, and prints nothing, for anything unusual: then the CLI
+# is asked, whose requests are the same. An old curl knows no sockets, and Podman says that it is no Docker.
+docker_by_socket() {
+	case ${DOCKER_HOST#unix://}$work in *[!A-Za-z0-9._/-]*) return 1 ;; esac
+	have curl && [ -S "${DOCKER_HOST#unix://}" ] || return 1
+	case $IMAGES in *[!A-Za-z0-9._/:@"
+"-]*) return 1 ;; esac
+	number=0
+	asked='info.0 /info
+list.0 /containers/json?all=true'
+	for image in $IMAGES; do
+		number=$((number + 1))
+		asked="$asked
+image.$number /images/$image/json"
+	done
+	codes=$(printf '%s\n' "$asked" | requests) || return 1
+	case $codes in '200 200'*) ;; *) return 1 ;; esac
+	: >"$work/said" >"$work/running"
+	set -- "$work/info.0" "$work/list.0"
+	while [ "$number" -gt 0 ]; do
+		set -- "$@" "$work/image.$number"
+		number=$((number - 1))
+	done
+	found=$(pick "$@") || return 1
+	asked='' kinds='' number=0
+	set --
+	while read -r id image; do
+		number=$((number + 1))
+		[ -n "$id" ] || continue
+		asked="$asked
+container.$number /containers/$id/json"
+		set -- "$@" "$work/container.$number"
+		case $kinds in *" $image "*) continue ;; esac
+		kinds="$kinds $image "
+	done <<-EOF
+	$found
+	EOF
+	for image in $kinds; do
+		number=$((number + 1))
+		asked="$asked
+digests.$number /images/$image/json"
+		set -- "$@" "$work/digests.$number"
+	done
+	if [ "$#" -gt 0 ]; then
+		printf '%s\n' "${asked#?}" | requests >/dev/null || return 1
+		pick "$@" || return 1
+	fi
+	cat "$work/said"
+}
+
+# pick FILE…: what gpurack needs of the daemon's answers.
+pick() { IMAGES=$IMAGES awk -v mark="$MARK" -v work="$work" "$PICK" "$@" </dev/null; }
+
+# The same by Docker's CLI.
+docker_by_cli() {
 	section docker
 	docker info --format '{{json .}}' 2>/dev/null | grep '^{'
 	section containers
-	ids=$(docker ps -aq --no-trunc 2>/dev/null) || return 0 # no daemon, which would be asked five times more
+	ids=$(docker ps -aq --no-trunc 2>/dev/null) || return 1 # no daemon, which would be asked five times more
 	all=''
 	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}}}' $ids 2>/dev/null | grep '^{')
 	printf '%s\n' "$all"
@@ -117,16 +277,21 @@ snapshot_docker() {
 	printf '%s\n' "$IMAGES" | while IFS= read -r image; do
 		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
 	done
+	# A hanging model is not "no change", nor is one that restarts without end and only looked up for a moment.
+	up=$(docker ps -q --no-trunc --filter label=gpurack.model --filter status=running --filter status=restarting 2>/dev/null)
+	[ -z "$up" ] || docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{index .Config.Labels "com.docker.compose.service"}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}|{{.State.StartedAt}}' $up >"$work/running" 2>/dev/null
+}
+
+snapshot_docker() {
+	have docker || return 0
+	docker_by_socket || docker_by_cli || return 0
 	section accounts # the volumes of Open WebUIs whose database has one
 	printf '%s\n' "$VOLUMES" | while IFS= read -r volume; do
 		[ -n "$volume" ] && place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
 		TMPDIR=$work timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
-	have curl || return 0
-	# A hanging model is not "no change", nor is one that restarts without end and only looked up for a moment.
-	up=$(docker ps -q --no-trunc --filter label=gpurack.model --filter status=running --filter status=restarting 2>/dev/null)
-	[ -n "$up" ] || return 0
-	docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{index .Config.Labels "com.docker.compose.service"}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}|{{.State.StartedAt}}' $up 2>/dev/null | {
+	have curl && [ -s "$work/running" ] || return 0
+	{
 		while IFS='|' read -r name status label bindings started; do
 			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
 				key=$(key_of "$model" "$label")
@@ -139,7 +304,7 @@ snapshot_docker() {
 			done &
 		done
 		wait
-	}
+	} <"$work/running"
 	cat "$work"/model.* 2>/dev/null
 }
 

@@ -1,9 +1,13 @@
 """Read files/ and templates/, which are at the top of a checkout and inside the installed package."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gpurack import paths
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -20,6 +24,24 @@ def _root() -> Path:
 def read_text(path: str) -> str:
     """The text of a file, e.g. `read_text("files/snapshot.sh")`."""
     return (_root() / path).read_text(encoding="utf-8")
+
+
+SHIPPED: Mapping[str, str] = {
+    **{
+        path: f"files/{path.rpartition('/')[2]}" for path in (*paths.RUNNER_PARTS, paths.RUNNER, paths.DOCKERD_ROOTLESS)
+    },
+    f"{paths.KEYRINGS}/gpurack-docker-ce.asc": "files/keys/docker.asc",
+    f"{paths.KEYRINGS}/gpurack-nvidia-container-toolkit.asc": "files/keys/nvidia.asc",
+    f"{paths.RPM_KEYS}/gpurack-docker-ce.asc": "files/keys/docker-rpm.asc",
+    f"{paths.RPM_KEYS}/gpurack-nvidia-container-toolkit.asc": "files/keys/nvidia.asc",
+}
+"""Path on a host → the file that gpurack usually writes there as it is. None is secret."""
+
+
+@cache
+def shipped_digests() -> Mapping[str, str]:
+    """Path on a host → sha256 of the file that gpurack usually writes there (SHIPPED)."""
+    return {path: sha256(read_text(name).encode()).hexdigest() for path, name in SHIPPED.items()}
 
 
 @cache

@@ -348,6 +348,7 @@ class HostFacts:
     docker: Mapping[str, Any] = field(default_factory=dict)
     """`docker info`; empty if no daemon answered."""
     compose: str = ""
+    """The version of Compose; "" if it is missing or was not asked."""
     containers: tuple[Container, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
     """Requested references → image id; absent if the image is not on the host."""

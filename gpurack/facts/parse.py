@@ -5,6 +5,7 @@ Each section is parsed by the function with its name. What a line looks like is 
 
 import base64
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from gpurack.facts.model import (
 from gpurack.facts.record import HostRecord, TooNew, keys, services
 from gpurack.facts.record import read as record_of
 from gpurack.host_data import json_from_host
+from gpurack.resources import SHIPPED, read_text
 from gpurack.spec.weights import belongs
 
 MARK = "@@ mark "
@@ -42,6 +44,10 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 IMAGE = rf"sha256:{ID}"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
+GZIP = b"\x1f\x8b"
+"""The first bytes of everything that gzip packs. Paths begin otherwise."""
+UNPACKED_LIMIT = 64 << 20
+"""Bytes that packed output may have when it is unpacked, as many as a command may print (pyinfra_patches.py)."""
 CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
 
 
@@ -51,7 +57,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
     raised: was sudo used?
     """
     mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
-    sections = split(lines, mark) if mark else {}
+    sections = split(unpacked(lines, mark), mark) if mark else {}
     if "end" not in sections:
         return HostFacts(trouble=CUT)
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
@@ -60,7 +66,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
         return HostFacts(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
     mounts = each(get("mounts"), lambda line: pair(r"(/[^|]*)\|(/.*)", line))
     machine = get("machine")
-    seen = files(get("files"))
+    seen = root_files(sections)
     try:
         record = (record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None) or HostRecord(None)
     except TooNew as error:
@@ -312,6 +318,30 @@ def split(lines: Sequence[str], mark: str = "") -> Sections:
     return sections
 
 
+def unpacked(lines: Sequence[str], mark: str) -> Sequence[str]:
+    """Return the output as if the host had no gzip; [] if it is cut off, or unpacks to more than a host may print."""
+    heading = f"@@{mark} gzip"
+    if heading not in lines:
+        return lines
+    try:
+        text = unzipped(decoded("".join(lines[lines.index(heading) + 1 :])))
+    except ValueError:
+        return []
+    return text.decode(errors="replace").split("\n")
+
+
+def unzipped(packed: bytes) -> bytes:
+    """Unpack gzip. Raises ValueError for anything else, and if it is cut off or longer than UNPACKED_LIMIT."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(packed, UNPACKED_LIMIT)
+    except zlib.error as error:
+        raise ValueError(*error.args) from None
+    if not stream.eof:
+        raise ValueError("cut off, or too long")
+    return plain
+
+
 def decoded(text: str) -> bytes:
     """Decode base64; b"" for an empty text."""
     return base64.b64decode(text.strip() or "")
@@ -367,6 +397,45 @@ def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
         return name, File(decoded(content), mode, int(uid), int(gid))
 
     return dict(each(lines, read))
+
+
+def root_files(sections: Sections) -> dict[str, File]:
+    """Parse the files that root read (snapshot_files in files/snapshot.sh).
+
+    `known` has the paths with the content that gpurack itself brings, `differing` the others as `sha256 path`.
+    """
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    found = files(get("files"))
+    texts = {
+        path: read_text(SHIPPED[path]).encode()
+        for path in each(get("known"), lambda line: fields(rf"({PATH})", line)[0])
+        if path in SHIPPED
+    }
+    contents = texts_of(get("contents"))
+    for digest, path in each(get("differing"), lambda line: pair(rf"({ID}) ({PATH})", line)):
+        text = contents.get(path, b"")
+        # grep ends the last line. A text with another digest is that of a file which was replaced meanwhile.
+        right = [each for each in (text, text[:-1]) if sha256(each).hexdigest() == digest]
+        if right or text:
+            texts[path] = right[0] if right else text
+    if "known" in sections:
+        get("files").wrong += len(found.keys() - texts.keys())
+    return {path: replace(file, content=texts.get(path, file.content)) for path, file in found.items()}
+
+
+def texts_of(lines: Sequence[str]) -> dict[str, bytes]:
+    r"""Parse base64 of `grep -HZ ''`, or of gzip of it: each line of a file after the file's path and a NUL.
+
+    >>> texts_of([base64.b64encode(b"/etc/a\0one\n/etc/b\0\n/etc/a\0two\n").decode()])
+    {'/etc/a': b'one\ntwo\n', '/etc/b': b'\n'}
+    """
+    found: dict[str, list[bytes]] = {}
+    for packed in each(lines, decoded):
+        text = unzipped(packed) if packed.startswith(GZIP) else packed
+        for line in text.split(b"\n")[:-1]:
+            path, _, rest = line.partition(b"\0")
+            found.setdefault(path.decode(errors="replace"), []).append(rest)
+    return {path: b"".join(b"%b\n" % line for line in every) for path, every in found.items()}
 
 
 def units(lines: Sequence[str]) -> dict[str, Unit]:

@@ -15,7 +15,8 @@ class Questions:
     to read. readers: (user, path) of weights to inspect as that user. probes: (user, model, port inside, path, address,
     port). counters: (user, model, path, counter). logs: (user, model) of logs that say whether CUDA works. volumes:
     (user, volume) of databases to check for a first account. pinned: (version, packages of which one must have it,
-    with spaces). names: to resolve. upstreams: (user, service, number, file with the key, url).
+    with spaces). compose: ask for the version of Compose, which costs as much as all else of Docker? names: to resolve.
+    upstreams: (user, service, number, file with the key, url).
     lab: the name of the inventory, under which answers are remembered; the host is not asked.
     """
 
@@ -32,4 +33,5 @@ class Questions:
     names: tuple[str, ...] = ()
     upstreams: tuple[Row, ...] = ()
     pinned: tuple[Row, ...] = ()
+    compose: bool = False
     lab: str | None = None

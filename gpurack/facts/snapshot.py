@@ -15,7 +15,7 @@ from gpurack.facts.model import USER_FILES, Header, HostFacts
 from gpurack.facts.parse import MARK, parse
 from gpurack.facts.questions import Questions, Row
 from gpurack.remote import Command, TooMuchOutput
-from gpurack.resources import read_text
+from gpurack.resources import read_text, shipped_digests
 from gpurack.shell import Sh, of_file, sh
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
@@ -140,6 +140,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],
         "RUN": [paths.RUN],
+        "KNOWN": [f"{digest} {path}" for path, digest in shipped_digests().items()],
         "USERS": questions.users,
         "USERS_WEIGHTS": [questions.users_weights],
         "HOME_FILES": USER_FILES,
@@ -157,6 +158,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
         "NAMES": questions.names,
         "PINNED": _rows(questions.pinned),
+        "COMPOSE": ["yes"] if questions.compose else [],
         "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})

@@ -33,6 +33,7 @@ def questions(spec: Host, metrics: bool = False) -> Questions:
         names=tuple(neighbours.names(spec)),
         upstreams=tuple(neighbours.questions(spec)),
         pinned=tuple(pinned(spec)),
+        compose=spec.docker.source == "keep",  # else gpurack installs it
         lab=spec.lab,
     )
 

@@ -32,7 +32,7 @@ from gpurack.plan.system.rootless import not_ready
 from gpurack.pyinfra_patches import OUTPUT_LIMIT
 from gpurack.spec.host import Host
 from tests.given import models, said, spec
-from tests.unit.host_programs import PARTS, Fakes, without_parts
+from tests.unit.host_programs import PARTS, Fakes, plain, without_parts
 
 ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 LIMIT = 1
@@ -128,12 +128,14 @@ def test_users_docker_opens_no_section_of_root(fakes: Fakes, eve: Path) -> None:
 def test_does_not_ask_user_for_compose(fakes: Fakes, eve: Path) -> None:
     fakes.add(
         "docker",
-        '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac',
+        '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; '
+        "compose*) echo 2.40.3;; esac",
     )
-    take_snapshot(spec(HERS), "Docker")
+    seen = take_snapshot(spec({**HERS, "docker": {**EVE["docker"], "source": "keep"}}), "Docker")
     hers = (fakes.folder / "state" / "hers").read_text()
     assert "info" in hers
     assert "compose" not in hers
+    assert seen.compose == "2.40.3"
 
 
 def test_asks_user_who_is_only_in_record(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
@@ -174,7 +176,9 @@ def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
     seen = Snapshot().process(output.decode().split("\n"))
     assert seen.trouble == ""
     assert "user eve" in seen.late
-    assert len(output) * 40 < OUTPUT_LIMIT  # forty such users do not cost the host its snapshot
+    assert (
+        len("\n".join(plain(output.decode()))) * 40 < OUTPUT_LIMIT
+    )  # forty such users do not cost the host its snapshot
     assert said([not_ready("eve", seen)])[0].startswith("could not inspect the rootless Docker of eve: ")
 
 

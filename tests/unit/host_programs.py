@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpurack.facts.parse import MARK, unpacked
+
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run
 
@@ -51,6 +53,12 @@ def without_parts(snapshot: str, *kept: str) -> str:
     return snapshot
 
 
+def plain(output: str) -> list[str]:
+    """The lines that a snapshot's script printed, unpacked."""
+    lines = output.split("\n")
+    return list(unpacked(lines, lines[0].removeprefix(MARK)))
+
+
 def container_id(name: str) -> str:
     """The id that the fake of Docker gives the container of that name."""
     return hashlib.sha256(name.encode()).hexdigest()
@@ -86,6 +94,9 @@ esac
 $STATE/runs.NAME, with Compose's labels (or those in labels.NAME), by their own name (or that in called.NAME)."""
 
 
+DOCKER_SOCKET = "/var/run/docker.sock"
+
+
 class Fakes:
     """A folder at the head of PATH. Every call of a fake is remembered in the order of the calls."""
 
@@ -94,13 +105,18 @@ class Fakes:
         self.containers: list[str] = []
         folder.mkdir()
         self.log.write_text("")
+        # this machine's own Docker is not asked: a fake of docker is, if there is one
+        curl = shutil.which("curl") or "false"
+        self.add("curl", f'case "$*" in *"--unix-socket {DOCKER_SOCKET}"*) exit 7;; esac; exec {curl} "$@"')
 
     def add(self, name: str, script: str) -> None:
         """A POSIX sh script as the command `name`; $STATE is a folder of its own to remember things in."""
         path = self.folder / name
         state = self.folder / "state"
         state.mkdir(exist_ok=True)
-        path.write_text(f'#!/bin/sh\nSTATE={state}\necho "{name} $*" >>{self.log}\n{script}\n')
+        # a model's server is no Docker
+        head = 'case "$*" in *--unix-socket*) exit 7;; esac\n' if name == "curl" and "--unix" not in script else ""
+        path.write_text(f'#!/bin/sh\n{head}STATE={state}\necho "{name} $*" >>{self.log}\n{script}\n')
         path.chmod(0o755)
 
     def path(self) -> str:

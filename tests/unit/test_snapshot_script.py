@@ -13,7 +13,7 @@ import pytest
 from gpurack.facts.snapshot import RAISED, Snapshot, script
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.questions import images_by_user, questions
-from tests.given import models, recorded
+from tests.given import models, recorded, spec
 from tests.unit.host_programs import FILES, SHELLS, Fakes, without_parts
 
 SCRIPTS = [FILES / "snapshot.sh", FILES / "snapshot_docker.sh"]
@@ -185,7 +185,7 @@ def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None
     seen = Snapshot().process([RAISED, *look(shell, script(questions(wanted)))])
     assert (seen.trouble, seen.raised) == ("", True)
     assert seen.weights == {str(weights): 3, "/no/such.gguf": None}
-    assert (seen.docker, seen.compose, seen.late) == ({"ServerVersion": "28.5.2"}, "2.40.3", {})
+    assert (seen.docker, seen.compose, seen.late) == ({"ServerVersion": "28.5.2"}, "", {})
     assert [container.name for container in seen.containers] == ["alpha", "db"]
     assert sorted(replace(seen, record=recorded(*seen.containers)).ours) == [("", "alpha")]
     assert seen.images == {name: IMAGE for _, name in images_by_user(wanted) if name.endswith("server-b7000")}
@@ -206,6 +206,14 @@ def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None
     assert seen.docker_flags == "/usr/bin/dockerd -H fd://"
     assert seen.init == Path("/proc/1/comm").read_text().strip()
     assert seen.os.id
+
+
+def test_asks_for_compose_only_where_it_is_kept(host: Fakes) -> None:
+    kept = spec({"docker": {"source": "keep"}})
+    assert Snapshot().process(look(["sh"], without_parts(script(questions(kept)), "Docker"))).compose == "2.40.3"
+    assert [call for call in host.calls if "compose version" in call] == ["docker compose version --short"]
+    look(["sh"], without_parts(script(questions(spec())), "Docker"))
+    assert len([call for call in host.calls if "compose version" in call]) == 1
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -254,7 +262,7 @@ def test_silent_docker_is_missing(host: Fakes) -> None:
     text = without_parts(script(questions(models(alpha={}))), "Docker")
     seen = Snapshot().process(look(["sh"], text))
     assert (seen.trouble, seen.docker, seen.containers, seen.probes) == ("", {}, (), {})
-    assert [call.split()[1] for call in host.calls if call.startswith("docker ")] == ["info", "ps", "compose"]
+    assert [call.split()[1] for call in host.calls if call.startswith("docker ")] == ["info", "ps"]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])

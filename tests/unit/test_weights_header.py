@@ -21,7 +21,7 @@ from gpurack.facts.snapshot import script
 from gpurack.plan.questions import questions
 from tests.given import framed, models
 from tests.testbed import gguf_models
-from tests.unit.host_programs import without_parts
+from tests.unit.host_programs import plain, without_parts
 from tests.weights import FILES, QWEN, folder, qwen, read, reader, safetensors
 
 SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64}
@@ -177,11 +177,11 @@ def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> t
     """(the facts, the JSON lines of headers) of a snapshot of this machine by the real script."""
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
-    lines = subprocess.run(
-        ["sh", "-s"], input=without_parts(script(questions(wanted), known)), capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    text = without_parts(script(questions(wanted), known))
+    output = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True).stdout
+    lines = plain(output)
     found = [line for line in lines if line.startswith("{")]  # `docker info` of this machine may be among them
-    return parse(lines), [line for line in found if {"path", "kind"} <= set(json.loads(line))]
+    return parse(output.split("\n")), [line for line in found if {"path", "kind"} <= set(json.loads(line))]
 
 
 def test_snapshot_reads_headers_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from gpurack.plan.run import Run
 from gpurack.plan.runner import Project, make_job
 from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
-from gpurack.resources import read_text, render
+from gpurack.resources import SHIPPED, read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
@@ -371,7 +371,7 @@ def host_files(facts: HostFacts) -> list[Step]:
     """Return the steps that install the runner and the boot unit, if they are missing or differ."""
     steps: list[Step] = []
     runner = [
-        WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode)
+        WriteFile("", path, read_text(SHIPPED[path]), mode)
         for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
     ]
     if stale_files := tuple(file for file in runner if not is_written(file, facts)):

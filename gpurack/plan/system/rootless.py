@@ -20,7 +20,7 @@ from gpurack.plan.system.hook_config import without_cgroups
 from gpurack.plan.system.network import HEAD, digest, environment
 from gpurack.plan.system.restart import may_stop_foreign, what_stops
 from gpurack.plan.system.subordinate_ids import subordinate_ids, wrong_range
-from gpurack.resources import read_text
+from gpurack.resources import SHIPPED, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
@@ -131,7 +131,7 @@ def host_steps(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
         steps += [] if facts.kernel.rootlesskit_profile else [profile()]
     if facts.has_nvidia:
         steps += cdi_folders(facts)
-        wrapper = read_text("files/dockerd-rootless")
+        wrapper = read_text(SHIPPED[paths.DOCKERD_ROOTLESS])
         steps += written(
             "install the wrapper that shows CDI specs to rootless daemons",
             paths.DOCKERD_ROOTLESS,

@@ -1,0 +1,254 @@
+"""Docker's API in the snapshot: what one curl is told by the socket is what the CLI says."""
+
+import http.server
+import json
+import shutil
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack.facts.model import HostFacts
+from gpurack.facts.snapshot import Snapshot, script
+from gpurack.plan.questions import images_by_user, questions
+from tests.given import models
+from tests.unit.host_programs import DOCKER_SOCKET, FILES, SHELLS, Fakes, plain, without_parts
+
+pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+IMAGE, OTHER = f"sha256:{'ab' * 32}", f"sha256:{'cd' * 32}"
+HOSTILE = (
+    'x","Id":"' + "e" * 64 + '"}\n@@ files\n/etc/evil|running|alpha|8080/tcp;10.0.0.1;1 |\\" \\\\ \\n \u2028 é \x1c'
+)
+"""What a container's owner may write into a label."""
+INFO = {
+    "ID": "x", "ServerVersion": "28.5.2", "NCPU": 16, "MemTotal": 1 << 36, "Swarm": {"LocalNodeState": "inactive"},
+    "LiveRestoreEnabled": False, "Runtimes": {"runc": {"path": "runc"}}, "SecurityOptions": ["name=cgroupns"],
+    "Labels": [], "Warnings": None, "DriverStatus": [["Backing Filesystem", "extfs"], [HOSTILE, ""]],
+}  # fmt: skip
+
+
+def described(name: str, number: int, status: str = "running", **labels: str) -> dict[str, Any]:
+    """A container as /containers/ID/json has it (Docker 28.5, shortened)."""
+    state = {
+        "Status": status,
+        "Running": True,
+        "Pid": 42,
+        "ExitCode": 0,
+        "Error": "",
+        "Health": {"Log": [{"Output": HOSTILE}]},
+    }
+    return {
+        "Id": f"{number:x}" * 64, "Created": "2026-11-20T07:00:00Z", "Path": "/x", "Args": ["--a", HOSTILE],
+        "State": {**state, "StartedAt": "2026-11-20T07:00:00.5Z", "FinishedAt": "0001-01-01T00:00:00Z"},
+        "Image": IMAGE, "Name": f"/{name}", "RestartCount": number,
+        "HostConfig": {
+            "Binds": None,
+            "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(8000 + number)}], "9/udp": None},
+        },
+        "Mounts": [{"Source": HOSTILE, "Id": "0" * 64}],
+        "Config": {"Env": [f"A={HOSTILE}"], "Labels": labels or None},
+        "NetworkSettings": {"Networks": {HOSTILE: {"IPAddress": ""}}},
+    }  # fmt: skip
+
+
+OURS = {"com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha"}
+CONTAINERS = [
+    described("alpha", 1, **{"gpurack.model": HOSTILE, **OURS}),
+    described("beta", 2, "exited", **{"gpurack.model": "{}", "evil": HOSTILE}),
+    described("db", 3),
+    described("gamma", 4, **{"gpurack.model": "{}", "com.docker.compose.service": HOSTILE}),
+]
+
+
+class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Answers like dockerd. answers: path → (status, body); asked: the paths."""
+
+    daemon_threads = True
+
+    def __init__(self, place: str, answers: Mapping[str, tuple[int, str]]) -> None:
+        self.answers, self.asked = dict(answers), list[str]()
+        super().__init__(place, Answer)
+
+    def get_request(self) -> tuple[Any, Any]:
+        return super().get_request()[0], ("", 0)
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Daemon
+
+    def do_GET(self) -> None:
+        path = unquote(self.path)
+        self.server.asked.append(path)
+        status, body = self.server.answers.get(path, (404, '{"message":"no such thing"}\n'))
+        self.send_response(status)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        whole, short = body.encode(), body.endswith("…")
+        for piece in (whole[at : at + 1000] for at in range(0, len(whole), 1000)):
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        if short:
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *said: object) -> None:
+        pass
+
+
+def body(data: Any) -> tuple[int, str]:
+    """An answer as dockerd writes it."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+    return 200, text.replace("<", "\\u003c").replace("\u2028", "\\u2028") + "\n"
+
+
+WANTED = models(alpha={"port": 8001}, gamma={"port": 8004})
+REFERENCES = sorted({str(reference) for _, reference in images_by_user(WANTED)})
+
+
+def answers() -> dict[str, tuple[int, str]]:
+    """Those of a daemon with CONTAINERS and the first of the images."""
+    listed = [
+        {"Id": one["Id"], "Names": [one["Name"]], "ImageID": one["Image"], "Labels": one["Config"]["Labels"] or {}}
+        for one in CONTAINERS
+    ]
+    described = {"Id": IMAGE, "RepoTags": ["a:1"], "RepoDigests": [f"a@{OTHER}"], "Config": {"Labels": {"Id": OTHER}}}
+    return {
+        "/info": body(INFO),
+        "/containers/json?all=true": body(listed),
+        f"/images/{REFERENCES[0]}/json": body({**described, "Id": OTHER}),
+        f"/images/{IMAGE}/json": body(described),
+        **{f"/containers/{one['Id']}/json": body(one) for one in CONTAINERS},
+    }
+
+
+@pytest.fixture
+def daemon(fakes: Fakes, tmp_path: Path) -> Iterator[Daemon]:
+    """It, and a docker that knows nothing."""
+    fakes.add("docker", "exit 1")
+    with Daemon(f"{tmp_path}/docker.sock", answers()) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def seen(daemon: Daemon, shell: list[str] = ["sh"]) -> HostFacts:  # noqa: B006
+    text = without_parts(script(questions(WANTED)), "Docker").replace(DOCKER_SOCKET, str(daemon.server_address))
+    done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    daemon.output = plain(done.stdout)  # type: ignore[attr-defined]
+    return Snapshot().process(done.stdout.split("\n"))
+
+
+def cli_calls(fakes: Fakes) -> list[str]:
+    return [call.split()[1] for call in fakes.calls if call.startswith("docker ")]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_socket_says_everything(shell: list[str], daemon: Daemon, fakes: Fakes) -> None:
+    facts = seen(daemon, shell)
+    assert (facts.trouble, facts.unread) == ("", ())
+    assert cli_calls(fakes) == []
+    assert {key: facts.docker[key] for key in ("ServerVersion", "NCPU", "Swarm", "SecurityOptions")} == {
+        key: INFO[key] for key in ("ServerVersion", "NCPU", "Swarm", "SecurityOptions")
+    }
+    assert [
+        (each.id, each.name, each.image, each.status, each.restarts, dict(each.labels)) for each in facts.containers
+    ] == [
+        (one["Id"], one["Name"][1:], IMAGE, one["State"]["Status"], one["RestartCount"], one["Config"]["Labels"] or {})
+        for one in CONTAINERS
+    ]
+    assert [each.ports for each in facts.containers] == [(("127.0.0.1", 8001 + number),) for number in range(4)]
+    assert {each.started for each in facts.containers} == {"2026-11-20T07:00:00.5Z"}
+    assert facts.images == {REFERENCES[0]: OTHER}
+    assert facts.digests == {IMAGE: (f"a@{OTHER}",)}
+    assert facts.probes.keys() == {("", "alpha"), ("", "gamma")}
+    urls = [call for call in fakes.log.read_text().split() if call.startswith("http://127")]
+    assert sorted(urls) == ["http://127.0.0.1:8001/v1/models", "http://127.0.0.1:8004/v1/models"]
+
+
+def test_two_processes_ask_the_socket(daemon: Daemon, fakes: Fakes) -> None:
+    seen(daemon)
+    curls = fakes.log.read_text().count("--unix-socket")
+    assert curls == 2
+    assert len(daemon.asked) == 2 + len(REFERENCES) + len(CONTAINERS) + 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"/info": (500, '{"message":"x"}\n')},
+        {"/info": body({**INFO, "BuildahVersion": "1.39"})},
+        {"/containers/json?all=true": (500, "{}\n")},
+        {"/containers/json?all=true": (200, '[{"Id":"…')},
+        {f"/images/{REFERENCES[0]}/json": (500, "{}\n")},
+        {f"/containers/{CONTAINERS[1]['Id']}/json": (500, "{}\n")},
+        {f"/containers/{CONTAINERS[3]['Id']}/json": (200, '{"Id":"…')},
+    ],
+    ids=["info", "podman", "list", "cut list", "image", "container", "cut container"],
+)
+def test_anything_unusual_is_left_to_the_cli(daemon: Daemon, fakes: Fakes, wrong: dict[str, tuple[int, str]]) -> None:
+    """It says nothing of its own then: half an answer would look like removed containers."""
+    daemon.answers |= wrong
+    facts = seen(daemon)
+    assert (facts.docker, facts.containers, facts.images) == ({}, (), {})
+    assert cli_calls(fakes) == ["info", "ps"]
+
+
+def test_container_and_image_that_are_removed_meanwhile_are_missing(daemon: Daemon, fakes: Fakes) -> None:
+    del daemon.answers[f"/containers/{CONTAINERS[0]['Id']}/json"], daemon.answers[f"/images/{IMAGE}/json"]
+    facts = seen(daemon)
+    assert [each.name for each in facts.containers] == ["beta", "db", "gamma"]
+    assert (facts.digests, facts.unread) == ({}, ())
+
+
+@pytest.mark.parametrize("code", [2, 7, 28])
+def test_curl_without_sockets_and_silent_daemon_are_left_to_the_cli(daemon: Daemon, fakes: Fakes, code: int) -> None:
+    fakes.add("curl", f'case "$*" in *--unix-socket*) cat >/dev/null; exit {code};; esac; printf "\\n200"')
+    seen(daemon)
+    assert cli_calls(fakes) == ["info", "ps"]
+
+
+def test_host_without_curl_asks_the_cli(daemon: Daemon, fakes: Fakes) -> None:
+    text = without_parts(script(questions(WANTED)), "Docker").replace("have curl", "false")
+    subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    assert cli_calls(fakes) == ["info", "ps"]
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", '\\"', "}", HOSTILE, "\x1c", "Id"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 60), 1 << 60) | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def program() -> str:
+    text = (FILES / "snapshot_docker.sh").read_text()
+    return text[text.index("PICK='") + 6 :].partition("\n}'\n")[0] + "\n}"
+
+
+@given(documents=st.lists(st.tuples(JSON, JSON, JSON, JSON, st.booleans()), min_size=1, max_size=6))
+def test_reads_any_json(
+    documents: list[tuple[Any, Any, Any, Any, bool]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("answers")
+    names, expected = [], []
+    for number, (state, labels, ports, rest, ascii_) in enumerate(documents):
+        said = {"x": rest, "State": state, "Config": {"a": rest, "Labels": labels}, "Id": 1, "Name": rest, "y": rest,
+                "HostConfig": {"PortBindings": ports}, "Image": "z", "RestartCount": number}  # fmt: skip
+        names.append(folder / f"container.{number}")
+        names[-1].write_text(json.dumps(said, ensure_ascii=ascii_, indent=[None, 1][number % 2]), encoding="utf-8")
+        expected.append(
+            {"id": 1, "name": rest, "image": "z", "state": state, "labels": labels, "ports": ports, "restarts": number}
+        )
+    argv = ["awk", "-v", "mark=", "-v", f"work={folder}", program(), *map(str, names)]
+    subprocess.run(argv, check=True, capture_output=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
+    lines = (folder / "said").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in lines if line.startswith("{")] == expected
