@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from gevent.lock import RLock
 from pyinfra import host
 from pyinfra.api import State, deploy
 from pyinfra_cli.util import PYTHON_CODES
@@ -52,6 +53,7 @@ from gpurack.spec.problems import InventoryError, Problem
 _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
 _paths: WeakKeyDictionary[State, Path] = WeakKeyDictionary()
 _reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
+_beginning = RLock()
 
 
 @deploy("GPU host")
@@ -194,24 +196,31 @@ def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any],
 def begin(needs_models: bool = False) -> Host:
     """The host's spec. Checks the whole inventory once per run; raises InventoryError."""
     state = host.state
-    if state not in _fleets:
-        harmless()  # also in a project whose config.py does not call the guard
-        read_any_bytes()
-        path = inventory_file()
-        fleet = with_lock(read_fleet(state.inventory), path)
-        problems = contradictions(fleet, path)
-        if path:
-            problems += ignored_by_pyinfra(path)
-        problems += unknown_retries(host.data.get("retry"), fleet)
-        if needs_models and (problem := without_models(fleet)):
-            first = Problem.of("host-given-to-pyinfra", "", host.name, name=host.name)
-            problems.append(problem if path or len(fleet) > 1 else first)
-        if problems:
-            raise InventoryError(problems)
-        adopt(state, fleet)
-        _reports[state] = Report(fleet)
-        state.add_callback_handler(_reports[state])
+    with _beginning:  # pyinfra loads the deploy of the next host while a command for a secret runs
+        if state not in _fleets:
+            fleet = checked_fleet(state, needs_models)
+            adopt(state, fleet)
+            _reports[state] = Report(fleet)
+            state.add_callback_handler(_reports[state])
     return _fleets[state][host.name]
+
+
+def checked_fleet(state: State, needs_models: bool) -> Fleet:
+    """The fleet of a run by pyinfra, checked as a whole. Raises InventoryError."""
+    harmless()  # also in a project whose config.py does not call the guard
+    read_any_bytes()
+    path = inventory_file()
+    fleet = with_lock(read_fleet(state.inventory), path)
+    problems = contradictions(fleet, path)
+    if path:
+        problems += ignored_by_pyinfra(path)
+    problems += unknown_retries(host.data.get("retry"), fleet)
+    if needs_models and (problem := without_models(fleet)):
+        first = Problem.of("host-given-to-pyinfra", "", host.name, name=host.name)
+        problems.append(problem if path or len(fleet) > 1 else first)
+    if problems:
+        raise InventoryError(problems)
+    return fleet
 
 
 def adopt(state: State, fleet: Fleet, path: Path | None = None) -> None:

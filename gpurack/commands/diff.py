@@ -12,6 +12,7 @@ from pyinfra.api import State
 from gpurack import screen
 from gpurack.commands.connect import connected, snapshots_of
 from gpurack.commands.lab import Lab
+from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.load import APPLY
@@ -92,14 +93,18 @@ def plan_hosts(state: State, lab: Lab, unattended: bool = False) -> dict[str, Ho
     """Host → what a run would do there, in inventory order. Hosts in maintenance are left out."""
     plans = {}
     seen = snapshots_of(state, lab.fleet)
+    machines = Machines()
+    for name, facts in seen.items():
+        machines.add(name, facts)
     for name, facts in seen.items():
         host = state.inventory.get_host(name)
-        others = [(other, theirs) for other, theirs in seen.items() if other != name]
         why = host_run(host).connect_error if host else ""
         plans[name] = (
             HostPlan(unreachable=why)
             if why
-            else HostPlan(previewed(name, lab.fleet[name], facts.among(others), lab.data, lab.path, unattended))
+            else HostPlan(
+                previewed(name, lab.fleet[name], machines.with_twin(name, facts), lab.data, lab.path, unattended)
+            )
         )
     return plans
 
