@@ -21,12 +21,11 @@ from pyinfra_cli.util import PYTHON_CODES
 from gpurack.inventory.fleet import Fleet, read_fleet, without_models
 from gpurack.inventory.load import ignored_by_pyinfra
 from gpurack.inventory.lock_file import with_lock
-from gpurack.operations import host_setup, rolling_back
+from gpurack.operations import host_setup
 from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.models import stop as stop_operation
-from gpurack.operations.remove import remove as remove_operation
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.host import (
@@ -92,6 +91,8 @@ def models() -> None:
 @deploy("Remove")
 def remove() -> None:
     """Takes away models and project; with `--data remove=all` also Docker and the toolkit. Never data."""
+    from gpurack.operations.remove import remove as remove_operation  # no other deploy needs it
+
     spec = begin()
     _reports[host.state].removing = True
     if spec.maintenance:
@@ -108,6 +109,8 @@ def rollback() -> None:
     Without `to` it is the newest that the model does not have. `gpurack rollback … --list` lists them.
     `--data with_data=yes` also brings back its database of that version.
     """
+    from gpurack.operations import rolling_back  # no other deploy needs it
+
     begin(needs_models=True)
     fleet = _fleets[host.state]
     place, _, name = str(host.data.get("rollback") or "").rpartition("/")
