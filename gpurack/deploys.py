@@ -27,7 +27,7 @@ from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.models import stop as stop_operation
 from gpurack.operations.report import Report
-from gpurack.operations.run_state import snapshot
+from gpurack.operations.run_state import host_run, snapshot
 from gpurack.plan.host import (
     CONNECTIONS,
     DAEMON_JSON,
@@ -166,9 +166,11 @@ def origin() -> dict[str, Any]:
 
 
 def carry_out(stages: Sequence[Stage], spec: Host) -> None:
-    """The operation of each of these stages that the host's inventory asks for. None for a host in maintenance."""
+    """The operation of each of these stages that the inventory asks for; none for a host in maintenance or idle."""
     if spec.maintenance:  # a project without gpurack's config.py has connected to it
         host.log_styled(f"skipped, maintenance: {spec.maintenance}", fg="yellow")
+        return
+    if host_run(host).idle:
         return
     become = privilege(spec)
     if host.data.get("prepare") is not None:  # whatever its value: the operation refuses an unknown one

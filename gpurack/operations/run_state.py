@@ -42,6 +42,7 @@ class HostRun:
     Execute. foreseen: errors known before anything is changed. planned, done: entry → what will be done to it, and what
     was done. confirmed: did the admin confirm the plan before the operations were added (`gpurack apply`)? restored:
     entries that were down because their change failed. asked: operations that changed nothing, and only asked models.
+    idle: does the plan that the caller made do nothing (`gpurack apply`)? Then no operation is added.
     removals: what this run would remove. removals_confirmed: their number, where the admin gave it.
     """
 
@@ -61,6 +62,7 @@ class HostRun:
     confirmed: bool = False
     restored: set[str] = field(default_factory=set)
     asked: int = 0
+    idle: bool = False
     removals: Removals = NOTHING
     removals_confirmed: int | None = None
 
