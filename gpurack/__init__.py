@@ -1,9 +1,14 @@
 """gpurack: from bare GPU servers to models that answer, with one inventory and one command."""
 
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["load"]
+
+# pyinfra (3.10.0) forbids Python to keep compiled modules, so a clone of gpurack would be compiled at every run.
+# -B and PYTHONDONTWRITEBYTECODE, which the flags have, are the user's own words.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from gevent.lock import RLock
 from pyinfra import host
 from pyinfra.api import State, deploy
 from pyinfra_cli.util import PYTHON_CODES
@@ -20,14 +21,13 @@ from pyinfra_cli.util import PYTHON_CODES
 from gpurack.inventory.fleet import Fleet, read_fleet, without_models
 from gpurack.inventory.load import ignored_by_pyinfra
 from gpurack.inventory.lock_file import with_lock
-from gpurack.operations import host_setup, rolling_back
+from gpurack.operations import host_setup
 from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.models import stop as stop_operation
-from gpurack.operations.remove import remove as remove_operation
 from gpurack.operations.report import Report
-from gpurack.operations.run_state import snapshot
+from gpurack.operations.run_state import host_run, snapshot
 from gpurack.plan.host import (
     CONNECTIONS,
     DAEMON_JSON,
@@ -52,6 +52,7 @@ from gpurack.spec.problems import InventoryError, Problem
 _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
 _paths: WeakKeyDictionary[State, Path] = WeakKeyDictionary()
 _reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
+_beginning = RLock()
 
 
 @deploy("GPU host")
@@ -90,6 +91,8 @@ def models() -> None:
 @deploy("Remove")
 def remove() -> None:
     """Takes away models and project; with `--data remove=all` also Docker and the toolkit. Never data."""
+    from gpurack.operations.remove import remove as remove_operation  # no other deploy needs it
+
     spec = begin()
     _reports[host.state].removing = True
     if spec.maintenance:
@@ -106,6 +109,8 @@ def rollback() -> None:
     Without `to` it is the newest that the model does not have. `gpurack rollback … --list` lists them.
     `--data with_data=yes` also brings back its database of that version.
     """
+    from gpurack.operations import rolling_back  # no other deploy needs it
+
     begin(needs_models=True)
     fleet = _fleets[host.state]
     place, _, name = str(host.data.get("rollback") or "").rpartition("/")
@@ -161,9 +166,11 @@ def origin() -> dict[str, Any]:
 
 
 def carry_out(stages: Sequence[Stage], spec: Host) -> None:
-    """The operation of each of these stages that the host's inventory asks for. None for a host in maintenance."""
+    """The operation of each of these stages that the inventory asks for; none for a host in maintenance or idle."""
     if spec.maintenance:  # a project without gpurack's config.py has connected to it
         host.log_styled(f"skipped, maintenance: {spec.maintenance}", fg="yellow")
+        return
+    if host_run(host).idle:
         return
     become = privilege(spec)
     if host.data.get("prepare") is not None:  # whatever its value: the operation refuses an unknown one
@@ -194,24 +201,31 @@ def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any],
 def begin(needs_models: bool = False) -> Host:
     """The host's spec. Checks the whole inventory once per run; raises InventoryError."""
     state = host.state
-    if state not in _fleets:
-        harmless()  # also in a project whose config.py does not call the guard
-        read_any_bytes()
-        path = inventory_file()
-        fleet = with_lock(read_fleet(state.inventory), path)
-        problems = contradictions(fleet, path)
-        if path:
-            problems += ignored_by_pyinfra(path)
-        problems += unknown_retries(host.data.get("retry"), fleet)
-        if needs_models and (problem := without_models(fleet)):
-            first = Problem.of("host-given-to-pyinfra", "", host.name, name=host.name)
-            problems.append(problem if path or len(fleet) > 1 else first)
-        if problems:
-            raise InventoryError(problems)
-        adopt(state, fleet)
-        _reports[state] = Report(fleet)
-        state.add_callback_handler(_reports[state])
+    with _beginning:  # pyinfra loads the deploy of the next host while a command for a secret runs
+        if state not in _fleets:
+            fleet = checked_fleet(state, needs_models)
+            adopt(state, fleet)
+            _reports[state] = Report(fleet)
+            state.add_callback_handler(_reports[state])
     return _fleets[state][host.name]
+
+
+def checked_fleet(state: State, needs_models: bool) -> Fleet:
+    """The fleet of a run by pyinfra, checked as a whole. Raises InventoryError."""
+    harmless()  # also in a project whose config.py does not call the guard
+    read_any_bytes()
+    path = inventory_file()
+    fleet = with_lock(read_fleet(state.inventory), path)
+    problems = contradictions(fleet, path)
+    if path:
+        problems += ignored_by_pyinfra(path)
+    problems += unknown_retries(host.data.get("retry"), fleet)
+    if needs_models and (problem := without_models(fleet)):
+        first = Problem.of("host-given-to-pyinfra", "", host.name, name=host.name)
+        problems.append(problem if path or len(fleet) > 1 else first)
+    if problems:
+        raise InventoryError(problems)
+    return fleet
 
 
 def adopt(state: State, fleet: Fleet, path: Path | None = None) -> None:

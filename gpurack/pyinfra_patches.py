@@ -15,6 +15,8 @@
 - pyinfra's prompt takes `y` for a no, and a no ends with exit code 0: `read_answer`.
 - A failed operation is said to have "executed 0 commands": `without_count`.
 - Every host waits for the slowest one after each operation: `run_operations`.
+- It connects to 20 hosts per core of this computer at once, and through one jump host to as many, of which the jump
+  host's sshd drops some: `for_all_hosts`, `queue_at_jump_hosts`.
 - A byte that is not UTF-8 ends the reading of a host's output with a traceback, and a host can print until the memory
   here is full: `read_any_bytes`.
 """
@@ -30,13 +32,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from gevent.lock import BoundedSemaphore
 from paramiko.file import BufferedFile
 from paramiko.util import get_logger
 from pyinfra import progress
 from pyinfra.api import Config, Host, Inventory, State, operations, output
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.api.state import BaseStateCallback, StateStage
+from pyinfra.api.state import MAX_PARALLEL, BaseStateCallback, StateStage
 from pyinfra.connectors import ssh, util
+from pyinfra.connectors.sshuserclient.client import SSHClient
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
@@ -64,6 +68,8 @@ KEEPALIVE = 10
 """Seconds between two messages of SSH that keep an idle connection open."""
 TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 18_000}
 """Seconds, and milliseconds for the last: how long the kernel waits for a host's answer."""
+LOGINS = 5
+"""Logins at one jump host at once. From 10 on its sshd drops some (sshd_config(5), MaxStartups); others log in too."""
 NO_MATCH = "No host matches --limit and --exclude. Nothing was changed. Hosts of this inventory: {}."
 NO_HOST_REACHED = "No host could be reached. Nothing was changed."
 NO_TERMINAL = (
@@ -76,6 +82,7 @@ def guard() -> None:
     harmless()
     read_any_bytes()
     quiet_paramiko()
+    queue_at_jump_hosts()
     context = click.get_current_context(silent=True)
     words = context.params if context else {}
     given = str(words.get("inventory", ""))
@@ -92,6 +99,7 @@ def guard() -> None:
             )
         if initial_limit is not None and not initial_limit:
             raise CliError(NO_MATCH.format(", ".join(host.name for host in inventory)))
+        config = for_all_hosts(config or Config(), inventory)
         begin(inventory, config, initial_limit=without_maintenance(inventory, initial_limit))
         state.add_callback_handler(Connections())
 
@@ -140,6 +148,30 @@ def run_operations_or_as_asked(state: State, serial: bool = False, no_wait: bool
 def quiet_paramiko() -> None:
     """Keep paramiko's tracebacks from the terminal. Can be called repeatedly."""
     get_logger("paramiko").setLevel(60)  # above all its messages
+
+
+def for_all_hosts(config: Config, inventory: Inventory) -> Config:
+    """Let a run work on all hosts at once, unless the user said otherwise (`--parallel`, config.py)."""
+    config.PARALLEL = config.PARALLEL or min(len(inventory), MAX_PARALLEL)
+    return config
+
+
+def queue_at_jump_hosts() -> None:
+    """Let at most `LOGINS` connections log in to the same jump host (ProxyJump) at once. Can be called repeatedly."""
+    SSHClient.connect = _connect  # type: ignore[method-assign, assignment]
+
+
+_logins: dict[str, BoundedSemaphore] = {}
+_pyinfra_connect: Callable[..., Any] = SSHClient.connect
+
+
+def _connect(client: SSHClient, hostname: str, **options: Any) -> None:
+    if "sock" not in options:  # pyinfra gives it for jump hosts only, None for the first
+        _pyinfra_connect(client, hostname, **options)
+        return
+    place = f"{hostname}:{options.get('port')}"
+    with _logins.setdefault(place, BoundedSemaphore(LOGINS)):
+        _pyinfra_connect(client, hostname, **options)
 
 
 def read_answer(prompt: str = "") -> str:

@@ -147,6 +147,7 @@ def carry_out(
         host = state.inventory.get_host(name)
         run = host_run(host)
         run.confirmed = asked
+        run.idle = plan.preview.idle
         run.announced += plan.findings
         run.refused_now += [each.line for each in plan.findings if each.kind == "error"]
         if asked and plan.changes:

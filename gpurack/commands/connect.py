@@ -17,7 +17,7 @@ from gpurack.commands.progress import keep_log_quiet
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.operations.run_state import host_run, snapshot
-from gpurack.pyinfra_patches import Connections, quiet_paramiko, read_any_bytes
+from gpurack.pyinfra_patches import Connections, for_all_hosts, queue_at_jump_hosts, quiet_paramiko, read_any_bytes
 from gpurack.spec import host as spec
 
 NOT_ERROR = Hub.NOT_ERROR
@@ -35,7 +35,8 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
     read_any_bytes()
     keep_log_quiet()  # each command prints why a host is not reached
     quiet_paramiko()
-    state = State(inventory, Config(), check_for_changes=False)
+    queue_at_jump_hosts()
+    state = State(inventory, for_all_hosts(Config(), inventory), check_for_changes=False)
     if limit:
         state.limit_hosts = list(limit)
     state.add_callback_handler(Connections())

@@ -1,5 +1,6 @@
 """What a run would change: `gpurack diff`, `plan --live`, `apply --dry` and the first half of `gpurack apply`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pyinfra.api import State
 from gpurack import screen
 from gpurack.commands.connect import connected, snapshots_of
 from gpurack.commands.lab import Lab
+from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.load import APPLY
@@ -91,14 +93,18 @@ def plan_hosts(state: State, lab: Lab, unattended: bool = False) -> dict[str, Ho
     """Host → what a run would do there, in inventory order. Hosts in maintenance are left out."""
     plans = {}
     seen = snapshots_of(state, lab.fleet)
+    machines = Machines()
+    for name, facts in seen.items():
+        machines.add(name, facts)
     for name, facts in seen.items():
         host = state.inventory.get_host(name)
-        others = [(other, theirs) for other, theirs in seen.items() if other != name]
         why = host_run(host).connect_error if host else ""
         plans[name] = (
             HostPlan(unreachable=why)
             if why
-            else HostPlan(previewed(name, lab.fleet[name], facts.among(others), lab.data, lab.path, unattended))
+            else HostPlan(
+                previewed(name, lab.fleet[name], machines.with_twin(name, facts), lab.data, lab.path, unattended)
+            )
         )
     return plans
 
@@ -152,7 +158,7 @@ def show_plans(console: screen.Console, plans: Plans) -> None:
     for names in alike.values():
         show_hosts(console, names, together([plans[name].findings for name in names]))
     if quiet:
-        which = "." if len(quiet) == len(plans) else f": {', '.join(quiet)}"
+        which = "." if len(quiet) == len(plans) else f": {named(quiet)}"
         console.print(screen.wrapped(console, f"{counted(len(quiet), 'host')} unchanged{which}", indent=2))
 
 
@@ -178,7 +184,7 @@ def show_resting(console: screen.Console, lab: Lab) -> None:
 def show_hosts(console: screen.Console, names: Sequence[str], findings: Sequence[Finding]) -> None:
     """Print the changes, warnings and errors that these hosts have in common."""
     head = headline(findings, each=len(names) > 1)
-    hosts = ", ".join(names)
+    hosts = named(names)
     if head and len(hosts) + len(head) + 3 > console.width:
         console.print(screen.line((screen.wrapped(console, hosts, indent=2), "bold")))
         console.print(screen.line(f"  {head}"))
@@ -203,6 +209,36 @@ def show_hosts(console: screen.Console, names: Sequence[str], findings: Sequence
                 console.print(
                     screen.line((screen.wrapped(console, front + text + down_for(each.down), indent=len(front)), style))
                 )
+
+
+def named(hosts: Sequence[str], most: int = 20) -> str:
+    """The names of hosts. Where there are more than `most`, those that differ in a number only are joined.
+
+    >>> named(["gpu1.lab", "gpu2.lab"]), named(["gpu1.lab", "gpu3.lab", "gpu2.lab", "gpu7.lab", "login"], most=2)
+    ('gpu1.lab, gpu2.lab', 'gpu[1-3,7].lab, login')
+    >>> named(["n08", "n09", "n10", "n1"], most=2)
+    'n[1,08-10]'
+    """
+    if len(hosts) <= most:
+        return ", ".join(hosts)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for host in hosts:
+        front, number, back = re.findall(r"(?s)(\D*)(\d*)(.*)", host)[0]
+        alike.setdefault((front, back), []).append(number)
+    return ", ".join(f"{front}{runs(numbers)}{back}" for (front, back), numbers in alike.items())
+
+
+def runs(numbers: Sequence[str]) -> str:
+    """Numbers with their leading zeros as `[1-3,7]`; a single one as it is."""
+    if len(numbers) == 1:
+        return numbers[0]
+    found: list[list[str]] = []
+    for number in sorted(numbers, key=lambda text: (int(text), text)):
+        if found and number == str(int(found[-1][-1]) + 1).zfill(len(found[-1][-1])):
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return f"[{','.join(run[0] if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in found)}]"
 
 
 def headline(findings: Sequence[Finding], each: bool = False) -> str:

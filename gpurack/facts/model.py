@@ -1,8 +1,8 @@
 """The observed state of a host, typed. Nothing here knows the desired state."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
@@ -572,15 +572,6 @@ class HostFacts:
             return Problem.of("host-named-twice", **told)
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
         return Problem.of("part-not-inspected", part=found, why=self.late[found]) if found else None
-
-    def among(self, others: Iterable[tuple[str, "HostFacts"]]) -> "HostFacts":
-        """Return the same facts, with `twin` if one of these other names is the same host.
-
-        Clones of a disk have one machine-id, but an address each.
-        """
-        mine = (self.machine_id, self.address)
-        twins = (name for name, other in others if all(mine) and mine == (other.machine_id, other.address))
-        return replace(self, twin=next(twins, ""))
 
     @property
     def sources(self) -> dict[str, File]:

@@ -2,7 +2,6 @@
 
 import fnmatch
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 
 from gpurack import paths
@@ -55,6 +54,8 @@ def is_held(name: str, epoch: str, version: str, arch: str, files: Mapping[str, 
 
 def toml_rules(files: Mapping[str, File]) -> set[tuple[str, str]]:
     """Return (name, epoch:version-release) of every rule of dnf 5 that names one version."""
+    import tomllib  # no other host needs it
+
     try:
         said = tomllib.loads(files[TOML].text) if TOML in files else {}
         rules = set()

@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
+from gpurack.once import once
 from gpurack.plan.models.ownership import Claim, Origin
 
 ACTOR = "GPURACK_ACTOR"
@@ -50,7 +50,7 @@ def missing(inventory: Path | None, commits: Iterable[str]) -> frozenset[str]:
     return frozenset(commit for commit in commits if not (folder and contains(folder, commit)))
 
 
-@cache
+@once
 def clone(folder: Path) -> tuple[str, str]:
     """Return (top folder, commit) of the clone that a folder is in; ("", "") if it is in none."""
     said = git(folder, "rev-parse", "--show-toplevel", "HEAD")
@@ -58,7 +58,7 @@ def clone(folder: Path) -> tuple[str, str]:
     return (lines[0], lines[1]) if len(lines) > 1 and re.fullmatch("[0-9a-f]{40,64}", lines[1]) else ("", "")
 
 
-@cache
+@once
 def contains(folder: Path, commit: str) -> bool:
     """Is a commit in the history of what is checked out?"""
     if not re.fullmatch("[0-9a-f]{7,64}", commit):

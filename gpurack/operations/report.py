@@ -28,6 +28,10 @@ from gpurack.plan.models.stopped import described, stop_of
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped, line_of
 
+LONG = 40
+"""Rows of the longest table that lists everything. A longer one lists only what needs attention or was changed."""
+QUIET = ("ready", "done", "disabled")
+"""States of what a long table leaves out."""
 SEEN = (Action.CHECK, Action.WAIT)
 """Actions that change nothing."""
 STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"} | {
@@ -64,7 +68,8 @@ class Report(BaseStateCallback):
                 if not self.left_out(state, name) and not run.failures:
                     run.done = dict.fromkeys(self.fleet[name].entries, Action.REMOVE)
         console = screen.console(stderr=True)
-        rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
+        everything = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
+        rows = everything if len(everything) <= LONG else [row for row in everything if row[-1] not in QUIET]
         if rows:
             table = screen.table("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE")
             for row in rows:
@@ -74,6 +79,8 @@ class Report(BaseStateCallback):
             console.print(table)
             if note := loopback_note((row[0], row[4]) for row in rows):
                 console.print(screen.line((note, "dim")), soft_wrap=True)
+        if quiet := len(everything) - len(rows):
+            console.print(f"{quiet} more are ready, done or disabled; --limit HOST lists those of a host.")
         for name, run in sorted(runs.items()):
             for line in grouped(run.failures):
                 console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)

@@ -7,10 +7,13 @@ something changes (`outdated`). An unchanged run is one remote command for each 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from pyinfra.api import Host as PyinfraHost
+from pyinfra.api import Inventory
 from pyinfra.api.state import StateStage
 
+from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
 from gpurack.plan.models.diff import Action
@@ -26,6 +29,9 @@ _KEY = "gpurack"
 """The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
 
 
+_machines: WeakKeyDictionary[Inventory, Machines] = WeakKeyDictionary()
+
+
 @dataclass
 class HostRun:
     """One host in one run.
@@ -36,6 +42,7 @@ class HostRun:
     Execute. foreseen: errors known before anything is changed. planned, done: entry → what will be done to it, and what
     was done. confirmed: did the admin confirm the plan before the operations were added (`gpurack apply`)? restored:
     entries that were down because their change failed. asked: operations that changed nothing, and only asked models.
+    idle: does the plan that the caller made do nothing (`gpurack apply`)? Then no operation is added.
     removals: what this run would remove. removals_confirmed: their number, where the admin gave it.
     """
 
@@ -55,6 +62,7 @@ class HostRun:
     confirmed: bool = False
     restored: set[str] = field(default_factory=set)
     asked: int = 0
+    idle: bool = False
     removals: Removals = NOTHING
     removals_confirmed: int | None = None
 
@@ -72,7 +80,9 @@ class HostRun:
 
 def host_run(host: PyinfraHost) -> HostRun:
     """Return what this run remembers about a host."""
-    run: HostRun = host.connector_data.setdefault(_KEY, HostRun())
+    run: HostRun | None = host.connector_data.get(_KEY)
+    if run is None:
+        run = host.connector_data[_KEY] = HostRun()
     return run
 
 
@@ -93,12 +103,10 @@ def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
 
 
 def with_twin(host: PyinfraHost, facts: HostFacts) -> HostFacts:
-    """Return the facts with another name of the same host, if the inventory has one that was inspected already.
-
-    pyinfra may pass a stand-in for the host in its inventory, so names are compared.
-    """
-    others = ((other.name, host_run(other).snapshot) for other in host.state.inventory if other.name != host.name)
-    return facts.among((name, seen) for name, seen in others if seen)
+    """Return the facts with another name of the same host, if the inventory has one that was inspected already."""
+    machines = _machines.setdefault(host.state.inventory, Machines())
+    machines.add(host.name, facts)
+    return machines.with_twin(host.name, facts)
 
 
 def outdate(host: PyinfraHost) -> None:

@@ -12,7 +12,7 @@ from gpurack.plan.models.removal import NOTHING, Removals
 from gpurack.plan.run import Run
 from gpurack.plan.steps import Finding, Plan, as_findings
 from gpurack.plan.system.daemon_json import plan_daemon_json, swarm_warning
-from gpurack.plan.system.docker import plan_docker, with_source
+from gpurack.plan.system.docker import plan_docker, unanswered, with_source
 from gpurack.plan.system.gpu_host import gpu_warnings
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.plan.system.rootless import not_ready, plan_rootless, unusable
@@ -99,11 +99,13 @@ class Preview:
     """What a run would do on a host.
 
     findings: everything that it would print before it changes anything, each line once. removals: what it would remove
-    because the inventory does not have it.
+    because the inventory does not have it. idle: is it certain that no stage does anything, so that none has to be
+    planned again? False where something can be known only during the run: of users' Dockers, jobs and other hosts.
     """
 
     findings: tuple[Finding, ...] = ()
     removals: Removals = NOTHING
+    idle: bool = False
 
 
 def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
@@ -112,12 +114,15 @@ def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
         return Preview(tuple(as_findings("error", [facts.blind])))
     lines: dict[Finding, None] = {}
     removals = NOTHING
+    idle = not (facts.busy or facts.interrupted or unanswered(facts))
     for stage in STAGES:
         if not stage.applies(spec):
             continue
+        idle = idle and stage in ALONE
         if isinstance(stage, Serving):
             lines |= dict.fromkeys([*waiting(facts), *unfinished(facts)])
         plan = stage.plan(spec, facts, run)
+        idle = idle and plan.nothing
         lines |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)
@@ -125,7 +130,7 @@ def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
                 break
         elif plan.removals.names:  # the plan of another stage may know none
             removals = plan.removals
-    return Preview(tuple(lines), removals)
+    return Preview(tuple(lines), removals, idle)
 
 
 DOCKER = SetUp("Docker", plan=lambda spec, state, run: plan_docker(spec, state, run.unattended))
@@ -155,3 +160,5 @@ SERVING = (MODELS, JOBS, MODELS_OF_JOBS, CONNECTIONS)
 Last the check of what services reach on other hosts.
 """
 STAGES = (*SET_UP, *SERVING)
+ALONE = (DOCKER, TOOLKIT, DAEMON_JSON, MODELS)
+"""The stages that plan the same before and during a run on a host where nothing changes meanwhile."""

@@ -14,9 +14,12 @@ from gpurack.spec.problems import Wrong
 
 
 class Strict(BaseModel):
-    """A level of the inventory: no unknown fields, no silent conversions, immutable."""
+    """A level of the inventory: no unknown fields, no silent conversions, immutable.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    Its validator is built on first use. Most levels are only validated as a part of a host or model.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The content of an image's tar file (`docker save`), read without Docker."""
 
 import re
-import tarfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +31,8 @@ def read(path: Path) -> Image:
 @cache
 def _read(path: Path, size: int, changed: int) -> Image:
     """Cached for the run, because a compressed file is read to its end."""
+    import tarfile  # few inventories need it
+
     try:
         with tarfile.open(path) as tar:
             member = next((each for each in tar if each.name == "manifest.json"), None)

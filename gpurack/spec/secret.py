@@ -6,12 +6,13 @@ import subprocess
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from gpurack.once import once
 from gpurack.spec.fields import Strict
 from gpurack.spec.problems import Wrong
 
@@ -100,7 +101,7 @@ class Secret(Strict):
             raise SecretError(f"{self.source()} cannot be {verb}: {getattr(error, 'strerror', error)}.") from None
 
 
-@cache
+@once
 def _output_of(command: tuple[str, ...]) -> str:
     """Once per run: a password manager may ask its user."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

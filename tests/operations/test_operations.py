@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
@@ -93,7 +94,7 @@ class FakeHost:
         self.connector_data: dict[str, Any] = {"gpurack": HostRun(snapshot=self.found, taken_in=stage)}
         self.state = SimpleNamespace(
             current_stage=stage,
-            inventory=[],
+            inventory=Inventory(([], {})),
             is_executing=self.executing,
             get_meta_for_host=lambda host: SimpleNamespace(ops_change=0),
             should_check_for_changes=lambda: not self.unattended,

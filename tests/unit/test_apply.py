@@ -27,6 +27,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.operations import commands, run_state
 from gpurack.plan import host as plan_host
 from gpurack.plan.host import Preview
+from gpurack.plan.models.plan import plan_models
 from gpurack.plan.steps import Finding
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
@@ -115,6 +116,19 @@ def test_unchanged_run_prints_one_line(world: World) -> None:
 
 def test_unchanged_run_asks_nothing(world: World) -> None:
     assert lines(world.run("apply")) == ["2 hosts unchanged. 4 of 4 models ready. 0.9 s"]
+
+
+def test_unchanged_hosts_are_planned_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing(world)
+    planned = []
+
+    def counting(host: Host, facts: HostFacts, *others: Any) -> Any:
+        planned.append(facts.containers[1].status)
+        return plan_models(host, facts, *others)
+
+    monkeypatch.setattr(plan_host, "plan_models", counting)
+    assert world.run("apply", "-y").exit_code == 0
+    assert planned == ["exited", "running", "exited"]
 
 
 def changing(world: World) -> None:
@@ -297,6 +311,7 @@ def test_needs_a_terminal_or_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_verbose_prints_lines_of_pyinfra(world: World) -> None:
+    changing(world)
     assert "Starting operation: GPU host | Models" in world.run("apply", "-y", "-v").output
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
+from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Entry
 from gpurack.plan.models.diff import Action, Change
@@ -156,9 +157,20 @@ def test_origin_has_the_words_of_the_record() -> None:
 
 def test_hosts_with_one_machine_id_and_one_address_are_the_same() -> None:
     one = HostFacts(machine_id="0" * 32, address="10.0.0.7")
-    assert one.among([("gpu2", replace(one, address="10.0.0.8")), ("gpu3", HostFacts(address="10.0.0.7"))]).twin == ""
-    assert HostFacts(address="10.0.0.7").among([("gpu2", HostFacts(address="10.0.0.7"))]).twin == ""
-    blind = one.among([("gpu2", one)]).blind
+    machines = Machines()
+    for name, facts in (
+        ("gpu1", one),
+        ("clone", replace(one, address="10.0.0.8")),
+        ("odd", HostFacts(address="10.0.0.7")),
+        ("bare", HostFacts(address="10.0.0.7")),
+        ("gpu2", one),
+    ):
+        machines.add(name, facts)
+    twins = {name: machines.with_twin(name, one).twin for name in ("gpu1", "gpu2", "gpu3")}
+    assert twins == {"gpu1": "gpu2", "gpu2": "gpu1", "gpu3": "gpu1"}
+    assert machines.with_twin("clone", replace(one, address="10.0.0.8")).twin == ""
+    assert machines.with_twin("odd", HostFacts(address="10.0.0.7")).twin == ""
+    blind = machines.with_twin("gpu2", one).blind
     assert blind is not None
     assert blind.code == "host-named-twice"
 

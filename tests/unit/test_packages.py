@@ -224,14 +224,30 @@ def test_installs_all_of_docker_ce_on_bare_host(system: str) -> None:
     assert reasons(plan) == [
         "key of the docker-ce repository",
         f"repository {CE_URL}/linux/{SYSTEMS[system].id}",
-        "install ca-certificates, curl, python3",
-        "install docker-ce 28.5.2",
+        "install docker-ce 28.5.2, ca-certificates, curl, python3",
         "start Docker and enable it at boot",
     ]
     assert "'docker-ce=5:28.5.2-*' 'docker-ce-cli=5:28.5.2-*' containerd.io docker-buildx-plugin" in command(
         plan, "install docker-ce"
     )
     assert f"apt-mark hold {' '.join(CE_PACKAGES)}" in command(plan, "install docker-ce")
+
+
+def test_python3_comes_before_a_docker_that_restarts() -> None:
+    lacking = with_ce(packages={"python3": ""})
+    assert reasons(plan_docker(ce("29.0.0"), lacking, True))[:2] == ["install python3", "docker-ce 28.5.2 → 29.0.0"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_new_docker_gets_what_a_gpu_host_wants_of_its_recommended_packages(fakes: Fakes, shell: str) -> None:
+    """What is installed is not touched, and what apt does not have is left out."""
+    fakes.add("dpkg-query", '[ "$4" != procps ] || printf installed')
+    fakes.add("apt-cache", '[ "$2" != pigz ]')
+    words = apt.recommended(["docker.io", "curl"], host_state(docker={}))
+    done = subprocess.run([*shell, "-c", f"echo{words}"], capture_output=True, text=True, check=True)
+    assert done.stdout == "apparmor xz-utils\n"
+    assert not apt.recommended(["docker-ce"], with_ce())
+    assert not apt.recommended(["curl"], host_state(docker={}))
 
 
 def test_unchanged_host_has_no_steps() -> None:

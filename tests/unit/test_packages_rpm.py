@@ -253,14 +253,13 @@ def test_installs_exact_docker_ce_on_bare_host_and_holds_it() -> None:
     assert reasons(plan) == [
         "key of the docker-ce repository",
         "repository https://download.docker.com/linux/centos/9/$basearch/stable",
-        "install curl",
-        "install docker-ce 28.5.2",
+        "install docker-ce 28.5.2, curl",
         "start Docker and enable it at boot",
     ]
     install = command(plan, "install docker-ce")
     assert (
         "dnf -y install 'docker-ce-28.5.2-*' 'docker-ce-cli-28.5.2-*' containerd.io docker-buildx-plugin "
-        "docker-compose-plugin python3-dnf-plugin-versionlock;"
+        "docker-compose-plugin curl python3-dnf-plugin-versionlock;"
     ) in install
     assert f"dnf -q --disablerepo='*' versionlock add {' '.join(CE_PACKAGES)}" in install
 
@@ -304,7 +303,7 @@ def test_installs_packages_with_reason(spec: Host, facts: HostFacts, reason: str
 def test_refreshes_metadata_of_own_repositories_only() -> None:
     text = command(plan_docker(ce("29.0.0"), with_ce(), True), "docker-ce 28.5.2")
     assert "dnf -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache" in text
-    assert "expire-cache" not in command(plan_docker(ce(), bare(os="fedora 43"), True), "install curl")
+    assert "expire-cache" not in command(plan_docker(ce(), bare(os="fedora 43"), True), "install docker-ce")
 
 
 def test_names_exact_version_with_epoch_and_release() -> None:

@@ -347,6 +347,16 @@ def test_prints_errors_once_with_brackets(capsys: pytest.CaptureFixture[str]) ->
     assert shown.count("HOST") == 1
 
 
+def test_long_table_lists_only_what_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"gpu{number}" for number in range(41)]
+    run = Run({name: seen("exited") if name == "gpu7" else seen() for name in names})
+    Report(fleet=dict.fromkeys(names, TWO)).show(run)  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert [line.split()[0] for line in shown.splitlines() if "llama.cpp" in line] == ["gpu7"]
+    assert "81 more are ready, done or disabled; --limit HOST lists those of a host." in shown
+    assert shown.splitlines()[-1].startswith("40 of 41 models answered")
+
+
 def test_does_not_interpret_brackets_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()})
     host_run(run.hosts["gpu1"]).failures.append(failure("[0] → [3]", "alpha"))  # type: ignore[arg-type]

@@ -14,15 +14,20 @@ from gpurack.plan.packages.base import Pin, Repository, only_file
 from gpurack.plan.packages.package_errors import explain_apt
 from gpurack.plan.steps import Shell, Step, written
 from gpurack.resources import render
-from gpurack.shell import Sh, grouped, sh
+from gpurack.shell import NOTHING, Sh, grouped, sh
 from gpurack.spec.network import Proxy
 
 REMOVE = "apt-get remove"
 PREREQUISITES = ("ca-certificates", "curl", "python3")
 PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
 """How to find an upstream version if `VERSION-*` does not match: Docker's epoch, Debian's +dfsg."""
+RECOMMENDED = ("apparmor", "xz-utils", "pigz", "procps")
+"""What Docker's packages recommend and a GPU host gets: docs/platforms.md says why. The rest (git, nftables, …) costs
+seconds and nothing needs it; git and buildx are installed by name where an image is built."""
+ENGINES = ("docker.io", "docker-ce")
 GET = sh(
-    "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+    "apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "
+    "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
 ENV = sh("export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;")
 
@@ -183,6 +188,17 @@ def spelled(name: str, pin: Pin | None) -> str:
     return f"{name}={pin.version if pin.exact else PATTERNS.get(name, '{}-*').format(pin.version)}"
 
 
+def recommended(packages: Iterable[str], facts: HostFacts) -> Sh:
+    """Return words that become what to install beside a new Docker: of RECOMMENDED what the host lacks and apt has."""
+    if not any(name in ENGINES and name not in facts.packages for name in packages):
+        return NOTHING
+    return sh(
+        " $(for name in {}; do [ \"$(dpkg-query -W -f '${db:Status-Status}' $name 2>/dev/null)\" = installed ] || "
+        "! apt-cache show $name >/dev/null 2>&1 || echo $name; done)",
+        RECOMMENDED,
+    )
+
+
 def install(
     reason: str,
     packages: Mapping[str, Pin | None],
@@ -201,9 +217,10 @@ def install(
         packages,
     )
     installing = sh(
-        "{} install --allow-downgrades --allow-change-held-packages {} || { {}; exit 1; }",
+        "{} install --allow-downgrades --allow-change-held-packages {}{} || { {}; exit 1; }",
         GET,
         [spelled(name, pin) for name, pin in packages.items()],
+        recommended(packages, facts),
         listed,
     )
     commands = [UPDATE, *before, installing, *([retry_while_locked(sh("apt-mark hold {}", hold))] if hold else [])]

@@ -82,16 +82,19 @@ def plan_packages(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     if manager.repository_path(toolkits) in facts.sources:
         # The toolkit's step comes later, but with a broken repository nothing can be installed.
         steps += manager.repository(toolkits, facts)
-    steps += prerequisites(spec, facts, platform)
     packages, held = packages_to_install(spec, facts, platform)
+    # A new Docker and what gpurack needs beside it are one transaction. Beside a Docker that restarts, python3 comes
+    # first: it notes what the restart stops.
+    beside = {} if is_installed(facts) or not packages else dict.fromkeys(lacking(spec, facts, platform))
+    steps += [] if beside else prerequisites(spec, facts, platform)
     if packages:
-        what = reason(spec, facts, platform, packages)
+        what = ", ".join([reason(spec, facts, platform, packages), *beside])
         if restarts_docker(packages):
             error = may_stop_foreign(spec, facts, unattended, what)
             if error:
                 return Plan(errors=(error,))
             what += what_stops(facts)
-        install = noting(manager.install(what, packages, facts, held, with_room(facts)), held, facts)
+        install = noting(manager.install(what, {**packages, **beside}, facts, held, with_room(facts)), held, facts)
         steps += around_restart(install, facts) if restarts_docker(packages) else [install]
     else:
         steps += holds(spec, facts, platform)
@@ -246,14 +249,19 @@ def ce_repository(spec: Host, facts: HostFacts, platform: Platform) -> Repositor
 
 
 def prerequisites(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """Return the steps that install what gpurack needs: curl for downloads, python3, certificates.
-
-    And what builds images, if one is to be built.
-    """
-    missing = [*platform.packages.prerequisites(facts), *builders(spec, facts)]
+    """Return the steps that install what `lacking` returns."""
+    missing = lacking(spec, facts, platform)
     if not missing:
         return []
     return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), facts)]
+
+
+def lacking(spec: Host, facts: HostFacts, platform: Platform) -> list[str]:
+    """Return what gpurack needs and the host lacks: curl for downloads, python3, certificates.
+
+    And what builds images, if one is to be built.
+    """
+    return [*platform.packages.prerequisites(facts), *builders(spec, facts)]
 
 
 def builders(spec: Host, facts: HostFacts) -> list[str]:
