@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from gpurack.engines.args import numbers, with_dashes
 from gpurack.engines.builds import Builds
 from gpurack.engines.container import CPU, Accelerator, Api, Container, Run
-from gpurack.engines.dialect import Dialect
+from gpurack.engines.dialect import ConfiguredUpstream, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
@@ -209,6 +209,17 @@ class Engine(ABC):
     @abstractmethod
     def container(self, model: Model, run: Run) -> Container:
         """Return command, environment and other settings of its container."""
+
+    def started_by(self, command: Sequence[str]) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return (variables, the server's command) that a program of gpurack's own starts; other commands unchanged.
+
+        See `container`. A variable that is read from a file is `$(cat FILE)`.
+        """
+        return {}, command
+
+    def upstreams_of(self, config: Any) -> Sequence[ConfiguredUpstream]:
+        """For a gateway: return what the data of its configuration connects to. Raises ValueError."""
+        return ()
 
     def listens(self, model: Model) -> int:
         """Return the port inside the container."""

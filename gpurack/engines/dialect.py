@@ -20,6 +20,15 @@ SWITCHES = frozenset({
 
 
 @dataclass(frozen=True)
+class ConfiguredUpstream:
+    """A model in a gateway's configuration. url: "" for a provider's own. key: the variable with its key, or ""."""
+
+    name: str
+    url: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Dialect:
     """How users start an engine by hand.
 
@@ -36,7 +45,7 @@ class Dialect:
     variables: environment variables → the flag with the same meaning (CONTEXT, CONNECTS_TO: the field), or a text with
     a space that says why the variable is left out. modelscope: the variable that makes it fetch weights from
     ModelScope. caches: paths inside of data that can be fetched again → what happens to it. pulls: commands that
-    precede the name of a model to pull.
+    precede the name of a model to pull. first_account: the variables for name and password of the only one in `keys`.
 
     multipliers: the letters behind a number of tokens → what they multiply it with. hub: flags that may name further
     repositories of the hub, which the engine would fetch itself.
@@ -64,6 +73,7 @@ class Dialect:
     modelscope: str = ""
     caches: Mapping[str, str] = field(default_factory=dict)
     pulls: tuple[tuple[str, ...], ...] = ()
+    first_account: tuple[str, ...] = ()
 
     multipliers: Mapping[str, int] = field(default_factory=dict)
     hub: Collection[str] = ()

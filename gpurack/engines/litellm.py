@@ -6,6 +6,7 @@ the load. `os.environ/NAME` in that file is read from the environment. /health c
 and callbacks are names in a Python file beside the configuration. files/litellm_gateway.py is that file.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -13,7 +14,7 @@ import yaml
 from gpurack.engines.args import explicit_args, flags, with_dashes
 from gpurack.engines.base import RUNS_NO_MODEL, Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
-from gpurack.engines.dialect import Dialect
+from gpurack.engines.dialect import ConfiguredUpstream, Dialect
 from gpurack.engines.hints import DATABASE, Hint
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
@@ -78,8 +79,13 @@ class Litellm(Engine):
         images="litellm(-database|-non_root)?",
         moved={"ghcr.io/berriai/litellm": "docker.litellm.ai/berriai/litellm"},
         programs=(("litellm",), ("docker/prod_entrypoint.sh",)),
-        variables={"LITELLM_MASTER_KEY": "api-key"},
-    )
+        keeps_spelling=True,
+        variables={
+            "LITELLM_MASTER_KEY": "api-key",
+            "GATEWAY_API_KEY": "api-key-file", "GATEWAY_KEYS": "keys-file", "GATEWAY_HOST_KEY": "gpurack makes it",
+        },
+        caches={CONFIG: "gpurack writes it", GATEWAY: "gpurack writes it"},
+    )  # fmt: skip
     hints = (Hint(r"DATABASE_URL uses unsupported scheme|Redis URL must specify", DATABASE),)
     host_key = HOST_KEY
     port = 4000
@@ -142,6 +148,22 @@ class Litellm(Engine):
                 GATEWAY: read_text("files/litellm_gateway.py"),
             },
         )
+
+    def started_by(self, command: Sequence[str]) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the server behind START."""
+        return {}, command[4:] if list(command[:4]) == ["sh", "-c", START, "sh"] else command
+
+    def upstreams_of(self, config: Any) -> Sequence[ConfiguredUpstream]:
+        """Return the entries of `model_list`. Raises ValueError."""
+        try:
+            listed = [(entry["model_name"], entry["litellm_params"]) for entry in config["model_list"]]
+            keys = [str(params.get("api_key") or "").partition("os.environ/")[2] for _, params in listed]
+        except (AttributeError, LookupError, TypeError):
+            raise ValueError("its model_list cannot be read") from None
+        return [
+            ConfiguredUpstream(str(name), str(params.get("api_base") or ""), key)
+            for (name, params), key in zip(listed, keys, strict=True)
+        ]
 
     def check(self, model: Model) -> list[Problem]:
         """Also check that it connects to a model."""

@@ -39,6 +39,7 @@ class LlamaGpt(Engine):
     )
     dialect = Dialect(
         images="llama-gpt-ui",
+        programs=(("sh", "-c", START),),
         variables={
             "OPENAI_API_HOST": CONNECTS_TO,
             "OPENAI_API_KEY": "gpurack gives it the key of the model it connects to",

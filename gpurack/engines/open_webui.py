@@ -10,7 +10,7 @@ no accounts. AUDIT_LOG_LEVEL=REQUEST writes users' requests to audit.log, GLOBAL
 version changes the database at its first start (Alembic, in webui.db, with a -wal beside it), and there is no way back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpurack.engines.base import RUNS_NO_MODEL, Engine, Request, Row
@@ -68,6 +68,7 @@ class OpenWebui(Engine):
             "OPENAI_API_KEYS": "gpurack gives it the keys of what it connects to",
             "WEBUI_SECRET_KEY": "it generates its own, in its volume",
         },
+        first_account=("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"),
         caches={DATA: OWN_VOLUME + "; copy accounts and chats if they are needed"},
     )  # fmt: skip
     hints = (
@@ -123,6 +124,12 @@ class OpenWebui(Engine):
             return Container(argv if run.keys_file else None, [] if run.keys_file else None, environment, volumes)
         entrypoint, command = with_secrets(exports, argv)
         return Container(command, entrypoint, environment, volumes)
+
+    def started_by(self, command: Sequence[str]) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the server behind FIRST_ACCOUNT, and the account's password."""
+        if list(command[:3]) != ["python3", "-c", FIRST_ACCOUNT]:
+            return {}, command
+        return {"WEBUI_ADMIN_PASSWORD": f"$(cat {command[3]})"}, command[4:]
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """Return no test request, because users must log in."""

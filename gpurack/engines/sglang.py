@@ -8,7 +8,7 @@ the share of weights and KV cache alone, about 0.88 of a whole GPU; the rest is 
 model name is answered and returned unchanged (#7035, #31404).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpurack.engines.args import explicit_args, flags, parallel, with_dashes
@@ -130,6 +130,13 @@ class Sglang(Engine):
         environment["PYTHONUNBUFFERED"] = "1"
         compose = {"shm_size": self.shared_memory, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
+
+    def started_by(self, command: Sequence[str]) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the server behind KEEPER, with the file of its key as a flag."""
+        if list(command[:3]) != ["python3", "-c", KEEPER]:
+            return {}, command
+        key_file, _, *argv = command[3:]
+        return {}, [*argv[: -len(("--config", KEY_CONFIG))], "--api-key", f"$(cat {key_file})"]
 
     def test_paths(self, model: Model) -> Sequence[str]:
         """Return embeddings and rerank for `is-embedding`."""

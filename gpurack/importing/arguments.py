@@ -20,6 +20,7 @@ def environment_to_flags(t: Translation) -> None:
         value = t.environment.pop(name)
         if not value:
             continue  # as if it was not set
+        t.without_file(value)
         if meaning == CONTEXT:
             if tokens := t.tokens(name, value):
                 t.fields["context"] = tokens
@@ -61,7 +62,11 @@ def convert_own_flags(t: Translation) -> None:
         else:
             t.note("changed", f"--{flag} is left out: gpurack sets it from {place}.")
     if not engine.keyless and "api-key" in t.flags.given:  # set by a variable only; the engine has no such flag
-        t.set_api_key(str(t.flags.given.pop("api-key")[-1]))
+        t.set_api_key(t.flags.take("api-key"))
+    if file := t.flags.take("api-key-file"):
+        t.set_api_key_file(file)
+    if file := t.flags.take("keys-file"):
+        t.set_keys(file)
     if t.dialect.named_by_weights and t.model and "served_name" not in t.fields and not t.named:
         t.fields["served_name"] = t.model
         t.note("changed", f'served_name is "{t.model}", the name that clients used: no other was set.')

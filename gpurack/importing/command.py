@@ -74,10 +74,13 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     if wrapper := after_exports(whole):
         exported, whole = wrapper
         t.environment |= exported
+    own, started_by = t.engine.started_by(whole)
+    t.environment |= own
+    whole = list(started_by)
     if path := script_of(t, whole):
         script = read_script(t, path)
         return None if script is None else parsed(t, script)
-    command = program_of(whole, t.environment)
+    command = whole if tuple(whole) in t.dialect.programs else program_of(whole, t.environment)
     started = None if command is None else recognise.after_program(t.engine, command)
     image_starts_it = t.run.entrypoint is None and command == whole
     if started is None and not (image_starts_it and not PROGRAM.fullmatch((command or [""])[0])):
@@ -124,11 +127,9 @@ def read_script(t: Translation, inside: str) -> list[str] | None:
 
     None if --file does not give it, or if it does more than to start the engine.
     """
-    path = t.on_host(inside)
-    text = t.known.files.get(path[0]) if path else None
-    if path is None or text is None:
-        where = path[0] if path else inside
-        t.note("open", f"runs a script, kept with engine custom. Pass it with --file {where}=SCRIPT to import its "
+    path, text = t.file(inside)
+    if text is None:
+        t.note("open", f"runs a script, kept with engine custom. Pass it with --file {path}=SCRIPT to import its "
                "flags.")  # fmt: skip
         return None
     read = words.read(text, {**t.environment, **t.known.variables})
@@ -144,7 +145,6 @@ def read_script(t: Translation, inside: str) -> list[str] | None:
         )
         return None
     t.environment |= read.exported
-    t.scripts |= {path[1]} if path[1] else set()
     t.note("changed", f"the flags in {inside} became fields and args; the script is not used.")
     return without_commands(t, list(started))
 

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from gpurack.engines.dialect import CONNECTS_TO
+from gpurack.host_data import yaml_from_host
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
 from gpurack.importing.names import HERE
@@ -61,19 +62,50 @@ def convert_connections(t: Translation) -> None:
     if "connects_to" not in t.engine.fields:
         return
     names: list[str] = []
-    for name, value in t.environment.items():
-        if t.dialect.variables.get(name) != CONNECTS_TO:
-            continue
-        for url in filter(None, value.split(";")):
-            host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
-            here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
-            if here and int(port) in t.known.published:
-                names.append(t.known.published[int(port)])
-            elif host in t.known.names:
-                names.append(t.known.names[host])
-            else:
-                t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
+    given = [value for name, value in t.environment.items() if t.dialect.variables.get(name) == CONNECTS_TO]
+    for url in [url for value in given for url in value.split(";") if url] + urls_in_config(t):
+        host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
+        here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
+        if here and int(port) in t.known.published:
+            names.append(t.known.published[int(port)])
+        elif host in t.known.names:
+            names.append(t.known.names[host])
+        else:
+            t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
     t.fields["connects_to"] = list(dict.fromkeys(names)) or "all"
+
+
+def urls_in_config(t: Translation) -> list[str]:
+    """The addresses in a gateway's configuration. Their keys are left out, and so are models of other providers."""
+    if not t.engine.gateway or not (inside := t.flags.take("config")):
+        return []
+    path, text = t.file(inside)
+    if text is None:
+        t.note("open", f"its models are in {path}. Pass --file {path}=COPY to import which of them it connects to.")
+        return []
+    try:
+        upstreams = t.engine.upstreams_of(yaml_from_host(text))
+    except ValueError as error:
+        t.note("open", f"{path} could not be read: {error}.")
+        return []
+    for upstream in upstreams:
+        if upstream.url:
+            t.without_file(t.environment.pop(upstream.key, ""))
+        else:
+            t.note("open", f"{upstream.name} in {path} is a model of another provider, which gpurack cannot offer.")
+    t.note("changed", f"the models in {path} became connects_to; gpurack writes the file.")
+    return [upstream.url for upstream in upstreams if upstream.url]
+
+
+def convert_first_account(t: Translation) -> None:
+    """Set `keys` to the first account, by the variables for its name and password."""
+    user, password = (t.environment.get(name, "") for name in t.dialect.first_account or ("", ""))
+    if user and password:
+        variable = secret.variable_for(t.key, "PASSWORD")
+        t.fields["keys"] = {user: {"env": variable}}
+        for name in t.dialect.first_account:
+            t.without_file(t.environment.pop(name))
+        t.note("open", f"the password of {user} is left out. Export {variable}=… with it before gpurack plan.")
 
 
 def convert_pulls(t: Translation) -> None:

@@ -13,6 +13,8 @@ IN_SCRIPT = re.compile(r"(?<!\S)(-[\w-]+)(\s+)([^\s$\"']+|\"[^\"$]*\"|'[^']*')")
 """A flag with its value inside one word, which is a script. A value taken from a variable does not match."""
 REFERENCE = re.compile(r"""(["']?)\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\}|\((?:cat |<)[\s\w./-]*\))\1(?=[\s;&|)]|$)""")
 """A value that only says where the secret is: `$KEY`, `"$(cat /run/secrets/key)"`."""
+READS = re.compile(r"\$\((?:cat\s+|<\s*)([\w./-]+)\s*\)")
+"""The file that a value such as `$(cat /run/secrets/key)` reads."""
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
@@ -46,8 +48,8 @@ def reference(value: str) -> str | None:
 
 
 def file_of(value: str) -> str | None:
-    """The file that a value such as `$(cat /run/secrets/key)` reads, else None."""
-    found = re.fullmatch(r"\$\((?:cat\s+|<\s*)([\w./-]+)\s*\)", value)
+    """The file that a value only reads, else None."""
+    found = READS.fullmatch(value)
     return found[1] if found else None
 
 

@@ -16,6 +16,7 @@ from gpurack.importing.rest import (
     convert_compose,
     convert_connections,
     convert_environment,
+    convert_first_account,
     convert_mounts,
     convert_pulls,
 )
@@ -77,10 +78,11 @@ def entry_in(t: Translation) -> Entry | None:
     convert_parallelism(t)
     t.key = choose_key(t)
     convert_address(t)
+    convert_connections(t)
     convert_own_flags(t)
     convert_args(t)
+    convert_first_account(t)
     convert_environment(t)
-    convert_connections(t)
     convert_pulls(t)
     convert_mounts(t)
     convert_compose(t)

@@ -1,13 +1,14 @@
 """The state of one container's conversion, which the modules beside this one pass on."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.engines.base import Engine
 from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import Dialect
+from gpurack.host_data import json_from_host
 from gpurack.importing import secret
 from gpurack.importing.built import Built
 from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
@@ -117,6 +118,21 @@ class Translation:
             return self.absolute(inside), mount
         return None
 
+    def file(self, inside: str) -> tuple[str, str | None]:
+        """(path on the host of a file in the container, its content if --file gives it). Its mount is then not needed.
+
+        A path that is in no mount stays as it is.
+        """
+        path, mount = self.on_host(inside) or (inside, None)
+        text = self.known.files.get(path)
+        self.scripts |= {mount} if mount and text is not None else set()
+        return path, text
+
+    def without_file(self, value: str) -> None:
+        """Leave out the mounts of the files that a value such as `$(cat /run/secrets/key)` reads."""
+        for path in secret.READS.findall(value):
+            self.scripts |= {found[1]} if (found := self.on_host(path)) and found[1] else set()
+
     def in_mount(self, path: str) -> bool:
         """True if a path in the container is in a mount."""
         return any(mount.inside(path) is not None for mount in self.run.mounts)
@@ -175,11 +191,21 @@ class Translation:
         """Set `api_key` to an environment variable for the key in a file of the container."""
         name = secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
-        found = self.on_host(path)
-        self.scripts |= {found[1]} if found and found[1] else set()
-        place = found[0] if found else path
+        self.without_file(f"$(cat {path})")
+        place, _ = self.file(path)
         self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
                  'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
+
+    def set_keys(self, path: str) -> None:
+        """Set `keys` to environment variables for the clients in a file of the container, name → key or digest."""
+        place, text = self.file(path)
+        try:
+            clients = {name: {"env": secret.variable_for(name)} for name in json_from_host(text or "")}
+        except (TypeError, ValueError):
+            self.note("open", f"its clients' keys are in {place}. Pass --file {place}=COPY to import their names.")
+            return
+        self.fields["keys"] = clients
+        self.note("open", f"the keys of {listed(clients)} are left out. Export a variable for each, as in `keys`.")
 
     def set_hf_token(self, found_in: str, value: str) -> None:
         name = secret.reference(value) or "HF_TOKEN"
@@ -194,6 +220,6 @@ def counted(number: int, noun: str) -> str:
     return f"one {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def listed(items: Sequence[Any]) -> str:
+def listed(items: Iterable[Any]) -> str:
     """`0, 1`."""
     return ", ".join(map(str, items))

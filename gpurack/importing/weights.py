@@ -80,11 +80,7 @@ def weights_of(t: Translation, model: str, revision: str | None, hub: bool = Fal
 
 def convert_config(t: Translation, inside: str) -> None:
     """Set `config` to the content of a settings file (CONFIG_FILE), with the models' paths on the host."""
-    found = t.on_host(inside)
-    path = found[0] if found else inside
-    text = t.known.files.get(path)
-    if found and found[1]:
-        t.used.add(found[1])
+    path, text = t.file(inside)
     if text is None:
         t.note("open", f"its settings are in {path}. Pass --file {path}=COPY to import them.")
         t.fields["config"] = {"models": []}

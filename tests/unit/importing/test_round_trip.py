@@ -15,7 +15,7 @@ from gpurack.importing.reader import read
 from gpurack.inventory.checks.connections import connected
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan import offline
-from gpurack.plan.models.desired import desire
+from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.ledger import assign
 
 HOST = {"hardware": {"A30": 4}}
@@ -30,8 +30,17 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "ollama": {"version": "0.33.0", "pull": ["a:1", "b:2"]},
     "custom": {"image": "lab/x:1"},
 }
-KEYED = {"vllm", "llama.cpp", "tei", "llama-cpp-python"}
-"""Engines whose own form of a key in a file is understood. SGLang's is a program that makes its settings."""
+KEYED = {"vllm", "sglang", "llama.cpp", "tei", "llama-cpp-python"}
+"""Engines with keys; ollama has none, and an unknown program is given none."""
+SERVICES: Mapping[str, Mapping[str, Any]] = {
+    "litellm": {"version": "1.109.1"}, "open-webui": {"version": "0.12.4"}, "llama-gpt": {},
+}  # fmt: skip
+BEHIND = {
+    "litellm": sorted({*MODELS} - {"custom", "ollama"}),
+    "open-webui": sorted(MODELS),
+    "llama-gpt": ["llama-cpp-python"],
+}
+"""Service → the engines that it connects to. What ollama pulled is in LiteLLM's file only, so it is not behind it."""
 ARGS: Mapping[str, list[dict[str, Any]]] = {
     "vllm": [{"enforce-eager": True}, {"lora-modules": ["a=/l/a", "b=/l/b"]}, {"served-model-name": ["other"]},
              {"dtype": "half", "seed": 3}, {"tokenizer": "org/tok"}],
@@ -73,13 +82,39 @@ def entries(draw: DrawFn, engine: str) -> dict[str, Any]:
     return fields
 
 
-def services(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The Compose services of a host."""
+@composite
+def labs(draw: DrawFn, engine: str) -> dict[str, Any]:
+    """Models, and a service of an engine that connects to them."""
+    behind = draw(lists(sampled_from(BEHIND[engine]), min_size=1, max_size=1 if engine == "llama-gpt" else 3))
+    models = {
+        f"m{at}": {"engine": one, **MODELS[one], "gpus": [at], "port": 9000 + at,
+                   **({"api_key": {"env": f"M{at}_KEY"}} if one in KEYED and draw(booleans()) else {})}
+        for at, one in enumerate(behind)
+    }  # fmt: skip
+    fields = {"engine": engine, **SERVICES[engine], "connects_to": list(models), "port": 4000}
+    fields["env"] = draw(dictionaries(sampled_from(["A", "LOG_LEVEL"]), sampled_from(["1", "$HOME"])))
+    if engine == "litellm":
+        fields["args"] = draw(sampled_from([{}, {"num_workers": 2}]))
+        if draw(booleans()):
+            fields["api_key"] = {"env": "UI_KEY"}
+        if draw(booleans()):
+            fields["keys"] = {"ann": {"env": "ANN_KEY"}, "bob": {"env": "BOB_KEY"}}
+    if engine == "open-webui" and draw(booleans()):
+        fields["keys"] = {"a@uni.example": {"env": "UI_PASSWORD"}}
+    return {"models": models, "services": {"ui": fields}}
+
+
+def desired(data: Mapping[str, Any]) -> list[DesiredService]:
+    """The services of a host."""
     spec = connected(check_fleet({"gpu1": [HOST, dict(data)]}))["gpu1"]
     state = offline.imagined(spec)
     cards = assign(spec, state).uuids
-    wanted = {name: desire(name, spec, state, cards.get(name, ())).service for name in spec.entries}
-    return json.loads(json.dumps(wanted))  # type: ignore[no-any-return]
+    return [desire(name, spec, state, cards.get(name, ())) for name in spec.entries]
+
+
+def services(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The Compose services of a host, with the files that they mount."""
+    return {one.name: json.loads(json.dumps({**one.service, "x-files": one.files})) for one in desired(data)}
 
 
 def meaning(service: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,15 +123,17 @@ def meaning(service: Mapping[str, Any]) -> dict[str, Any]:
     return {**service, "command": Counter(service.get("command") or []), "volumes": sorted(mounts)}
 
 
-def imported(before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The services that the compose file of these services becomes."""
+def imported(before: Mapping[str, Any], clients: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The services that the compose file of these services becomes. clients: the names in the file of its keys."""
     keys = {
         one["source"]: {"file": f"/keys/{one['source']}"}
         for entry in before.values()
         for one in entry.get("secrets", [])
     }
+    files = {f"/keys/{key}_{name}": text for key, entry in before.items() for name, text in entry["x-files"].items()}
+    files["/keys/ui_keys"] = json.dumps(dict.fromkeys(clients or (), "digest"))
     text = yaml.safe_dump({"services": before, "secrets": keys}).replace("$", "$$").replace(f"gpu={IMAGINED}", "gpu=")
-    return services(read(text).data)
+    return services(read(text, files=files).data)
 
 
 @pytest.mark.parametrize("engine", MODELS)
@@ -115,20 +152,24 @@ def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str, monke
     check()
 
 
-@pytest.mark.parametrize(
-    ("engine", "behind", "version"),
-    [("open-webui", "ollama", {"version": "0.12.4"}), ("llama-gpt", "llama-cpp-python", {})],
-)
-def test_compose_file_of_a_service_imports_with_its_connections(
-    engine: str, behind: str, version: dict[str, str]
+@pytest.mark.parametrize("engine", SERVICES)
+def test_compose_file_of_a_service_imports_with_connections_and_keys(
+    engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = {"engine": behind, **MODELS[behind], "gpus": [1], "port": 9000}
-    service = {"engine": engine, **version, "connects_to": ["one"], "port": 3000}
-    before = services({"models": {"one": model}, "services": {"ui": service}})
-    assert {name: meaning(one) for name, one in imported(before).items()} == {
-        name: meaning(one) for name, one in before.items()
-    }
+    for name in ("M0_KEY", "M1_KEY", "M2_KEY", "UI_KEY", "ANN_KEY", "BOB_KEY", "UI_PASSWORD"):
+        monkeypatch.setenv(name, f"hush-{name}")
+
+    @settings(max_examples=25, deadline=None)
+    @given(labs(engine))
+    def check(data: dict[str, Any]) -> None:
+        before = services(data)
+        after = imported(before, data["services"]["ui"].get("keys"))
+        assert {name: meaning(one) for name, one in after.items()} == {
+            name: meaning(one) for name, one in before.items()
+        }
+
+    check()
 
 
-def test_every_engine_that_starts_alone_is_round_tripped() -> None:
-    assert set(MODELS) | {"open-webui", "litellm", "llama-gpt"} == set(ENGINES)
+def test_every_engine_is_round_tripped() -> None:
+    assert set(MODELS) | set(SERVICES) == set(ENGINES)

@@ -360,6 +360,48 @@ def test_master_key_variable_becomes_api_key() -> None:
     assert not any("no API key" in what for what in said(command))
 
 
+GATEWAY = (
+    "docker run -d -p 127.0.0.1:4000:4000 -v ./c.yaml:/c.yaml -e UP=$UP_KEY --name gw "
+    "docker.litellm.ai/berriai/litellm:main-v1.109.1 --config /c.yaml --num_workers 2\n"
+    f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x"
+)
+LISTED = """
+model_list:
+- {model_name: a, litellm_params: {model: openai/a, api_base: "http://one:8000/v1", api_key: os.environ/UP}}
+- {model_name: big, litellm_params: {model: openai/big, api_key: os.environ/BIG}}
+- {model_name: far, litellm_params: {model: openai/far, api_base: "http://far.lab/v1"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (None, "its models are in ./c.yaml. Pass --file ./c.yaml=COPY to import which of them it connects to."),
+        (LISTED, "big in ./c.yaml is a model of another provider, which gpurack cannot offer."),
+        (LISTED, "connects to far.lab, which is not one of these containers. Set connects_to."),
+        ("model_list: [a]", "./c.yaml could not be read: its model_list cannot be read."),
+        ("a: &a 1", "./c.yaml could not be read: not plain YAML: it has an anchor or alias."),
+    ],
+)
+def test_models_of_a_gateway_are_those_in_its_file(config: str | None, sentence: str) -> None:
+    imported = read(GATEWAY, files={"./c.yaml": config} if config else {})
+    gateway = imported.services["gw"]
+    assert sentence in [finding.what for finding in imported.findings if finding.kind == "open"]
+    assert gateway["connects_to"] == (["one"] if config == LISTED else "all")
+    assert gateway["args"] == {"num_workers": 2}  # LiteLLM refuses --num-workers
+    assert ("compose" in gateway) is (config is None)
+
+
+def test_first_account_of_open_webui_becomes_its_key() -> None:
+    command = "docker run -d -p 3000:8080 --name ui -e WEBUI_ADMIN_EMAIL=a@b.c"
+    image = "ghcr.io/open-webui/open-webui:v0.12.4"
+    assert entry(f"{command} -e WEBUI_ADMIN_PASSWORD={SECRET} {image}")["keys"] == {"a@b.c": {"env": "UI_PASSWORD"}}
+    assert SECRET not in str(read(f"{command} -e WEBUI_ADMIN_PASSWORD={SECRET} {image}"))
+    without = entry(f"{command} {image}")
+    assert "keys" not in without
+    assert without["env"] == {"WEBUI_ADMIN_EMAIL": "a@b.c"}
+
+
 def test_chosen_name_is_valid_for_docker() -> None:
     command = "docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model a/b"
     assert list(read(command).models) == ["vllm-b"]
