@@ -16,6 +16,8 @@ from common import Failure, Progress, TimeIsUp, describe_error, parsed  # (besid
 PROC = "/proc"
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
 QUERY = 30  # seconds for one answer of a daemon or of nvidia-smi
+GRACE = 30  # seconds that a container may take to stop, unless it has its own (Compose's stop_grace_period)
+MOST_GRACE = 600
 BEYOND_GRACE = 15  # seconds that `docker stop` may take beyond its grace period
 MEMORY_TIMEOUT = 60  # seconds to wait for a stopped model's memory to be freed
 SLACK = 512  # MiB of a GPU's memory that may stay: contexts of the driver, and others that grow meanwhile
@@ -24,7 +26,8 @@ SHOWN = 5  # processes named in a message
 GONE = {"status": "gone", "pid": 0, "restarts": 0, "code": 0, "error": "", "started": ""}
 FORM = (
     '{"status":{{json .State.Status}},"pid":{{.State.Pid}},"restarts":{{.RestartCount}},"code":{{.State.ExitCode}},'
-    '"error":{{json .State.Error}},"started":{{json .State.StartedAt}}}'
+    '"error":{{json .State.Error}},"started":{{json .State.StartedAt}},'
+    '"grace":{{with .Config.StopTimeout}}{{.}}{{else}}null{{end}}}'
 )
 
 
@@ -39,7 +42,8 @@ def docker(dockerd, *words, limit=None):
 
 
 def state(dockerd, container_id):
-    """status, pid, restarts, exit code, Docker's error and start time of a container; status "gone" where none exists.
+    """status, pid, restarts, exit code, Docker's error, start time and own grace period of a container; status "gone"
+    where none exists.
 
     Raises Failure where Docker gives no valid answer within QUERY seconds."""
     if dockerd.user:
@@ -144,14 +148,19 @@ def fields(proc, pid):
 # --- stop -------------------------------------------------------------------------------------------------------------
 
 
-def stop(dockerd, container_id, grace=30):
+def stop(dockerd, container_id, grace=None):
     """Stop a container; returns the processes it had. Takes at most grace + BEYOND_GRACE + QUERY seconds.
+
+    grace: seconds before it is killed; None for its own, up to MOST_GRACE, or else GRACE.
 
     `docker stop` may hang, or fail although the container ends, so its state afterwards decides. Raises Failure, which
     names the processes that are left, where the container did not exit."""
     before = state(dockerd, container_id)
     if before["status"] == "gone":
         return set()
+    if grace is None:
+        own = before.get("grace")
+        grace = min(own, MOST_GRACE) if type(own) is int and own >= 0 else GRACE
     processes, limit = of_container(dockerd, container_id, before["pid"]), grace + BEYOND_GRACE
     try:
         if before["status"] == "paused":
@@ -169,14 +178,14 @@ def stop(dockerd, container_id, grace=30):
 
 
 def stop_together(wanted):
-    """Stop containers side by side: name → (daemon, container id, seconds of grace).
+    """Stop containers side by side: name → (daemon, container id).
 
     Returns name → the processes it had, or the Failure. One that ignores its signal delays no other's result."""
     results = {}
 
-    def one(name, dockerd, container_id, grace):
+    def one(name, dockerd, container_id):
         try:
-            results[name] = stop(dockerd, container_id, grace)
+            results[name] = stop(dockerd, container_id)
         except Exception as error:  # an exception in a thread would be lost
             results[name] = error if isinstance(error, Failure) else Failure(describe_error(error))
 

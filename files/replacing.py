@@ -47,7 +47,6 @@ DAEMON_AWAY = re.compile(
     "Cannot connect to the Docker daemon|error during connect|Docker closed the connection|"
     "container inspect gave no answer"  # a mere question; a start may take too long because of its definition
 )
-GRACE = 30  # seconds in which running requests may end
 
 
 class Batch:
@@ -158,13 +157,13 @@ class Batch:
         """Stop the old ones together, and wait until they hold no GPU memory."""
         uuids = sorted({uuid for model in self.models for uuid in model.get("uuids", ())})
         wanted, running = {}, set()
-        for tag, model, member in self.pairs():
+        for tag, _, member in self.pairs():
             if not member["old_id"]:
                 continue
             dockerd = self.job.dockerd(member["from"])
             if member["old_policy"] is not None:
                 dockerd.limited("update", "--restart", "no", member["old_id"])
-            wanted[tag] = dockerd, member["old_id"], model.get("stop", GRACE)
+            wanted[tag] = dockerd, member["old_id"]
             if uuids:
                 running |= processes.of_container(dockerd, member["old_id"])
         before = processes.memory_of(running, uuids) if running else {}
@@ -345,7 +344,7 @@ class Batch:
         for model in self.others:
             dockerd = self.job.dockerd(model["user"])
             if model["action"] == "start" and model["name"] in dockerd.ids and self.threads:
-                processes.stop(dockerd, dockerd.ids[model["name"]], model.get("stop", GRACE))
+                processes.stop(dockerd, dockerd.ids[model["name"]])
                 again.add(model["name"])
 
     def see_old(self):

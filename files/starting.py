@@ -117,7 +117,7 @@ def stop_first(dockerd, model):
         asking.drain(dockerd, name, model["url"], model["running"], dockerd.key(name))
     running = processes.of_container(dockerd, container) if uuids else set()
     before = processes.memory_of(running, uuids) if running else {}
-    ended = processes.stop(dockerd, container, model["stop"])
+    ended = processes.stop(dockerd, container)
     if uuids:
         processes.wait_for_memory(name, running | ended, uuids, before)
 

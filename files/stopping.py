@@ -13,7 +13,6 @@ import recovering
 from common import Failure, locked, say  # (beside this file)
 from dockerd import POLICIES, Dockerd, ensure_record
 
-GRACE = 30  # seconds in which running requests may end
 STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped
 
 
@@ -46,7 +45,7 @@ def stop_container(dockerd, name, mark):
     try:
         if policy:
             dockerd.limited("update", "--restart", "no", container)
-        processes.stop(dockerd, container, GRACE)
+        processes.stop(dockerd, container)
     except Failure:
         if before:
             record.note_stopped(dockerd.user, name, before)

@@ -18,9 +18,6 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secret import UPSTREAM
 
-GRACE = 30
-"""Seconds that a model may take to end after it was told to stop."""
-
 
 @dataclass(frozen=True)
 class Project:
@@ -144,7 +141,6 @@ def entry(
             "from": change.user,
             "old_key": keys.current_key(name, change.user, facts),
             "lanes": [],
-            "stop": GRACE,
         }
     one, model = desired[name], desired[name].entry
     project, services = projects[one.user], projects[one.user].services
@@ -154,7 +150,6 @@ def entry(
         "action": change.action,
         "key": project.key(name),
         "lanes": list(lanes(one)),
-        "stop": GRACE,
         "user": model.dockerd,
         "from": container.user if container else model.dockerd,
         "image": services[name]["image"],

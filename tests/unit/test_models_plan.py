@@ -115,7 +115,7 @@ def test_first_run_creates() -> None:
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
         "uuids": [uuid(0)], "url": "http://127.0.0.1:8000/v1/models", "served_name": "alpha", "timeout": 1800,
-        "key": "alpha", "lanes": [], "stop": 30, "given": '{"driver": "580.159.04"}',
+        "key": "alpha", "lanes": [], "given": '{"driver": "580.159.04"}',
         "counter": ["/metrics", "llamacpp:tokens_predicted_total"], "sleeping": ["/props", "is_sleeping"],
     }  # fmt: skip
 

@@ -59,9 +59,9 @@ def docker(fakes: Fakes) -> Fakes:
     return fakes
 
 
-def runs(docker: Fakes, container: str = ID, pid: int = 0, status: str = "running") -> None:
+def runs(docker: Fakes, container: str = ID, pid: int = 0, status: str = "running", grace: object = None) -> None:
     told = {"status": status, "pid": pid, "restarts": 0, "code": 0, "error": "", "started": "2026-11-29T10:00:00Z"}
-    docker.state(f"state.{container}", told)
+    docker.state(f"state.{container}", {**told, "grace": grace})
 
 
 @pytest.fixture
@@ -163,6 +163,16 @@ def test_stop_returns_processes_of_before(processes: Any, docker: Fakes, child: 
 
 
 @pytest.mark.parametrize(
+    ("own", "seconds"), [(None, 30), (0, 0), (90, 90), (100_000, 600), (-1, 30), (True, 30), ("90", 30)]
+)
+def test_stop_takes_the_containers_own_grace_period(processes: Any, docker: Fakes, own: object, seconds: int) -> None:
+    """Compose's stop_grace_period; a user's Docker may say anything."""
+    runs(docker, grace=own)
+    processes.stop(daemon(), ID)
+    assert f"docker stop -t {seconds} {ID}" in docker.calls
+
+
+@pytest.mark.parametrize(
     ("behaviour", "why"),
     [("hangs", r"no answer within 1 s"), ("refuses", "permission denied")],
 )
@@ -198,7 +208,8 @@ def test_stops_side_by_side_with_a_result_for_each(processes: Any, docker: Fakes
         runs(docker, container)
         docker.state(f"stop.{container}", behaviour)
     begun = time.monotonic()
-    wanted = {name: (daemon(), container, 1) for name, container in zip("abc", (ID, OTHER, "c" * 64), strict=True)}
+    processes.GRACE = 1
+    wanted = {name: (daemon(), container) for name, container in zip("abc", (ID, OTHER, "c" * 64), strict=True)}
     found = processes.stop_together(wanted)
     assert (found["b"], found["c"]) == (set(), set())
     assert "no answer within 2 s" in str(found["a"])

@@ -182,7 +182,7 @@ class Host:
                 "name": name, "action": "recreate" if before and not before.by_hand else "create", "user": after.user,
                 "from": before.user if before and not before.by_hand else after.user, "image": after.image,
                 "key": after.key, "uuids": list(after.gpus), "url": "http://127.0.0.1:1/v1/models", "served_name": name,
-                "timeout": 5, "label": label, "definition": hashlib.sha256(label.encode()).hexdigest(), "stop": 1,
+                "timeout": 5, "label": label, "definition": hashlib.sha256(label.encode()).hexdigest(),
                 "lanes": list(after.gpus), "given": "driver 1",
                 "cuda": {"run": [f"--device={gpu}" for gpu in after.gpus], "arguments": ["-c"], "gpus": 1},
                 "dry_start": {"run": [], **DRY}, "hints": [hint.payload for hint in hints_of("vllm")],
