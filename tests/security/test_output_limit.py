@@ -127,8 +127,8 @@ def test_change_with_endless_output_fails(host: Host, small: None) -> None:
 def test_snapshot_manifest_and_verification_report_it_for_that_host(
     host: Host, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "AS_ROOT", sh("yes"))
-    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("yes")))
+    monkeypatch.setattr(snapshot, "AS_ROOT", sh("cat >/dev/null; yes"))
+    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("cat >/dev/null; yes")))
     assert snapshot.take_snapshot(host, questions(spec({}))) == HostFacts(trouble=f"{SENTENCE}.")
     monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
     with pytest.raises(OSError, match=SENTENCE):
