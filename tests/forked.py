@@ -25,16 +25,20 @@ def run(
     argv: Sequence[str],
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    given: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Call `program` in a fork. Its exit code is what it returns, or raises with SystemExit."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    """Call `program` in a fork. Its exit code is what it returns, or raises with SystemExit. given: its standard
+    input."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        source.write(given.encode())
+        source.seek(0)
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                code = _run_in_child(program, argv, env, cwd, out.fileno(), err.fileno())
+                code = _run_in_child(program, argv, env, cwd, (source.fileno(), out.fileno(), err.fileno()))
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
@@ -71,16 +75,14 @@ def _run_in_child(
     argv: Sequence[str],
     env: Mapping[str, str] | None,
     cwd: Path | None,
-    out: int,
-    err: int,
+    streams: tuple[int, int, int],
 ) -> int:
     gc.freeze()  # a collection would copy the parent's pages
     if pyinfra := sys.modules.get("pyinfra_cli.util"):
         pyinfra.PYTHON_CODES.clear()  # inventories that the parent has read, by their relative paths
     signal.alarm(TIME_LIMIT)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
     sys.stdin = io.TextIOWrapper(io.FileIO(0))
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding="utf-8", write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding="utf-8", write_through=True)

@@ -45,6 +45,10 @@ socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 # For each inventory pyinfra reads the metadata of all installed packages anew.
 connectors.get_all_connectors = inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
 
+# With a `preexec_fn` subprocess copies this large process for each program, which takes ten times as long as a program.
+# Tests of what the kernel does then start the runner as a process of its own.
+importlib.import_module("common").die_with_parent = None
+
 gc.disable()  # nearly all of what is made until tests run lasts until the end
 
 

@@ -404,7 +404,10 @@ def test_runs_from_standard_input_with_job_in_front(tmp_path: Path, fakes: Fakes
         "x", {"debug": True, "labels": ['it\'s "quoted"\n']}, False, "", True, {"LiveRestoreEnabled": True}, False
     )
     text = str(apply_daemon_json(step).connector_arguments["_stdin"])
-    places = {"/etc/docker/daemon.json": script.PATH, "/run/gpurack": str(tmp_path / "run")}
+    places = {
+        "/etc/docker/daemon.json": script.PATH, "/run/gpurack": str(tmp_path / "run"),
+        "/var/lib/gpurack": str(tmp_path / "state"),
+    }  # fmt: skip
     for place, here in places.items():
         text = text.replace(place, here)
     done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gpurack.plan.models.health import Health, judge
 from tests.unit.host_programs import load
 
 ID = "a" * 64
@@ -109,6 +110,25 @@ def failure(loading: Any, dockerd: Dockerd, server: Any, **over: Any) -> str:
     with pytest.raises(loading.Failure) as caught:
         wait(loading, dockerd, server, **over)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("served", ["alpha", None])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (200, '{"data":[{"id":"alpha"}]}'), (200, '{"data":[{"id":"alphabet"}]}'), (200, "alpha"), (200, ""),
+        (204, '"alpha"'), (404, '"alpha"'), (503, '"alpha"'), (0, "timed out"),
+    ],
+)  # fmt: skip
+def test_is_ready_by_the_rule_of_plan_and_status(
+    loading: Any, dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch, status: int, said: str, served: str | None
+) -> None:
+    """plan/models/health.py has the rule for what a snapshot sees, this program that for what it starts."""
+    monkeypatch.setattr(loading.asking, "send", lambda *arguments: (status, said))
+    if judge(status, said, served) == Health.READY:
+        assert wait(loading, dockerd, None, served_name=served) >= 0
+    else:
+        assert "not ready after" in failure(loading, dockerd, None, served_name=served, timeout=0)
 
 
 # --- ready ------------------------------------------------------------------------------------------------------------

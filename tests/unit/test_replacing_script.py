@@ -288,6 +288,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(processes, "wait_for_memory", lambda *arguments: None)
     monkeypatch.setattr(kept_logs, "keep", lambda dockerd, name, container, kind: f"/logs/{name}.{kind}.log")
     monkeypatch.setattr(kept_logs, "expire", lambda: None)
+    monkeypatch.setattr(kept_logs, "tail", lambda *arguments: "")
     monkeypatch.setattr(databases, "DATABASES", "/no databases")
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     yield

@@ -224,14 +224,15 @@ def test_reads_only_lines_about_cuda_of_logs(shell: list[str], host: Fakes) -> N
     logs = """[ "$*" = "logs --since 2026-11-20T07:00:00.5Z alpha" ] && cat "$STATE/log" >&2 && exit\n"""
     host.add("docker", logs + docker)
     ollama = {"engine": "ollama", "version": "0.33.0", "weights": None}
-    seen = Snapshot().process(look(shell, script(questions(models(alpha={"gpus": [0], **ollama})))))
+    asked = without_parts(script(questions(models(alpha={"gpus": [0], **ollama}))), "Docker")
+    seen = Snapshot().process(look(shell, asked))
     assert seen.cuda_logs == {("", "alpha"): "ggml_cuda_init: failed to initialize CUDA: unknown error\n"}
     assert seen.probes["", "alpha"].status == 200
     host.state("log", "nothing about it\n")
-    seen = Snapshot().process(look(shell, script(questions(models(alpha={"gpus": [0], **ollama})))))
+    seen = Snapshot().process(look(shell, asked))
     assert not seen.cuda_logs.get(("", "alpha"))
     before = len(host.calls)
-    look(shell, script(questions(models(alpha={"gpus": [0]}))))
+    look(shell, without_parts(script(questions(models(alpha={"gpus": [0]}))), "Docker"))
     assert not [call for call in host.calls[before:] if call.startswith("docker logs")]
 
 
@@ -283,7 +284,7 @@ def test_other_hosts_are_asked_with_the_key_of_the_service_s_generation(
     lab = check_fleet(
         {"gpu1": [{"models": {"near": model}, "services": {"gateway": gateway}}], "gpu2": [{"models": far}]}
     )
-    text = script(questions(lab["gpu1"])).replace("/etc/gpurack/secrets", str(tmp_path))
+    text = without_parts(script(questions(lab["gpu1"])), "upstreams").replace("/etc/gpurack/secrets", str(tmp_path))
     assert Snapshot().process(look(shell, text)).upstreams == {("", "gateway", 1): ""}
     assert (host.folder / "state" / "asked").read_text().split() == [sent]
 
@@ -307,7 +308,7 @@ def test_model_is_asked_with_the_key_of_its_generation(
         (tmp_path / key / "api_key").write_text(f"sk-{key}\n")
     host.state("published", f"/{name}|running|{label}|8080/tcp;127.0.0.1;8000 \n")
     host.add("curl", 'grep -o "sk-[a-z0-9.]*" >>"$STATE/asked"; printf \'{"data":[{"id":"alpha"}]}\\n200\'')
-    text = script(questions(models(alpha={}))).replace("/etc/gpurack/secrets", str(tmp_path))
+    text = without_parts(script(questions(models(alpha={}))), "Docker").replace("/etc/gpurack/secrets", str(tmp_path))
     seen = Snapshot().process(look(shell, text))
     asked = host.folder / "state" / "asked"
     assert (asked.read_text().split() if asked.exists() else [None]) == [sent]

@@ -16,6 +16,7 @@ from gpurack.inventory.checks.gpus import gpu_warnings
 from gpurack.plan.models import weights
 from gpurack.spec.host import Host
 from gpurack.spec.image import Build, BuildImage
+from gpurack.spec.image_ref import split
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem
 from gpurack.spec.secret_names import holds_secret
@@ -176,7 +177,5 @@ def floating(image: str) -> bool:
     >>> floating("vllm/vllm-openai"), floating("a/b:1.2"), floating("a/b@sha256:0")
     (True, False, False)
     """
-    if "@" in image:
-        return False
-    tag = image.rsplit("/", 1)[-1].partition(":")[2]
-    return not tag or tag in FLOATING
+    _, tag, digest = split(image)
+    return digest is None and (not tag or tag in FLOATING)
