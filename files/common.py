@@ -41,6 +41,10 @@ class Failure(Exception):
     """An entry cannot be started or changed. The text is shown to the admin."""
 
 
+class NoRoom(Failure):
+    """Something does not fit on a disk, and nothing was fetched."""
+
+
 class TimeIsUp(Failure):
     """A program exceeded its time limit and was killed. The text names both."""
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from common import (  # (beside this file)
     Failure,
+    NoRoom,
     Progress,
     TimeIsUp,
     die_with_parent,
@@ -173,9 +174,9 @@ def size_of(part):
 def check_room(folder, more):
     free = shutil.disk_usage(folder).free
     if more > free:
-        raise Failure(
-            "weights need {} more, but {} has {} free. What could be removed: gpurack prune INVENTORY. Or set "
-            "`weights_dir`".format(size(more), folder, size(free))
+        raise NoRoom(
+            "weights need {} more, but {} has {} free. Set `weights_dir`, or remove what nothing uses: gpurack prune "
+            "INVENTORY --yes".format(size(more), folder, size(free))
         )
 
 

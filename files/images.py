@@ -16,6 +16,7 @@ import threading
 
 import probing
 import record
+import room
 from common import (  # (beside this file)
     EVERY,
     Failure,
@@ -63,7 +64,6 @@ KINDS = (  # what a registry's error is about, and what to do; the first that ap
 AWAY = re.compile("Cannot connect to the Docker daemon|error during connect|unexpected EOF|context canceled")
 """What a pull ends with when another run restarts Docker, from which no lock keeps it."""
 AWAY_LIMIT = 60  # seconds in which Docker must answer again
-ROOM = "What could be removed: gpurack prune INVENTORY"
 PROVIDING = collections.defaultdict(threading.Lock)
 
 
@@ -94,9 +94,11 @@ def lacks_image(dockerd, model):
 def bring(dockerd, model, exact, logins):
     """Pull, load or build the image of a model. exact: its name with the locked digest. Raises Failure."""
     name, image = model["name"], model["image"]
-    if "driver" in model and not {"load", "build"} & set(model):
+    if not {"load", "build"} & set(model):
         with logged_in(dockerd, logins) as options:
-            probing.refuse_image(dockerd, model, exact, options)
+            room.refuse_pull(dockerd, name, exact, options)
+            if "driver" in model:
+                probing.refuse_image(dockerd, model, exact, options)
     if "digest" in model:
         pull_locked(dockerd, name, exact, logins)
     elif "load" in model:

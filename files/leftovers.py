@@ -41,8 +41,20 @@ PATIENCE = 60  # seconds to measure a volume
 MOST = 1000  # containers of a user, whose Docker may list any number
 
 
-def main(job):
-    used, answered = {}, True
+def freeable(job):
+    """How many bytes `gpurack prune` would free, as far as they are known; None where a Docker does not answer.
+
+    job: as above, without "remove"."""
+    found = []
+    main(dict(job, remove=False), lambda things, remove: found.extend(things))
+    if any(one["kind"] == "docker" for one in found):
+        return None
+    return sum(one["size"] or 0 for one in found if not one["stays"])
+
+
+def main(job, done=None):
+    """done: what is done with the things that one Docker has, by default `carry_out`."""
+    used, answered, done = {}, True, done or carry_out
     for user in sorted(job["users"], reverse=True):  # "", the host's own, is the last
         with contextlib.ExitStack() as held:
             if job["remove"]:
@@ -56,11 +68,11 @@ def main(job):
                 found += definitions(dockerd, containers, known)
                 found += volumes(dockerd, known)
             except (Failure, OSError, TimeIsUp) as error:
-                tell({"kind": "docker", "user": user, "what": "", "size": None, "error": describe_error(error)})
+                done([dict(item("docker", "", None, None, user), error=describe_error(error))], False)
                 found, answered = [], False  # mounts of containers that are not known could be any
             if not user and answered:
                 found += weights(job, used, known) + builds(job["weights_dir"])
-            carry_out(found, job["remove"])
+            done(found, job["remove"])
     return 0
 
 

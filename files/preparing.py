@@ -12,9 +12,10 @@ import glob
 import os
 import re
 
+import leftovers
 import ollama
 import record
-from common import Failure, describe_error, say, together  # (beside this file)
+from common import Failure, NoRoom, describe_error, say, size, together  # (beside this file)
 from dockerd import Dockerd
 from fetch import check_locked, lacks_weights, obtain
 from images import lacks_image, provide
@@ -40,14 +41,14 @@ def run_all(data):
 
 
 def bring(dockerd, model, data):
-    """Bring what one entry of a payload lacks to its Docker. Raises Failure.
+    """Bring what one entry of a payload lacks to its Docker. Raises Failure, also before what does not fit is fetched.
 
     An ollama that runs and stays pulls its models now; one that is yet to start pulls them then."""
     name = model["name"]
     weights = [wanted for wanted in model.get("fetch", ()) if lacks_weights(wanted)]
     image = needs_image(model) and lacks_image(dockerd, model)
     if weights or image:
-        with own_project(dockerd, model, data) as mine:
+        with own_project(dockerd, model, data) as mine, saying_what_is_unused(data):
             for wanted in weights:
                 obtain(name, wanted, data.get("hf_token"), ahead=True)
             if image:
@@ -58,6 +59,20 @@ def bring(dockerd, model, data):
         container = record.ids(dockerd.user).get(name)
         if container and state(dockerd, container)["status"] == "running":
             ollama.pull_missing(dockerd, model)
+
+
+@contextlib.contextmanager
+def saying_what_is_unused(data):
+    """Where something does not fit, say what `gpurack prune` would free."""
+    try:
+        yield
+    except NoRoom as error:
+        count = None
+        with contextlib.suppress(Exception):  # it is one more sentence of a message
+            count = leftovers.freeable(data["unused"]) if "unused" in data else None
+        if count is None:
+            raise
+        raise NoRoom("{}. That would free {} now".format(error, size(count))) from None
 
 
 def needs_image(model):

@@ -24,10 +24,11 @@ _PARTS = (
         "images",
         "jobs",
         "kept_logs",
+        "leftovers",
         "loading",
     ),
     *("members", "ollama", "preparing", "probing", "processes", "project", "proof", "record", "recovering", "remedies"),
-    *("replacing", "request", "safe_paths", "sqlite_copy", "starting", "stopping", "weights_header"),
+    *("replacing", "request", "room", "safe_paths", "sqlite_copy", "starting", "stopping", "weights_header"),
 )
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """The modules that the runner imports, and weights_header, which it runs as a program of its own."""

@@ -13,8 +13,7 @@ from gpurack.commands.lab import Lab
 from gpurack.commands.on_host import NotDone, run_program, text_of
 from gpurack.host_data import json_from_host
 from gpurack.importing.text import one_line
-from gpurack.plan.models import weights
-from gpurack.plan.questions import images_by_user
+from gpurack.plan.models import unused
 from gpurack.spec import host as spec
 
 LIMIT = 3600
@@ -76,29 +75,8 @@ def on_host(state: State, host: Host, wanted: spec.Host, remove: bool) -> Found:
 
 
 def job_of(wanted: spec.Host, remove: bool) -> dict[str, Any]:
-    """Return what files/leftovers.py is told. Disabled entries count as well: they may be enabled again."""
-    entries = {kind: enabled(getattr(wanted, kind)) for kind in ("models", "services", "jobs")}
-    complete = wanted.model_copy(update=entries)
-    return {
-        "users": sorted({"", *wanted.users}),
-        "weights_dir": wanted.weights_dir.rstrip("/"),
-        "weights": sorted({*weights.paths(complete), *wholes(complete)}),
-        "images": sorted({*map(tuple, images_by_user(complete))}),
-        "remove": remove,
-    }
-
-
-def enabled(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries, all enabled."""
-    return {name: entry.model_copy(update={"enabled": True}) for name, entry in entries.items()}
-
-
-def wholes(wanted: spec.Host) -> Iterator[str]:
-    """The files and folders that are fetched for all entries."""
-    from gpurack.engines import weights_of
-
-    for entry in wanted.everything.values():
-        yield from (weights.whole(wanted, one, entry.dockerd) for one in weights_of(entry) if not isinstance(one, str))
+    """Return what files/leftovers.py is told."""
+    return {**unused.question(wanted), "remove": remove}
 
 
 def read(output: Iterable[str]) -> Found:

@@ -32,7 +32,7 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
         theirs = ", ".join(f"{name} of {owner(entry)}" for (_, name), entry in others.items())
         return Plan(errors=(Problem.of("others-on-host", names=theirs),))
     users = sorted(facts.users)
-    if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(facts, user)]):
+    if what == "all" and (foreign := [one.name for user in ("", *users) for one in foreign_running(facts, user)]):
         return Plan(errors=(Problem.of("remove-would-stop-others", names=", ".join(foreign)),))
     steps: list[Step] = []
     for user in ("", *users):

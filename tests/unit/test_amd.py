@@ -17,7 +17,7 @@ from gpurack.plan import offline
 from gpurack.plan.models import ledger
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.plan import ModelsPlan
-from gpurack.plan.models.probes import cuda_probe
+from gpurack.plan.models.probes import cuda_probe, dry_start
 from gpurack.plan.questions import questions
 from gpurack.plan.system.daemon_json import plan_daemon_json
 from gpurack.plan.system.nvidia_toolkit import plan_toolkit
@@ -184,6 +184,13 @@ def amd(**said: Any) -> HostFacts:
 
 def planned(spec: Host, facts: HostFacts) -> ModelsPlan:
     return models_plan(spec, facts)
+
+
+def test_dry_start_gets_devices_of_its_gpus() -> None:
+    found = dry_start(desire("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,)))
+    assert found
+    words = "--device /dev/kfd --device /dev/dri/renderD129 --group-add 992 --group-add 993"
+    assert words in " ".join(found["run"])
 
 
 def test_model_gets_devices_of_its_gpus() -> None:

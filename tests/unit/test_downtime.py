@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -78,11 +79,17 @@ def test_engines_that_profile_memory_start_one_after_another() -> None:
 def test_restart_of_docker_names_what_stops() -> None:
     facts = started(settled(models(alpha={}, beta={"gpus": [1]})), alpha=38)
     assert what_stops(facts, live_restore=True) == ""
-    assert what_stops(facts, live_restore=False) == ", which stops alpha (down for about 40 s), beta"
-    with_foreign = replace(facts, containers=(*facts.containers, container("train-7")))
-    assert what_stops(with_foreign, live_restore=False) == (
-        ", which stops train-7 (not gpurack's), alpha (down for about 40 s), beta"
-    )
+    assert what_stops(facts, live_restore=False) == ", which stops 2 containers: alpha (down for about 40 s), beta"
+    train = replace(container("train-7"), started="2026-11-25T03:00:00Z")
+    for foreign, now, up in (
+        (train, datetime(2026, 11, 28, 4, tzinfo=UTC), ", up 3 d"),
+        (train, None, ""),
+        (container("train-7"), datetime(2026, 11, 28, 4, tzinfo=UTC), ""),
+    ):
+        with_foreign = replace(facts, containers=(*facts.containers, foreign), now=now)
+        assert what_stops(with_foreign, live_restore=False) == (
+            f", which stops 3 containers: train-7 (not gpurack's{up}), alpha (down for about 40 s), beta"
+        )
 
 
 @given(st.integers(0, 10**6))

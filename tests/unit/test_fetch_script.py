@@ -195,7 +195,7 @@ def test_checks_free_space_before_download(
 ) -> None:
     monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(
-        fetcher.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free. What could be removed: gpurack prune"
+        fetcher.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free. Set `weights_dir`, or remove what"
     ):
         fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
     assert server[0].gets == []

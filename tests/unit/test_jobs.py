@@ -10,7 +10,7 @@ import yaml
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
-from gpurack.plan.models import jobs
+from gpurack.plan.models import jobs, unused
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import images_by_user
 from gpurack.plan.run import Run
@@ -75,7 +75,7 @@ def test_prompt_becomes_service_that_runs_once() -> None:
             "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.desire_job("ask", host).definition,
             "folder": "/var/lib/gpurack/weights/jobs/ask",
         }]],
-        "logins": {},
+        "logins": {}, "unused": unused.question(host),
         "origin": {"lab": "", "by": "", "commit": "", "inventory": ""},
     }  # fmt: skip
 

@@ -15,7 +15,19 @@ from gpurack.facts.gpus import MISMATCH
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import has
 from gpurack.plan import pins
-from gpurack.plan.models import compose, files, images, keys, ledger, ownership, refusals, removal, stopped, weights
+from gpurack.plan.models import (
+    compose,
+    files,
+    images,
+    keys,
+    ledger,
+    ownership,
+    refusals,
+    removal,
+    stopped,
+    unused,
+    weights,
+)
 from gpurack.plan.models.compatibility import accelerator
 from gpurack.plan.models.computing import on_the_cpu
 from gpurack.plan.models.desired import DesiredService, desire
@@ -267,12 +279,13 @@ def removals(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Itera
 
 
 def network_and_credentials(job: Mapping[str, Any], spec: Host, facts: HostFacts, values: Values) -> dict[str, Any]:
-    """Return what the runner needs to reach others: the proxy, and the token and logins for a job."""
+    """Return what the runner needs to bring things: proxy, token and logins, and what prune would need to know."""
     needs_token = values.hf_token and any(told.get("hub") == "hf" for told in awaited(job))
     return {
         **({"proxy": spec.proxy.env} if spec.proxy else {}),
         **({"hf_token": values.hf_token} if needs_token else {}),
         "logins": images.logins_for(job, values.logins, facts),
+        "unused": unused.question(spec),
     }
 
 

@@ -37,7 +37,7 @@ def preparation(job: Mapping[str, Any], facts: HostFacts) -> dict[str, Any] | No
         return None
     users = {entry["user"] for entry in found.values()}
     return {
-        **{word: job[word] for word in ("proxy", "hf_token", "logins") if word in job},
+        **{word: job[word] for word in ("proxy", "hf_token", "logins", "unused") if word in job},
         "projects": {
             user: {
                 "head": data["head"],

@@ -126,7 +126,8 @@ def test_refuses_weights_without_free_space(lab: Lab, host: Host) -> None:
     (error,) = run.errors("cpu5")
     assert re.fullmatch(
         r"gamma: weights need [\d.]+ MB more, but /srv/models has [\d.]+ MB free\. "
-        r"What could be removed: gpurack prune INVENTORY\. Or set `weights_dir`",
+        r"Set `weights_dir`, or remove what nothing uses: gpurack prune INVENTORY --yes\. "
+        r"That would free [\d.]+ [kMG]?B now",
         error,
     ), error
     assert left == ""
