@@ -150,10 +150,10 @@ def served_text(model: ModelStatus) -> str:
 
 
 def summary(lab: Sequence[HostStatus]) -> str:
-    """`11 of 13 ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
+    """`11 of 13 models ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
     states = [model.state for host in lab for model in host.models if model.state != "disabled"]
     bad = [host.name for host in lab if host.state not in WELL]
-    text = f"{states.count('ready')} of {len(states)} ready"
+    text = f"{states.count('ready')} of {counted(len(states), 'model')} ready"
     for state in ("loading", *STOPPED, "DOWN", "UNKNOWN"):
         text += f", {states.count(state)} {state.lower()}" if state in states else ""
     if bad:

@@ -190,7 +190,7 @@ def test_unreachable_host_has_unknown_models() -> None:
     assert [(host.state, said(host.errors)) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
-    assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
+    assert summary(lab) == "0 of 1 model ready, 1 unknown. 1 host needs attention: gpu1."
 
 
 def test_names_models_that_the_next_apply_removes() -> None:
@@ -214,7 +214,7 @@ def test_loading_model_is_well() -> None:
     wanted, container = one(started=ago(seconds=3))
     lab = [host_status("gpu1", wanted, host_state(containers=[container], probes={"alpha": [503, ""]}), NOW)]
     assert is_well(lab)
-    assert summary(lab) == "0 of 1 ready, 1 loading."
+    assert summary(lab) == "0 of 1 model ready, 1 loading."
 
 
 @pytest.fixture
