@@ -275,6 +275,15 @@ def test_twelve_hosts_that_are_well_need_a_line_each() -> None:
     assert max(map(len, lines)) <= 100
 
 
+def test_twelve_hosts_without_docker_need_two_lines_each() -> None:
+    """What is the same of eight models is said once, and the reason of the host once."""
+    wanted = models(**{f"qwen-{number}": {} for number in range(8)})
+    fleet = [host_status(f"gpu{number}.lab", wanted, host_state(docker={}), NOW) for number in range(12)]
+    lines = printed(fleet)
+    assert len([line for line in lines if line.startswith("DOWN")]) == 12
+    assert sum("qwen-7 :8007: Docker does not answer" in line for line in lines) == 12
+
+
 def test_json_has_same_facts(lab: list[HostStatus]) -> None:
     data = json.loads(json.dumps(as_data(lab)))
     assert data["summary"] == summary(lab)
