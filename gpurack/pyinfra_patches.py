@@ -44,7 +44,7 @@ from pyinfra.connectors.sshuserclient.client import SSHClient
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
-from pyinfra_cli.exceptions import CliError
+from pyinfra_cli.exceptions import CliError, WrappedError
 
 from gpurack import screen
 from gpurack.facts.unreachable import why_unreachable
@@ -83,6 +83,7 @@ def guard() -> None:
     read_any_bytes()
     quiet_paramiko()
     queue_at_jump_hosts()
+    without_our_lines()
     context = click.get_current_context(silent=True)
     words = context.params if context else {}
     given = str(words.get("inventory", ""))
@@ -94,9 +95,8 @@ def guard() -> None:
 
     def init(inventory: Inventory, config: Config | None, initial_limit: Any = None) -> Any:
         if not len(inventory):
-            raise InventoryError(
-                [NO_HOSTS if Path(given).exists() else Problem.of("host-given-to-pyinfra", "", given, name=given)]
-            )
+            problem = NO_HOSTS if Path(given).exists() else Problem.of("host-given-to-pyinfra", "", given, name=given)
+            raise InventoryError([problem])
         if initial_limit is not None and not initial_limit:
             raise CliError(NO_MATCH.format(", ".join(host.name for host in inventory)))
         config = for_all_hosts(config or Config(), inventory)
@@ -336,6 +336,18 @@ class Allowance:
                 return
         if line:
             yield line.decode(errors="replace")
+
+
+def without_our_lines() -> None:
+    """Let pyinfra print the errors of an inventory without the line of gpurack that raised them."""
+    show = WrappedError.show
+
+    def show_error(self: WrappedError, file: Any = None) -> None:
+        if isinstance(self.exception, InventoryError):
+            self.traceback = None
+        show(self, file)
+
+    WrappedError.show = show_error
 
 
 def misread_file(inventory: str, operations: Sequence[str] = ()) -> Problem | None:

@@ -168,8 +168,8 @@ class Page:
 
 
 def live(console: Console) -> Live:
-    """A screen of its own in the terminal, drawn again four times a second, so also after a change of its size."""
-    return Live(console=console, screen=True, redirect_stdout=False, redirect_stderr=False)
+    """A screen of its own in the terminal. It is drawn when it is told to: a thread of rich's does not fit gevent."""
+    return Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
 
 # --- all else that a process writes -----------------------------------------------------------------------------------

@@ -164,6 +164,8 @@ def require_known(adopt: Collection[str], found: Sequence[Inspected]) -> None:
     running = [(each.host.name, str(run.name)) for each in found for run in each.host.running]
     known = {text for host, name in running for text in (name, f"{host}/{name}")}
     for name in adopt:
+        if not found:
+            raise Mistake([f"--adopt {name}: no host is given. Add the one that it runs on: `--host gpu1.lab`."])
         if name not in known:
             names = ", ".join(name for _, name in running) or "none"
             raise Mistake(

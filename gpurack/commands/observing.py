@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PAUSE = 5
 """Seconds between two inspections with --watch."""
+RESIZED = 0.2
+"""Seconds between two looks at the size of the window."""
 
 
 @click.command(cls=Verb)
@@ -96,10 +98,23 @@ def watch_status(console: screen.Console, inventory: Path, page: Path | None, ve
                 else:
                     for part in errors or last:
                         console.print(part)
-                time.sleep(PAUSE)
+                pause(console, live)
     except KeyboardInterrupt:
         for part in last if console.is_terminal else ():
             console.print(part, soft_wrap=not isinstance(part, screen.Table))
+
+
+def pause(console: screen.Console, live: screen.Live | None) -> None:
+    """Wait for the next inspection; meanwhile a window that changes its size is drawn anew."""
+    if live is None:
+        time.sleep(PAUSE)
+        return
+    ends, size = time.monotonic() + PAUSE, console.size
+    while time.monotonic() < ends:
+        time.sleep(RESIZED)
+        if console.size != size:
+            size = console.size
+            live.refresh()
 
 
 def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], datetime]":

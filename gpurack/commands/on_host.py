@@ -23,7 +23,7 @@ from gpurack.remote import Command, run
 from gpurack.resources import program
 from gpurack.shell import sh
 from gpurack.spec import host as spec
-from gpurack.spec.problems import suggestion
+from gpurack.spec.problems import nearest, suggestion
 
 AM_I_ROOT = sh('if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then id -u; else echo sudo; fi')
 """Prints 0 for root, `sudo` if sudo needs no password."""
@@ -39,14 +39,18 @@ def find_entry(fleet: Mapping[str, spec.Host], place: str) -> tuple[str, str]:
 
     >>> find_entry({}, "alpha")
     Traceback (most recent call last):
-    LookupError: write HOST/MODEL, for example gpu1.lab/alpha.
+    LookupError: alpha: the host is missing. Write HOST/MODEL, for example gpu1.lab/alpha.
     """
     host, slash, name = place.rpartition("/")
     if not slash:
-        hosts = [each for each, wanted in fleet.items() if place in wanted.everything]
         if place in fleet:
-            hosts, place = [place], next(iter(fleet[place].everything), "MODEL")
-        raise LookupError(f"write HOST/MODEL, for example {hosts[0] if hosts else 'gpu1.lab'}/{place}.")
+            entries = ", ".join(f"{place}/{each}" for each in fleet[place].everything) or f"{place} has no models"
+            raise LookupError(f"{place}: is a host, and the model is missing. Write HOST/MODEL: {entries}.")
+        hosts = {each: host for host, wanted in [*fleet.items()][::-1] for each in wanted.everything}
+        if hosts and place not in hosts:
+            place = nearest(place, list(hosts)) or next(iter(hosts))
+        example = f"{hosts.get(place, 'gpu1.lab')}/{place}"
+        raise LookupError(f"{host or name}: the host is missing. Write HOST/MODEL, for example {example}.")
     if host not in fleet:
         raise LookupError(f'unknown host "{host}". {suggestion(host, list(fleet))}')
     known = list(fleet[host].everything)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from gpurack import screen
-from gpurack.commands.verbs import ERRORS, Verb, fail, one_host_argument, parts_argument
+from gpurack.commands.verbs import ERRORS, Mistake, Verb, fail, image_argument, one_host_argument, parts_argument
 from gpurack.spec.problems import InventoryError
 
 
@@ -33,7 +33,9 @@ def lock(words: tuple[Path, tuple[str, ...]], check: bool, upgrade: bool, as_jso
     if check and upgrade:
         raise click.UsageError("--check and --upgrade cannot be combined.")
     if what and not upgrade:
-        raise click.UsageError(f"Got unexpected argument '{what[0]}': WHAT requires --upgrade.")
+        raise Mistake(
+            [f"`{what[0]}` alone moves no pin. Add --upgrade: `gpurack lock {inventory} {what[0]} --upgrade`."]
+        )
     if as_json and not check:
         raise click.UsageError("--json requires --check.")
     from gpurack.commands import lock
@@ -81,11 +83,8 @@ def image() -> None:
 
 
 @image.command("save", cls=Verb)
-@click.argument("inventory", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("host")
-@click.argument("name")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
+@image_argument
+def save_image(words: tuple[Path, str, str, str]) -> None:
     """Save an image of HOST to FILE.
 
     NAME is a model, a container or an image. Use the file on another host with `image: {"tar": FILE}`. Exit code 2:
@@ -97,8 +96,9 @@ def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
     """
     from gpurack.commands.image_save import NotSaved, save
 
+    inventory, host, name, file = words
     try:
-        save(inventory, host, name, file, lambda line: screen.echo(line, err=True))
+        save(inventory, host, name, Path(file), lambda line: screen.echo(line, err=True))
     except NotSaved as error:
         screen.echo(f"error  {error}", err=True)
         sys.exit(ERRORS)

@@ -40,9 +40,13 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
         return screen.line((state.ljust(STATES), COLOURS[state]), f"{host.ljust(names)}  ", *texts)
 
     for host in lab:
+        alike: dict[tuple[str, str], list[str]] = {}
         for model in host.models:
             if model.state in ("DOWN", "loading", *STOPPED):
-                yield row(model.state, host.name, model_text(model, host.now))
+                key = (model.state, since_text(model, host.now))
+                alike.setdefault(key, []).append(f"{model.name} :{model.port}")
+        for (state, since), models in alike.items():
+            yield row(state, host.name, ", ".join(models) + since)
     for host in lab:
         for error in host.errors:
             yield row(host.state, host.name, error.message)
@@ -116,9 +120,9 @@ def gpu_text(gpu: GpuStatus) -> tuple[screen.Part, ...]:
     return ("  ".join(texts),)
 
 
-def model_text(model: ModelStatus, now: datetime) -> str:
-    """`bge-m3 :8000 since 02:11 (49 min), 41 restarts: exited with code 1`."""
-    text = f"{model.name} :{model.port}"
+def since_text(model: ModelStatus, now: datetime) -> str:
+    """` since 02:11 (49 min), 41 restarts: exited with code 1`, to follow the names of models."""
+    text = ""
     if model.since:
         text += f" since {clock(model.since, now)} ({age(model.since, now)})"
     return text + restarts_text(model, now) + (f": {model.why}" if model.why else "")
@@ -150,10 +154,10 @@ def served_text(model: ModelStatus) -> str:
 
 
 def summary(lab: Sequence[HostStatus]) -> str:
-    """`11 of 13 ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
+    """`11 of 13 models ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
     states = [model.state for host in lab for model in host.models if model.state != "disabled"]
     bad = [host.name for host in lab if host.state not in WELL]
-    text = f"{states.count('ready')} of {len(states)} ready"
+    text = f"{states.count('ready')} of {counted(len(states), 'model')} ready"
     for state in ("loading", *STOPPED, "DOWN", "UNKNOWN"):
         text += f", {states.count(state)} {state.lower()}" if state in states else ""
     if bad:

@@ -23,9 +23,14 @@ ELSEWHERE = {
     "gpurack diff": ("dry-run", "preview", "changes"),
     "gpurack status": ("ps", "ls", "list", "show", "top"),
     "gpurack verify": ("test", "audit"),
+    "gpurack logs": ("tail",),
+    "gpurack apply --prepare": ("pull", "fetch", "prepare", "download"),
+    "gpurack rollback": ("undo", "revert"),
+    "gpurack prune": ("clean", "cleanup", "gc"),
+    "gpurack endpoints": ("urls", "url"),
     "gpurack --help": ("help",),
     "gpurack --version": ("version",),
-    "pyinfra INVENTORY deploys/remove.py": ("down", "destroy", "remove", "delete", "uninstall"),
+    "pyinfra INVENTORY deploys/remove.py": ("down", "destroy", "remove", "rm", "delete", "uninstall"),
 }
 """Command → words that other tools use for it."""
 APPLY_FLAGS: Mapping[str, Mapping[str, Any]] = {
@@ -61,23 +66,67 @@ class Mistake(click.ClickException):
             screen.echo(f"  hint: {self.hint}", err=True)
 
 
+EXAMPLES = {"HOST": "gpu1.lab", "HOST/MODEL": "gpu1.lab/bge-m3", "N": "2", "FILE": "lab.html", "REASON": '"new fans"'}
+"""Metavar of an option → an example."""
+
+
 @contextmanager
-def as_mistakes(ctx: click.Context) -> Iterator[None]:
-    """Print errors of click as gpurack's own, with the first example of the verb's help."""
+def as_mistakes(ctx: click.Context, args: Sequence[str] = ()) -> Iterator[None]:
+    """Print errors of click as gpurack's own, with an example of what to type. args: the arguments that were given."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:  # prints the help
         raise
     except click.UsageError as error:
         message = re.sub(r"'([^']+)'", r"`\1`", error.format_message().partition(" Choose from:")[0])
-        shown = re.search(r"Example:\n\s+(.+?)(?:\s{2,}|\n|$)", ctx.command.help or "")
-        example = f"`{shown[1].strip()}`, or " if shown else ""
-        hint = f"{example}see `{ctx.command_path} --help`."
-        if isinstance(error, click.NoSuchOption) and ctx.parent is None:
-            hint = f"options follow the command, as in `gpurack apply {error.option_name}`."
         text = message[:1].lower() + message[1:].rstrip(".")
-        mistake = Mistake([text]) if text.endswith("?") else Mistake([f"{text}."], hint)
-        raise mistake from None
+        text = text.replace("is not a valid integer range", "is not a whole number")
+        if extra := re.fullmatch(r"got unexpected extra arguments? \((\S+).*\)", text):
+            text, example = surplus(extra[1], ctx, [word for word in args if _is_file(word)])
+        else:
+            text, example = what_is_meant(error, text, ctx)
+        if text.endswith("?"):
+            raise Mistake([text]) from None
+        more = "" if ctx.parent is None else f", or see `{ctx.command_path} --help`"
+        raise Mistake([f"{text}."], f"{example}{more}.") from None
+
+
+def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with an argument too many, and what to type. files: the inventories that were given."""
+    if _is_file(word):
+        return f"one inventory at a time: `{word}` is a second one", f"`{ctx.command_path} {word}`"
+    if any("--limit" in parameter.opts for parameter in ctx.command.params):
+        command = " ".join([ctx.command_path, *files[:1], "--limit", word])
+        return f"unexpected argument `{word}`", f"if it is a host: `{command}`"
+    return f"unexpected argument `{word}`", first_example(ctx)
+
+
+def what_is_meant(error: click.UsageError, text: str, ctx: click.Context) -> tuple[str, str]:
+    """What is wrong with a known error of click, and what to type."""
+    if isinstance(error, click.NoSuchOption) and ctx.parent is None:
+        return text, f"options follow the command, as in `gpurack apply {error.option_name}`"
+    if isinstance(error, click.NoSuchOption) and not text.endswith("?") and error.option_name in options_of_apply(ctx):
+        what = f"`{ctx.command_path}` has no option `{error.option_name}`; `gpurack apply` has it"
+        return what, f"`gpurack apply {error.option_name}`"
+    given, name = getattr(error, "param", None), getattr(error, "option_name", None)
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and (option is given or name in option.opts):
+            value = "" if option.is_flag else f" {EXAMPLES.get(option.metavar or '', option.metavar)}"
+            return text, f"`{ctx.command_path} {option.opts[0]}{value}`"
+    return text, first_example(ctx)
+
+
+def options_of_apply(ctx: click.Context) -> list[str]:
+    """The options of `gpurack apply`."""
+    group = ctx.find_root().command
+    apply = group.get_command(ctx.find_root(), "apply") if isinstance(group, click.Group) else None
+    return [option for parameter in apply.params for option in parameter.opts] if apply else []
+
+
+def first_example(ctx: click.Context) -> str:
+    """The first example of the verb's help."""
+    shown = re.search(r"Example:\n\s+(.+?)(?:\s{2,}|\n|$)", ctx.command.help or "")
+    return f"`{shown[1].strip()}`" if shown else f"`{ctx.command_path}`"
 
 
 class Verb(click.Command):
@@ -93,7 +142,7 @@ class Verb(click.Command):
                 raise Mistake(
                     deploy_given(Path(word), [other for other in args if other != word], ctx.command_path).lines
                 )
-        with as_mistakes(ctx):
+        with as_mistakes(ctx, tuple(args)):
             return super().parse_args(ctx, args)
 
     @override
@@ -153,7 +202,7 @@ def _place(context: click.Context, parameter: click.Parameter, words: tuple[str,
     if not words or (len(words) == 1 and _is_file(words[0])):
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
     if len(words) > 2:
-        raise click.UsageError(f"Got unexpected extra argument ({words[2]})", context)
+        raise unexpected(words[2], context)
     if len(words) == 2 and not _is_file(words[0]) and "/" not in words[1]:
         raise Mistake([f"write HOST/MODEL as one word: `{context.command_path} {'/'.join(words)}`."])
     return named_inventory(context, *words[:-1]), words[-1]
@@ -163,7 +212,7 @@ def _host(context: click.Context, parameter: click.Parameter, words: tuple[str, 
     files = [word for word in words if _is_file(word)]
     hosts = tuple(word for word in words if word not in files)
     if len(files) > 1 or len(hosts) > 1:
-        raise click.UsageError(f"Got unexpected extra argument ({words[-1]})", context)
+        raise unexpected(words[-1], context)
     return named_inventory(context, *files), hosts
 
 
@@ -177,6 +226,22 @@ def _one_host(context: click.Context, parameter: click.Parameter, words: tuple[s
         raise click.UsageError("Missing argument 'HOST'.", context)
     inventory, hosts = _host(context, parameter, words)
     return inventory, hosts[0]
+
+
+def _image(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, str, str, str]:
+    first = words[:1] if words and _is_file(words[0]) else ()
+    match words[len(first) :]:
+        case (host, name, file):
+            return named_inventory(context, *first), host, name, file
+        case (_, _, _, extra, *_):
+            raise unexpected(extra, context)
+        case rest:
+            raise click.UsageError(f"Missing argument '{('HOST', 'NAME', 'FILE')[len(rest)]}'.", context)
+
+
+def unexpected(word: str, context: click.Context) -> click.UsageError:
+    """The error for an argument too many."""
+    return click.UsageError(f"Got unexpected extra argument ({word})", context)
 
 
 def _is_file(word: str) -> bool:
@@ -195,6 +260,8 @@ host_argument = _words("[INVENTORY] [HOST]", _host)
 """INVENTORY as a path, which can be left out where the folder has one, and the host that is meant, if only one is."""
 one_host_argument = _words("[INVENTORY] HOST", _one_host)
 """INVENTORY as a path, which can be left out where the folder has one, and HOST."""
+image_argument = _words("[INVENTORY] HOST NAME FILE", _image)
+"""INVENTORY as a path, which can be left out where the folder has one, and HOST, NAME and FILE."""
 parts_argument = _words("[INVENTORY] [WHAT]...", _parts)
 """INVENTORY as a path, which can be left out where the folder has one, and further words."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

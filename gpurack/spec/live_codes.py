@@ -571,9 +571,10 @@ MODELS: Mapping[str, Code] = {
         "What failed once is not tried again by itself, so that nightly runs stop no model that serves.",
     ),
     "unknown-retry": Code(
-        'retry="{value}": {why}.',
-        "Write HOST/MODEL, several with commas, or HOST/all.",
-        "The names are those of the inventory.",
+        "cannot try `{value}` again: {why}.",
+        "Write {example}, or HOST/all.",
+        "The host or the entry is not in the inventory.",
+        "Write HOST/MODEL or HOST/all, with the names of the inventory.",
     ),
     "no-rollback": Code(
         "{what}.",

@@ -38,7 +38,7 @@ class Unread(Exception):
 
 
 class Unreachable(Unread):
-    """There is no connection to the host."""
+    """There is no connection to the host. Its sentence names the command to try, so it has no fix."""
 
 
 class Checked(Protocol):
@@ -85,7 +85,8 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
             if unread.reported:
                 pytest.skip(f"{checked.title}: {unread}")
             unread.reported = True
-            lines = [f"{checked.title}: {one_line(str(unread))}", f"    fix: {unread.fix}"]
+            fix = [f"    fix: {unread.fix}"] if unread.fix else []
+            lines = [f"{checked.title}: {one_line(str(unread))}", *fix]
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 

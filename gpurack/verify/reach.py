@@ -12,6 +12,7 @@ from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
 from gpurack.facts.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
+from gpurack.facts.unreachable import why_unreachable
 from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.verify.drift import Unreachable, Unread
@@ -56,7 +57,7 @@ def connect(host: Host) -> None:
         if not host.connected:
             host.connect(show_errors=False, raise_exceptions=True)
     except PyinfraError as error:
-        raise Unreachable(f"not reachable: {error}", f"check: {sh('ssh {}', host.name)}") from None
+        raise Unreachable(why_unreachable(host, error), "") from None
 
 
 def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:

@@ -34,7 +34,7 @@ class Mistake:
 
     name: what is wrong. command: what is typed. lab: (what is written, what should be) in lab.yaml. python: the text
     of inventories/lab.py, which then replaces lab.yaml. files: more files; None removes one. ssh: what ssh says.
-    snapshot: why the host cannot be inspected.
+    snapshot: what its inspection finds, one of replay.SNAPSHOTS.
     """
 
     name: str
@@ -47,6 +47,9 @@ class Mistake:
 
 
 PLAN = "gpurack plan"
+DIFF = "gpurack diff"
+LISTS = "fresh, with package lists"
+DOCKER = "{source: docker-ce, version: 28.5.2}"
 MODELS = "    models:\n" + LAB.partition("    models:\n")[2]
 SERVICE = "    services: {gateway: {engine: litellm, version: 1.109.1, port: 4000, connects_to: [gateway]}}\n"
 QWEN = "weights: /w/qwen.gguf, gpus: [0], port: 8000"
@@ -80,6 +83,9 @@ MISTAKES = (
     Mistake("option that takes a number", "gpurack apply --allow-remove all"),
     Mistake("confirmation of a verb that changes nothing", "gpurack diff -y"),
     Mistake("two inventories", "gpurack plan inventories/lab.yaml inventories/old.yaml"),
+    Mistake("host after the inventory", "gpurack apply inventories/lab.yaml gpu1.lab"),
+    Mistake("word of Docker", "gpurack pull"),
+    Mistake("image save without a file", "gpurack image save gpu1.lab qwen"),
     Mistake("two formats", "gpurack endpoints --json --markdown"),
     Mistake("logs of nothing", "gpurack logs"),
     Mistake("logs of a model without its host", "gpurack logs qwen"),
@@ -112,6 +118,16 @@ MISTAKES = (
     Mistake("ssh_port as text", PLAN, lab=("gpu1.lab:\n", 'gpu1.lab:\n    ssh_port: "ssh"\n')),
     Mistake("no sudo", snapshot="NEEDS_ROOT"),
     Mistake("sudo with a password", snapshot="NEEDS_PASSWORD"),
+    # --- what the host has
+    Mistake("version of Docker that its repository lacks", DIFF, lab=("28.5.2", "28.5.9"), snapshot=LISTS),
+    Mistake("version that the distribution lacks", DIFF, lab=("docker-ce", "distro"), snapshot=LISTS),
+    Mistake("other version than that of docker.io", DIFF, lab=("source: docker-ce, ", ""), snapshot="docker.io"),
+    Mistake("docker-ce beside docker.io", DIFF, snapshot="docker.io"),
+    Mistake("docker.io without Compose v2", DIFF, lab=(DOCKER, "{}"), snapshot="docker.io of Debian 12"),
+    Mistake("Docker as a snap", DIFF, snapshot="snap"),
+    Mistake("a lost GPU", "gpurack status", snapshot="lost GPU"),
+    Mistake("no driver", "gpurack status", snapshot="no driver"),
+    Mistake("models that nobody applied", "gpurack status", snapshot=LISTS),
     # --- YAML and Python
     Mistake("tab in YAML", PLAN, lab=("    hardware", "\thardware")),
     Mistake("line indented too deep", PLAN, lab=("    models:\n", "      models:\n")),

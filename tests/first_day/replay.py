@@ -9,6 +9,7 @@ import runpy
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from socket import gaierror
 from typing import Any
@@ -20,9 +21,12 @@ from pyinfra.connectors import ssh
 
 from gpurack.commands.main import main
 from gpurack.facts import snapshot
+from gpurack.facts.gpus import Driver
+from gpurack.facts.model import Carried
 from gpurack.operations import run_state
 from tests import forked
 from tests.first_day.mistakes import LAB, MISTAKES, Mistake
+from tests.given import host_state, uuid
 
 CHECKOUT = Path(__file__).parents[2]
 SCREENS = Path(__file__).parent / "screens.txt"
@@ -51,6 +55,33 @@ SSH_ERRORS: dict[str, Exception] = {
 }
 
 
+BARE = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
+DOCKER_IO = dict.fromkeys(("docker.io", "docker-cli", "docker-compose"), "26.1.5+dfsg1-9")
+WEIGHTS = {"/w/qwen.gguf": 8 << 30, "/w/bge-m3": 2 << 30}
+FRESH = host_state(gpus=2, docker={}, packages=BARE, weights=WEIGHTS)
+CE = "https://download.docker.com/linux/debian trixie/stable"
+LISTS = {
+    "docker-ce": (Carried("5:28.5.1-1~debian.13~trixie", CE, True), Carried("5:28.5.2-1~debian.13~trixie", CE, True)),
+    "docker.io": (Carried("26.1.5+dfsg1-9", "http://deb.debian.org/debian trixie/main", True),),
+}
+SNAPSHOTS = {
+    "NEEDS_ROOT": snapshot.NEEDS_ROOT,
+    "NEEDS_PASSWORD": snapshot.NEEDS_PASSWORD,
+    "fresh, with package lists": replace(FRESH, carried=LISTS),
+    "docker.io": host_state(gpus=2, packages=BARE | DOCKER_IO, weights=WEIGHTS),
+    "docker.io of Debian 12": host_state(
+        os="debian 12", gpus=2, packages={**BARE, "docker.io": "20.10.24+dfsg1-1"}, compose="1.29.2", weights=WEIGHTS
+    ),
+    "snap": host_state(gpus=2, packages=BARE, units={"snap.docker.dockerd.service": "loaded active enabled"}),
+    "lost GPU": replace(
+        host_state(gpus=1, packages=BARE | DOCKER_IO, weights=WEIGHTS),
+        driver=Driver("580.159.04", 15, "GPU is lost", {"0000:17:00.0": uuid(0), "0000:65:00.0": uuid(1)}),
+    ),
+    "no driver": host_state(packages=BARE | DOCKER_IO, weights=WEIGHTS),
+}
+"""What the inspection of gpu1.lab finds."""
+
+
 def replay(mistake: Mistake, folder: Path) -> str:
     """The screen after a mistake, with the exit code in its last line."""
     prepare(mistake, folder)
@@ -60,8 +91,8 @@ def replay(mistake: Mistake, folder: Path) -> str:
     done = forked.run(lambda: program(mistake, words[0]), argv, environment, folder)
     shown = (done.stdout + done.stderr).replace(f"{folder}/", "").replace(sys.prefix, "VENV")
     shown = shown.replace(f"{CHECKOUT}/", "").replace(f"({pyinfra.__version__}, ", "(VERSION, ")
-    shown = re.sub(r"pyinfra_patches.py line \d+", "pyinfra_patches.py line N", shown)
     shown = re.sub(r"\d+\.\d s$", "0.1 s", shown, flags=re.MULTILINE)
+    shown = re.sub(r"Checked \d\d:\d\d \S+\.$", "Checked 03:00 CET.", shown, flags=re.MULTILINE)
     return "\n".join([f"$ {mistake.command}", *map(str.rstrip, shown.splitlines()), f"exit code {done.returncode}"])
 
 
@@ -92,7 +123,7 @@ def program(mistake: Mistake, command: str) -> None:
 
     ssh.SSHClient.connect = connect  # type: ignore[assignment,method-assign]
     if mistake.snapshot:
-        run_state.take_snapshot = lambda host, questions: getattr(snapshot, mistake.snapshot)
+        run_state.take_snapshot = lambda host, questions: SNAPSHOTS[mistake.snapshot]
     if command == "gpurack":
         main(prog_name="gpurack")
     if command == "pyinfra-elsewhere":

@@ -6,6 +6,7 @@ The connection, the snapshots and the commands of hosts are stand-ins; pyinfra, 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,61 @@ def test_exit_code_of_diff(plans: list[HostPlan], fail_on_change: bool, code: in
 )
 def test_exit_code_of_apply(states: list[Any], code: int) -> None:
     assert result_code({str(number): Outcome(state) for number, state in enumerate(states)}) == code
+
+
+def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.facts["gpu1"] = [stopped()]
+    world.answers["gpu1"] = (False, ["error beta: exited while loading"])
+
+
+def refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.facts["gpu1"] = [HostFacts(trouble="gpurack needs root on the host.")]
+
+
+def wrong(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "lab.yaml").write_text(LAB.replace("port", "prot"))
+
+
+def without_terminal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply_module, "require_terminal", REQUIRE_TERMINAL)
+
+
+def away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.unreachable = {"gpu2"}
+
+
+def interrupted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: Any) -> bool:
+        raise KeyboardInterrupt
+
+    changing(world)
+    monkeypatch.setattr(apply_module, "confirmed", stop)
+
+
+REQUIRE_TERMINAL = apply_module.require_terminal
+EXIT_CODES: list[tuple[int, str, Any]] = [
+    (0, "-y", lambda world, monkeypatch: None),
+    (0, "-y", lambda world, monkeypatch: changing(world)),
+    (1, "-y", failing),
+    (1, "-y", refused),
+    (2, "-y", wrong),
+    (2, "", without_terminal),
+    (2, "--allow-remove 0", lambda world, monkeypatch: None),
+    (3, "--dry --fail-on-change", lambda world, monkeypatch: changing(world)),
+    (0, "--dry --fail-on-change", lambda world, monkeypatch: None),
+    (4, "-y", away),
+    (130, "", interrupted),
+]
+
+
+@pytest.mark.parametrize(("code", "options", "happens"), EXIT_CODES)
+def test_exit_codes(world: World, monkeypatch: pytest.MonkeyPatch, code: int, options: str, happens: Any) -> None:
+    happens(world, monkeypatch)
+    assert world.run("apply", *options.split()).exit_code == code
+
+
+def test_exit_codes_are_those_of_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/apply.md").read_text(encoding="utf-8")
+    table = page.partition("## Exit codes")[2].partition("\n## ")[0]
+    documented = set(map(int, re.findall(r"^\| (\d+) ", table, re.MULTILINE)))
+    assert documented == {code for code, _, _ in EXIT_CODES}

@@ -183,9 +183,9 @@ def test_retries_of_a_host(asked: str | None, names: set[str]) -> None:
     [
         (None, []),
         ("gpu1/alpha,gpu1/all", []),
-        ("gpu1/gamma", ['retry="gpu1/gamma": gpu1 has no model `gamma`.']),
-        ("gpu9/alpha", ['retry="gpu9/alpha": gpu9 is not in the inventory.']),
-        ("alpha", ['retry="alpha": the host is missing; write gpu1/alpha.']),
+        ("gpu1/gamma", ["cannot try `gpu1/gamma` again: gpu1 has no model `gamma`."]),
+        ("gpu9/alpha", ["cannot try `gpu9/alpha` again: gpu9 is not in the inventory."]),
+        ("alpha", ["cannot try `alpha` again: the host is missing."]),
     ],
 )
 def test_refuses_unknown_retries(asked: str | None, errors: list[str]) -> None:

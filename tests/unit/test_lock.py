@@ -277,6 +277,12 @@ LOCK = HostLock(
 BASE: dict[str, Any] = {"models": {"alpha": {"port": 8000}}}
 
 
+def test_lock_of_fedoras_docker_contradicts_another_source() -> None:
+    wanted = spec({"docker": {"source": "docker-ce"}})
+    found = list(pins.host_contradictions(wanted, HostLock(packages={"moby-engine": "28.1.0-1.fc43"})))
+    assert [(path, what) for path, what, _ in found] == [("docker.source", "moby-engine, not docker-ce.")]
+
+
 @pytest.mark.parametrize(
     ("over", "path", "sentence"),
     [

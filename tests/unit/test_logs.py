@@ -231,7 +231,7 @@ LAB = {
 
 
 @pytest.mark.parametrize(("place", "why"), [
-    ("alpha", r"^write HOST/MODEL, for example gpu1/alpha\.$"),
+    ("alpha", r"^alpha: the host is missing. Write HOST/MODEL, for example gpu1/alpha\.$"),
     ("gpu2/alpha", r'^unknown host "gpu2"\. Did you mean "gpu1"\?$'),
     ("gpu1/alpa", r'^unknown model "alpa" on gpu1\. Did you mean "alpha"\?$'),
     ("empty/alpha", r'^unknown model "alpha" on empty\. It has no models\.$'),

@@ -39,7 +39,7 @@ def test_status_is_maintenance_for_programs_too(inventory: Path, tmp_path: Path)
     data = json.loads(run("status", inventory, "--json", "--html", tmp_path / "lab.html").output)
     host = data["hosts"]["gone.invalid"]
     assert (host["state"], host["maintenance"], host["models"]) == ("maintenance", WHY, {})
-    assert data["summary"] == "0 of 0 ready. In maintenance: gone.invalid."
+    assert data["summary"] == "0 of 0 models ready. In maintenance: gone.invalid."
     page = (tmp_path / "lab.html").read_text()
     assert WHY in page
     assert '<section class="bad">' not in page

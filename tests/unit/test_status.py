@@ -190,7 +190,7 @@ def test_unreachable_host_has_unknown_models() -> None:
     assert [(host.state, said(host.errors)) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
-    assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
+    assert summary(lab) == "0 of 1 model ready, 1 unknown. 1 host needs attention: gpu1."
 
 
 def test_names_models_that_the_next_apply_removes() -> None:
@@ -214,7 +214,7 @@ def test_loading_model_is_well() -> None:
     wanted, container = one(started=ago(seconds=3))
     lab = [host_status("gpu1", wanted, host_state(containers=[container], probes={"alpha": [503, ""]}), NOW)]
     assert is_well(lab)
-    assert summary(lab) == "0 of 1 ready, 1 loading."
+    assert summary(lab) == "0 of 1 model ready, 1 loading."
 
 
 @pytest.fixture
@@ -273,6 +273,15 @@ def test_twelve_hosts_that_are_well_need_a_line_each() -> None:
     lines = printed(fleet)
     assert len(lines) == 13
     assert max(map(len, lines)) <= 100
+
+
+def test_twelve_hosts_without_docker_need_two_lines_each() -> None:
+    """What is the same of eight models is said once, and the reason of the host once."""
+    wanted = models(**{f"qwen-{number}": {} for number in range(8)})
+    fleet = [host_status(f"gpu{number}.lab", wanted, host_state(docker={}), NOW) for number in range(12)]
+    lines = printed(fleet)
+    assert len([line for line in lines if line.startswith("DOWN")]) == 12
+    assert sum("qwen-7 :8007: Docker does not answer" in line for line in lines) == 12
 
 
 def test_json_has_same_facts(lab: list[HostStatus]) -> None:

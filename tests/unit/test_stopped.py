@@ -200,7 +200,7 @@ def test_status_says_who_stopped_it_and_all_is_well(mark: Stopped, text: str, co
     assert state_text(alpha, NOW) == text
     assert is_well([found])
     assert f"1 of 2 ready, {count}" in counts(found)
-    assert summary([found]) == f"1 of 2 ready, {count}."
+    assert summary([found]) == f"1 of 2 models ready, {count}."
 
 
 def test_status_of_a_held_model_that_runs_is_its_state() -> None:

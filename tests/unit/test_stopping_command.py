@@ -136,7 +136,7 @@ def test_does_not_restart_what_is_held(world: World, told: list[Any]) -> None:
     [
         (["gpu1/gamma"], 2, 'error  unknown model "gamma" on gpu1. Known: alpha, beta.'),
         (["gpu7/beta"], 2, 'error  unknown host "gpu7". Did you mean "gpu'),
-        (["beta"], 2, "error  write HOST/MODEL, for example gpu1/beta."),
+        (["beta"], 2, "error  beta: the host is missing. Write HOST/MODEL, for example gpu1/beta."),
         ([], 2, "error  missing argument `HOST/MODEL`."),
         (["gpu2/beta"], 1, "error  gpu2: "),
     ],

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from gpurack.commands import verify
+from gpurack.commands import image_save, verify
 from gpurack.commands.main import main
 
 LAB = "hosts: {gpu1: {models: {alpha: {engine: llama.cpp, version: b7000, weights: /w/a.gguf, port: 8000}}}}\n"
@@ -49,6 +49,10 @@ def test_help_has_an_example_and_fits_80_columns(verb: tuple[str, ...]) -> None:
         ("ps", "Use `gpurack status lab.yaml`."),
         ("test", "Use `gpurack verify lab.yaml`."),
         ("destroy", "Use `pyinfra lab.yaml deploys/remove.py`."),
+        ("rm", "Use `pyinfra lab.yaml deploys/remove.py`."),
+        ("pull", "Use `gpurack apply --prepare lab.yaml`."),
+        ("undo", "Use `gpurack rollback lab.yaml`."),
+        ("clean", "Use `gpurack prune lab.yaml`."),
         ("aply", "Did you mean `gpurack apply`?"),
     ],
 )
@@ -89,6 +93,31 @@ def test_python_file_that_loads_yaml_stands_for_both(project: Path) -> None:
     (project / "lab.yaml").write_text(LAB)
     (project / "lab.py").write_text('import gpurack\n\nglobals().update(gpurack.load("lab.yaml"))\n')
     assert "gpurack apply lab.py" in run("plan").output
+
+
+def test_no_verb_requires_its_inventory() -> None:
+    """Where the folder has one, it can be left out."""
+    usages = [run(*verb, "--help").output.partition("\n")[0] for verb in verbs(main)]
+    naming = [usage for usage in usages if "INVENTORY" in usage]
+    assert len(naming) == 16
+    assert [usage for usage in naming if "[INVENTORY]" not in usage] == []
+
+
+@pytest.mark.parametrize("words", [("gpu1", "alpha", "a.tar"), ("lab.yaml", "gpu1", "alpha", "a.tar")])
+def test_image_save_takes_the_only_inventory(
+    project: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(image_save, "save", lambda *given: saved.append(given[:4]))
+    (project / "lab.yaml").write_text(LAB)
+    assert run("image", "save", *words).exit_code == 0
+    assert saved == [(Path("lab.yaml"), "gpu1", "alpha", Path("a.tar"))]
+
+
+@pytest.mark.parametrize("words", [("gpu1", "alpha"), ("lab.yaml", "gpu1", "alpha", "a.tar", "b.tar")])
+def test_image_save_needs_three_words(project: Path, words: tuple[str, ...]) -> None:
+    (project / "lab.yaml").write_text(LAB)
+    assert run("image", "save", *words).exit_code == 2
 
 
 def test_several_inventories_are_listed(project: Path) -> None:

@@ -51,13 +51,13 @@ def watch(monkeypatch: pytest.MonkeyPatch, inventory: Path, pauses: Iterator[obj
 
 def test_inspects_again_until_it_is_interrupted(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = watch(monkeypatch, inventory, iter([None, KeyboardInterrupt()]))
-    assert (done.output.count("0 of 0 ready."), done.exit_code) == (2, 0)
+    assert (done.output.count("0 of 0 models ready."), done.exit_code) == (2, 0)
 
 
 def test_survives_an_edit(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = watch(monkeypatch, inventory, iter(["hosts: [", inventory.read_text(), KeyboardInterrupt()]))
     assert "the file ends inside of a bracket" in done.output
-    assert (done.output.count("0 of 0 ready."), done.exit_code) == (2, 0)
+    assert (done.output.count("0 of 0 models ready."), done.exit_code) == (2, 0)
 
 
 def test_survives_a_page_that_cannot_be_written(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,15 +120,16 @@ def unknown_retries(asked: str | None, fleet: Mapping[str, Host]) -> list[Proble
     """Return an error for each host or model in `--data retry=` that the inventory does not have."""
     found = []
     for host, model in places(asked):
+        example = "HOST/MODEL"
         if host not in fleet:
             hosts = [name for name, spec in fleet.items() if model in spec.entries]
             why = f"{host} is not in the inventory" if host else "the host is missing"
-            why += f"; write {hosts[0]}/{model}" if hosts and not host else ""
+            example = f"{hosts[0]}/{model}" if hosts else example
         elif model != ALL and model not in fleet[host].entries:
             why = f"{host} has no model `{model}`"
         else:
             continue
-        found.append(Problem.of("unknown-retry", value=f"{host}/{model}" if host else model, why=why))
+        found.append(Problem.of("unknown-retry", value=f"{host}/{model}" if host else model, why=why, example=example))
     return found
 
 

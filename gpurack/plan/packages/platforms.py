@@ -61,6 +61,8 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
     when half is unpacked. Compose v1 of older releases does not conflict.
     """
     own, docker = _kept("distro", apt.REMOVE), _kept("docker-ce", apt.REMOVE)
+    if not distro_packages:
+        own = f"It has no Compose v2. To replace it, stop its containers, then run: {apt.REMOVE} {{names}}."
     return Platform(
         name=name,
         packages=apt,

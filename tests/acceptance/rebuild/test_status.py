@@ -31,7 +31,7 @@ def test_shows_healthy_lab(inventory: Path, gpu4: Host, cpu4: Host) -> None:
     found = status(inventory, "--json")
     assert (found.returncode, found.stderr) == (0, "")
     data = json.loads(found.stdout)
-    assert data["summary"] == "4 of 4 ready."
+    assert data["summary"] == "4 of 4 models ready."
     here, there = data["hosts"]["gpu4"], data["hosts"]["cpu4"]
     assert [gpu["uuid"] for gpu in here["gpus"]] == gpu4.gpus.uuids
     assert {name: model["state"] for name, model in here["models"].items()} == dict.fromkeys(
@@ -65,7 +65,7 @@ def test_names_what_broke_and_exits_with_1(inventory: Path, gpu4: Host, cpu4: Ho
     [lost] = [line for line in lines if line.startswith("DEGRADED gpu4 GPU 2 lost since ")]
     assert "Xid 79" in lost
     assert lost.endswith("Reboot the host. Affected models: beta.")
-    assert lines[-1].startswith("2 of 4 ready, 2 down. 1 host needs attention: gpu4. Checked ")
+    assert lines[-1].startswith("2 of 4 models ready, 2 down. 1 host needs attention: gpu4. Checked ")
     looks_right(page)
 
 
@@ -107,4 +107,4 @@ def test_shows_unreachable_host(inventory: Path, cpu4: Host) -> None:
     data: dict[str, Any] = json.loads(found.stdout)
     assert data["hosts"]["cpu4"]["state"] == "UNREACHABLE"
     assert data["hosts"]["gpu4"]["state"] == "ok"
-    assert data["summary"] == "3 of 4 ready, 1 unknown. 1 host needs attention: cpu4."
+    assert data["summary"] == "3 of 4 models ready, 1 unknown. 1 host needs attention: cpu4."

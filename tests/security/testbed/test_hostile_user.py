@@ -388,7 +388,7 @@ def test_names_what_hangs_and_shows_rest_of_host(hanging: Hanging) -> None:
     assert "UNREACHABLE" not in hanging.status.text
     assert "user bob timed out after 30 s" in hanging.status.text, hanging.status.text
     assert "gamma :8002: timed out after 30 s" in hanging.status.text, hanging.status.text
-    assert "3 of 4 ready, 1 down" in hanging.status.text, hanging.status.text
+    assert "3 of 4 models ready, 1 down" in hanging.status.text, hanging.status.text
 
 
 def test_names_unkillable_process_again_in_next_snapshot(hanging: Hanging) -> None:
