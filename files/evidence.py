@@ -454,9 +454,6 @@ def cards():
     return {
         "kernel": kernel.group(1) if kernel else "",
         "known": known,
-        "on the bus": [
-            uuid for place, uuid in known.items() if os.path.exists("/sys/bus/pci/devices/" + place.lower())
-        ],
         "exit_code": code,
         "message": "" if code == 0 else " ".join(out.split()),
         "answering": answering,

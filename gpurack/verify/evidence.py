@@ -7,7 +7,6 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
-from gpurack.facts.gpus import PciGpu
 from gpurack.facts.model import (
     SOURCES,
     USER_DAEMON_JSON,
@@ -315,6 +314,5 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
 
 def driver_of(cards: Mapping[str, Any]) -> Driver:
     """Convert NVIDIA's driver to Driver."""
-    real = {place: PciGpu("") for place, uuid in cards["known"].items() if uuid in cards["on the bus"]}
     said = {"exit_code": cards["exit_code"], "message": cards["message"]}
-    return Driver(kernel=cards["kernel"], pci=cards["known"], bus=real, **said)
+    return Driver(kernel=cards["kernel"], pci=cards["known"], **said)

@@ -231,6 +231,20 @@ def chat(host: Host, port: int, key: str | None = None) -> str:
     return str(json.loads(answer)["choices"][0]["message"]["content"])
 
 
+def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`gpurack status` as cron runs it."""
+    return subprocess.run(
+        [GPURACK, "status", str(inventory), *options],
+        cwd=CHECKOUT,
+        env=os.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def cards(host: Host, container: str) -> list[str]:
     """The UUIDs that `nvidia-smi -L` lists inside a container."""
     return re.findall(r"GPU-[0-9a-f-]+", host.root(f"docker exec {container} nvidia-smi -L").stdout)

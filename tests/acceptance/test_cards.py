@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.conftest import Lab, cards, chat, identities, model
+from tests.acceptance.conftest import Lab, cards, chat, identities, model, status
+from tests.acceptance.verification import verify
 from tests.testbed import Host
 
 PAIR = {
@@ -25,6 +26,35 @@ def test_two_models_share_gpu_and_answer(lab: Lab, gpu1: Host) -> None:
     for name, port in (("alpha", 8000), ("beta", 8001)):
         assert cards(gpu1, name) == [first]
         assert chat(gpu1, port) == lab.testbed.weights(name).sentence
+
+
+def restarted(host: Host, name: str, port: int) -> None:
+    """Restart a model by hand, and wait until it is ready."""
+    host.root(f"docker restart {name}")
+    host.root(f"timeout 60 sh -c 'until curl -sf http://127.0.0.1:{port}/health; do sleep 0.2; done'")
+
+
+def test_model_that_computes_on_the_cpu_is_degraded_until_it_is_restarted(lab: Lab, gpu1: Host) -> None:
+    """CUDA fails while it starts. llama.cpp continues without it, as healthy as before."""
+    inventory, first = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}}), gpu1.gpus.uuids[0]
+    processes = "nvidia-smi --query-compute-apps=gpu_uuid,process_name,used_memory --format=csv,noheader"
+    assert gpu1.root(processes).stdout == f"{first}, llama-server, 300 MiB\n" * 2
+    gpu1.gpus.cuda(999)
+    restarted(gpu1, "alpha", 8000)
+    gpu1.gpus.cuda(0)
+    assert gpu1.root(processes).stdout == f"{first}, llama-server, 300 MiB\n"
+    run = lab.run(inventory)
+    told = " ".join(run.output.split())
+    assert "alpha: it answers, but computes on the CPU: none of its processes uses its GPUs" in told
+    assert run.row("gpu1", "alpha").endswith("DEGRADED: computes on the CPU, not on its GPUs")
+    assert run.row("gpu1", "beta").endswith("ready")
+    found = status(inventory)
+    assert (found.returncode, "DEGRADED" in found.stdout) == (1, True), found.stdout
+    assert list(verify(lab, inventory, {}).failed) == [("gpu1", "alpha cards")]
+    restarted(gpu1, "alpha", 8000)
+    assert lab.run(inventory).unchanged
+    assert status(inventory).returncode == 0
+    assert verify(lab, inventory, {}).failed == {}
 
 
 def test_old_cdi_spec_is_replaced_and_one_that_conflicts_is_named(lab: Lab, gpu1: Host) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from gpurack.commands.lab_status import host_status
-from gpurack.facts.gpus import PciGpu
 from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import HostRun
@@ -18,17 +17,16 @@ from gpurack.plan.run import Run
 from gpurack.spec.host import Host
 from tests.given import container, gpu, host_state, id_of, models, running, spec, uuid
 
-BUS = {"0000:17:00.0": PciGpu("0x20b7", "nvidia")}
-CARD = replace(gpu(0), pci="00000000:17:00.0", memory_used=5)
+CARD = replace(gpu(0), memory_used=5)
 READY = {"alpha": [200, '"alpha"'], "beta": [200, '"beta"']}
 
 
 def seen(wanted: Host, *processes: GpuProcess, **words: Any) -> HostFacts:
     """A host whose alpha is ready on GPU 0, where these processes are. words: of the GPU, of `host_state`."""
     card = replace(CARD, **{name: words.pop(name) for name in list(words) if hasattr(CARD, name)})
-    driver = {"bus": words.pop("bus", BUS)}
-    facts = replace(host_state(gpus=1, driver=driver), gpus=(card,))
+    facts = replace(host_state(gpus=1), gpus=(card,))
     mine = running(wanted, "alpha", facts, (uuid(0),))
+    driver = {"platform": words.pop("platform", "")}
     state = host_state(containers=[mine], probes=words.pop("probes", READY), driver=driver, **words)
     return replace(state, gpus=(card,), gpu_processes=processes)
 
@@ -45,12 +43,13 @@ def process(of: str, memory: int | None = 900) -> GpuProcess:
         ((process("beta"),), {"memory_used": 912}, True),  # a neighbour explains it
         ((process("alpha"),), {"memory_used": 905}, False),
         ((process("alpha", None),), {"memory_used": 5}, False),
-        ((), {"memory_used": 905}, False),  # a driver that lists no processes (vGPU)
+        ((), {"memory_used": 905}, False),  # a driver that lists no processes (vGPU, WSL)
         ((process(""),), {"memory_used": 905}, False),  # its container is unknown
         ((process("beta", None),), {"memory_used": 905}, False),  # "[N/A]"
         ((process("beta"),), {"memory_used": None}, False),  # GB10
         ((), {"memory_used": 5, "fault": "requires reset"}, False),
-        ((), {"memory_used": 5, "bus": {}}, False),  # simulated GPUs, WSL
+        ((), {"memory_used": 5, "platform": "wsl"}, False),
+        ((), {"memory_used": 5, "vendor": "amd"}, False),
         ((), {"memory_used": 5, "probes": {"alpha": [503, ""]}}, False),  # it still loads
     ],
 )

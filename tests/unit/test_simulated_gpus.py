@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -267,6 +267,101 @@ def test_memory_is_held_after_end_of_process(gpus: SimulatedGpus, smi: Smi) -> N
     until = time.monotonic() + 10
     while csv(smi, "memory.used")[1] != ["0"]:
         assert time.monotonic() < until, "the memory is never free"
+
+
+APPS = ("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv,noheader,nounits")
+
+
+@pytest.fixture
+def contained(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Adds what /proc shows of a process: (pid, its GPUs' indices, its pids in its namespaces) → its folder."""
+    proc = root / "processes"
+    monkeypatch.setenv("GPUSIM_PROC", str(proc))
+
+    def add(pid: int, gpus: Sequence[int], *inside: int, name: str = "llama-server") -> Path:
+        folder = proc / str(pid)
+        (folder / "root/dev").mkdir(parents=True)
+        (folder / "status").write_text(f"Name:\t{name}\nNSpid:\t{pid}" + "".join(f"\t{one}" for one in inside) + "\n")
+        (folder / "comm").write_text(f"{name}\n")
+        ticks = round(time.clock_gettime(time.CLOCK_BOOTTIME) * 100)
+        (folder / "stat").write_text(f"{pid} ({name}) S " + " ".join("0" * 18) + f" {ticks} 0 0\n")
+        for node in ("nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in gpus)):
+            shutil.copy2(root / "dev" / node, folder / "root/dev" / node, follow_symlinks=False)
+        return folder
+
+    return add
+
+
+def test_containers_compute_on_the_gpus_that_they_hold(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    contained(40, [0, 2], 1)
+    contained(41, [], 1)  # a model on the CPU
+    contained(42, [1])  # a process of the host
+    contained(43, [1], 7)  # a later process of a container
+    contained(44, [2], 9, 1, name="python3")  # a container in a container
+    first, _, third, _ = gpus.uuids
+    assert smi(*APPS).stdout.splitlines() == [
+        f"{first}, 40, llama-server, 300", f"{third}, 40, llama-server, 300", f"{third}, 44, python3, 300",
+    ]  # fmt: skip
+    assert csv(smi, "memory.used,memory.free") == [["300", "24276"], ["0", "24576"], ["600", "23976"], ["0", "24576"]]
+    assert "llama-server" in smi().stdout
+    gpus.swap(0, 3)  # it keeps its GPU, whatever the index is now
+    assert smi(*APPS).stdout.splitlines()[-1] == f"{first}, 40, llama-server, 300"
+    gpus.use(3, 9000, os.getpid(), 0)
+    assert csv(smi, "memory.used")[3] == ["9300"]
+
+
+def test_what_a_test_says_of_a_container_counts_instead(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    contained(os.getpid(), [0], 1)
+    gpus.use(0, 9000, os.getpid(), 0)
+    name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+    assert smi(*APPS).stdout == f"{gpus.uuids[0]}, {os.getpid()}, {name}, 9000\n"
+
+
+def test_container_computes_on_the_cpu_where_cuda_did_not_start(
+    root: Path, gpus: SimulatedGpus, smi: Smi, contained: Callable[..., Path]
+) -> None:
+    def listed() -> list[str]:
+        return [line.split(", ")[1] for line in smi(*APPS).stdout.splitlines()]
+
+    def later() -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        while time.clock_gettime(time.CLOCK_BOOTTIME) < now + 0.02:
+            pass  # starts are known to a hundredth of a second
+
+    contained(50, [0], 1)
+    later()
+    gpus.cuda(999)
+    later()
+    contained(51, [0], 1)
+    assert listed() == ["50"]  # what computes goes on
+    later()
+    gpus.cuda(0)
+    later()
+    contained(52, [0], 1)
+    assert listed() == ["50", "52"]  # 51 stays on the CPU until it is started anew
+    (contained(53, [1], 1) / "root/dev/nvidia-uvm").unlink()
+    assert listed() == ["50", "52"]
+    gpus.reset()
+    assert listed() == ["50", "51", "52"]
+
+
+def test_finds_a_real_process_in_a_namespace(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+    """As runc starts it: first in its PID namespace, with a /dev of its own."""
+    node = "mknod /dev/{} c 1 5; "
+    program = (
+        "mount -t tmpfs none /dev && " + node.format("nvidia-uvm") + node.format("nvidia0") + "echo; exec sleep 60"
+    )
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        if not process.stdout or not process.stdout.readline():
+            pytest.skip("Only root, with the right to mount, can make such a process.")
+        rows = [line.split(", ") for line in smi(*APPS).stdout.splitlines()]
+        process.kill()
+    assert [(uuid, name, used) for uuid, _, name, used in rows] == [(gpus.uuids[0], "sleep", "300")]
 
 
 def test_late_driver_is_missing_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:

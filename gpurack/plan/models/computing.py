@@ -53,8 +53,7 @@ def uses_gpus(entry: Model, container: Container, uuids: Collection[str], facts:
     """Does a ready model's container have anything on its GPUs (uuids)? True also where that is unknown.
 
     It has nothing if nvidia-smi lists none of its processes, and other containers' processes explain the memory in use.
-    So a driver that lists no processes (vGPU, WSL), or no memory (GB10, MIG), proves nothing; nor do simulated GPUs,
-    which are not on the PCI bus.
+    So a driver that lists no processes (vGPU, WSL), or no memory (GB10, MIG), proves nothing; nor do AMD's GPUs.
     """
     given = [gpu for gpu in facts.gpus if gpu.uuid in uuids]
     if not (entry.gpus and given and ENGINES[entry.engine].holds_gpus(entry)) or len(given) < len(uuids):
@@ -66,17 +65,7 @@ def uses_gpus(entry: Model, container: Container, uuids: Collection[str], facts:
 
 def unexplained(gpu: Gpu, facts: HostFacts) -> bool:
     """May a GPU's memory in use belong to a process that nvidia-smi does not list? True if it is unknown."""
-    bus = {short(address) for address in facts.driver.bus}
-    if gpu.memory_used is None or gpu.fault or short(gpu.pci) not in bus:
+    if gpu.vendor != "nvidia" or gpu.memory_used is None or gpu.fault or facts.driver.platform == "wsl":
         return True
     known = [process for process in facts.gpu_processes if process.uuid == gpu.uuid and process.container]
     return gpu.memory_used - sum(process.memory or 0 for process in known) >= CONTEXT
-
-
-def short(address: str) -> str:
-    """Return a PCI address without leading zeros: nvidia-smi writes more of them than the kernel.
-
-    >>> short("0000000F:01:00.0") == short("000f:01:00.0")
-    True
-    """
-    return address.lower().lstrip("0")

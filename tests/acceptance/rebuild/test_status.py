@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import CHECKOUT, Lab, chat, standard
+from tests.acceptance.conftest import Lab, chat, standard, status
 from tests.testbed import Host
 from tests.testbed.browser import browser
 
 LAB = {"gpu4": standard()["gpu1"], "cpu4": standard()["cpu1"]}
-GPURACK = str(Path(sys.executable).parent / "gpurack")
-
-
-def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """`gpurack status` as cron runs it."""
-    return subprocess.run(
-        [GPURACK, "status", str(inventory), *options],
-        cwd=CHECKOUT,
-        env=os.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 The tests' machines have no GPU. A host built with `files()` and `UNITS` behaves like a server with four A30: the driver
 "loads" at boot (device nodes, /proc/driver/nvidia, modules.dep), `nvidia-smi` answers, and a container sees exactly the
-GPUs whose device nodes it has and may open. docs/testing.md says what that proves and what not.
+GPUs whose device nodes it has and may open; the host's `nvidia-smi` lists it as a process on them. docs/testing.md says
+what that proves and what not.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ class SimulatedGpus:
         self._gpusim("late", str(seconds))
 
     def cuda(self, init: int, count: int = 0, version: int = 13000) -> None:
-        """libcuda's cuInit and cuDeviceGetCount return these codes, and cuDriverGetVersion this version."""
+        """libcuda's cuInit and cuDeviceGetCount return these codes, and cuDriverGetVersion this version.
+
+        Containers that start during an error compute on the CPU until they are started anew; others continue."""
         self._gpusim("cuda", str(init), str(count), str(version))
 
     def machine(self, name: str) -> None:

@@ -40,7 +40,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
     """The evidence of a correct host of WANTED, in the format of files/evidence.py; `over` replaces parts."""
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
-        "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
+        "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "exit_code": 0, "message": "",
         "answering": [["0", CARD, "NVIDIA A30", "24576", "900", "580.1", "8.0"]],
         "cdi": {"devices": [CARD], "missing": [], "gone": []},
         "toolkit": "1.20.1",
@@ -148,11 +148,6 @@ def loading(parts: dict[str, Any], container: dict[str, Any]) -> None:
     parts["models"]["alpha"]["ready"] = [503, "loading"]
 
 
-def simulated(parts: dict[str, Any], container: dict[str, Any]) -> None:
-    on_the_cpu(parts, container)
-    parts["cards"]["on the bus"] = []
-
-
 def by_the_runtime(parts: dict[str, Any], container: dict[str, Any]) -> None:
     container["HostConfig"] |= {"DeviceRequests": None, "Runtime": "nvidia"}
     container["Config"]["Env"] = ["NVIDIA_VISIBLE_DEVICES=GPU-7"]
@@ -169,7 +164,6 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
         (on_the_cpu, [f"gpu1 alpha: GPUs its processes use: expected {CARD}, found none"]),
         (listed_nowhere, []),
         (loading, []),
-        (simulated, []),
         (by_the_runtime, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found GPU-7"]),
         (by_count, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found all"]),
     ],
