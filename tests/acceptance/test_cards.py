@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.acceptance.conftest import Lab, cards, chat, identities, model, status
 from tests.acceptance.verification import verify
+from tests.device import check
 from tests.testbed import Host
 
 PAIR = {
@@ -55,6 +58,21 @@ def test_model_that_computes_on_the_cpu_is_degraded_until_it_is_restarted(lab: L
     assert lab.run(inventory).unchanged
     assert status(inventory).returncode == 0
     assert verify(lab, inventory, {}).failed == {}
+
+
+def test_check_of_a_real_gpu_runs_on_a_simulated_one(lab: Lab, gpu1: Host, tmp_path: Path) -> None:
+    """tests/device: Docker, CDI and llama-server are real. Debian's llama-server lists no devices, having no CUDA."""
+    image = gpu1.root("docker inspect --format '{{.Config.Image}}' alpha").stdout.strip()
+    weights = gpu1.root("ls /var/lib/gpurack/weights/*-alpha.gguf").stdout.strip()
+    gpu1.put(check.make(), "/root/check.sh")
+    gpu1.root(f"IMAGE={image} MODEL={weights} sh /root/check.sh /root/checked", check=False)
+    for name in gpu1.root("ls /root/checked").stdout.split():
+        (tmp_path / name).write_text(gpu1.root(f"cat /root/checked/{name}").stdout)
+    gpu1.root("rm -r /root/checked /root/check.sh")
+    seen, faults = check.read(tmp_path)
+    assert faults == ["the probe in a container listed no devices"]
+    sentence, first = lab.testbed.weights("alpha").sentence, gpu1.gpus.uuids[0]
+    assert seen[-2:] == [f"the model answered: {sentence}", f"it has 300 MiB on {first}"]
 
 
 def test_old_cdi_spec_is_replaced_and_one_that_conflicts_is_named(lab: Lab, gpu1: Host) -> None:

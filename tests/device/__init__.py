@@ -1,1 +1,1 @@
-"""Checks on a machine with a real NVIDIA GPU, which the other tests simulate (check.py; docs/testing.md)."""
+"""Checks on a machine with a real NVIDIA GPU, which the other tests simulate (check.py, bring.py; docs/testing.md)."""

@@ -1,23 +1,27 @@
 """The simulated driver: nvidia-smi answers like the real one, and the tests' control changes its answers."""
 
+import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from gpurack import host_data
 from gpurack.cuda_faults import REFUSED, fault
 from gpurack.engines.probes import PYTHON
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import JETSON
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
-from tests.device import check
+from tests.device import bring, check
 from tests.given import models
 from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, compile_libcuda, files
 from tests.unit.host_programs import Fakes, without_parts
@@ -439,27 +443,166 @@ print(cuda.cuDriverGetVersion(ctypes.byref(version)), version.value, cuda.cuDevi
         assert done.stdout == f"0 {number} 3\n"
 
 
-def test_check_of_a_real_machine_runs_on_the_simulated_one(
-    root: Path, gpus: SimulatedGpus, fakes: Fakes, cuda: Callable[[], str], tmp_path: Path
-) -> None:
-    """tests/device/check.py, whose program and reader are the ones for a machine with a GPU."""
+# --- tests/device: what is sent to a machine with a real GPU ----------------------------------------------------------
+
+ID = "4f9677b55ae0c3a0c9f9a84096bc0d6929f1d5a72158b6208afbc2090a479ae3"
+DOCKER = """\
+case "$*" in
+import*) cat >"$STATE/image" ;;
+*--list-devices) cat "$STATE/listed" ;;
+"run --detach"*) python3 "$STATE/server" >/dev/null 2>&1 & read -r id <"$STATE/id"; echo "$id"; sh "$STATE/use" $! ;;
+"rm --force"*) ! [ -e "$STATE/pid" ] || kill "$(cat "$STATE/pid")" ;;
+esac"""
+SERVER = """\
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        self.do_GET()
+        self.wfile.write(b'{"choices": [{"message": {"content": "Alpha speaks."}}]}')
+http.server.HTTPServer(("127.0.0.1", PORT), Answer).serve_forever()"""
+LISTED = "Available devices:\n  CUDA0: NVIDIA A30 (24576 MiB, 24276 MiB free)\n"
+
+
+@pytest.fixture
+def checked(
+    root: Path,
+    gpus: SimulatedGpus,
+    fakes: Fakes,
+    cuda: Callable[[], str],
+    free_port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[list[str], list[str]]]:
+    """Run tests/device/check.py's program on the simulated machine, with a fake Docker; return what is read of it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    state = tmp_path / "fakes/state"
     fakes.add("nvidia-smi", f'exec {files()["/usr/bin/nvidia-smi"][0]} "$@"')
+    fakes.add("docker", DOCKER)
+    fakes.add("unshare", 'shift 3; exec "$@"')
+    fakes.state("server", SERVER.replace("PORT", str(free_port)))
+    fakes.state("use", f'echo $1 >{state}/pid; {files()[GPUSIM][0]} use 0 900 "$1" 0')
+    fakes.state("cgroup", f"0::/system.slice/docker-{ID}.scope\n")
+    fakes.state("id", ID)
+    fakes.state("listed", LISTED)
     program = without_parts(check.make(), "NVIDIA").replace("/proc/driver", f"{root}/proc/driver")
+    program = program.replace("/proc/$1/cgroup", f"{state}/cgroup").replace("PORT=8080", f"PORT={free_port}")
 
-    def checked() -> tuple[list[str], list[str]]:
-        subprocess.run(["sh", "-s", str(tmp_path / "out")], input=program, text=True, check=True, timeout=60)
-        (tmp_path / "out/snapshot").write_text((tmp_path / "out/snapshot").read_text().replace(str(root), ""))
-        return check.read(tmp_path / "out")
+    def run(*brought: str) -> tuple[list[str], list[str]]:
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        subprocess.run(["sh", "-s", str(out), *brought], input=program, text=True, check=False, timeout=120)
+        for name in ("snapshot", "serving"):
+            if (out / name).exists():
+                (out / name).write_text((out / name).read_text().replace(str(root), ""))
+        return check.read(out)
 
+    return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def test_check_of_a_real_machine_without_docker(
+    gpus: SimulatedGpus, checked: Callable[..., tuple[list[str], list[str]]], tmp_path: Path
+) -> None:
     seen, faults = checked()
     assert seen[0] == f"GPU 0: NVIDIA A30, 24576 MiB, 8.0, {gpus.uuids[0]}"
-    assert (seen[4:], faults) == ([f"driver {DRIVER_VERSION}, nvidia-smi exits with 0"], [])
+    assert (seen[4:], faults) == (
+        [f"driver {DRIVER_VERSION}, nvidia-smi exits with 0", "no container was started"], [],
+    )  # fmt: skip
     facts = (tmp_path / "out/facts").read_text()
     assert all(f"$ {fact}\n" in facts for fact in check.FACTS)
     gpus.cuda(999)
     assert checked()[1] == ["the probe: CUDA error 999: unknown error"]
     (tmp_path / "out/probe").write_text("OSError: libcuda.so.1")
     assert check.read(tmp_path / "out")[1] == ["the probe printed no result: OSError: libcuda.so.1"]
+
+
+def test_check_of_a_real_machine_serves_a_model_in_its_docker(
+    gpus: SimulatedGpus,
+    checked: Callable[..., tuple[list[str], list[str]]],
+    fakes: Fakes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The container is given the GPU in gpurack's own words."""
+    monkeypatch.setenv("IMAGE", "server:1")
+    monkeypatch.setenv("MODEL", "/models/alpha.gguf")
+    first = gpus.uuids[0]
+    seen, faults = checked()
+    assert (seen[5:], faults) == (["the model answered: Alpha speaks.", f"it has 900 MiB on {first}"], [])
+    given = f"--device nvidia.com/gpu={first} --security-opt no-new-privileges:true server:1"
+    [listing, serving] = [call for call in fakes.calls if call.startswith("docker run")]
+    assert listing == f"docker run --rm --network none {given} --list-devices"
+    assert f"--volume /models/alpha.gguf:/weights/a.gguf:ro {given} --model /weights/a.gguf " in serving
+    assert serving.endswith("--n-gpu-layers 999")
+    fakes.state("use", f"echo $1 >{fakes.folder}/state/pid")
+    assert checked()[1] == ["the model has no memory on a GPU"]
+    fakes.state("listed", "ggml_cuda_init: failed to initialize CUDA: unknown error\n" + LISTED.splitlines()[0])
+    assert checked()[1][0] == "the probe in a container: CUDA error 999: unknown error"
+    fakes.state("server", "raise SystemExit")
+    fakes.add("timeout", 'case $2 in python3) echo "no answer"; exit 124;; esac; shift; exec "$@"')
+    assert checked()[1] == ["answer ended with 124: no answer"]
+
+
+def test_check_of_a_real_machine_brings_docker_and_compiles_llama_cpp(
+    gpus: SimulatedGpus,
+    checked: Callable[..., tuple[list[str], list[str]]],
+    fakes: Fakes,
+    library: Path,
+    tmp_path: Path,
+) -> None:
+    brought = tmp_path / "brought"
+    for path in ("root/usr/lib/libc.so.6", "root/usr/bin/busybox", "source/CMakeLists.txt"):
+        (brought / path).parent.mkdir(parents=True, exist_ok=True)
+        (brought / path).touch()
+    for link in ("bin", "lib", "lib64"):
+        (brought / "root" / link).symlink_to("usr/lib")
+    for name in ("root", "source"):
+        with tarfile.open(brought / f"{name}.tar.xz", "w:xz") as tar:
+            tar.add(brought / name, ".")
+    (brought / "alpha.gguf").touch()
+    (library / "libnvidia-ml.so.1").touch()
+    (library / "libcublas.so.13").write_text("cublas")
+    fakes.add("mount", "")
+    fakes.add("chroot", 'echo "$1" >"$STATE/root"; shift; exec "$@"')
+    fakes.add("dockerd", "exec sleep infinity")
+    fakes.add("cmake", 'case $1 in --build) mkdir -p "$2/bin"; echo >"$2/bin/llama-server" ;; esac')
+    fakes.state("linked", f"libcublas.so.13 => {library}/libcublas.so.13 (0x0)\nlibc.so.6 => /lib/libc.so.6 (0x0)\n")
+    fakes.add("ldd", 'cat "$STATE/linked"')
+    seen, faults = checked(str(brought))
+    assert (seen[5:], faults) == (["the model answered: Alpha speaks.", f"it has 900 MiB on {gpus.uuids[0]}"], [])
+    here = Path((fakes.folder / "state/root").read_text().strip())
+    spec = host_data.yaml_from_host((here / "etc/cdi/nvidia.yaml").read_text())
+    assert (spec["kind"], [device["name"] for device in spec["devices"]]) == ("nvidia.com/gpu", [gpus.uuids[0]])
+    assert {path.name for path in (here / "driver").iterdir()} == {
+        "libcuda.so.1", "libnvidia-ml.so.1", "libcublas.so.13",
+    }  # fmt: skip
+    with tarfile.open(fakes.folder / "state/image") as image:
+        assert {"app/llama-server", "usr/lib/libc.so.6", "usr/bin/busybox"} <= set(image.getnames())
+    built = next(call for call in fakes.calls if call.startswith("cmake -S"))
+    assert "-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=80 " in built
+    fakes.add("cmake", "echo 'No CUDA compiler was found'; exit 1")
+    assert checked(str(brought))[1] == ["compile ended with 1: No CUDA compiler was found"]
+
+
+def test_sources_of_llama_cpp_are_packed_without_what_its_server_does_not_need(tmp_path: Path) -> None:
+    top = "llama_cpp_python-0.3.36/vendor/llama.cpp"
+    paths = ("CMakeLists.txt", "ggml/src/ggml.c", "ggml/src/ggml-cuda/a.cu", "ggml/src/ggml-sycl/a.cpp", "docs/a.md")
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as whole:
+        others = ("llama_cpp/llama.py", ".git/modules/vendor/llama.cpp/objects/pack/a.pack")
+        for name in (*(f"{top}/{path}" for path in paths), *(f"llama_cpp_python-0.3.36/{path}" for path in others)):
+            whole.addfile(tarfile.TarInfo(name), io.BytesIO())
+    bring.pack(tmp_path / "whole.tar.gz", tmp_path / "part.tar.xz")
+    with tarfile.open(tmp_path / "part.tar.xz") as part:
+        assert part.getnames() == list(paths[:3])
 
 
 def test_container_sees_its_gpus(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
