@@ -170,8 +170,11 @@ def entry(
         "given": given(one, facts),
         **({"words": words} if (words := unlabelled(model)) else {}),
     }
-    if change.action in (Action.CREATE, Action.RECREATE) and (probe := probes.cuda_probe(one)):
-        data["cuda"] = probe
+    if change.action in (Action.CREATE, Action.RECREATE):
+        if probe := probes.cuda_probe(one):
+            data["cuda"] = probe
+        elif probes.needs_cuda(one):
+            data["cuda_untested"] = True
     if limit := probes.driver_limit(one, facts):
         data["driver"] = limit
     if container:

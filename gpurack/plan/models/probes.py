@@ -36,6 +36,13 @@ def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
     return {"run": run, "arguments": list(probe.arguments), "gpus": least(desired)}
 
 
+def needs_cuda(desired: DesiredService) -> bool:
+    """Does a service compute with CUDA on NVIDIA's GPUs? Where `cuda_probe` is None then, that is said."""
+    return desired.devices.nvidia_access is not None and not ENGINES[desired.entry.engine].uses_graphics_driver(
+        desired.entry
+    )
+
+
 def driver_limit(desired: DesiredService, facts: HostFacts) -> dict[str, Any] | None:
     """Return the payload's `driver`: its version, and the newest CUDA that the model's GPUs can run with it.
 
