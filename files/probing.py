@@ -12,7 +12,7 @@ import threading
 
 import kept_logs
 import processes
-from common import Failure, Progress, TimeIsUp, parsed, show_progress  # (beside this file)
+from common import Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
 from cuda_faults import OLDEST_DRIVER, continues_without, cuda_of_image, fault
 from paths import CUDA_LABEL
 from remedies import error_hint
@@ -40,6 +40,8 @@ def prove(job, model, member, batch):
     """Raise Failure where the new container of a member cannot use CUDA. batch: its change's id."""
     wanted = model.get("cuda")
     if not wanted:
+        if model.get("cuda_untested"):
+            say(model["name"], "CUDA is not tested in its image, which has no program for it")
         return
     image = member["image"] or model["image"]
     proof = job.proofs[member["user"], image, tuple(wanted["run"])]

@@ -308,8 +308,8 @@ snapshot_nvidia() {
 }
 
 # smi_gpus: the sections `gpus`, `remapped` and `mig`. One query has all fields. A driver that does not know one of them
-# refuses the query (exit 2) and is asked again without the newer ones. Remapped rows are asked at the same time; MIG
-# instances only if a GPU is in MIG mode.
+# refuses the query (exit 2) and is asked again, by three queries at once with fewer fields each. Remapped rows are asked
+# at the same time; MIG instances only if a GPU is in MIG mode.
 smi_gpus() {
 	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
 		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
@@ -318,15 +318,30 @@ smi_gpus() {
 	old=pci.bus_id,utilization.gpu,persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,ecc.mode.current,ecc.errors.uncorrected.volatile.total
 	warm=$old,temperature.gpu
 	section gpus
-	for fields in \
-		"$first,compute_cap,mig.mode.current,$warm,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode" \
-		"$first,compute_cap,mig.mode.current,$warm,clocks_throttle_reasons.active" \
-		"$first,mig.mode.current,$warm,clocks_throttle_reasons.active" \
-		"$first,$old"; do
-		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
-		code=$?
-		[ "$code" = 2 ] || break
-	done
+	fields=$first,compute_cap,mig.mode.current,$warm,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
+	answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+	code=$?
+	if [ "$code" = 2 ]; then # at the same time, so that an old driver costs the time of one more query
+		number=0 asked=
+		for fields in \
+			"$first,compute_cap,mig.mode.current,$warm,clocks_throttle_reasons.active" \
+			"$first,mig.mode.current,$warm,clocks_throttle_reasons.active" \
+			"$first,$old"; do
+			number=$((number + 1))
+			{
+				nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits
+				echo "$fields $?" >"$work/gpus.$number.code"
+			} >"$work/gpus.$number" 2>&1 &
+			asked="$asked $!"
+		done
+		# shellcheck disable=SC2086  # one word a process
+		wait $asked
+		for number in 1 2 3; do
+			read -r fields code <"$work/gpus.$number.code"
+			answer=$(cat "$work/gpus.$number")
+			[ "$code" = 2 ] || break
+		done
+	fi
 	rows=$(printf '%s\n' "$answer" | grep -E '(,.*){7}')
 	if [ "$code" != 0 ]; then
 		printf 'exit %s|%s\n' "$code" "$(printf '%s\n' "$answer" | grep -vE '(,.*){7}' | tr '\n' ' ')"

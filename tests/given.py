@@ -71,8 +71,9 @@ def uuid(card: int | str) -> str:
 
 
 def gpu(index: int, card: int | str | None = None) -> Gpu:
-    """An A30 at an index. card: the GPU, if it is not the usual one at that index."""
-    return Gpu(index, uuid(index if card is None else card), "NVIDIA A30", 24125, 0, "580.159.04", "8.0", f"0:{index}")
+    """An A30 at an index, with 900 MiB in use. card: the GPU, if it is not the usual one at that index."""
+    named = uuid(index if card is None else card)
+    return Gpu(index, named, "NVIDIA A30", 24125, 900, "580.159.04", "8.0", f"0:{index}")
 
 
 def docker_info(version: str = "28.5.2", **said: Any) -> dict[str, Any]:

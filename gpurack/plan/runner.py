@@ -210,11 +210,13 @@ def entry(
 def proofs(desired: DesiredService) -> dict[str, Any]:
     """Return what the runner proves of a new container before the old one stops.
 
-    weights: the paths whose headers it reads, for an engine whose formats are known.
+    weights: the paths whose headers it reads, for an engine whose formats are known. cuda_untested: is there no probe of
+    CUDA, though it needs CUDA?
     """
     cuda, dry, engine = probes.cuda_probe(desired), probes.dry_start(desired), ENGINES[desired.entry.engine]
     weights = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
-    found = {"cuda": cuda, "dry_start": dry, "weights": weights}
+    untested = cuda is None and probes.needs_cuda(desired)
+    found = {"cuda": cuda, "cuda_untested": untested, "dry_start": dry, "weights": weights}
     return {word: value for word, value in found.items() if value}
 
 

@@ -55,7 +55,8 @@ def test_model_that_computes_on_the_cpu_is_degraded_until_it_is_restarted(lab: L
     assert (found.returncode, "DEGRADED" in found.stdout) == (1, True), found.stdout
     assert list(verify(lab, inventory, {}).failed) == [("gpu1", "alpha cards")]
     restarted(gpu1, "alpha", 8000)
-    assert lab.run(inventory).unchanged
+    run = lab.run(inventory)
+    assert (run.exit_code, "DEGRADED" in run.output) == (0, False), run.output
     assert status(inventory).returncode == 0
     assert verify(lab, inventory, {}).failed == {}
 

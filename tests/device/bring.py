@@ -74,7 +74,7 @@ def docker(engine: Engine, target: Path) -> None:
             (root / "usr/bin" / tool).symlink_to("busybox")
         shutil.rmtree(root / "usr/share", ignore_errors=True)
         shutil.rmtree(root / "var", ignore_errors=True)
-        run(["tar", "-C", str(root), "--xz", "-cf", str(target), "."], env={"XZ_OPT": "-6"}, timeout=900)
+        run(["tar", "-C", str(root), "--xz", "-cf", str(target), "."], env={"XZ_OPT": "-6 -T0"}, timeout=1800)
 
 
 def llama_cpp(target: Path) -> None:

@@ -26,7 +26,8 @@ def seen(wanted: Host, *processes: GpuProcess, **words: Any) -> HostFacts:
     card = replace(CARD, **{name: words.pop(name) for name in list(words) if hasattr(CARD, name)})
     facts = replace(host_state(gpus=1), gpus=(card,))
     mine = running(wanted, "alpha", facts, (uuid(0),))
-    state = host_state(containers=[mine], probes=words.pop("probes", READY), **words)
+    driver = {"platform": words.pop("platform", "")}
+    state = host_state(containers=[mine], probes=words.pop("probes", READY), driver=driver, **words)
     return replace(state, gpus=(card,), gpu_processes=processes)
 
 
@@ -47,6 +48,8 @@ def process(of: str, memory: int | None = 900) -> GpuProcess:
         ((process("beta", None),), {"memory_used": 905}, False),  # "[N/A]"
         ((process("beta"),), {"memory_used": None}, False),  # GB10
         ((), {"memory_used": 5, "fault": "requires reset"}, False),
+        ((), {"memory_used": 5, "platform": "wsl"}, False),
+        ((), {"memory_used": 5, "vendor": "amd"}, False),
         ((), {"memory_used": 5, "probes": {"alpha": [503, ""]}}, False),  # it still loads
     ],
 )

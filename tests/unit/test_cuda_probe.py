@@ -163,6 +163,29 @@ def test_only_new_containers_are_probed() -> None:
     assert (start["action"], "cuda" in start) == ("start", False)
 
 
+@pytest.mark.parametrize(
+    ("entry", "untested"),
+    [
+        ({}, None),
+        ({"gpus": []}, None),
+        ({"version": "vulkan-b7000"}, None),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/folder"}, True),
+        ({"engine": "ollama", "version": "0.33.0", "weights": None}, True),
+        ({"compose": {"entrypoint": ["/own"]}}, True),
+    ],
+)
+def test_says_where_cuda_is_not_tested(
+    entry: dict[str, Any], untested: bool | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = host_state(gpus=1, weights={"/w/a.gguf": 1, "/w/folder": 1})
+    (new,) = planned(models(alpha={"gpus": [0], **entry}), state)
+    assert new.get("cuda_untested") is untested
+    if "cuda" not in new:
+        load("probing").prove(None, new, {}, "")
+        said = "alpha: CUDA is not tested in its image, which has no program for it\n" if untested else ""
+        assert capsys.readouterr().out == said
+
+
 def planned(wanted: Any, state: HostFacts) -> list[dict[str, Any]]:
     found = models_plan(wanted, state)
     assert found.job

@@ -75,6 +75,19 @@ def test_a_field_that_a_driver_does_not_know_hides_no_gpu(fakes: Fakes, tmp_path
     assert state.driver.exit_code == 0
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_an_old_driver_costs_the_time_of_one_more_query(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    """The queries with fewer fields run at once: each waits until all of them have begun."""
+    queries = "case $1 in *reset_required*) exit 2;; --query-remapped*) echo 'GPU-0, 0, 0, Yes, No'; exit;; "
+    queries += '--query-gpu*) ;; *) exit;; esac; echo >"$STATE/begun.$$"; '
+    queries += 'until set -- "$1" "$STATE"/begun.*; [ $# = 4 ]; do sleep 0.02; done; '
+    queries += f"case $1 in *compute_cap*|*throttle*) {UNKNOWN};; esac; echo '{V100}'"
+    fakes.state("any", "")
+    fakes.add("nvidia-smi", queries)
+    (gpu,) = seen(tmp_path, shell).gpus
+    assert (gpu.name, gpu.memory_total) == ("Tesla V100", 16160)
+
+
 @pytest.mark.parametrize(("unknown", "temperature"), [("none", 61), ("compute_cap", 61), ("temperature.gpu", None)])
 def test_asks_for_the_temperature_where_the_driver_knows_it(
     fakes: Fakes, tmp_path: Path, unknown: str, temperature: int | None

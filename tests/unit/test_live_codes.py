@@ -12,7 +12,7 @@ from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.main import main
 from gpurack.commands.status import as_data
-from gpurack.facts.gpus import MISMATCH, CdiSpec, Details, Driver, Gpu, Module, PciGpu
+from gpurack.facts.gpus import MISMATCH, CdiSpec, Details, Gpu, Module, PciGpu
 from gpurack.facts.model import HostFacts, Probe, User
 from gpurack.facts.record import Stopped
 from gpurack.plan.host import preview
@@ -204,7 +204,6 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         replace(
             seen_with(CARD, containers=[running(of(alpha=ON_A_GPU), "alpha", seen_with(CARD), ("GPU-a",))]),
             probes={("", "alpha"): Probe(200, '"alpha"')},
-            driver=Driver(kernel="580.159.04", bus={"0000:17:00.0": PciGpu("0x20b0", "nvidia")}),
         ),
         [("warning", "models.alpha", "computes-on-cpu")],
     ),

@@ -10,21 +10,25 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpurack import host_data
+from gpurack.commands.lab_status import host_status
 from gpurack.cuda_faults import REFUSED, fault
 from gpurack.engines.probes import PYTHON
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.facts.nvidia import JETSON
 from gpurack.facts.snapshot import Snapshot, script
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
 from tests.device import bring, check
-from tests.given import models
+from tests.given import host_state, models, models_plan, running
 from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, compile_libcuda, files
 from tests.unit.host_programs import Fakes, without_parts
+from tests.unit.test_status import NOW
 
 GPUSIM = "/usr/lib/gpusim/gpusim"
 Smi = Callable[..., subprocess.CompletedProcess[str]]
@@ -209,6 +213,30 @@ def test_snapshot_understands_every_machine(root: Path, gpus: SimulatedGpus, fak
             for gpu in state.gpus
         ],
     } == SEEN[machine]
+    assert planned(state, 1 if machine in ("requires-reset", "no-index") else 0) == PLANNED.get(machine, SERVED)
+
+
+def acted_on(plan: ModelsPlan) -> set[str]:
+    """The models whose containers a run would touch."""
+    return {entry["name"] for batch in (plan.job or {"batches": ()})["batches"] for entry in batch}
+
+
+def planned(state: HostFacts, index: int) -> tuple[str, str, str]:
+    """What a run says of a model on one of these GPUs: (error of a new one, of a change of one that serves, status)."""
+    docker = host_state(gpus=1, weights={"/w/a.gguf": 1}, probes={"alpha": [200, '"alpha"']})
+    facts = replace(docker, gpus=state.gpus, driver=state.driver)
+    given, changed = models(alpha={"gpus": [index]}), models(alpha={"gpus": [index], "context": 512})
+    mine = running(given, "alpha", facts, (facts.gpus[index].uuid,))
+    process = GpuProcess(facts.gpus[index].uuid, 7, "llama-server", 300, "root", mine.id)
+    serves = replace(facts, containers=(mine,), gpu_processes=(process,))
+    new, change, same = models_plan(given, facts), models_plan(changed, serves), models_plan(given, serves)
+    assert acted_on(same) == set(), "what serves is left alone"
+    for plan in (new, change):
+        assert acted_on(plan) == (set() if plan.errors else {"alpha"}), "a refused model changes nothing"
+    error = {
+        name: next((one.code for one in plan.errors.values()), "") for name, plan in (("new", new), ("change", change))
+    }
+    return error["new"], error["change"], host_status("gpu1", given, serves, NOW).state
 
 
 A30 = "NVIDIA A30 24576 8.0"
@@ -250,6 +278,16 @@ SEEN = {
         ],
     },
 }  # fmt: skip
+
+
+SERVED = ("", "", "ok")
+PLANNED = {
+    "orin": ("gpu-broken", "gpu-broken", "DEGRADED"),
+    "a100-mig": ("gpu-in-mig-mode", "gpu-in-mig-mode", "ok"),
+    "inforom": ("", "", "DEGRADED"),
+    "requires-reset": ("gpu-broken", "gpu-broken", "DEGRADED"),
+    "no-index": ("gpu-broken", "gpu-broken", "DEGRADED"),
+}
 
 
 def test_lists_foreign_process(gpus: SimulatedGpus, smi: Smi) -> None:

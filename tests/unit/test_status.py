@@ -263,7 +263,7 @@ def test_verbose_says_whose_localhost_it_is() -> None:
 
 def test_verbose_prints_every_gpu_and_model(lab: list[HostStatus]) -> None:
     lines = printed(lab, verbose=True)
-    assert "  GPU 0  0.0 / 24 GiB  util 63 %  61 °C" in lines
+    assert "  GPU 0  0.9 / 24 GiB  util 63 %  61 °C" in lines
 
 
 def test_twelve_hosts_that_are_well_need_a_line_each() -> None:
@@ -313,7 +313,7 @@ def test_page_has_use_and_temperature_below_the_bar(lab: list[HostStatus], tmp_p
     write_page(tmp_path / "lab.html", lab, "lab.py", NOW)
     page = (tmp_path / "lab.html").read_text()
     assert '<span class="who">NVIDIA A30 · util 63 % · 61 °C</span>' in page
-    assert "<span>0.0 / 24 GiB</span>" in page
+    assert "<span>0.9 / 24 GiB</span>" in page
 
 
 def test_page_is_one_file_and_escapes_host_output(lab: list[HostStatus], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def uses_gpus(entry: Model, container: Container, uuids: Collection[str], facts:
     """Does a ready model's container have anything on its GPUs (uuids)? True also where that is unknown.
 
     It has nothing if nvidia-smi lists none of its processes, and other containers' processes explain the memory in use.
-    So a driver that lists no processes (vGPU, WSL), or no memory (GB10, MIG), proves nothing.
+    So a driver that lists no processes (vGPU, WSL), or no memory (GB10, MIG), proves nothing; nor do AMD's GPUs.
     """
     given = [gpu for gpu in facts.gpus if gpu.uuid in uuids]
     if not (entry.gpus and given and ENGINES[entry.engine].holds_gpus(entry)) or len(given) < len(uuids):
@@ -65,7 +65,7 @@ def uses_gpus(entry: Model, container: Container, uuids: Collection[str], facts:
 
 def unexplained(gpu: Gpu, facts: HostFacts) -> bool:
     """May a GPU's memory in use belong to a process that nvidia-smi does not list? True if it is unknown."""
-    if gpu.memory_used is None or gpu.fault:
+    if gpu.vendor != "nvidia" or gpu.memory_used is None or gpu.fault or facts.driver.platform == "wsl":
         return True
     known = [process for process in facts.gpu_processes if process.uuid == gpu.uuid and process.container]
     return gpu.memory_used - sum(process.memory or 0 for process in known) >= CONTEXT

@@ -55,6 +55,13 @@ def dry_start(desired: DesiredService) -> dict[str, Any] | None:
     return {"run": run, "arguments": arguments, **told}
 
 
+def needs_cuda(desired: DesiredService) -> bool:
+    """Does a service compute with CUDA on NVIDIA's GPUs? Where `cuda_probe` is None then, that is said."""
+    return desired.devices.nvidia_access is not None and not ENGINES[desired.entry.engine].uses_graphics_driver(
+        desired.entry
+    )
+
+
 def driver_limit(desired: DesiredService, facts: HostFacts) -> dict[str, Any] | None:
     """Return the payload's `driver`: its version, and the newest CUDA that the model's GPUs can run with it.
 
