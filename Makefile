@@ -11,7 +11,7 @@ export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock docs pictures check lint types unit wheel-check test acceptance test-replacement \
-    test-engines test-platforms test-rebuild test-security test-upgrade test-faults test-faults-all soak test-all demo demo-down
+    test-engines test-platforms test-rebuild test-security test-upgrade test-faults test-faults-all soak test-all bench demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -133,6 +133,9 @@ test-faults-all: $(READY) ## every point × every fault, for docs/reliability.md
 
 test-all: $(READY) ## all suites on the testbed
 	@$(MAKE) --no-print-directory --keep-going -j 3 $(SUITES)
+
+bench: $(READY) ## how fast it is, on the testbed, for docs/performance.md; fails where a median is above its goal. Never in CI
+	$(BIN)/python -m benchmarks
 
 demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
 	$(BIN)/python -m tests.testbed.demo

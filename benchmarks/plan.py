@@ -1,20 +1,12 @@
-"""How long `gpurack plan` takes for a large lab: 50 hosts, 200 models, start of Python included.
+"""How long `gpurack plan` takes for a large lab: 50 hosts, 200 models, start of Python included."""
 
-    python benchmarks/plan.py
-
-Prints seconds, and the ratio to a bare `python -c "import pyinfra, pydantic"` measured side by side in the same run,
-which is what no plan can be faster than. The aim (issue 3): under a second.
-"""
-
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-HOSTS, MODELS_PER_HOST, ROUNDS = 50, 4, 7
-GPURACK = str(Path(sys.executable).parent / "gpurack")
+from benchmarks.measure import BIN, Row, medians, seconds
+
+HOSTS, MODELS_PER_HOST = 50, 4
 
 
 def inventory() -> str:
@@ -35,26 +27,14 @@ def inventory() -> str:
     return f"lab = {(hosts, common)!r}\n"
 
 
-def seconds(argv: list[str]) -> float:
-    """Wall time of one command."""
-    begun = time.perf_counter()
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
-
-
-def main() -> None:
-    """Measure both, alternating, and print medians."""
+def rows() -> list[Row]:
+    """The whole time (issue 3: under a second), and beside the imports that no plan can do without."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lab.py"
         path.write_text(inventory())
-        plan, floor = [], []
-        for _ in range(ROUNDS):
-            plan.append(seconds([GPURACK, "plan", str(path)]))
-            floor.append(seconds([sys.executable, "-c", "import pyinfra, pydantic"]))
-    ours, least = statistics.median(plan), statistics.median(floor)
-    print(f"gpurack plan, {HOSTS} hosts, {HOSTS * MODELS_PER_HOST} models: {ours:.2f} s; imports alone {least:.2f} s")
-    print(f"ratio {ours / least:.1f}")
-
-
-if __name__ == "__main__":
-    main()
+        plan, floor = medians(
+            lambda: seconds([str(BIN / "gpurack"), "plan", str(path)]),
+            lambda: seconds([sys.executable, "-c", "import pyinfra, pydantic"]),
+        )
+    what = f"`gpurack plan`, {HOSTS} hosts, {HOSTS * MODELS_PER_HOST} models"
+    return [Row(what, plan, "s", 1.0), Row(what, plan, "s", 5.0, "imports of pyinfra and pydantic", floor)]

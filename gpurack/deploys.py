@@ -49,6 +49,8 @@ from gpurack.pyinfra_patches import harmless, read_any_bytes
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
 
+OF_RUN = ("renew", "retry", "take_over", "allow_remove", "prepare")
+"""Words of `--data` that say how models are changed. An inventory may also have them."""
 _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
 _paths: WeakKeyDictionary[State, Path] = WeakKeyDictionary()
 _reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
@@ -170,7 +172,7 @@ def carry_out(stages: Sequence[Stage], spec: Host) -> None:
     if spec.maintenance:  # a project without gpurack's config.py has connected to it
         host.log_styled(f"skipped, maintenance: {spec.maintenance}", fg="yellow")
         return
-    if host_run(host).idle:
+    if host_run(host).idle and all(host.data.get(word) is None for word in ("prune", *OF_RUN)):
         return
     become = privilege(spec)
     if host.data.get("prepare") is not None:  # whatever its value: the operation refuses an unknown one
@@ -183,7 +185,7 @@ def carry_out(stages: Sequence[Stage], spec: Host) -> None:
 def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any], dict[str, Any]]]:
     """Stage → (operation, arguments besides the spec), in order."""
     models_follow = {"models_follow": MODELS in stages}
-    of_run = {word: host.data.get(word) for word in ("renew", "retry", "take_over", "allow_remove", "prepare")}
+    of_run = {word: host.data.get(word) for word in OF_RUN}
     of_run |= origin()
     table: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
         DOCKER: (host_setup.docker, {}),

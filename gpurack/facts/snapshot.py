@@ -20,10 +20,12 @@ from gpurack.shell import Sh, of_file, sh
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
-# Without a password first: a missing right is then an error instead of an invisible prompt.
+# Without a password first: a missing right is then an error instead of an invisible prompt. Only where that fails,
+# sudo is asked a second time, whether it was the reason.
 AS_ROOT = sh(
     'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
-    "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
+    "else echo {}; sudo -n sh -s; code=$?; [ $code = 0 ] || sudo -n true 2>/dev/null || { echo {}; exit 0; }; "
+    "exit $code; fi",
     NO_SUDO,
     RAISED,
     SUDO_PASSWORD,

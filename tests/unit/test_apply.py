@@ -130,6 +130,10 @@ def test_unchanged_hosts_are_planned_once(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr(plan_host, "plan_models", counting)
     assert world.run("apply", "-y").exit_code == 0
     assert planned == ["exited", "running", "exited"]
+    (world.folder / "lab.yaml").write_text(LAB.replace("all: {", "all: {prune: ollama, "))
+    planned.clear()
+    assert world.run("apply", "-y", "--limit", "gpu2").exit_code == 0
+    assert planned == ["running", "running"], "what it prunes is known only to the operation"
 
 
 def changing(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from gpurack.facts.parse import (
     weights,
 )
 from gpurack.facts.snapshot import (
+    AS_ROOT,
     NEEDS_PASSWORD,
     NEEDS_ROOT,
     NO_SUDO,
@@ -41,6 +43,7 @@ from gpurack.facts.snapshot import (
     Snapshot,
 )
 from tests.given import framed, said
+from tests.unit.host_programs import SHELLS, Fakes
 
 DEBIAN = """\
 PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
@@ -287,6 +290,26 @@ def test_recognises_three_kinds_of_sudo() -> None:
     assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
     assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
     assert "no longer reachable" in Snapshot.default().trouble
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("sudo", "lines", "code", "calls"),
+    [
+        ('shift; exec "$@"', [RAISED, "said"], 0, ["sudo -n sh -s"]),
+        ("exit 1", [RAISED, SUDO_PASSWORD], 0, ["sudo -n sh -s", "sudo -n true"]),
+        ('[ "$2" = true ] || exit 7', [RAISED], 7, ["sudo -n sh -s", "sudo -n true"]),
+    ],
+    ids=["allowed", "password", "script-failed"],
+)
+def test_asks_sudo_once_where_it_is_allowed(
+    fakes: Fakes, shell: list[str], sudo: str, lines: list[str], code: int, calls: list[str]
+) -> None:
+    fakes.add("id", "echo 1000")
+    fakes.add("sudo", sudo)
+    done = subprocess.run([*shell, "-c", AS_ROOT], input="echo said", capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.returncode) == (lines, code)
+    assert [call for call in fakes.calls if call.startswith("sudo")] == calls
 
 
 SECTIONS = sorted({line[3:] for line in plain_look() if line.startswith("@@ ")} - {"end", "raised"})
