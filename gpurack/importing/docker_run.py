@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -113,17 +112,12 @@ def docker_words(words: Sequence[str]) -> list[str]:
     return rest
 
 
-def unfinished(line: str) -> bool:
-    """True if a line is a `docker run` without an image, so that the next line must continue it."""
+def unfinished(words: Sequence[str]) -> bool:
+    """True if a command is a `docker run` without an image, so that the next line must continue it."""
     try:
-        words = run_words(shlex.split(line))
-        if words is None:
-            return False
-        PARSER.parse_args(words)
+        PARSER.parse_args(run_words(words) or ["any image"])
     except Unreadable as error:
         return "has no image" in str(error)
-    except ValueError:
-        return False
     return False
 
 
