@@ -74,18 +74,20 @@ def without_values(message: str) -> str:
     return re.sub(r"(=|explicit argument ).*", r"\1…", message, flags=re.DOTALL)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="docker run", add_help=False, allow_abbrev=False)
-    for names, action in ((FLAGS, "store_true"), (LISTS, "append"), (SINGLE, "store")):
+def parser_of(flags: Sequence[str], lists: Sequence[str], single: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of options, each `s/long` or `long`, that raises Unreadable. An absent list is empty."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for names, settings in ((flags, {"action": "store_true"}), (lists, {"action": "append", "default": []}),
+                            (single, {})):  # fmt: skip
         for name in names:
             short, _, long = name.rpartition("/")
-            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action=action, dest=long)
-    parser.add_argument("image")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
+            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), dest=long, **settings)
     return parser
 
 
-PARSER = _parser()
+PARSER = parser_of(FLAGS, LISTS, SINGLE)
+PARSER.add_argument("image")
+PARSER.add_argument("command", nargs=argparse.REMAINDER)
 
 
 def run_words(words: Sequence[str]) -> list[str] | None:
@@ -124,7 +126,7 @@ def unfinished(words: Sequence[str]) -> bool:
 def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
     """The words after `docker run`. Raises Unreadable."""
     options = {
-        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)
+        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False, [])
     }
     findings: list[Finding] = []
 
@@ -158,7 +160,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         where=where,
         name=options.pop("name", None),
         image=options.pop("image"),
-        command=tuple(options.pop("command")),
+        command=tuple(options.pop("command", ())),
         entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
         environment=given.environment,
         mounts=tuple(mounts),
