@@ -316,14 +316,17 @@ def ports_of(text: str) -> list[Port]:
     try:
         insides = _range(inside)
         outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
+        outsides = outsides[:1] if len(insides) == 1 else outsides  # of which Docker takes a free one
+        return [
+            Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
+            for host, port in zip(outsides, insides, strict=True)  # Docker refuses ranges of different lengths
+        ]
     except ValueError:
         raise Unreadable(f"-p {text} is not a valid port.") from None
-    return [
-        Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
-        for host, port in zip(outsides, insides, strict=False)
-    ]
 
 
 def _range(text: str) -> list[int]:
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    if ports := list(range(int(first), int(last or first) + 1)):
+        return ports
+    raise ValueError(text)
