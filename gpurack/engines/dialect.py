@@ -47,6 +47,10 @@ class Dialect:
     ModelScope. caches: paths inside of data that can be fetched again → what happens to it. pulls: commands that
     precede the name of a model to pull. first_account: the variables for name and password of the only one in `keys`.
 
+    repositories: flags that name a repository of the hub; repository_file names a file of it. default_file: the file
+    without that flag, in words. url: the flag that names the weights by a URL. pull_path: the path of the request that
+    makes it pull a model.
+
     multipliers: the letters behind a number of tokens → what they multiply it with. hub: flags that may name further
     repositories of the hub, which the engine would fetch itself.
 
@@ -74,6 +78,12 @@ class Dialect:
     caches: Mapping[str, str] = field(default_factory=dict)
     pulls: tuple[tuple[str, ...], ...] = ()
     first_account: tuple[str, ...] = ()
+
+    repositories: Collection[str] = ()
+    repository_file: str = ""
+    default_file: str = ""
+    url: str = ""
+    pull_path: str = ""
 
     multipliers: Mapping[str, int] = field(default_factory=dict)
     hub: Collection[str] = ()

@@ -79,6 +79,10 @@ DIALECT = Dialect(
         "hfr": "hf-repo", "hff": "hf-file", "mu": "model-url", "dev": "device", "sp": "special",
     },
     one_dash=ONE_DASH,
+    repositories=("hf", "hf-repo"),
+    repository_file="hf-file",
+    default_file="by default Q4_K_M",
+    url="model-url",
     variables={
         "LLAMA_ARG_MODEL": "model", "LLAMA_ARG_CTX_SIZE": "ctx-size", "LLAMA_ARG_PORT": "port",
         "LLAMA_ARG_HOST": "host", "LLAMA_ARG_N_GPU_LAYERS": "n-gpu-layers", "LLAMA_ARG_HF_REPO": "hf-repo",

@@ -66,6 +66,7 @@ class Ollama(Engine):
         },
         caches={DATA: OWN_VOLUME + "; name the models in pull"},
         pulls=(("ollama", "pull"), ("ollama", "run")),
+        pull_path="/api/pull",
     )
     hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"

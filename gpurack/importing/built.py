@@ -3,11 +3,10 @@
 Engines know the Dockerfiles of their own repositories: gpurack/engines/builds.py.
 """
 
-import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from gpurack.engines import ENGINES
 from gpurack.engines.builds import UNSAID, Builds
@@ -37,28 +36,13 @@ def repositories() -> Iterator[Builds]:
     yield from (engine.builds for engine in ENGINES.values() if engine.builds)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise docker_run.Unreadable(docker_run.without_values(message))
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="docker build", add_help=False, allow_abbrev=False)
-    for name in ("t/tag", "build-arg", *ELSEWHERE, "cache-from", "cache-to", "ulimit", "allow", "annotation", "attest"):
-        short, _, long = name.rpartition("/")
-        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action="append", dest=long, default=[])
-    for name in ("f/file", "target", "o/output", "progress", "iidfile", "shm-size", "m/memory", "builder", "provenance",
-                 "sbom", "metadata-file", "no-cache-filter", "cgroup-parent"):  # fmt: skip
-        short, _, long = name.rpartition("/")
-        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), dest=long)
-    for name in ("q/quiet", "no-cache", "pull", "load", "push", "rm", "force-rm", "squash", "compress"):
-        short, _, long = name.rpartition("/")
-        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action="store_true", dest=long)
-    parser.add_argument("context")
-    return parser
-
-
-PARSER = _parser()
+PARSER = docker_run.parser_of(
+    ("q/quiet", "no-cache", "pull", "load", "push", "rm", "force-rm", "squash", "compress"),
+    ("t/tag", "build-arg", *ELSEWHERE, "cache-from", "cache-to", "ulimit", "allow", "annotation", "attest"),
+    ("f/file", "target", "o/output", "progress", "iidfile", "shm-size", "m/memory", "builder", "provenance", "sbom",
+     "metadata-file", "no-cache-filter", "cgroup-parent"),
+)  # fmt: skip
+PARSER.add_argument("context")
 
 
 def build_words(words: Sequence[str]) -> list[str] | None:

@@ -1,7 +1,6 @@
 """The program of a container: the engine's own, also behind a shell, an init process or a script; or another one."""
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 from gpurack.engines.known_flags import known
@@ -51,19 +50,11 @@ def after_exports(command: Sequence[str]) -> tuple[dict[str, str], list[str]] | 
 
 def one_command(text: str, environment: Mapping[str, str]) -> list[str] | None:
     """The words of a shell text that only starts one program; None for any other text."""
-    joined = re.sub(r"\\\s*\n", " ", text).strip()
-    expanded, undefined = words.expand(joined, {name: (value, ()) for name, value in environment.items()})
-    lexer = shlex.shlex(expanded, posix=True, punctuation_chars=True)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    try:
-        found = list(lexer)
-    except ValueError:
+    read = words.read(text, environment)
+    if not read.plain or read.findings or len(read.commands) != 1 or read.commands[0].undefined:
         return None
-    if undefined or "\n" in joined or any(word and set(word) <= set("();<>|&") for word in found):
-        return None
-    if found[:1] == ["exec"]:
-        found = found[1:]
-    return found if found and "=" not in found[0] else None
+    found = list(read.commands[0].words)
+    return (found[1:] if found[0] == "exec" else found) or None
 
 
 def read_arguments(t: Translation) -> flags_of.Flags | None:

@@ -159,7 +159,7 @@ def service(
     devices = resources.get("reservations", {}).pop("devices", [])
     if kept := {key: value for key, value in resources.items() if value}:
         compose["deploy"] = {"resources": kept}
-    for key in deploy.keys() - {"resources"}:
+    for key in sorted(deploy.keys() - {"resources", "replicas"}):
         findings.append(Finding("open", where, f"deploy.{key} was not converted."))
     environment, unset = environment_of(settings.pop("environment", None))
     if unset:
@@ -193,6 +193,8 @@ def service(
         host_network=network == "host",
         compose=compose,
     )
+    if str(settings.pop("scale", 1)) != "1" or str(deploy.pop("replicas", 1)) != "1":
+        findings.append(Finding("open", where, "runs several times; an entry is one container. Write one for each."))
     for key in sorted(settings.keys() - {"tty", "stdin_open", "profiles"}):
         if key.startswith("x-"):
             continue

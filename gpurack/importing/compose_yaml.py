@@ -32,7 +32,17 @@ Notes = Callable[[str], None]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 with Compose's tags."""
+    """YAML 1.2 with Compose's tags. A key that a map has twice is an error, as in Compose."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            first = seen.setdefault(str(key.value), key)
+            if first is not key and key.value != "<<":
+                what = f"key {key.value} is already in line {first.start_mark.line + 1}"
+                raise yaml.composer.ComposerError(None, None, what, key.start_mark)
+        return node
 
 
 class _Reset:
@@ -156,8 +166,14 @@ def included(
                 missing(f"{name} includes itself, which Compose refuses. Remove that `include`.")
             elif text is None:
                 missing(f"includes {name}, whose services are not imported. Pass it with --file {name}=COPY.")
-            elif isinstance(other := load(text), dict):
-                content = merged(included(other, files, missing, [*within, name]), content)
+            else:
+                try:
+                    other = load(text)
+                except yaml.YAMLError:
+                    missing(f"includes {name}, which is not valid YAML, so its services are not imported.")
+                    continue
+                if isinstance(other, dict):
+                    content = merged(included(other, files, missing, [*within, name]), content)
     return content
 
 
@@ -173,7 +189,10 @@ def extended(name: str, services: Mapping[str, Any], files: Mapping[str, str], s
     if file is not None:
         if str(file) not in files:
             raise LookupError(f"extends {other} of {file}. Pass that file with --file {file}=COPY.")
-        content = load(files[str(file)])
+        try:
+            content = load(files[str(file)])
+        except yaml.YAMLError:
+            raise LookupError(f"extends {other} of {file}, which is not valid YAML.") from None
         among = content.get("services") or {} if isinstance(content, dict) else {}
     mark = f"{file or ''}:{other}"
     if other not in among:

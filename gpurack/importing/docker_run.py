@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -75,18 +74,20 @@ def without_values(message: str) -> str:
     return re.sub(r"(=|explicit argument ).*", r"\1…", message, flags=re.DOTALL)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="docker run", add_help=False, allow_abbrev=False)
-    for names, action in ((FLAGS, "store_true"), (LISTS, "append"), (SINGLE, "store")):
+def parser_of(flags: Sequence[str], lists: Sequence[str], single: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of options, each `s/long` or `long`, that raises Unreadable. An absent list is empty."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for names, settings in ((flags, {"action": "store_true"}), (lists, {"action": "append", "default": []}),
+                            (single, {})):  # fmt: skip
         for name in names:
             short, _, long = name.rpartition("/")
-            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action=action, dest=long)
-    parser.add_argument("image")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
+            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), dest=long, **settings)
     return parser
 
 
-PARSER = _parser()
+PARSER = parser_of(FLAGS, LISTS, SINGLE)
+PARSER.add_argument("image")
+PARSER.add_argument("command", nargs=argparse.REMAINDER)
 
 
 def run_words(words: Sequence[str]) -> list[str] | None:
@@ -113,24 +114,19 @@ def docker_words(words: Sequence[str]) -> list[str]:
     return rest
 
 
-def unfinished(line: str) -> bool:
-    """True if a line is a `docker run` without an image, so that the next line must continue it."""
+def unfinished(words: Sequence[str]) -> bool:
+    """True if a command is a `docker run` without an image, so that the next line must continue it."""
     try:
-        words = run_words(shlex.split(line))
-        if words is None:
-            return False
-        PARSER.parse_args(words)
+        PARSER.parse_args(run_words(words) or ["any image"])
     except Unreadable as error:
         return "has no image" in str(error)
-    except ValueError:
-        return False
     return False
 
 
 def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
     """The words after `docker run`. Raises Unreadable."""
     options = {
-        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)
+        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False, [])
     }
     findings: list[Finding] = []
 
@@ -164,7 +160,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
         where=where,
         name=options.pop("name", None),
         image=options.pop("image"),
-        command=tuple(options.pop("command")),
+        command=tuple(options.pop("command", ())),
         entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
         environment=given.environment,
         mounts=tuple(mounts),
@@ -320,14 +316,17 @@ def ports_of(text: str) -> list[Port]:
     try:
         insides = _range(inside)
         outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
+        outsides = outsides[:1] if len(insides) == 1 else outsides  # of which Docker takes a free one
+        return [
+            Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
+            for host, port in zip(outsides, insides, strict=True)  # Docker refuses ranges of different lengths
+        ]
     except ValueError:
         raise Unreadable(f"-p {text} is not a valid port.") from None
-    return [
-        Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
-        for host, port in zip(outsides, insides, strict=False)
-    ]
 
 
 def _range(text: str) -> list[int]:
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    if ports := list(range(int(first), int(last or first) + 1)):
+        return ports
+    raise ValueError(text)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gpurack.engines import ENGINES
 from gpurack.engines.base import Engine
 from gpurack.importing import recognise, words
 from gpurack.importing.command import HARMLESS, SHELLS
@@ -23,7 +24,6 @@ HELPERS = re.compile(
 """Images (without tag) of databases, caches, proxies and monitoring."""
 WAITING = (*HARMLESS, "wait", "curl", "kill", "trap", "grep")
 """Commands around a pull that change nothing."""
-API_PULL = "/api/pull"
 API_MODEL = re.compile(r"""["'](?:name|model)\\?["']\s*:\s*\\?["']([^"'\\]+)""")
 
 
@@ -57,7 +57,8 @@ def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]]
     """(does it also serve, the models it pulls) of a container that does nothing else; None for any other."""
     text = shell_text(run)
     whole = " ".join([*(run.entrypoint or ()), *run.command])
-    if API_PULL in whole and (by_api := API_MODEL.findall(whole)):
+    paths = [one.dialect.pull_path for one in ENGINES.values() if one.dialect.pull_path]
+    if any(path in whole for path in paths) and (by_api := API_MODEL.findall(whole)):
         return False, by_api
     direct = [*(run.entrypoint or ()), *run.command]
     if engine is None or not engine.dialect.pulls or not direct:

@@ -4,13 +4,13 @@ import html
 import re
 
 from gpurack.importing.compose_file import is_compose
+from gpurack.importing.words import HEREDOC
 
 FENCE = re.compile(r"^(?P<indent>[ \t>]*)(?P<mark>`{3,}|~{3,})\s*(?P<language>[\w+.-]*)[^`]*$")
 SHELL = ("", "sh", "bash", "shell", "console", "zsh", "shell-session", "powershell", "ps1", "cmd", "bat", "text", "txt")
 YAML = ("yaml", "yml", "docker-compose", "compose", "dockercompose")
 INDENTED = re.compile(r"^( {4,}|\t)[ \t]*([$#]\s+)?(sudo\s+)?(docker|podman|nvidia-docker)\s+(run|build|exec|create)\b")
 ENTITY = re.compile(r"&(#\d+|quot|gt|lt|amp|apos);")
-HEREDOC = re.compile(r"<<-?\s*(['\"]?)(?P<word>\w+)\1")
 
 
 def is_markdown(text: str) -> bool:

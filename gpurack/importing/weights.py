@@ -19,7 +19,7 @@ def convert_weights(t: Translation) -> None:
     t.model = t.flags.take(given) if given else None
     revision = t.flags.take("revision") if given else None
     for flag in named:
-        if flag in t.flags.given and not (flag == "hf-file" and given in ("hf", "hf-repo")):
+        if flag in t.flags.given and not (flag == t.dialect.repository_file and given in t.dialect.repositories):
             t.note("open", f"--{flag} {t.flags.take(flag)} was not converted, because {t.model} is already set.")
     in_file = next((flag for flag, place in engine.own_args.items() if place == "config"), "")
     config = t.flags.take(in_file)
@@ -28,9 +28,9 @@ def convert_weights(t: Translation) -> None:
         return
     if t.model is None:
         return
-    hub = given in ("hf", "hf-repo")
-    file = files_named[0] if hub and (files_named := t.flags.given.pop("hf-file", [])) else None
-    if given == "model-url":
+    hub = given in t.dialect.repositories
+    file = t.flags.take(t.dialect.repository_file) if hub else None
+    if given == t.dialect.url:
         url = secret.mask_words([t.model])[0]
         t.fields["weights"] = {"url": url, "sha256": "UNKNOWN"}
         if url != t.model:
@@ -42,7 +42,9 @@ def convert_weights(t: Translation) -> None:
         if hub and isinstance(t.fields["weights"], dict):
             t.fields["weights"]["file"] = file or "UNKNOWN.gguf"
             if not file:
-                t.note("open", f"-hf chose a file of {t.model} (by default Q4_K_M). Set `file` to its name.")
+                t.note(
+                    "open", f"-{given} chose a file of {t.model} ({t.dialect.default_file}). Set `file` to its name."
+                )
 
 
 def weights_of(t: Translation, model: str, revision: str | None, hub: bool = False) -> Any:

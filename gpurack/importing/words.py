@@ -1,43 +1,46 @@
-"""Parse shell text into commands: continuations (also broken ones), comments, quotes, variables. Executes nothing."""
+"""Read shell text as commands, by tree-sitter's grammar of bash: variables, arrays, loops, functions. Executes nothing.
+
+Prompts, broken continuations, those of PowerShell and cmd, and placeholders such as `<model>` are repaired first.
+"""
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
-from gpurack.importing import compose_yaml
+import tree_sitter_bash
+from tree_sitter import Language, Node, Parser
+
 from gpurack.importing.container import Finding
 
-NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-OPENING, CLOSING = ("if", "for", "while", "until", "case"), ("fi", "done", "esac")
 MISSING = "missing backslash at the end of the line; joined with the next line."
 SPACE = "space after the backslash, which would end the command; joined with the next line."
-NEVER_CLOSED = "unclosed quote"
-LOOPS = ("for", "while", "until")
-MOST, STEPS, LONGEST, DEEPEST = 64, 5000, 20_000, 20
-"""The most words of a loop, commands, characters of a command, and nested defaults of a variable that are followed."""
-VARIABLE = re.compile(rf"\$(\{{)?({NAME}|[0-9@*])")
-LOOP = re.compile(rf"\s*for\s+({NAME})\s+in\s+(.*)", re.DOTALL)
-FUNCTION = re.compile(r"\s*(?:function\s+)?([\w-]+)\s*\(\)\s*\{(.*)", re.DOTALL)
-ARRAY = re.compile(rf"\s*(?:(?:declare|local|readonly|export)\s+(?:-\w+\s+)?)?({NAME})(\+?)=\((.*)\)\s*", re.DOTALL)
-ARRAY_OPEN = re.compile(rf"\s*(?:(?:declare|local|readonly|export)\s+(?:-\w+\s+)?)?{NAME}\+?=\([^)]*$")
-Variables = dict[str, tuple[str, tuple[str, ...]]]
-"""Name → (value, undefined names in it); `NAME[]` for the words of an array."""
-Part = tuple[str, str]
-"""(where, a simple command)"""
-WINDOWS = re.compile(r"\s[`^]\s*$")
-"""The continuation of PowerShell and of cmd."""
-SPOILT = re.compile(r"\\[ \t]+$")
-QUOTED = r"""\\.|'[^']*'?|"(?:\\.|[^"\\])*"?"""
-CLOSED = re.compile(r"""\\.?|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
-SEPARATOR = re.compile(rf"{QUOTED}|\$\(|`|>&|&>|(?P<end>[;|&]+)", re.DOTALL)
-QUOTED_OR_REDIRECTION = re.compile(
-    rf"{QUOTED}|(?P<gap><[A-Za-z][\w .-]*>)"
-    r"|(?P<redirection>(?:(?<!\S)[0-9])?&?(?:>>?\|?|<<?<?-?)(?:&[0-9-]|\s*[^\s<>()]+))",
-    re.DOTALL,
-)
+NEVER_CLOSED, INVALID = "unclosed quote", "not valid shell"
+MOST, STEPS, LONGEST, DEEPEST, TRIES, LONGEST_QUOTE = 64, 5000, 20_000, 40, 12, 50
+"""The most words of a loop, statements, characters of a command's variables, nested calls or statements that are
+followed, errors after which the rest is parsed as a whole again, and lines of a quote in a line that is not valid."""
+DOCKER = re.compile(r"\b(docker|podman|nerdctl)\b")
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
+WINDOWS = re.compile(r"\s[`^]\s*$")
+"""The continuation of PowerShell and of cmd."""
+HEREDOC = re.compile(r"(?<!<)<<-?\s*(['\"]?)(?P<word>\w+)\1")
+"""The beginning of a here-document. Its end may be indented, as in a list of Markdown."""
+PLACEHOLDER = re.compile(r"<[A-Za-z]([\w .-]*[\w.-])?>")
+HIDDEN = str.maketrans("<> ", "\ue000\ue001\ue002")
+"""Characters of placeholders, which must not redirect or end a word."""
+SHOWN = {new: old for old, new in HIDDEN.items()}
+CONDITIONS = ("if_statement", "while_statement", "case_statement", "c_style_for_statement")
+WORDS = ("string", "raw_string", "ansi_c_string", "concatenation")
+REDIRECTIONS = ("heredoc_redirect", "herestring_redirect")
+EXPANSIONS = ("simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution")
+Value = tuple[Sequence[str], tuple[str, ...]]
+"""(one word, or those of an array; the undefined names in them)"""
+Piece = tuple[str, bool]
+"""(a part of a word; does white space in it end the word?)"""
+END, BEGUN = "\0", "\1"
+"""Where a word ends, and what makes it a word even if it is empty."""
 
 
 @dataclass(frozen=True)
@@ -51,155 +54,317 @@ class Command:
 
 @dataclass
 class Script:
-    """The commands of a text. comments: (where, text) of comment lines. exported: variables that commands get."""
+    """The commands of a text. comments: (where, text) of comment lines. exported: variables that commands get.
+
+    plain: is it one command and nothing else?
+    """
 
     commands: list[Command] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     comments: list[tuple[str, str]] = field(default_factory=list)
     exported: dict[str, str] = field(default_factory=dict)
+    plain: bool = False
 
 
 def read(
-    text: str, variables: Mapping[str, str] | None = None, unfinished: Callable[[str], bool] | None = None
+    text: str,
+    variables: Mapping[str, str] | None = None,
+    unfinished: Callable[[Sequence[str]], bool] = lambda words: False,
 ) -> Script:
     """Parse a shell script, with variables substituted from its assignments and from `variables`.
 
     Loops over words and calls of the text's own functions are followed; nothing else is executed.
-    unfinished: true for a line that the next one must continue, to detect missing backslashes.
+    unfinished: true for a command that the next line must continue, to detect missing backslashes.
     """
-    script = Script()
-    known: Variables = {name: (value, ()) for name, value in (variables or {}).items()}
-    parts = [
-        (f"line {number}", part)
-        for number, line in logical_lines(text, script, unfinished or (lambda _: False))
-        for part in simple_commands(line)
-    ]
-    _Reader(script, known).run(parts)
-    return script
+    reader = _Reader({name: ([value], ()) for name, value in (variables or {}).items()}, unfinished)
+    lines = reader.repaired(text.splitlines())
+    at = tries = 0
+    while at < len(lines) and reader.left > 0:
+        end = len(lines) if tries < TRIES else line_end(lines, at)
+        wrong = reader.parse(lines, at, end)
+        at = end if wrong == end else reader.parse_alone(lines, wrong)
+        tries += wrong < end
+    return reader.script
+
+
+@cache
+def parser() -> Parser:
+    """The parser of bash."""
+    return Parser(Language(tree_sitter_bash.language()))
+
+
+def first_error(root: Node) -> int:
+    """The row at which the statement with the first error begins."""
+    node = root
+    while not (node.is_error or node.is_missing):
+        node = next(child for child in node.children if child.has_error or child.is_missing)
+    row = node.start_point.row
+    return min(child.start_point.row for child in root.children if child.end_point.row >= row)
+
+
+def line_end(lines: Sequence[str], row: int) -> int:
+    """The row after a line and its continuations."""
+    return next((at for at in range(row, len(lines)) if not lines[at].endswith("\\")), len(lines) - 1) + 1
+
+
+def opens_quote(text: str) -> bool:
+    """True if a quote is open at the end."""
+    try:
+        shlex.split(text)
+    except ValueError:
+        return True
+    return False
 
 
 class _Reader:
-    """Follows the simple commands of a script. functions: name → its commands. inside: depth of conditions."""
+    """Follows the statements of a script. functions: name → its body. inside: depth of conditions."""
 
-    def __init__(self, script: Script, known: Variables) -> None:
-        self.script, self.known = script, known
-        self.functions: dict[str, list[Part]] = {}
-        self.inside = self.calls = 0
-        self.left = STEPS
+    def __init__(self, known: dict[str, Value], unfinished: Callable[[Sequence[str]], bool]) -> None:
+        self.script, self.known, self.unfinished = Script(), known, unfinished
+        self.functions: dict[str, Node] = {}
+        self.undefined: list[str] = []
+        self.arguments: Sequence[str] = ()
+        self.inside = self.depth = self.first_row = 0
+        self.left, self.budget, self.last_row = STEPS, LONGEST, -1
 
-    def run(self, parts: Sequence[Part]) -> None:
-        """Read commands in order."""
-        at = 0
-        while at < len(parts) and self.left > 0:
-            where, part = parts[at]
-            at += 1
-            self.left -= 1
-            first = part.split(maxsplit=1)
-            if found := FUNCTION.match(part):
-                rest = [(where, found[2])] if found[2].strip() else []
-                body, at = block(parts, at, ("{",), ("}",))
-                self.functions[found[1]] = [*rest, *body]
-            elif found := LOOP.match(part):
-                body, at = block(parts, at, LOOPS, ("done",))
-                self.loop(where, found[1], found[2], body)
-            elif first[0] in ("then", "else", "do"):
-                self.run([(where, first[1])] if len(first) > 1 else [])
-            elif first[0] in (*OPENING, *CLOSING):
-                self.inside += (first[0] in OPENING) - (first[0] in CLOSING)
-                if first[0] in ("while", "until", "if") and len(first) > 1 and not re.match(r"\[|!?\s*\[", first[1]):
-                    self.command(where, first[1])
-            elif first[0] not in ("{", "}", "elif"):
-                self.command(where, part)
+    def repaired(self, lines: Sequence[str]) -> list[str]:
+        """The lines without prompts, and with the shell's own continuations."""
+        found: list[str] = []
+        docker, until = False, 0
+        last = {line.strip(): row for row, line in enumerate(lines)}
+        for row, line in enumerate(lines):
+            if row <= until and until:  # of a here-document
+                found.append("")
+                continue
+            if (opened := HEREDOC.search(line)) and last.get(opened["word"], 0) > row:
+                until = next(at for at in range(row + 1, len(lines)) if lines[at].strip() == opened["word"])
+                line = HEREDOC.sub("", line)
+            continued = bool(found) and found[-1].endswith("\\")
+            line = line if continued else PROMPT.sub("", line)
+            docker = bool(DOCKER.search(line)) or (docker and continued)
+            if docker and WINDOWS.search(line):
+                line = WINDOWS.sub(" \\\\", line)
+            elif re.search(r"(?<!\\)\\[ \t]+$", line) and not line.lstrip().startswith("#"):
+                self.script.findings.append(Finding("changed", f"line {row + 1}", SPACE))
+                line = line.rstrip()
+            line = re.sub(r"(?<!\\)((?:\\\\)*)\\$", r"\1 \\", line)
+            line = re.sub(r"\$(\{?)env:", r"$\1", line)  # PowerShell's
+            found.append(PLACEHOLDER.sub(lambda one: one[0].translate(HIDDEN), line))
+        return found
 
-    def loop(self, where: str, name: str, text: str, body: Sequence[Part]) -> None:
+    def parse(self, lines: Sequence[str], start: int, end: int) -> int:
+        """Read the lines from start to end. Returns the row of the first statement that is not valid, or end."""
+        root = parser().parse("\n".join(lines[start:end]).encode(errors="replace")).root_node
+        wrong = start + first_error(root) if root.has_error else end
+        kinds = [node.type for one in [root, *root.named_children] for node in one.named_children]
+        self.script.plain = (start, wrong, kinds[:2]) == (0, len(lines), ["command", "command_name"])
+        self.first_row = start
+        self.run([node for node in root.children if start + node.end_point.row < wrong])
+        return wrong
+
+    def parse_alone(self, lines: Sequence[str], row: int) -> int:
+        """Read one line with its continuations. Returns the row after it; the end if it opens a quote."""
+        end = line_end(lines, row)
+        if self.parse(lines, row, end) == end:
+            return end
+        where, text = f"line {row + 1}", "\n".join(lines[row:end])
+        while opens_quote(text):
+            if end == len(lines):
+                self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {first_words(text)} …"))
+                return end
+            end = line_end(lines, end) if end < row + LONGEST_QUOTE else len(lines)
+            text = "\n".join(lines[row:end])
+        if DOCKER.search(text):
+            self.script.findings.append(Finding("open", where, f"{INVALID}: {first_words(text)} …"))
+        elif name := first_words(text):
+            self.script.commands.append(Command(where, (name,)))
+        return end
+
+    def run(self, nodes: Sequence[Node], where: str = "") -> None:
+        """Read statements in order. where: the place of the whole line, for parts of it."""
+        self.depth += 1
+        for node in nodes if self.depth < DEEPEST else ():
+            if self.left <= 0:
+                break
+            self.left -= int(node.is_named)
+            self.statement(node, where or self.place(node))
+        self.depth -= 1
+
+    def place(self, node: Node) -> str:
+        return f"line {self.first_row + node.start_point.row + 1}"
+
+    def statement(self, node: Node, where: str) -> None:
+        """Read one statement."""
+        self.undefined, self.budget = [], LONGEST
+        if node.type == "comment":
+            if self.last_row == self.first_row + node.start_point.row - 1:
+                self.last_row += 1
+            if not node.prev_sibling or node.prev_sibling.end_point.row < node.start_point.row:
+                self.script.comments.append((self.place(node), shown(node)[1:].strip()))
+        elif node.type == "function_definition":
+            self.functions[shown(node.child_by_field_name("name"))] = node.child_by_field_name("body") or node
+        elif node.type == "for_statement":
+            self.loop(node, where)
+        elif node.type in ("variable_assignment", "variable_assignments", "declaration_command"):
+            assignments = [node] if node.type == "variable_assignment" else node.named_children
+            for one in assignments:
+                if one.type == "variable_assignment":
+                    self.assign(one, where, node.children[0].type == "export")
+        elif node.type == "command":
+            self.command(node, where)
+        elif node.type in CONDITIONS:
+            for child in node.named_children:  # what a condition runs, runs
+                condition = child == node.child_by_field_name("condition")
+                self.inside += not condition
+                self.run([child], where if condition else "")
+                self.inside -= not condition
+        elif node.type in ("list", "pipeline", "redirected_statement", "negated_command"):
+            self.run(node.children, where)
+        elif node.type not in ("test_command", "file_redirect", *REDIRECTIONS):
+            self.run(node.children)
+
+    def command(self, node: Node, where: str) -> None:
+        """Read one simple command, or call a function of the text."""
+        words: list[str] = []
+        around = node.parent.children_by_field_name("redirect") if node.parent else []
+        for child in [*node.named_children, *around]:
+            if child.type == "file_redirect":  # has all words behind it
+                words += self.words(child.children_by_field_name("destination")[1:])
+            elif child.type not in ("variable_assignment", *REDIRECTIONS):
+                words += self.words([child])
+        if words and words[0] in self.functions:
+            before, self.arguments = self.arguments, words
+            self.run([self.functions[words[0]]])
+            self.arguments = before
+        elif words:
+            first, last = (self.first_row + point.row for point in (node.start_point, node.end_point))
+            if first == self.last_row + 1 and self.continues(words):
+                before_it = self.script.commands.pop()
+                self.script.findings.append(Finding("changed", f"line {first}", MISSING))
+                where, words = before_it.where, [*before_it.words, *words]
+                self.undefined = [*before_it.undefined, *self.undefined]
+            self.script.commands.append(Command(where, tuple(words), tuple(dict.fromkeys(self.undefined))))
+            self.last_row = last
+
+    def continues(self, words: Sequence[str]) -> bool:
+        """True if the words can only be the rest of the command before them."""
+        before = self.script.commands[-1].words if self.script.commands else ()
+        meant = words[0].startswith("-") or self.unfinished(before)
+        return bool(meant and DOCKER.search(" ".join(before))) and not re.fullmatch(f"sudo|{DOCKER.pattern}", words[0])
+
+    def assign(self, node: Node, where: str, exported: bool) -> None:
+        """Read `NAME=value`, `NAME+=value`, `NAME=(…)`."""
+        name, value = shown(node.child_by_field_name("name")), node.child_by_field_name("value")
+        if self.inside:
+            self.script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
+            return
+        before, missing = self.known.get(name, ([], ())) if node.children[1].type == "+=" else ([], ())
+        if value is not None and value.type == "array":
+            items = [*before, *self.words(value.named_children)]
+            self.known[name] = (items, tuple(dict.fromkeys([*missing, *self.undefined])))
+            return
+        pieces = self.pieces(value) if value else ()
+        text = "".join(before) + "".join(text for text, _ in pieces).replace(END, " ")
+        undefined = dict.fromkeys([*missing, *self.undefined])
+        self.known[name] = ([text[:LONGEST]], tuple(one for one in undefined if one in text))
+        if exported:
+            self.script.exported[name] = text
+
+    def loop(self, node: Node, where: str) -> None:
         """Read a loop's body once for each word. Words that are not in the text stay open."""
-        expanded, undefined = expand(with_arrays(text, self.known), self.known)
-        items = self.split(where, expanded, "for …")[:MOST]
+        name, body = shown(node.child_by_field_name("variable")), node.child_by_field_name("body")
+        items = self.words(node.children_by_field_name("value"))[:MOST]
+        undefined = tuple(dict.fromkeys(self.undefined))
         if undefined and items:
             self.script.findings.append(Finding("open", where, f"repeats for {', '.join(undefined)}; read once."))
             items = [f"${name}"]
         for item in items:
-            self.known[name] = (item, undefined)
-            self.run(body)
+            self.known[name] = ([item], undefined)
+            self.run([body] if body else [])
 
-    def command(self, where: str, part: str) -> None:
-        """Read one simple command."""
-        if found := ARRAY.match(part):
-            self.array(where, found[1], bool(found[2]), found[3])
+    def words(self, nodes: Iterable[Node]) -> list[str]:
+        """The words that the words of a command become."""
+        pieces = (piece for node in nodes if node.type != "comment" for piece in [*self.pieces(node), (END, True)])
+        joined = "".join(re.sub(r"\s+", END, text) if splits else BEGUN + text for text, splits in pieces)
+        return [word.replace(BEGUN, "") for word in joined.split(END) if word]
+
+    def pieces(self, node: Node, quoted: bool = False) -> Iterator[Piece]:
+        """The parts of a word with their values. quoted: it is not split."""
+        text = shown(node)
+        if node.type == "raw_string":
+            yield text if quoted else text[1:-1], False
+        elif node.type == "ansi_c_string":
+            yield re.sub(r"\\(.)", lambda one: {"n": "\n", "t": "\t"}.get(one[1], one[1]), text[2:-1]), False
+        elif node.type in EXPANSIONS:
+            yield from self.expanded(node, text, quoted)
+        elif node.type == "string":
+            if not re.search(r"\$[@*]|\[[@*]\]", text):
+                yield "", False  # a word, even if it is empty
+            yield from self.parts(node, node.start_byte + 1, node.end_byte - 1, True)
+        else:
+            yield from self.parts(node, node.start_byte, node.end_byte, quoted)
+
+    def parts(self, node: Node, start: int, end: int, quoted: bool) -> Iterator[Piece]:
+        """The parts of a stretch of a node, in bytes: words and expansions in it, and the text between them."""
+        source, offset = node.text or b"", node.start_byte
+        escaped = r"\\(\n|[$`\"\\])" if node.type == "string" else r"\\(.)"
+        for child in [one for one in node.children if one.type in (*WORDS, *EXPANSIONS) and one.start_byte >= start]:
+            yield from literal(source[start - offset : child.start_byte - offset], escaped)
+            yield from self.pieces(child, quoted)
+            start = child.end_byte
+        yield from literal(source[start - offset : end - offset], escaped)
+
+    def expanded(self, node: Node, text: str, quoted: bool) -> Iterator[Piece]:
+        """The value of a variable or command. An unknown one stays in the text and is undefined."""
+        name, sign, at = text.removeprefix("$"), "", 0
+        if node.type == "expansion" and node.named_children:
+            first = node.named_children[0]
+            name, at = shown(first), first.end_byte
+            following = first.next_sibling.type if first.next_sibling else ""
+            if re.fullmatch(":?[-+?=]", following):
+                sign, at = following[-1], at + len(following)
+            elif following != "}" or first != node.children[1]:
+                name = text  # ${NAME##*/}, ${#NAME} and the like
+        elif text in ("$(pwd)", "`pwd`"):
+            name, text = "PWD", "$PWD"
+        elif re.fullmatch(r"\$[$?!#-]", text):
+            yield text, False
             return
-        expanded, undefined = expand(without_redirections(with_arrays(part, self.known)), self.known)
-        for name in re.findall(rf"\$\{{({NAME})\[", part):
-            undefined += self.known.get(f"{name}[]", ("", ()))[1]
-        words = self.split(where, expanded, f"{first_words(part)} …")
-        if self.inside and words and re.match(rf"{NAME}\+?=", words[0]):
-            name = words[0].partition("=")[0]
-            self.script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
+        every = re.fullmatch(r"(\w+)\[[@*]\]|[@*]", name)
+        of_call = (
+            self.arguments[int(name) :][:1] if name.isdigit() else self.arguments[1:] if every and not every[1] else ()
+        )
+        values, missing = (of_call, ()) if of_call else self.known.get(every[1] or "" if every else name, ((), ()))
+        there = bool("".join(values))
+        if (sign and sign in "-=" and not there) or (sign == "+" and there):
+            self.depth += 1
+            yield from self.parts(node, at, node.end_byte - 1, quoted) if self.depth < DEEPEST else ()
+            self.depth -= 1
             return
-        exports = words[:1] == ["export"]
-        self.script.exported |= {name: value for name, equals, value in map(halves, words[1:]) if equals and exports}
-        words = assign(words, undefined, self.known)
-        if words and words[0] in self.functions and self.calls < 9:
-            self.call(words)
-        elif words:
-            self.script.commands.append(Command(where, tuple(words), undefined))
-
-    def split(self, where: str, text: str, shown: str) -> list[str]:
-        """The words of a text, none with a finding if a quote stays open. shown: what names it in messages."""
-        try:
-            return shlex.split(text[:LONGEST])
-        except ValueError:
-            self.script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {shown}"))
-            return []
-
-    def array(self, where: str, name: str, more: bool, text: str) -> None:
-        """Read `NAME=(…)` and `NAME+=(…)`."""
-        expanded, undefined = expand(with_arrays(text, self.known), self.known)
-        items = self.split(where, expanded, name)
-        if text.strip() and not items:
+        if sign == "+":
             return
-        before, missing = self.known.get(f"{name}[]", ("", ())) if more else ("", ())
-        self.known[f"{name}[]"] = (f"{before} {shlex.join(items)}".strip(), (*missing, *undefined))
-
-    def call(self, words: Sequence[str]) -> None:
-        """Read a function's body with its arguments as positional parameters."""
-        before = dict(self.known)
-        given = {str(number): (word, ()) for number, word in enumerate(words[1:], start=1)}
-        self.known |= {**given, "@[]": (shlex.join(words[1:]), ())}
-        self.calls += 1
-        self.run(self.functions[words[0]])
-        self.calls -= 1
-        for name in ("@[]", *given):
-            self.known.pop(name, None)
-            if name in before:
-                self.known[name] = before[name]
+        if not values and not (every and (self.arguments or every[1] in self.known)):
+            self.undefined.append(f"${name}" if sign or re.fullmatch(r"\w+", name) else text)
+            yield self.undefined[-1], False
+            return
+        self.undefined += missing
+        for number, value in enumerate(values if every else values[:1]):
+            if number:
+                yield END, True
+            yield value[: self.budget], not (quoted or every or re.search(r"\$\(|`", value))
+            self.budget = max(self.budget - len(value), 0)
 
 
-def block(parts: Sequence[Part], at: int, opening: Sequence[str], closing: Sequence[str]) -> tuple[list[Part], int]:
-    """(the commands up to the end of a block that began before at, the position after it)"""
-    depth, body = 1, []
-    while at < len(parts):
-        first = parts[at][1].split(maxsplit=1)[0]
-        depth += (first in opening or ("{" in opening and bool(FUNCTION.match(parts[at][1])))) - (first in closing)
-        at += 1
-        if depth == 0:
-            break
-        body.append(parts[at - 1])
-    return body, at
+def literal(source: bytes, escaped: str) -> Iterator[Piece]:
+    """A literal part of a word without its escapes."""
+    text = source.decode(errors="replace").translate(SHOWN)
+    if text:
+        yield re.sub(escaped, lambda one: one[1].strip("\n"), text, flags=re.DOTALL), False
 
 
-def with_arrays(text: str, known: Variables) -> str:
-    """The text with `"${NAME[@]}"` and `"$@"` as their words, if they are known."""
-
-    def words_of(found: re.Match[str]) -> str:
-        name = f"{found[1] or '@'}[]"
-        return known[name][0] if name in known else found[0]
-
-    return re.sub(rf"""\"?(?:\$\{{({NAME})\[[@*]\]\}}|\$@|\$\{{@\}})\"?""", words_of, text)
-
-
-def halves(word: str) -> tuple[str, str, str]:
-    """The two sides of an assignment."""
-    return word.partition("=")
+def shown(node: Node | None) -> str:
+    """The text of a node as it was written."""
+    return ((node.text if node else None) or b"").decode(errors="replace").translate(SHOWN)
 
 
 def first_words(part: str) -> str:
@@ -210,188 +375,3 @@ def first_words(part: str) -> str:
     """
     found = re.match(r"\s*((?:sudo\s+)?(?:docker|podman|nerdctl)\s+[a-z]+|[\w./-]*)", part)
     return found[1] if found else ""
-
-
-def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
-    """(number, line) with continuations joined. Broken continuations are also joined and become findings."""
-    lines = text.expandtabs(4).splitlines()
-    position = 0
-    while position < len(lines):
-        start, buffer, quote = position, "", ""
-        while position < len(lines):
-            raw = PROMPT.sub("", lines[position]) if not buffer else lines[position]
-            code, comment = split_comment(quote, raw)
-            if comment and not buffer.strip() and not code.strip():
-                script.comments.append((f"line {position + 1}", comment))
-            position += 1
-            if quote := open_quote(code, quote):
-                buffer += code + "\n"
-                continue
-            if ARRAY_OPEN.match(buffer + code):
-                buffer += code + " "
-                continue
-            if WINDOWS.search(code) and re.search(r"\b(docker|podman|nerdctl)\b", buffer + code):
-                buffer += WINDOWS.sub(" ", code)
-                continue
-            if re.search(r"(?<!\\)(\\\\)*\\$", code):
-                buffer += code[:-1] + " "
-                continue
-            if SPOILT.search(code) and not comment:
-                script.findings.append(Finding("changed", f"line {position}", SPACE))
-                buffer += SPOILT.sub(" ", code)
-                continue
-            buffer += code
-            following = lines[position] if position < len(lines) else ""
-            meant = following.lstrip().startswith("-") or (following.strip() and unfinished(buffer))
-            if not (meant and joins(buffer, following)):
-                break
-            script.findings.append(Finding("changed", f"line {position}", MISSING))
-            buffer += " "
-        heredoc = re.search(r"<<-?\s*(['\"]?)(\w+)\1", buffer)
-        if heredoc:
-            while position < len(lines) and lines[position].strip() != heredoc[2]:
-                position += 1
-            position += 1
-        if buffer.strip():
-            yield start + 1, buffer
-
-
-def joins(buffer: str, following: str) -> bool:
-    """True if the next line can continue this one: only a docker command, and not by another command."""
-    return bool(re.search(r"\b(docker|podman|nerdctl)\b", buffer)) and not re.match(
-        r"\s*(#|sudo\b|(nvidia-)?docker\b|podman\b|nerdctl\b)", following
-    )
-
-
-def split_comment(quote: str, line: str) -> tuple[str, str]:
-    """(code, comment) of a line. quote: the one that is open before it."""
-    for found in re.finditer(rf"(?s:{QUOTED})|(?P<comment>(?<!\S)#)", quote + line):
-        if found["comment"]:
-            start = found.start() - len(quote)
-            return line[:start], line[start + 1 :].strip()
-    return line, ""
-
-
-def open_quote(text: str, quote: str = "") -> str:
-    """The quote that is open at the end, "" for none. quote: the one that is open before the text.
-
-    >>> open_quote("a 'b"), open_quote("b' c", "'")
-    ("'", '')
-    """
-    found = re.search("['\"]", CLOSED.sub("", quote + text))
-    return found[0] if found else ""
-
-
-def simple_commands(line: str) -> list[str]:
-    """A line split at ; && || | & outside quotes and $(…).
-
-    >>> simple_commands("a=1; docker run 'x;y' && echo")
-    ['a=1', " docker run 'x;y' ", ' echo']
-    """
-    parts, start, position = [], 0, 0
-    while found := SEPARATOR.search(line, position):
-        position = closing(line, found.start()) if found[0] in ("$(", "`") else found.end()
-        if found["end"]:
-            parts.append(line[start : found.start()])
-            start = position
-    return [part for part in [*parts, line[start:]] if part.strip()]
-
-
-def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]], depth: int = 0) -> tuple[str, tuple[str, ...]]:
-    """(text with variables substituted as the shell does, the undefined ones, which stay in the text)"""
-    out, quote, position = "", "", 0
-    undefined: list[str] = []
-    while position < len(text):
-        char = text[position]
-        if char == "\\" and quote != "'":
-            out += text[position : position + 2]
-            position += 2
-            continue
-        found = VARIABLE.match(text, position)
-        if quote != "'" and found:
-            end = (compose_yaml.closing(text, position) or len(text)) if found[1] else found.end()
-            name, rest = found[2], text[found.end() : end - 1] if found[1] else ""
-            sign = re.match(r":?([-?+=])(.*)", rest, re.DOTALL)
-            default = sign[2] if sign else ""
-            default = expand(default, known, depth + 1)[0] if default and depth < DEEPEST else default
-            if name in known and rest and not sign:  # ${NAME##*/} and the like
-                value = text[position:end]
-                undefined.append(value)
-            elif sign and sign[1] == "+":
-                value = default if known.get(name, ("",))[0] else ""
-            elif name in known and (known[name][0] or not sign or sign[1] == "?"):
-                value, missing = known[name]
-                undefined += missing
-            elif sign and sign[1] in "-=":
-                value = default.strip("\"'")
-            else:
-                value = f"${name}" if not rest or sign else text[position:end]
-                undefined.append(value)
-            value = value[:LONGEST]
-            if not quote and re.search(r"\$\(|`", value):
-                out += shlex.quote(value)
-            else:
-                out += re.sub(r'([\\"])' if quote else r"([\\\"'])", r"\\\1", value)
-            position = end
-            continue
-        if quote != "'" and (char == "`" or text.startswith("$(", position)):
-            end = closing(text, position)
-            command = text[position:end]
-            value = "$PWD" if command in ("$(pwd)", "`pwd`") else command
-            if value == "$PWD" and "PWD" in known:
-                value = known["PWD"][0]
-            else:
-                undefined.append(value)
-            out += re.sub(r'([\\"])', r"\\\1", value) if quote else shlex.quote(value)
-            position = end
-            continue
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        out += char
-        position += 1
-    return out, tuple(dict.fromkeys(undefined))
-
-
-def closing(text: str, start: int) -> int:
-    """The position after a `$(…)` or backquoted command that starts at `start`."""
-    if text[start] == "`":
-        end = text.find("`", start + 1)
-        return end + 1 if end > 0 else len(text)
-    depth = 0
-    for position in range(start, len(text)):
-        depth += (text[position] == "(") - (text[position] == ")")
-        if depth == 0 and position > start + 1:
-            return position + 1
-    return len(text)
-
-
-def assign(words: list[str], undefined: tuple[str, ...], known: Variables) -> list[str]:
-    """Add assignments to `known` if they are the whole command. Returns the words without leading assignments."""
-    rest = words[1:] if words[:1] in (["export"], ["declare"], ["set"], ["local"], ["readonly"]) else words
-    leading = 0
-    while leading < len(rest) and re.match(rf"{NAME}\+?=", rest[leading]):
-        leading += 1
-    if leading == len(rest):
-        for word in rest:
-            name, _, value = word.partition("=")
-            if name.endswith("+"):
-                name = name[:-1]
-                value = known.get(name, ("", ()))[0] + value
-            known[name] = (value, tuple(item for item in undefined if item in value))
-        return []
-    return rest[leading:] if rest is words else words
-
-
-def without_redirections(text: str) -> str:
-    """A command without redirections such as `> file` and `2>&1`. Placeholders such as `<model>` stay.
-
-    >>> without_redirections("run '<s>' 2>&1 >> log -x <model> &> y")
-    "run '<s>'   -x '<model>'"
-    """
-
-    def kept(found: re.Match[str]) -> str:
-        return "" if found["redirection"] else shlex.quote(found["gap"]) if found["gap"] else found[0]
-
-    return QUOTED_OR_REDIRECTION.sub(kept, text).strip()

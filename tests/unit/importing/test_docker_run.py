@@ -26,6 +26,7 @@ def said(options: str) -> list[str]:
         ("-p8000:80 -p 127.0.0.1:1:2/udp a", "ports", (Port("", 8000, 80), Port("127.0.0.1", 1, 2, "udp"))),
         ("-p 80 a", "ports", (Port("", None, 80),)),
         ("-p 8000-8001:80-81 a", "ports", (Port("", 8000, 80), Port("", 8001, 81))),
+        ("-p 8000-8001:80 a", "ports", (Port("", 8000, 80),)),
         ("-p [::1]:80:81 a", "ports", (Port("::1", 80, 81),)),
         ("--gpus all a", "gpus", "all"),
         ("--gpus=2 a", "gpus", 2),
@@ -90,6 +91,8 @@ def test_reports_unconverted_options(options: str, sentences: list[str]) -> None
         ("-p 80:80", "it has no image"),
         ("--no-such a", "unrecognized arguments: --no-such"),
         ("-p x:y a", "-p x:y is not a valid port."),
+        ("-p 8000-8001:80-82 a", "-p 8000-8001:80-82 is not a valid port."),
+        ("-p 8001-8000:81-80 a", "-p 8001-8000:81-80 is not a valid port."),
         ("--mount type=npipe,dst=/x a", "--mount type npipe is not supported."),
     ],
 )

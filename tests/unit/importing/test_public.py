@@ -348,6 +348,31 @@ def test_included_file_is_asked_for_and_read() -> None:
     assert "other.yml includes itself" in told(circle)
 
 
+def test_broken_file_beside_a_compose_file_is_said() -> None:
+    files = {"b.yml": "a: [1"}
+    one = "services:\n  one: {extends: {file: b.yml, service: a}}\n"
+    assert "not imported: extends a of b.yml, which is not valid YAML." in told(read(one, files=files))
+    two = read("include: [b.yml]\nservices:\n  two: {image: x/y:1, ports: ['1:1']}\n", files=files)
+    assert "includes b.yml, which is not valid YAML, so its services are not imported." in told(two)
+    assert list(two.models) == ["two"]
+
+
+def test_service_that_is_there_twice_is_refused_as_by_compose() -> None:
+    with pytest.raises(NoCompose, match=r"line 3: key one is already in line 2"):
+        read("services:\n  one: {image: a/b:1}\n  one: {image: c/d:1}\n")
+    merged = (
+        "x-a: &a {A: 1}\nservices:\n  one:\n    image: a/b:1\n    ports: ['1:1']\n    environment: &e {<<: *a, A: 2}\n"
+    )
+    assert read(f"{merged}x-b: {{<<: *e}}\n").models["one"]["env"] == {"A": "2"}
+
+
+@pytest.mark.parametrize("field", ["scale: 2", "deploy: {replicas: 2}"])
+def test_service_that_runs_several_times_is_said(field: str) -> None:
+    text = f"services:\n  one: {{image: a/b:1, ports: ['1:1'], {field}}}\n"
+    assert "runs several times; an entry is one container. Write one for each." in told(read(text))
+    assert "several times" not in told(read(text.replace("2}", "1}")))
+
+
 def test_profile_is_chosen() -> None:
     result = imported("profiles.yml")
     assert not entries(result)

@@ -42,6 +42,18 @@ def findings(text: str) -> list[str]:
         ("echo ${1:-a} \"${2:-b c}\" $3", [("echo", "a", "b c", "$3")]),
         ("docker run `\n  -p 80:80 `\n  a/b:1", [tuple(RUN.split())]),
         ("docker run ^\n  -p 80:80 ^\n  a/b:1", [tuple(RUN.split())]),
+        ("if [ -f x ]; then docker run; elif b; then c; else d; fi", [("docker", "run"), ("b",), ("c",), ("d",)]),
+        ("case $1 in a|b) docker run a;; *) echo \"it's\";; esac", [("docker", "run", "a"), ("echo", "it's")]),
+        ("for ((i=0; i<2; i++)); do echo a; done", [("echo", "a")]),
+        ("cat <<-'A' > f; echo b\n\tdocker run x\n\tA\necho c", [("cat",), ("echo", "b"), ("echo", "c")]),
+        ("echo \"\\$a\" \"${x:-b 'c'}\" ${y:-'d e'} $'f\\ng' \"$@\" '' \"\"", [
+            ("echo", "$a", "b 'c'", "d e", "f\ng", "$@", "", "")]),
+        ("cat <<A > f\n docker run x\n  A\necho c", [("cat",), ("echo", "c")]),
+        ("A=('b c' d)\necho $A \"${A[*]}\" ${#A}", [("echo", "b", "c", "b c", "d", "${#A}")]),
+        ("echo > log a 2>&1 b &> log c", [("echo", "a", "b", "c")]),
+        ("docker run -v ${env:HOME}/m:/m x", [("docker", "run", "-v", "$HOME/m:/m", "x")]),
+        ("(cd x && docker run a) || { echo b; }", [("cd", "x"), ("docker", "run", "a"), ("echo", "b")]),
+        ("echo $$ $? a\\ b", [("echo", "$$", "$?", "a b")]),
         ("while true; do\n echo a\ndone", [("true",), ("echo", "a")]),
         ("", []),
     ],
@@ -105,6 +117,27 @@ def test_reads_long_commands_in_little_time(text: str) -> None:
     before = time.process_time()
     words.read(text, {}, docker_run.unfinished)
     assert time.process_time() - before < 3  # over 5 s each, up to 80 s, when the time was quadratic
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("Press CTRL+C (or wait) to quit", None),
+        ("docker run -d a/b:1 (on the CPU)", "line 2: not valid shell: docker run …"),
+        ("docker run -e A='x\ny' a/b:1 (on the CPU)", "line 2: not valid shell: docker run …"),
+        ("done", None),
+    ],
+)
+def test_invalid_line_hides_no_other(line: str, finding: str | None) -> None:
+    text = f"docker run a\n{line}\nfor i in 1 2; do docker run $i; done\ndocker run b"
+    assert [words[2] for words in commands(text) if words[:2] == ("docker", "run")] == ["a", "1", "2", "b"]
+    assert findings(text) == ([finding] if finding else [])
+
+
+def test_many_invalid_lines_take_little_time() -> None:
+    before = time.process_time()
+    assert len(words.read("echo (\n" * 3000 + "docker run a").commands) == 3001
+    assert time.process_time() - before < 3
 
 
 def test_reports_unclosed_quote() -> None:
