@@ -210,8 +210,8 @@ def entry(
 def proofs(desired: DesiredService) -> dict[str, Any]:
     """Return what the runner proves of a new container before the old one stops.
 
-    weights: the paths whose headers it reads, for an engine whose formats are known. cuda_untested: is there no probe of
-    CUDA, though it needs CUDA?
+    weights: the paths whose headers it reads, for an engine whose formats are known. cuda_untested: does it need CUDA,
+    and has no probe of it?
     """
     cuda, dry, engine = probes.cuda_probe(desired), probes.dry_start(desired), ENGINES[desired.entry.engine]
     weights = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
