@@ -603,7 +603,7 @@ def test_root_stays_out_of_a_folder_that_a_group_can_write_to(place: Path, secre
     paths = {name: group / f"{name}.gguf" for name in ("open", "closed", "link")}
     found = seen(wanted(*paths.values(), user=None))
     assert {name: found.headers[str(path)].problem for name, path in paths.items()} == {
-        "open": "open.gguf is cut off in its header", "closed": "closed.gguf: Permission denied",
+        "open": "open.gguf is not a GGUF file", "closed": "closed.gguf: Permission denied",
         "link": "link.gguf: Permission denied",
     }  # fmt: skip
     assert found.owned[str(paths["open"])] == {"the group users"}
