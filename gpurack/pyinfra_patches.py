@@ -158,20 +158,21 @@ def for_all_hosts(config: Config, inventory: Inventory) -> Config:
 
 def queue_at_jump_hosts() -> None:
     """Let at most `LOGINS` connections log in to the same jump host (ProxyJump) at once. Can be called repeatedly."""
-    SSHClient.connect = _connect  # type: ignore[method-assign, assignment]
+    before: Callable[..., Any] = SSHClient.connect
+    if before.__name__ == "queued":
+        return
+
+    def queued(client: SSHClient, hostname: str, **options: Any) -> None:
+        if "sock" not in options:  # pyinfra gives it for jump hosts only, None for the first
+            before(client, hostname, **options)
+            return
+        with _logins.setdefault(f"{hostname}:{options.get('port')}", BoundedSemaphore(LOGINS)):
+            before(client, hostname, **options)
+
+    SSHClient.connect = queued  # type: ignore[method-assign, assignment]
 
 
 _logins: dict[str, BoundedSemaphore] = {}
-_pyinfra_connect: Callable[..., Any] = SSHClient.connect
-
-
-def _connect(client: SSHClient, hostname: str, **options: Any) -> None:
-    if "sock" not in options:  # pyinfra gives it for jump hosts only, None for the first
-        _pyinfra_connect(client, hostname, **options)
-        return
-    place = f"{hostname}:{options.get('port')}"
-    with _logins.setdefault(place, BoundedSemaphore(LOGINS)):
-        _pyinfra_connect(client, hostname, **options)
 
 
 def read_answer(prompt: str = "") -> str:

@@ -86,7 +86,7 @@ def test_uses_or_refuses_docker_of_distribution(
         sentence = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}.'
         assert said(plan.errors) == (f"{id_} {version} {sentence}",)
     else:
-        assert f"install {distro}" in [step.reason for step in plan.steps]
+        assert f"install {distro}" in [step.reason.partition(",")[0] for step in plan.steps]
         assert any(isinstance(step, Shell) and "compose" in step.command for step in plan.steps)
 
 

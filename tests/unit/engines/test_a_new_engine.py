@@ -237,7 +237,7 @@ def test_engines_import_only_types_of_inventory() -> None:
         if path.is_file():
             todo |= set(imports(ast.parse(path.read_text(encoding="utf-8")))) - seen
     rooms = {name.split(".")[1] for name in seen}
-    assert rooms == {"cuda_faults", "engines", "resources", "shell", "spec"}
+    assert rooms == {"cuda_faults", "engines", "once", "resources", "shell", "spec"}
     assert not {f"gpurack.spec.{name}" for name in ("fleet", "connections", "fits", "secrets", "warnings")} & seen
 
 
