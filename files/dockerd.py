@@ -12,7 +12,6 @@ import json
 import os
 import pwd
 import re
-import subprocess
 import time
 from urllib.parse import urlsplit
 
@@ -74,9 +73,7 @@ def keeps_signal():
     """Can setpriv keep the signal of `common.die_with_parent`, which the kernel clears for another user's program?
 
     util-linux 2.33 and later can."""
-    return not subprocess.run(
-        ["setpriv", *KEEPING, "true"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ).returncode
+    return not run("setpriv", *KEEPING, "true")[0]
 
 
 class Dockerd:

@@ -128,8 +128,8 @@ def _short(path: str) -> str:
 def grouped(problems: Iterable[Problem]) -> list[str]:
     """One line for each fault: a lab of forty models has few kinds of faults.
 
-    >>> grouped([Problem("a", "models.x", "no-key"), Problem("b", "models.y", "no-key")])
-    ['no key, open to everyone who can reach the host: a x · b y. Set `api_key`.']
+    >>> grouped([Problem("a", "models.x", "nothing-to-connect-to"), Problem("b", "models.y", "nothing-to-connect-to")])
+    ['connects to no enabled model that it can reach: a x · b y. Check `enabled`, and `bind` of models on other hosts.']
     >>> grouped([Problem("", "models.x", "empty-value"), Problem("", "jobs.y", "empty-value")])
     ['x, y: is empty.']
     """

@@ -138,7 +138,7 @@ def test_restart_is_one_action_for_the_runner(status: str) -> None:
     assert lines(found) == ["restart alpha"]
     assert found.job
     ((entry,),) = found.job["batches"]
-    assert (entry["name"], entry["action"], entry["stop"]) == ("alpha", "restart", 30)
+    assert (entry["name"], entry["action"]) == ("alpha", "restart")
 
 
 def test_model_that_differs_from_its_entry_is_not_restarted() -> None:

