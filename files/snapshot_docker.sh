@@ -11,8 +11,14 @@ section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # The address of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
 own_address() {
-	{ ip -4 -o route get 192.0.2.1; ip -6 -o route get 2001:db8::1; } 2>/dev/null |
-		sed -n 's/.* src \([0-9a-f.:]*\).*/\1/p' | head -n 1
+	for to in '-4 -o route get 192.0.2.1' '-6 -o route get 2001:db8::1'; do
+		# shellcheck disable=SC2086 # several words on purpose
+		route=$(ip $to 2>/dev/null)
+		case $route in *' src '*) ;; *) continue ;; esac
+		route=${route#*' src '}
+		echo "${route%%[!0-9a-f.:]*}"
+		return
+	done
 }
 
 # One word from names, sizes and times of the files of weights: the same word means the same weights.
@@ -24,7 +30,9 @@ stamp() {
 		find -L "$1" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
 	else
 		stat -L -c '%n %s %Y' "$@"
-	fi | sort | cksum | tr ' ' -
+	fi | { if [ "$#" = 1 ] && [ -f "$1" ]; then cksum; else sort | cksum; fi; } | {
+		read -r sum length && echo "$sum-$length"
+	}
 }
 
 # spots_of PATH: the parts of a path that other users than root can change: type, mode, owner and group of each folder,
@@ -32,7 +40,7 @@ stamp() {
 # touches nothing beyond it. Names are not printed, because users choose them.
 spots_of() {
 	way=$1 links=40 end='-quit' follow='-uid 0'
-	[ "$(id -u)" = 0 ] || end='-true' follow='-true'
+	[ "${me:-$(id -u)}" = 0 ] || end='-true' follow='-true'
 	while [ -n "$way" ] && [ "$links" -gt 0 ]; do
 		rest=$way
 		set --
@@ -50,9 +58,11 @@ spots_of() {
 		esac
 		case $way in '' | /*) ;; *) way=${link%/*}/$way ;; esac
 		said=${said%%>*}
+		said=${said%"
+"}
 		[ -z "$said" ] || printf '%s\n' "$said"
 		links=$((links - 1))
-	done | grep .
+	done
 }
 
 # weights_of PATH FILES: the facts of weights. Only files and folders are opened. FILES: those with a known sha256, one a
@@ -67,13 +77,19 @@ weights_of() {
 	section stamps
 	printf '%s\n' "$seen"
 	# With SELinux enforced, Docker may confine containers by labels.
-	if [ -e /sys/fs/selinux/enforce ] && [ "$(cat /sys/fs/selinux/enforce)" = 1 ]; then
+	enforced=''
+	[ ! -e /sys/fs/selinux/enforce ] || read -r enforced </sys/fs/selinux/enforce
+	if [ "$enforced" = 1 ]; then
 		section labels
 		echo "$(stat -L -c %C "$1" 2>/dev/null)|$1"
 	fi
 	section stamped
 	[ -z "$2" ] || printf '%s\n' "$2" | grep . | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
-	[ -n "$SEEN" ] && printf '%s\n' "$SEEN" | grep -qxF -e "$seen" && return
+	case "
+$SEEN
+" in *"
+$seen
+"*) return ;; esac
 	section headers
 	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
 }
@@ -91,14 +107,23 @@ key_of() {
 	case $2 in "$1" | "$1".*[!0-9]*) echo "$1" ;; "$1".?*) echo "$2" ;; *) echo "$1" ;; esac
 }
 
+# The header with the key in a file, as curl's configuration has it. Only a key with unusual characters needs programs.
+bearer() {
+	[ -f "$1" ] || return 0
+	secret=''
+	while IFS= read -r line || [ -n "$line" ]; do secret=$secret$line; done <"$1"
+	case $secret in *[!A-Za-z0-9._~+/=-]*)
+		secret=$(head -c 65536 "$1" | tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')
+		;;
+	esac
+	printf 'header = "Authorization: Bearer %s"\n' "$secret"
+}
+
 # ask KEY_FILE URL OPTION…: a model's answer. printf is a builtin, so the key is in no process's arguments.
 ask() {
 	key=$1 url=$2
 	shift 2
-	{
-		[ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' \
-			"$(head -c 65536 "$key" | tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')"
-	} | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
+	bearer "$key" | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
 }
 
 # The requests of one curl to the daemon's socket, of lines "FILE PATH": each answer goes to a file in $work. It prints their
@@ -293,15 +318,15 @@ snapshot_docker() {
 	have curl && [ -s "$work/running" ] || return 0
 	{
 		while IFS='|' read -r name status label bindings started; do
-			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
+			while IFS='|' read -r model target path address port; do
+				case $name in "/$model" | "/$model.previous") ;; *) continue ;; esac
 				key=$(key_of "$model" "$label")
-				case $name in
-				"/$model") ;;
-				"/$model.previous") [ "$key" = "$label" ] || continue ;; # serves until its successor starts
-				*) continue ;;
-				esac
+				# an old container serves until its successor starts
+				[ "$name" = "/$model" ] || [ "$key" = "$label" ] || continue
 				snapshot_model >"$work/model.${name#/}"
-			done &
+			done <<-EOF &
+			$PROBES
+			EOF
 		done
 		wait
 	} <"$work/running"
@@ -312,7 +337,7 @@ snapshot_docker() {
 # receive its key.
 snapshot_model() {
 	if [ "$status" = running ] && url=$(published) && [ -n "$url" ]; then
-		body=$(ask "$SECRETS/$key/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
+		body=$(ask "$SECRETS/$key/api_key" "$url$path" -w '\n%{http_code}' | tail -c 100000 | base64 -w 0)
 	else
 		body=$(printf 'its container is %s\n000' "$status" | base64 -w 0)
 		url=''
@@ -320,8 +345,12 @@ snapshot_model() {
 	section "probe $model"
 	printf '%s\n' "$body"
 	[ -n "$url" ] || return 0
-	printf '%s\n' "$LOGS" | grep -qxF -e "$model" && snapshot_log
-	printf '%s\n' "$COUNTERS" | while IFS='|' read -r name path counter; do
+	case "
+$LOGS
+" in *"
+$model
+"*) snapshot_log ;; esac
+	[ -z "$COUNTERS" ] || printf '%s\n' "$COUNTERS" | while IFS='|' read -r name path counter; do
 		[ "$name" = "$model" ] || continue
 		section "counter $model"
 		ask "$SECRETS/$key/api_key" "$url$path" | head -c 4000000 | grep "^${counter}[{ ]"

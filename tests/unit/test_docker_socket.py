@@ -133,6 +133,8 @@ def answers() -> dict[str, tuple[int, str]]:
 def daemon(fakes: Fakes, tmp_path: Path) -> Iterator[Daemon]:
     """It, and a docker that knows nothing."""
     fakes.add("docker", "exit 1")
+    (fakes.folder / "curl").unlink()
+    fakes.add("curl", f'exec {shutil.which("curl")} "$@" # also with --unix-socket')
     with Daemon(f"{tmp_path}/docker.sock", answers()) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

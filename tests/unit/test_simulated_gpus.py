@@ -20,7 +20,7 @@ from gpurack.plan.questions import questions
 from tests.device import check
 from tests.given import models
 from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, compile_libcuda, files
-from tests.unit.host_programs import Fakes, without_parts
+from tests.unit.host_programs import Fakes, plain, without_parts
 
 GPUSIM = "/usr/lib/gpusim/gpusim"
 Smi = Callable[..., subprocess.CompletedProcess[str]]
@@ -178,7 +178,7 @@ def observed(root: Path, fakes: Fakes) -> HostFacts:
     fakes.add("nvidia-smi", f'exec {files()["/usr/bin/nvidia-smi"][0]} "$@"')
     text = without_parts(script(questions(models(alpha={}))), "NVIDIA").replace("/proc/driver", f"{root}/proc/driver")
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
-    return Snapshot().process(done.stdout.replace(str(root), "").splitlines())
+    return Snapshot().process("\n".join(plain(done.stdout)).replace(str(root), "").split("\n"))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -353,7 +353,8 @@ def test_check_of_a_real_machine_runs_on_the_simulated_one(
 
     def checked() -> tuple[list[str], list[str]]:
         subprocess.run(["sh", "-s", str(tmp_path / "out")], input=program, text=True, check=True, timeout=60)
-        (tmp_path / "out/snapshot").write_text((tmp_path / "out/snapshot").read_text().replace(str(root), ""))
+        said = "\n".join(plain((tmp_path / "out/snapshot").read_text()))
+        (tmp_path / "out/snapshot").write_text(said.replace(str(root), ""))
         return check.read(tmp_path / "out")
 
     seen, faults = checked()
