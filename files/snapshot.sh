@@ -11,17 +11,25 @@
 
 snapshot_system() {
 	section os
-	cat /etc/os-release
+	while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done </etc/os-release
 	section machine
 	echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 	read -r init </proc/1/comm
 	echo "init $init"
-	sed -n 's/^MemTotal: *\([0-9]*\) kB$/memory \1/p' /proc/meminfo
-	echo "id $(head -c 32 /etc/machine-id 2>/dev/null | tr -dc 0-9a-f)"
+	read -r name number unit </proc/meminfo && [ "$name $unit" = 'MemTotal: kB' ] && echo "memory $number"
+	id=''
+	[ ! -f /etc/machine-id ] || read -r id </etc/machine-id
+	case $id in *[!0-9a-f]*) ;; *) echo "id $id" ;; esac
 	echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 	echo "address $(own_address)"
-	echo "addresses $(ip -o address show scope global 2>/dev/null | sed -n -e '/^[0-9]*: docker0 /d' \
-		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
+	ip -o address show scope global 2>/dev/null | {
+		all=''
+		while read -r number device kind address rest; do
+			case $device in docker0) continue ;; br-*) case ${device#br-} in *[!0-9a-f]*) ;; *) continue ;; esac ;; esac
+			case $kind in inet | inet6) all="$all ${address%%/*}" ;; esac
+		done
+		echo "addresses$all"
+	}
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
 	read -r pid 2>/dev/null </run/docker.pid || pid=none
 	{ have dockerd || [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]; } && echo "tool dockerd"
@@ -38,22 +46,37 @@ snapshot_system() {
 	dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
 		grep -E '\|(docker|containerd|runc\||[^|]*nvidia|cuda-drivers|libcuda1\||libcudadebugger1\||libnvcuvid1\||libnvoptix1\||libnvsdm|nvlsm\||datacenter-gpu-manager|podman-docker|python3\||curl\||ca-certificates\||uidmap\||slirp4netns\||rootlesskit\||dbus-user-session\||acl\|)'
 	section audit
-	dpkg --audit 2>/dev/null | grep -c '^ ' || :
+	said=$(dpkg --audit 2>/dev/null)
+	[ -z "$said" ] || printf '%s\n' "$said" | grep -c '^ '
 	section units
 	set -- docker.service containerd.service gpurack.service nvidia-cdi-refresh.service \
 		snap.docker.dockerd.service firewalld.service nvidia-fabricmanager.service nvidia-persistenced.service
-	# blocks in the order of the units, parted by empty lines
-	systemctl show "$@" -p LoadState,ActiveState,UnitFileState 2>/dev/null | {
-		said=''
-		while read -r line; do
-			[ -z "$line" ] || { said="$said $line" && continue; }
-			echo "$1$said"
-			said=''
-			shift
+	# a block for each unit, parted by empty lines; Names has also its aliases
+	{
+		systemctl show "$@" -p Names,LoadState,ActiveState,UnitFileState,ExecStart,Environment,EnvironmentFiles,MainPID 2>/dev/null
+		echo
+	} | {
+		names='' said='' block='' docker=''
+		while IFS= read -r line; do
+			case $line in
+			Names=*) names=" ${line#*=} " ;;
+			LoadState=* | ActiveState=* | UnitFileState=*) said="$said $line" ;;
+			'')
+				for unit; do
+					case $names in *" $unit "*) ;; *) continue ;; esac
+					[ "$unit" != docker.service ] || docker=$block
+					echo "$unit$said"
+				done
+				names='' said='' block=''
+				;;
+			*)
+				block="$block$line
+"
+				;;
+			esac
 		done
-		[ -z "$said" ] || echo "$1$said"
+		echo "flags $(dockerd_flags "$docker")"
 	}
-	echo "flags $(dockerd_flags)"
 	section files
 	set --
 	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/yum.repos.d/*.repo \
@@ -72,9 +95,9 @@ snapshot_system() {
 	[ "$#" = 0 ] || set -- $(find -L "$@" -maxdepth 0 -type f -size -4194305c)
 	[ "$#" = 0 ] || snapshot_files "$@"
 	section hashes
-	cat /var/lib/gpurack/sha256 2>/dev/null
+	[ ! -e /var/lib/gpurack/sha256 ] || cat /var/lib/gpurack/sha256
 	section secrets
-	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -exec stat -c '%n %a %u' {} + 2>/dev/null
+	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -printf '%p %m %U\n' 2>/dev/null
 	section exposed
 	find /var/lib/gpurack/sha256 /var/lib/gpurack/jobs /var/lib/gpurack/backups -type f -perm /077 \
 		! -name '*[!A-Za-z0-9._@+:-]*' 2>/dev/null
@@ -83,12 +106,22 @@ snapshot_system() {
 	printf '%s\n' "$ports"
 	# The owner of a port is found by the socket's number: process names may hold anything, also newlines.
 	section owners
-	{ printf '%s\n' "$ports"; find /proc/[0-9]*/fd -maxdepth 1 -lname 'socket:*' -printf '%h %l\n' 2>/dev/null; } | awk '
-		$2 in wanted { split($1, part, "/"); print part[3], wanted[$2] }
-		match($0, / ino:[0-9]+ /) { number = substr($0, RSTART + 5, RLENGTH - 6); wanted["socket:[" number "]"] = number }
-	' | sort -u | while read -r pid number; do
-		read -r name <"/proc/$pid/comm" && echo "$number $pid $(stat -c %U "/proc/$pid") $name"
-	done
+	owners=$({ printf '%s\n' "$ports"; find /proc/[0-9]*/fd -maxdepth 1 -lname 'socket:*' -printf '%h %l\n' 2>/dev/null; } | awk '
+		$2 in wanted && !seen[$0]++ { split($1, part, "/"); print part[3], wanted[$2] }
+		match($0, / ino:[0-9]+ /) { number = substr($0, RSTART + 5, RLENGTH - 6); wanted["socket:[" number "]"] = number }')
+	[ -n "$owners" ] || return 0
+	set --
+	while read -r pid number; do set -- "$@" "/proc/$pid"; done <<-EOF
+	$owners
+	EOF
+	whose=$(stat -c '%n %U' "$@")
+	while read -r pid number; do
+		user=${whose#*"/proc/$pid "}
+		[ "$user" != "$whose" ] && read -r name <"/proc/$pid/comm" && echo "$number $pid ${user%%
+*} $name"
+	done <<-EOF
+	$owners
+	EOF
 }
 
 # snapshot_files FILE…: the attributes of files, which of them have the content that gpurack knows (KNOWN), and of the
@@ -122,11 +155,15 @@ $digest $file
 	grep -aHZ '' "$@" | if have gzip; then gzip -1; else cat; fi | base64 -w 0
 }
 
-# dockerd_flags: print the command line of dockerd as its unit has it, followed by the values of its variables; where the
-# unit starts a script, that of the dockerd that runs below it. (files/daemon_json.py: dockerd_flags is exact.)
+# dockerd_flags PROPERTIES: print the command line of dockerd as its unit has it, followed by the values of its variables;
+# where the unit starts a script, that of the dockerd that runs below it. (files/daemon_json.py: dockerd_flags is exact.)
 dockerd_flags() {
-	started=$(systemctl show docker.service -p ExecStart -p Environment -p EnvironmentFiles -p MainPID 2>/dev/null)
-	command=$(printf '%s\n' "$started" | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p' | tail -n 1)
+	started=$1 command=''
+	while IFS= read -r line; do
+		case $line in *'argv[]='*';'*) command=${line##*'argv[]='} command=${command%%;*} ;; esac
+	done <<-EOF
+	$started
+	EOF
 	case ${command%% *} in
 	*/dockerd | dockerd | '') ;;
 	*)
@@ -134,6 +171,11 @@ dockerd_flags() {
 		for pid in $main $(cat "/proc/$main/task/$main/children" 2>/dev/null); do
 			[ "$(cat "/proc/$pid/comm" 2>/dev/null)" != dockerd ] || command=$(tr '\0\n' '  ' <"/proc/$pid/cmdline")
 		done ;;
+	esac
+	case $command in *'$'*) ;; *)
+		printf '%s\n' "$command"
+		return
+		;;
 	esac
 	for variable in $(printf '%s\n' "$command" | grep -o '[$]{*[A-Za-z_][A-Za-z0-9_]*' | tr -d '\044{'); do
 		command="$command $(printf '%s\n' "$started" | sed -n -e "s/^Environment=.*\"$variable=\([^\"]*\)\".*/\1/p" \
@@ -497,7 +539,7 @@ amd_name() {
 # The addresses of other hosts that services connect to.
 snapshot_names() {
 	section names
-	printf '%s\n' "$NAMES" | while IFS= read -r name; do
+	[ -z "$NAMES" ] || printf '%s\n' "$NAMES" | while IFS= read -r name; do
 		[ -n "$name" ] && echo "$(getent ahostsv4 "$name" | sed -n '1s/ .*//p')|$name"
 	done
 }
@@ -517,17 +559,22 @@ snapshot_rootless() {
 	for folder in /etc/cdi /run/cdi; do [ -d "$folder" ] && echo "folder $folder"; done
 }
 
-# The lines for one Docker: those with its user in front, without it.
+# choose: keep of the questions those to one Docker, which have its user in front.
+choose() {
+	NEEDED=$(questions "$NEEDED") IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") LOGS=$(questions "$LOGS")
+	COUNTERS=$(questions "$COUNTERS") VOLUMES=$(questions "$VOLUMES") UPSTREAMS=$(questions "$UPSTREAMS")
+}
 questions() {
-	[ -z "$1" ] || printf '%s\n' "$1" | while IFS= read -r line; do
+	while IFS= read -r line; do
 		case $line in "$user|"*) printf '%s\n' "${line#"$user|"}" ;; esac
-	done
+	done <<-EOF
+	$1
+	EOF
 }
 
 snapshot_host_docker() {
 	user='' SECRETS=/etc/gpurack/secrets
-	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
-	VOLUMES=$(questions "$VOLUMES") LOGS=$(questions "$LOGS")
+	choose
 	snapshot_docker
 	[ -n "$COMPOSE" ] || return 0
 	section compose
@@ -535,8 +582,9 @@ snapshot_host_docker() {
 }
 
 snapshot_host_upstreams() {
+	[ -n "$UPSTREAMS" ] || return 0
 	user=''
-	UPSTREAMS=$(questions "$UPSTREAMS")
+	choose
 	snapshot_upstreams
 }
 
@@ -555,14 +603,15 @@ snapshot_user() {
 	echo "weights $(getfacl -cpn "$USERS_WEIGHTS/$user" | tr '\n' ' ')"
 	section "said $user"
 	[ "$uid" != 0 ] || return 0
+	choose
 	{
 		# its children are in its process group, which the limit kills as a whole
 		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
-			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" \
-			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
-			COUNTERS="$(questions "$COUNTERS")" LOGS="$(questions "$LOGS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
+			WEIGHTS="$NEEDED" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" VOLUMES="$VOLUMES" \
+			HAS_ACCOUNT="$HAS_ACCOUNT" SOCKET="$SOCKET" IMAGES="$IMAGES" PROBES="$PROBES" COUNTERS="$COUNTERS" LOGS="$LOGS" \
+			UPSTREAMS="$UPSTREAMS" sh -c "$OF_DOCKER
 snapshot_own" &
 		group=$!
 		wait "$group"
@@ -723,7 +772,7 @@ $part
 	section late
 	printf '%s' "$late"
 	section mounts
-	printf '%s' "$late" | sed -n 's/^weights \(.*\)|[^|]*$/\1/p' | while IFS= read -r path; do
+	[ -z "$late" ] || printf '%s' "$late" | sed -n 's/^weights \(.*\)|[^|]*$/\1/p' | while IFS= read -r path; do
 		echo "$(mount_of "$path")|$path"
 	done
 	[ -n "$short" ] || section end
@@ -744,12 +793,17 @@ main() {
 	unset DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH XDG_RUNTIME_DIR
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
-	# shellcheck disable=SC2046 # several words on purpose
-	MARK=$(IFS=' ' && set -- $(od -A n -N 16 -t x1 /dev/urandom) && IFS='' && printf '%s' "$*")
+	# 122 bits of the kernel's random numbers
+	read -r mark </proc/sys/kernel/random/uuid || exit 1
+	MARK=''
+	while [ -n "$mark" ]; do
+		MARK=$MARK${mark%%-*}
+		case $mark in *-*) mark=${mark#*-} ;; *) mark='' ;; esac
+	done
 	printf '@@ mark %s\n' "$MARK"
 	mkfifo "$work/ended" || exit 1
 	exec 4<>"$work/ended"
-	parts=0 begun='' late=''
+	parts=0 begun='' late='' me=$(id -u)
 	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; recorded_users; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
 	begin system snapshot_system
 	while IFS= read -r path; do
@@ -768,7 +822,7 @@ main() {
 	await
 	if have gzip; then
 		printf '@@%s gzip\n' "$MARK"
-		deliver | readable | gzip -1 | base64 -w 0
+		deliver | gzip -1 | base64 -w 0
 	else
 		deliver | readable
 	fi

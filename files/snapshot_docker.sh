@@ -2,7 +2,7 @@
 # their own (snapshot_own), so that only the user accesses a user's files and programs.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
 # (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), LOGS (models whose logs say whether CUDA works), UPSTREAMS (service|number|file of a
-# key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
+# key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SOCKET (docker_socket.py), SEEN and READER as in
 # snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
 # That of dash, which is sh on Debian and Ubuntu, makes a line of a "\n" in what is only a name.
@@ -11,8 +11,14 @@ section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # The address of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
 own_address() {
-	{ ip -4 -o route get 192.0.2.1; ip -6 -o route get 2001:db8::1; } 2>/dev/null |
-		sed -n 's/.* src \([0-9a-f.:]*\).*/\1/p' | head -n 1
+	for to in '-4 -o route get 192.0.2.1' '-6 -o route get 2001:db8::1'; do
+		# shellcheck disable=SC2086 # several words on purpose
+		route=$(ip $to 2>/dev/null)
+		case $route in *' src '*) ;; *) continue ;; esac
+		route=${route#*' src '}
+		echo "${route%%[!0-9a-f.:]*}"
+		return
+	done
 }
 
 # One word from names, sizes and times of the files of weights: the same word means the same weights.
@@ -24,7 +30,9 @@ stamp() {
 		find -L "$1" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
 	else
 		stat -L -c '%n %s %Y' "$@"
-	fi | sort | cksum | tr ' ' -
+	fi | { if [ "$#" = 1 ] && [ -f "$1" ]; then cksum; else sort | cksum; fi; } | {
+		read -r sum length && echo "$sum-$length"
+	}
 }
 
 # spots_of PATH: the parts of a path that other users than root can change: type, mode, owner and group of each folder,
@@ -32,7 +40,7 @@ stamp() {
 # touches nothing beyond it. Names are not printed, because users choose them.
 spots_of() {
 	way=$1 links=40 end='-quit' follow='-uid 0'
-	[ "$(id -u)" = 0 ] || end='-true' follow='-true'
+	[ "${me:-$(id -u)}" = 0 ] || end='-true' follow='-true'
 	while [ -n "$way" ] && [ "$links" -gt 0 ]; do
 		rest=$way
 		set --
@@ -50,9 +58,11 @@ spots_of() {
 		esac
 		case $way in '' | /*) ;; *) way=${link%/*}/$way ;; esac
 		said=${said%%>*}
+		said=${said%"
+"}
 		[ -z "$said" ] || printf '%s\n' "$said"
 		links=$((links - 1))
-	done | grep .
+	done
 }
 
 # weights_of PATH FILES: the facts of weights. Only files and folders are opened. FILES: those with a known sha256, one a
@@ -67,13 +77,19 @@ weights_of() {
 	section stamps
 	printf '%s\n' "$seen"
 	# With SELinux enforced, Docker may confine containers by labels.
-	if [ -e /sys/fs/selinux/enforce ] && [ "$(cat /sys/fs/selinux/enforce)" = 1 ]; then
+	enforced=''
+	[ ! -e /sys/fs/selinux/enforce ] || read -r enforced </sys/fs/selinux/enforce
+	if [ "$enforced" = 1 ]; then
 		section labels
 		echo "$(stat -L -c %C "$1" 2>/dev/null)|$1"
 	fi
 	section stamped
 	[ -z "$2" ] || printf '%s\n' "$2" | grep . | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
-	[ -n "$SEEN" ] && printf '%s\n' "$SEEN" | grep -qxF -e "$seen" && return
+	case "
+$SEEN
+" in *"
+$seen
+"*) return ;; esac
 	section headers
 	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
 }
@@ -91,175 +107,31 @@ key_of() {
 	case $2 in "$1" | "$1".*[!0-9]*) echo "$1" ;; "$1".?*) echo "$2" ;; *) echo "$1" ;; esac
 }
 
+# The header with the key in a file, as curl's configuration has it. Only a key with unusual characters needs programs.
+bearer() {
+	[ -f "$1" ] || return 0
+	secret=''
+	while IFS= read -r line || [ -n "$line" ]; do secret=$secret$line; done <"$1"
+	case $secret in *[!A-Za-z0-9._~+/=-]*)
+		secret=$(head -c 65536 "$1" | tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')
+		;;
+	esac
+	printf 'header = "Authorization: Bearer %s"\n' "$secret"
+}
+
 # ask KEY_FILE URL OPTION…: a model's answer. printf is a builtin, so the key is in no process's arguments.
 ask() {
 	key=$1 url=$2
 	shift 2
-	{
-		[ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' \
-			"$(head -c 65536 "$key" | tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')"
-	} | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
+	bearer "$key" | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
 }
 
-# The requests of one curl to the daemon's socket, of lines "FILE PATH": each answer goes to a file in $work. It prints their
-# status codes. It fails if one has none, was cut off, or has another code than 200 and 404.
-requests() {
-	socket=${DOCKER_HOST#unix://}
-	codes=$(
-		first=yes
-		while read -r file path; do
-			[ -n "$first" ] || printf 'next\nunix-socket = "%s"\n' "$socket"
-			first=''
-			printf '%s\n' "url = \"http://docker$path\"" "output = \"$work/$file\"" 'write-out = "%{http_code} "' \
-				'proto = "=http"' 'noproxy = "*"' 'max-time = 60'
-		done | curl -q -g -s --fail-early --unix-socket "$socket" -K - 2>/dev/null
-	) || return 1
-	for code in $codes; do
-		case $code in 200 | 404) ;; *) return 1 ;; esac
-	done
-	echo "$codes"
-}
-
-# Reads JSON documents, one a file of $work, and prints of each what gpurack needs. `docker` and `docker.list` say which
-# containers there are, on standard output; the rest goes to the files said (sections) and running (models). A quote parts
-# structure from strings, and ends no string that ends with an odd number of backslashes. Paths are joined by \034, which
-# no string of JSON contains as it is.
-PICK='
-function section(name) { if (name != last) printf "\n@@%s %s\n", mark, name >>said; last = name }
-function begins() { if (taking < 0 && (path[depth] in wanted)) { taking = depth; raw = "" } }
-function add(text) { if (taking >= 0) raw = raw text }
-function ends() { if (taking == depth) { got[path[depth]] = raw; taking = -1 } }
-function leaf(text) {
-	begins(); add(text); ends()
-	if (path[depth] in inner) got[path[depth]] = text
-	if (index(path[depth], ports) == 1) bound[substr(path[depth], length(ports) + 1)] = plain(text)
-}
-function plain(text) { return text ~ /^"[^"\\|]*"$/ ? substr(text, 2, length(text) - 2) : "" }
-function closed(  port) {
-	if (index(path[depth], ports) == 1) {
-		port = substr(path[depth], length(ports) + 1)
-		bindings = bindings plain("\"" port "\"") ";" bound[port "\034HostIp"] ";" bound[port "\034HostPort"] " "
-		split("", bound)
-	}
-	if (kind == "list" && depth == 1) { print plain(got["\034Id"]), plain(got["\034ImageID"]); split("", got) }
-	if (depth == 0) { document(); split("", got); bindings = "" }
-}
-function document(  name, status, service) {
-	if (kind == "info") {
-		if ("\034BuildahVersion" in got) exit 3
-		section("docker")
-		print got[""] >>said
-	} else if (kind == "image") {
-		section("images")
-		name = plain(got["\034Id"])
-		print (name == "" ? "-" : name) "|" images[number] >>said
-	} else if (kind == "digests" && plain(got["\034Id"]) != "") {
-		section("digests")
-		print plain(got["\034Id"]) "|" got["\034RepoDigests"] >>said
-	} else if (kind == "container" && "\034State" in got) {
-		section("containers")
-		printf "{\"id\":%s,\"name\":%s,\"image\":%s,\"state\":%s,\"labels\":%s,\"ports\":%s,\"restarts\":%s}\n", \
-			got["\034Id"], got["\034Name"], got["\034Image"], got["\034State"], got[labels], got[ports_of], \
-			got["\034RestartCount"] >>said
-		status = plain(got["\034State\034Status"])
-		service = plain(got[labels "\034com.docker.compose.service"])
-		if ((labels "\034gpurack.model" in got) && (status == "running" || status == "restarting"))
-			print plain(got["\034Name"]) "|" status "|" service "|" bindings "|" plain(got["\034State\034StartedAt"]) >>running
-	}
-}
-BEGIN {
-	RS = "\""; taking = -1
-	said = work "/said"; running = work "/running"
-	labels = "\034Config\034Labels"; ports_of = "\034HostConfig\034PortBindings"; ports = ports_of "\034"
-	split(ENVIRON["IMAGES"], images, "\n")
-	split("Id Name Image State RestartCount ImageID RepoDigests BuildahVersion", top, " ")
-	for (each in top) wanted["\034" top[each]]
-	wanted[labels]; wanted[ports_of]
-	inner[labels "\034gpurack.model"]; inner[labels "\034com.docker.compose.service"]
-	inner["\034State\034Status"]; inner["\034State\034StartedAt"]; inner["\034BuildahVersion"]
-}
-FNR == 1 {
-	kind = FILENAME; sub(/.*\//, "", kind); number = kind
-	sub(/\..*/, "", kind); sub(/.*\./, "", number)
-	depth = inside = key = 0; taking = -1; literal = text = ""; path[0] = ""
-	if (kind == "info") wanted[""]; else delete wanted[""]
-}
-inside {
-	text = text $0
-	if (match($0, /\\+$/) && RLENGTH % 2) { text = text "\""; next }
-	inside = 0
-	if (key) { add("\"" text "\""); path[depth] = path[depth - 1] "\034" text } else leaf("\"" text "\"")
-	text = ""
-	next
-}
-{
-	for (place = 1; place <= length($0); place++) {
-		char = substr($0, place, 1)
-		if (!index(" \t\r\n][{}:,", char)) { literal = literal char; continue }
-		if (literal != "") { leaf(literal); literal = "" }
-		if (char == "{" || char == "[") {
-			begins(); add(char)
-			type[++depth] = char; path[depth] = path[depth - 1]; key = char == "{"
-		} else if (char == "}" || char == "]") {
-			depth--; add(char); ends()
-			if (char == "}") closed()
-		} else if (char == "," || char == ":") { add(char); key = char == "," && type[depth] == "{" }
-	}
-	inside = 1
-}'
-
-# The facts of the daemon by its socket, in two requests. It fails, and prints nothing, for anything unusual: then the CLI
-# is asked, whose requests are the same. An old curl knows no sockets, and Podman says that it is no Docker.
+# The facts of the daemon by its socket, in one program. It fails, and prints nothing, for anything unusual: then the CLI is
+# asked.
 docker_by_socket() {
-	case ${DOCKER_HOST#unix://}$work in *[!A-Za-z0-9._/-]*) return 1 ;; esac
-	have curl && [ -S "${DOCKER_HOST#unix://}" ] || return 1
-	case $IMAGES in *[!A-Za-z0-9._/:@"
-"-]*) return 1 ;; esac
-	number=0
-	asked='info.0 /info
-list.0 /containers/json?all=true'
-	for image in $IMAGES; do
-		number=$((number + 1))
-		asked="$asked
-image.$number /images/$image/json"
-	done
-	codes=$(printf '%s\n' "$asked" | requests) || return 1
-	case $codes in '200 200'*) ;; *) return 1 ;; esac
-	: >"$work/said" >"$work/running"
-	set -- "$work/info.0" "$work/list.0"
-	while [ "$number" -gt 0 ]; do
-		set -- "$@" "$work/image.$number"
-		number=$((number - 1))
-	done
-	found=$(pick "$@") || return 1
-	asked='' kinds='' number=0
-	set --
-	while read -r id image; do
-		number=$((number + 1))
-		[ -n "$id" ] || continue
-		asked="$asked
-container.$number /containers/$id/json"
-		set -- "$@" "$work/container.$number"
-		case $kinds in *" $image "*) continue ;; esac
-		kinds="$kinds $image "
-	done <<-EOF
-	$found
-	EOF
-	for image in $kinds; do
-		number=$((number + 1))
-		asked="$asked
-digests.$number /images/$image/json"
-		set -- "$@" "$work/digests.$number"
-	done
-	if [ "$#" -gt 0 ]; then
-		printf '%s\n' "${asked#?}" | requests >/dev/null || return 1
-		pick "$@" || return 1
-	fi
-	cat "$work/said"
+	have python3 && [ -S "${DOCKER_HOST#unix://}" ] || return 1
+	printf '%s\n' "$IMAGES" | python3 -I -S -c "$SOCKET" "${DOCKER_HOST#unix://}" "$MARK" "$work/running"
 }
-
-# pick FILE…: what gpurack needs of the daemon's answers.
-pick() { IMAGES=$IMAGES awk -v mark="$MARK" -v work="$work" "$PICK" "$@" </dev/null; }
 
 # The same by Docker's CLI.
 docker_by_cli() {
@@ -293,15 +165,15 @@ snapshot_docker() {
 	have curl && [ -s "$work/running" ] || return 0
 	{
 		while IFS='|' read -r name status label bindings started; do
-			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
+			while IFS='|' read -r model target path address port; do
+				case $name in "/$model" | "/$model.previous") ;; *) continue ;; esac
 				key=$(key_of "$model" "$label")
-				case $name in
-				"/$model") ;;
-				"/$model.previous") [ "$key" = "$label" ] || continue ;; # serves until its successor starts
-				*) continue ;;
-				esac
+				# an old container serves until its successor starts
+				[ "$name" = "/$model" ] || [ "$key" = "$label" ] || continue
 				snapshot_model >"$work/model.${name#/}"
-			done &
+			done <<-EOF &
+			$PROBES
+			EOF
 		done
 		wait
 	} <"$work/running"
@@ -312,7 +184,7 @@ snapshot_docker() {
 # receive its key.
 snapshot_model() {
 	if [ "$status" = running ] && url=$(published) && [ -n "$url" ]; then
-		body=$(ask "$SECRETS/$key/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
+		body=$(ask "$SECRETS/$key/api_key" "$url$path" -w '\n%{http_code}' | tail -c 100000 | base64 -w 0)
 	else
 		body=$(printf 'its container is %s\n000' "$status" | base64 -w 0)
 		url=''
@@ -320,8 +192,12 @@ snapshot_model() {
 	section "probe $model"
 	printf '%s\n' "$body"
 	[ -n "$url" ] || return 0
-	printf '%s\n' "$LOGS" | grep -qxF -e "$model" && snapshot_log
-	printf '%s\n' "$COUNTERS" | while IFS='|' read -r name path counter; do
+	case "
+$LOGS
+" in *"
+$model
+"*) snapshot_log ;; esac
+	[ -z "$COUNTERS" ] || printf '%s\n' "$COUNTERS" | while IFS='|' read -r name path counter; do
 		[ "$name" = "$model" ] || continue
 		section "counter $model"
 		ask "$SECRETS/$key/api_key" "$url$path" | head -c 4000000 | grep "^${counter}[{ ]"

@@ -44,6 +44,8 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 IMAGE = rf"sha256:{ID}"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""What `readable` in snapshot.sh removes where gzip is missing."""
 GZIP = b"\x1f\x8b"
 """The first bytes of everything that gzip packs. Paths begin otherwise."""
 UNPACKED_LIMIT = 64 << 20
@@ -327,7 +329,7 @@ def unpacked(lines: Sequence[str], mark: str) -> Sequence[str]:
         text = unzipped(decoded("".join(lines[lines.index(heading) + 1 :])))
     except ValueError:
         return []
-    return text.decode(errors="replace").split("\n")
+    return CONTROL.sub("", text.decode(errors="ignore")).split("\n")
 
 
 def unzipped(packed: bytes) -> bytes:
@@ -806,7 +808,8 @@ def cuda_log(lines: Sequence[str]) -> str:
 def probe(lines: Sequence[str]) -> Probe:
     """Parse the answer in base64: the body, and in the last line the status code ("000": no answer)."""
     try:
-        body, _, status = decoded("".join(lines)).decode(errors="replace").rstrip().rpartition("\n")
+        text = decoded("".join(lines)).decode(errors="replace").replace("\r", "")
+        body, _, status = text.rstrip().rpartition("\n")
     except ValueError:
         return Probe(0, "")
     return Probe(int(status) if re.fullmatch(r"[0-9]{3}", status) else 0, body)

@@ -158,6 +158,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "LOGS": _rows(questions.logs),
         "VOLUMES": _rows(questions.volumes),
         "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
+        "SOCKET": [read_text("files/docker_socket.py")],
         "NAMES": questions.names,
         "PINNED": _rows(questions.pinned),
         "COMPOSE": ["yes"] if questions.compose else [],

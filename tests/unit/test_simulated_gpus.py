@@ -27,7 +27,7 @@ from gpurack.plan.questions import questions
 from tests.device import bring, check
 from tests.given import host_state, models, models_plan, running
 from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, compile_libcuda, files
-from tests.unit.host_programs import Fakes, without_parts
+from tests.unit.host_programs import Fakes, plain, without_parts
 from tests.unit.test_status import NOW
 
 GPUSIM = "/usr/lib/gpusim/gpusim"
@@ -194,10 +194,9 @@ def test_missing_driver_is_the_answer_to_everything_but_help(root: Path, smi: Sm
 def observed(root: Path, fakes: Fakes) -> HostFacts:
     """What a snapshot sees of the simulated machine."""
     fakes.add("nvidia-smi", f'exec {files()["/usr/bin/nvidia-smi"][0]} "$@"')
-    text = without_parts(script(questions(models(alpha={}))), "NVIDIA").replace("have gzip", "false")
-    text = text.replace("/proc/driver", f"{root}/proc/driver")
+    text = without_parts(script(questions(models(alpha={}))), "NVIDIA").replace("/proc/driver", f"{root}/proc/driver")
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
-    return Snapshot().process(done.stdout.replace(str(root), "").splitlines())
+    return Snapshot().process("\n".join(plain(done.stdout)).replace(str(root), "").split("\n"))
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -164,10 +164,11 @@ def host(fakes: Fakes) -> Fakes:
     fakes.add("ss", "echo 'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:1 sk:1 <->'")
     fakes.add(
         "systemctl",
-        'case "$*" in *ExecStart*) echo "{ argv[]=/usr/bin/dockerd -H fd:// ; ignore=no }"; exit;; esac; '
         "shift; between=; for unit; do "
         "case $unit in -p) exit;; docker.service) state=active;; *) state=inactive;; esac; "
-        'printf "${between}LoadState=%s\\nActiveState=%s\\n" "${unit%%.*}" "$state"; between="\\n"; done',
+        'printf "${between}ExecStart={ argv[]=/usr/bin/%s -H fd:// ; ignore=no }\\nNames=alias.service %s\\n" '
+        '"${unit%%.service}d" "$unit"; '
+        'printf "LoadState=%s\\nActiveState=%s\\n" "${unit%%.*}" "$state"; between="\\n"; done',
     )
     return fakes
 
@@ -343,7 +344,7 @@ def test_flags_of_dockerd_with_variables(
     (tmp_path / "environment").write_text("# DOCKER_OPTS=no\nDOCKER_OPTS='--log-driver=local -D'\n")
     unit = f"ExecStart={{ path=/x ; argv[]={starts} ; ignore_errors=no }}\n{more}\n"
     fakes.state("unit", unit + f"EnvironmentFiles={tmp_path}/environment (ignore_errors=yes)\n")
-    fakes.add("systemctl", 'cat "$STATE/unit"')
     text = (FILES / "snapshot.sh").read_text().partition("\neval ")[0]
-    function = text[text.index("dockerd_flags() {") :].partition("\n}\n")[0] + "\n}\ndockerd_flags\n"
+    function = text[text.index("dockerd_flags() {") :].partition("\n}\n")[0]
+    function += f'\n}}\ndockerd_flags "$(cat {fakes.folder}/state/unit)"\n'
     assert " ".join(look(shell, function)[0].split()) == flags
