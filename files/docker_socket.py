@@ -1,10 +1,10 @@
 """What a Docker says of itself, its containers and the images in use, by its socket: a part of snapshot_docker.sh.
 
-    python3 -I -S -c PROGRAM SOCKET MARK RUNNING
+    python3 -I -S -c PROGRAM SOCKET MARK RUNNING LABEL
 
 It is one program in place of nine of Docker's CLI, and prints the same sections (docker_by_cli). For a user's Docker it
-runs as that user. Standard input has the references of wanted images, one a line; the models that run are written to
-the file RUNNING. It exits with 1 and has said nothing where anything is unusual: then the CLI is asked.
+runs as that user. Standard input has the references of wanted images, one a line; the models that run (containers with
+the label) are written to the file RUNNING. It exits with 1 and has said nothing where anything is unusual: then the CLI is asked.
 
 Docker's API: https://docs.docker.com/reference/api/engine/. HTTP/1.0, so that the end of the connection is the end of
 the answer; one that is cut off is no JSON. Python 3.6 or newer, standard library only.
@@ -18,7 +18,7 @@ from urllib.parse import quote
 LIMIT = 60  # seconds without a byte
 MOST = 64 << 20  # bytes of an answer
 UP = ("running", "restarting")
-OF_MODEL, OF_SERVICE = "gpurack.model", "com.docker.compose.service"
+OF_SERVICE = "com.docker.compose.service"
 
 
 class Unusual(Exception):
@@ -59,7 +59,7 @@ def published(container):
     return "".join("{};{};{} ".format(plain(port), plain(one["HostIp"]), plain(one["HostPort"])) for port, one in each)
 
 
-def facts(place, images):
+def facts(place, images, label):
     """(the sections' lines, the lines of models that run). Raises what an unusual answer raises."""
     info = ask(place, "/info")
     if "BuildahVersion" in info:
@@ -76,7 +76,7 @@ def facts(place, images):
         state.pop("Health", None)  # its log is long, and nobody reads it
         sections["containers"].append(json.dumps(told))
         used += [found["Image"]] if found["Image"] not in used else []
-        if OF_MODEL in labels and state["Status"] in UP:
+        if label in labels and state["Status"] in UP:
             words = (found["Name"], state["Status"], labels.get(OF_SERVICE), None, state["StartedAt"])
             running.append("|".join(published(found) if word is None else plain(word) for word in words))
     for image in used:
@@ -89,9 +89,9 @@ def facts(place, images):
     return sections, running
 
 
-def main(place, mark, file):
+def main(place, mark, file, label):
     try:
-        sections, running = facts(place, sys.stdin.read().split())
+        sections, running = facts(place, sys.stdin.read().split(), label)
         with open(file, "w") as stream:
             stream.writelines(line + "\n" for line in running)
     except Exception:  # whatever a Docker says, the CLI is asked and says what is wrong

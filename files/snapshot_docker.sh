@@ -130,7 +130,7 @@ ask() {
 # asked.
 docker_by_socket() {
 	have python3 && [ -S "${DOCKER_HOST#unix://}" ] || return 1
-	printf '%s\n' "$IMAGES" | python3 -I -S -c "$SOCKET" "${DOCKER_HOST#unix://}" "$MARK" "$work/running"
+	printf '%s\n' "$IMAGES" | python3 -I -S -c "$SOCKET" "${DOCKER_HOST#unix://}" "$MARK" "$work/running" gpurack.model
 }
 
 # The same by Docker's CLI.
