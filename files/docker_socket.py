@@ -3,8 +3,9 @@
     python3 -I -S -c PROGRAM SOCKET MARK RUNNING LABEL
 
 It is one program in place of nine of Docker's CLI, and prints the same sections (docker_by_cli). For a user's Docker it
-runs as that user. Standard input has the references of wanted images, one a line; the models that run (containers with
-the label) are written to the file RUNNING. It exits with 1 and has said nothing where anything is unusual: then the CLI is asked.
+runs as that user. Standard input has the references of wanted images, one a line. The models that run (containers with
+the label) are written to the file RUNNING. Where anything is unusual it exits with 1 and has said nothing: then the CLI
+is asked.
 
 Docker's API: https://docs.docker.com/reference/api/engine/. HTTP/1.0, so that the end of the connection is the end of
 the answer; one that is cut off is no JSON. Python 3.6 or newer, standard library only.
