@@ -197,7 +197,7 @@ def test_edits_file_with_other_repositories_in_place() -> None:
 def test_sets_aside_older_repository_files_first() -> None:
     old = "/etc/apt/sources.list.d/docker.list"
     files = {old: "deb https://download.docker.com/linux/debian trixie stable", "/etc/apt/sources.list": "deb x y z"}
-    steps = plan_docker(ce(), host_state(files=files), True).steps[:3]
+    steps = plan_docker(ce(), host_state(files=files, packages=PREREQUISITES), True).steps[:3]
     assert [type(step) for step in steps] == [WriteFile, SetAside, WriteFile]
     assert isinstance(steps[1], SetAside)
     assert steps[1].path == old
@@ -222,9 +222,10 @@ def test_installs_all_of_docker_ce_on_bare_host(system: str) -> None:
     plan = plan_docker(ce("28.5.2"), host_state(os=system, docker={}), True)
     assert not plan.errors
     assert reasons(plan) == [
+        "install ca-certificates",  # else apt cannot read what follows
         "key of the docker-ce repository",
         f"repository {CE_URL}/linux/{SYSTEMS[system].id}",
-        "install docker-ce 28.5.2, ca-certificates, curl, python3",
+        "install docker-ce 28.5.2, curl, python3",
         "start Docker and enable it at boot",
     ]
     assert "'docker-ce=5:28.5.2-*' 'docker-ce-cli=5:28.5.2-*' containerd.io docker-buildx-plugin" in command(

@@ -1,7 +1,7 @@
 """Docker: its packages, repository, version and holds; running and enabled. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from gpurack import paths
@@ -27,6 +27,7 @@ from gpurack.spec.image import BuildImage
 from gpurack.spec.problems import Problem
 
 CE_URL = "https://download.docker.com"
+CERTIFICATES = "ca-certificates"
 BELOW = ("containerd", "docker-buildx", "runc")
 """Packages that a distribution's Docker depends on. Only a lock pins them."""
 OTHER_VERSION = (
@@ -77,6 +78,11 @@ def plan_packages(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     steps += manager.finish_interrupted(facts)
     steps += plan_network(spec, facts, platform)
     repository = ce_repository(spec, facts, platform)
+    missing = lacking(spec, facts, platform)
+    if is_ce(spec) and repository.url.startswith("https:") and CERTIFICATES in missing:
+        # Without them the repository cannot be read.
+        missing.remove(CERTIFICATES)
+        steps += from_distribution([CERTIFICATES], facts, platform)
     steps += manager.repository(repository, facts) if is_ce(spec) else manager.no_repository(repository, facts)
     toolkits = nvidia_toolkit.repository(spec, platform)
     if manager.repository_path(toolkits) in facts.sources:
@@ -85,8 +91,8 @@ def plan_packages(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     packages, held = packages_to_install(spec, facts, platform)
     # A new Docker and what gpurack needs beside it are one transaction. Beside a Docker that restarts, python3 comes
     # first: it notes what the restart stops.
-    beside = {} if is_installed(facts) or not packages else dict.fromkeys(lacking(spec, facts, platform))
-    steps += [] if beside else prerequisites(spec, facts, platform)
+    beside = {} if is_installed(facts) or not packages else dict.fromkeys(missing)
+    steps += [] if beside else from_distribution(missing, facts, platform)
     if packages:
         what = ", ".join([reason(spec, facts, platform, packages), *beside])
         if restarts_docker(packages):
@@ -144,7 +150,7 @@ def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
         return Plan(errors=(Problem.of("docker-kept-silent"),))
     if re.match(r"[01]\.|$", facts.compose):
         return Plan(errors=(Problem.of("docker-kept-without-compose"),))
-    return Plan(tuple(prerequisites(spec, facts, platform)))
+    return Plan(tuple(from_distribution(lacking(spec, facts, platform), facts, platform)))
 
 
 def is_installed(facts: HostFacts) -> bool:
@@ -248,12 +254,9 @@ def ce_repository(spec: Host, facts: HostFacts, platform: Platform) -> Repositor
     return Repository("docker-ce", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url)))
 
 
-def prerequisites(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
-    """Return the steps that install what `lacking` returns."""
-    missing = lacking(spec, facts, platform)
-    if not missing:
-        return []
-    return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), facts)]
+def from_distribution(names: Sequence[str], facts: HostFacts, platform: Platform) -> list[Step]:
+    """Return the step that installs these packages of the distribution; none for no names."""
+    return [platform.packages.install(f"install {', '.join(names)}", dict.fromkeys(names), facts)] if names else []
 
 
 def lacking(spec: Host, facts: HostFacts, platform: Platform) -> list[str]:
