@@ -246,7 +246,7 @@ def test_a_new_docker_gets_what_a_gpu_host_wants_of_its_recommended_packages(fak
     fakes.add("apt-cache", '[ "$2" != pigz ]')
     words = apt.recommended(["docker.io", "curl"], host_state(docker={}))
     done = subprocess.run([*shell, "-c", f"echo{words}"], capture_output=True, text=True, check=True)
-    assert done.stdout == "apparmor xz-utils\n"
+    assert done.stdout == "apparmor docker-buildx xz-utils\n"
     assert not apt.recommended(["docker-ce"], with_ce())
     assert not apt.recommended(["curl"], host_state(docker={}))
 

@@ -21,9 +21,9 @@ REMOVE = "apt-get remove"
 PREREQUISITES = ("ca-certificates", "curl", "python3")
 PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
 """How to find an upstream version if `VERSION-*` does not match: Docker's epoch, Debian's +dfsg."""
-RECOMMENDED = ("apparmor", "xz-utils", "pigz", "procps")
+RECOMMENDED = ("apparmor", "docker-buildx", "xz-utils", "pigz", "procps")
 """What Docker's packages recommend and a GPU host gets: docs/platforms.md says why. The rest (git, nftables, …) costs
-seconds and nothing needs it; git and buildx are installed by name where an image is built."""
+seconds and nothing needs it; git is installed by name where an image is built."""
 ENGINES = ("docker.io", "docker-ce")
 GET = sh(
     "apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "
