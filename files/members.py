@@ -8,6 +8,7 @@ import record
 import starting
 from common import Failure, clock, describe_error  # (beside this file)
 from dockerd import digest
+from listening import overlap
 from paths import MODEL_LABEL, SET_ASIDE
 
 PREVIOUS = ".previous"  # the suffix of the old container's name meanwhile
@@ -162,9 +163,3 @@ def prove_ports(member, held):
             why = proof.port_free(address, port)
             if why:
                 raise Failure(why)
-
-
-def overlap(one, other):
-    """Do two addresses of published ports exclude each other?"""
-    everywhere = ("", "0.0.0.0", "::")
-    return one == other or one in everywhere or other in everywhere

@@ -25,6 +25,7 @@ _PARTS = (
         "jobs",
         "kept_logs",
         "leftovers",
+        "listening",
         "loading",
     ),
     *("members", "ollama", "preparing", "probing", "processes", "project", "proof", "record", "recovering", "remedies"),

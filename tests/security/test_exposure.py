@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpurack import paths
+from gpurack import listening, paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import addresses
@@ -24,7 +24,7 @@ from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import offline
 from gpurack.plan.host import preview
 from gpurack.plan.models import compose, jobs, refusals, weights
-from gpurack.plan.models.addresses import address_of, addresses_overlap, probe_url
+from gpurack.plan.models.addresses import address_of, probe_url
 from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.devices import devices
 from gpurack.plan.models.diff import Action, Change
@@ -166,7 +166,7 @@ def test_lan_is_one_address_everywhere(address: str) -> None:
     assert port["host_ip"] == address_of("alpha", wanted, state) == address
     shown = f"[{address}]" if ":" in address else address
     assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
-    assert addresses_overlap(address, state.address)
+    assert listening.overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
     assert held.errors["alpha"].what.startswith("port 8000 is already in use by process nginx")
 

@@ -10,12 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack import paths
+from gpurack import listening, paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.facts.model import Container, HostFacts
 from gpurack.plan.models import compose
 from gpurack.plan.models import weights as weights_plan
-from gpurack.plan.models.addresses import addresses_overlap
 from gpurack.plan.models.batches import batches
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.diff import Action, Change, differences
@@ -694,12 +693,14 @@ def test_batches_keep_together_what_takes_from_each_other(
         ("*", "10.0.0.7", True),
         ("127.0.0.1", "10.0.0.7", False),
         ("::1", "0:0:0:0:0:0:0:1", True),
+        ("127.0.0.1", "::ffff:127.0.0.1", True),
+        ("", "10.0.0.7", True),
         ("127.0.0.1", "garbage", False),
     ],
 )
 def test_finds_overlapping_addresses(one: str, other: str, overlap: bool) -> None:
-    assert addresses_overlap(one, other) is overlap
-    assert addresses_overlap(other, one) is overlap
+    assert listening.overlap(one, other) is overlap
+    assert listening.overlap(other, one) is overlap
 
 
 def test_lists_differences_without_digest_of_service() -> None:

@@ -12,7 +12,7 @@ from tests.sources import name_of, tree
 
 PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
-    *("paths", "cuda_faults", "host_data", "screen", "resources", "shell", "remote", "once"),
+    *("paths", "cuda_faults", "listening", "host_data", "screen", "resources", "shell", "remote", "once"),
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
     *("importing", "locking", "deploys", "commands", "verify", "__main__"),
 )

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Collection
 from itertools import combinations
 
+from gpurack.listening import EVERYWHERE, overlap
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -40,11 +41,9 @@ def free_port(port: int, taken: Collection[int]) -> int:
 
 def binds_overlap(one: str, other: str) -> bool:
     """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
-    wildcards = {"any", "0.0.0.0", "::"}
-    if one == other or one in wildcards or other in wildcards:
-        return True
-    if "lan" in (one, other):
-        rest = other if one == "lan" else one
-        return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
-    addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
-    return len(addresses) == 1
+    known = {"any": "0.0.0.0", "loopback": "127.0.0.1"}
+    first, second = known.get(one, one), known.get(other, other)
+    if "lan" in (one, other) and one != other:
+        rest = second if one == "lan" else first
+        return rest in EVERYWHERE or not ipaddress.ip_address(rest).is_loopback
+    return overlap(first, second)

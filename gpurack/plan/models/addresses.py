@@ -1,7 +1,5 @@
 """Where an entry listens on its host, and where the host asks it. Pure."""
 
-import ipaddress
-
 from gpurack.engines import ENGINES
 from gpurack.facts.model import HostFacts
 from gpurack.spec.host import Host
@@ -36,17 +34,3 @@ def probe_url(name: str, spec: Host, facts: HostFacts) -> str:
     ip = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
     host = f"[{ip}]" if ":" in ip else ip
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
-
-
-def addresses_overlap(one: str, other: str) -> bool:
-    """Do two listeners on these addresses conflict on the same port?
-
-    >>> addresses_overlap("0.0.0.0", "10.0.0.7"), addresses_overlap("127.0.0.1", "10.0.0.7")
-    (True, False)
-    """
-    if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
-        return True
-    try:
-        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
-    except ValueError:
-        return False

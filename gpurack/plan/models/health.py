@@ -8,7 +8,7 @@ from gpurack.engines import ENGINES
 from gpurack.facts.model import Container, HostFacts
 from gpurack.facts.parse import parse_time
 from gpurack.facts.record import Test
-from gpurack.plan.models.addresses import addresses_overlap
+from gpurack.listening import overlap
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
@@ -65,10 +65,7 @@ def unpublished(container: Container, facts: HostFacts) -> tuple[int, ...]:
     return tuple(
         port
         for ip, port in container.ports
-        if not any(
-            listener.port == port and addresses_overlap(listener.address, ip or "0.0.0.0")
-            for listener in facts.listeners
-        )
+        if not any(listener.port == port and overlap(listener.address, ip or "0.0.0.0") for listener in facts.listeners)
     )
 
 

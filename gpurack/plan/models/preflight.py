@@ -7,8 +7,9 @@ from gpurack.engines import ENGINES
 from gpurack.engines.container import Accelerator
 from gpurack.facts.model import Container, HostFacts, Listener
 from gpurack.facts.record import PREVIOUS
+from gpurack.listening import overlap
 from gpurack.plan.models import compose, ledger, weights
-from gpurack.plan.models.addresses import addresses_overlap, probe_url
+from gpurack.plan.models.addresses import probe_url
 from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, holdings, replaced
@@ -141,7 +142,7 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
     model, own = desired.entry, facts.container(desired.name, desired.user)
     restarts = own is not None and own.status == "restarting" and ledger.label(own.labels).get("port") == model.port
     for listener in facts.listeners:
-        if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
+        if listener.port != model.port or not overlap(desired.address, listener.address):
             continue
         if restarts and not listener.owner:  # its docker-proxy ended while the snapshot was taken
             continue
@@ -151,7 +152,7 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
                 for container in facts.containers
                 if container.running and not facts.is_ours(container) and could_hold(container, listener)
                 for ip, port in container.ports
-                if port == model.port and addresses_overlap(desired.address, ip or "0.0.0.0")
+                if port == model.port and overlap(desired.address, ip or "0.0.0.0")
             ),
             None,
         )

@@ -1,0 +1,1 @@
+../gpurack/listening.py
