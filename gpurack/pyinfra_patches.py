@@ -141,8 +141,11 @@ def run_operations_or_as_asked(state: State, serial: bool = False, no_wait: bool
     """What pyinfra calls to run the operations. serial, no_wait: its options."""
     if serial or no_wait:
         operations.run_ops(state, serial=serial, no_wait=no_wait)
-    else:
+        return
+    try:
         run_operations(state)
+    except PyinfraError as error:  # no host is left; each has its own error, and the line of ours says nothing
+        raise CliError(str(error)) from None
 
 
 def quiet_paramiko() -> None:

@@ -194,7 +194,7 @@ def recommended(packages: Iterable[str], facts: HostFacts) -> Sh:
         return NOTHING
     return sh(
         " $(for name in {}; do [ \"$(dpkg-query -W -f '${db:Status-Status}' $name 2>/dev/null)\" = installed ] || "
-        "! apt-cache show $name >/dev/null 2>&1 || echo $name; done)",
+        '[ -z "$(apt-cache madison $name 2>/dev/null)" ] || echo $name; done)',
         RECOMMENDED,
     )
 
