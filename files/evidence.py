@@ -464,16 +464,17 @@ def cards():
 
 
 def processes():
-    """[card, container, uid, MiB] of every process that computes. A container's id is in its cgroup's name. In the
-    slice of a user that user gives names as they like: its uid is said, None elsewhere."""
+    """[card, container, uid, MiB] of every process that computes. A container's id is in its cgroup's name, behind that
+    of a container around it. In the slice of a user that user gives names as they like: its uid is said, None
+    elsewhere."""
     found = []
     out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")[1]
     for uuid, pid, used in re.findall(r"((?:GPU|MIG)-[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
         cgroup = content("/proc/{}/cgroup".format(pid)) or ""
-        container = re.search(r"[-/]([0-9a-f]{64})\b", cgroup)
+        container = (re.findall(r"[-/]([0-9a-f]{64})\b", cgroup) or [""])[-1]
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
         uid = int(whose.group(1)) if whose else None
-        found.append([uuid, container.group(1) if container else "", uid, int(used or 0)])
+        found.append([uuid, container, uid, int(used or 0)])
     return found
 
 

@@ -496,9 +496,10 @@ cdi_spec() {
 }
 
 # A process's user, container and name, the last because it may hold anything. The container is in its cgroup's name:
-# docker-<64 hex digits>.scope, docker/…, runc-….scope. Users choose the names below their slice: its uid is in front.
+# docker-<64 hex digits>.scope, docker/…, runc-….scope; behind that of a container around it, which a hybrid hierarchy
+# lists alone before. Users choose the names below their slice: its uid is in front.
 holder() {
-	container=$(sed -n 's/.*[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/null | head -n 1)
+	container=$(sed -n 's/.*[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/null | tail -n 1)
 	uid=$(sed -n '/\/user-[0-9][0-9]*\.slice\//{s|/user-\([0-9]*\)\.slice/.*|#\1|;s|.*#||;p;q;}' "/proc/$1/cgroup")
 	[ -z "$container" ] || [ -z "$uid" ] || container=$uid:$container
 	read -r comm <"/proc/$1/comm"

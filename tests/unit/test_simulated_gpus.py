@@ -533,7 +533,8 @@ def checked(
     fakes.add("unshare", 'shift 3; exec "$@"')
     fakes.state("server", SERVER.replace("PORT", str(free_port)))
     fakes.state("use", f'echo $1 >{state}/pid; {files()[GPUSIM][0]} use 0 900 "$1" 0')
-    fakes.state("cgroup", f"0::/system.slice/docker-{ID}.scope\n")
+    around = f"/docker/{'a' * 64}"  # the host may be a container itself
+    fakes.state("cgroup", f"4:memory:{around}\n0::{around}/system.slice/docker-{ID}.scope\n")
     fakes.state("id", ID)
     fakes.state("listed", LISTED)
     program = without_parts(check.make(), "NVIDIA").replace("have gzip", "false")
