@@ -44,7 +44,7 @@ pictures: $(READY) ## docs/run.svg from a real run, and screenshots of the statu
 	$(BIN)/python -m tests.testbed.pictures
 
 # Tests come first because they take longest.
-check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; 80 seconds on two cores
+check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; two minutes on two cores
 	@$(MAKE) --no-print-directory -j 3 --output-sync unit types lint
 
 lint: $(READY)
