@@ -21,7 +21,7 @@ REMOVE = "apt-get remove"
 PREREQUISITES = ("ca-certificates", "curl", "python3")
 PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
 """How to find an upstream version if `VERSION-*` does not match: Docker's epoch, Debian's +dfsg."""
-RECOMMENDED = ("apparmor", "docker-buildx", "xz-utils", "pigz", "procps")
+RECOMMENDED = ("apparmor", "xz-utils", "pigz", "procps")
 """What Docker's packages recommend and a GPU host gets: docs/platforms.md says why. The rest (git, nftables, …) costs
 seconds and nothing needs it; git is installed by name where an image is built."""
 ENGINES = ("docker.io", "docker-ce")
@@ -189,13 +189,17 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 
 def recommended(packages: Iterable[str], facts: HostFacts) -> Sh:
-    """Return words that become what to install beside a new Docker: of RECOMMENDED what the host lacks and apt has."""
-    if not any(name in ENGINES and name not in facts.packages for name in packages):
+    """Return words that become what to install beside a new Docker: of RECOMMENDED what the host lacks and apt has.
+
+    And Debian's BuildKit beside its Docker; docker-ce has its own, which conflicts with that.
+    """
+    new = [name for name in packages if name in ENGINES and name not in facts.packages]
+    if not new:
         return NOTHING
     return sh(
         " $(for name in {}; do [ \"$(dpkg-query -W -f '${db:Status-Status}' $name 2>/dev/null)\" = installed ] || "
         '[ -z "$(apt-cache madison $name 2>/dev/null)" ] || echo $name; done)',
-        RECOMMENDED,
+        (*RECOMMENDED, *(("docker-buildx",) if "docker.io" in new else ())),
     )
 
 
