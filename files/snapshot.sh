@@ -285,8 +285,9 @@ snapshot_carried() {
 	[ -n "$lacking" ] || return
 	section carried
 	if have apt-cache; then
+		in_memory="-o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=" # a snapshot writes nothing
 		# shellcheck disable=SC2086 # several words on purpose
-		timeout 15 apt-cache madison $lacking 2>/dev/null | awk -v age="$(age_of /var/lib/apt/lists /var/lib/apt/lists/partial \
+		timeout 15 apt-cache $in_memory madison $lacking 2>/dev/null | awk -v age="$(age_of /var/lib/apt/lists /var/lib/apt/lists/partial \
 			/var/lib/apt/periodic/update-success-stamp)" '{ print $1, $3, age, $5 ($6 ~ "/" ? " " $6 : "") }'
 		return
 	fi
