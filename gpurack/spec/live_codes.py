@@ -433,12 +433,12 @@ OWNERS: Mapping[str, Code] = {
     ),
     "removal-from-old-clone": Code(
         "would remove {names}, applied from {commit} ({who}), which is not in this clone.",
-        "Run `git pull` first, or confirm the removal without -y.",
+        "Run `git pull` first (in a shallow clone `git fetch --unshallow`), or confirm the removal without -y.",
         "The entry may have been added after this clone was last updated.",
     ),
     "old-clone": warning(
-        "{names} was applied from {commit} ({who}), which is not in this clone.",
-        "Run `git pull` before you remove it.",
+        "{names}: applied from {commit} ({who}), which is not in this clone.",
+        "Run `git pull` before you remove any of them.",
         "The entry may have been added after this clone was last updated.",
     ),
     "not-in-inventory": warning(
