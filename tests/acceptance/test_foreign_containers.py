@@ -161,7 +161,7 @@ def test_ask_restarts_after_confirmation(lab: Lab, host: Host) -> None:
     question = shown.split("Press enter to execute")[0]
     theirs_up = r"\(not gpurack's, up [^)]*\)"
     others = f"stops 3 containers: grafana {theirs_up}, postgres {theirs_up}, alpha"
-    assert re.search(others, " ".join(question.split())), "who presses Enter must know what it stops"
+    assert re.search(others, " ".join(question.split())), f"who presses Enter must know what it stops:\n{question}"
     assert dockerd(host) != old
     after = containers(host)
     assert after["grafana"]["Id"] == before["grafana"][0]
