@@ -334,7 +334,7 @@ def test_version_is_part_of_one_word_of_apt(hostile: str, machine: Machine) -> N
     assert isinstance(step, Shell)
     calls = machine.run(step.command)
     (install,) = [call for call in calls if "install" in call]
-    assert install[-6:] == [f"docker-ce={hostile}", "curl", *apt.RECOMMENDED]
+    assert install[-2:] == [f"docker-ce={hostile}", "curl"]  # this apt has none of those that it recommends
 
 
 def test_version_is_part_of_one_word_of_dnf(hostile: str, machine: Machine) -> None:

@@ -249,6 +249,13 @@ def test_a_new_docker_gets_what_a_gpu_host_wants_of_its_recommended_packages(fak
     done = subprocess.run([*shell, "-c", f"echo{words}"], capture_output=True, text=True, check=True)
     assert done.stdout == "apparmor xz-utils docker-buildx\n"
     assert "docker-buildx" not in str(apt.recommended(["docker-ce"], host_state(docker={})))
+
+
+def test_buildkit_goes_with_the_docker_that_recommends_it() -> None:
+    bare, marks = host_state(docker={}), "{ apt-mark auto docker-buildx >/dev/null 2>&1 || :; }"
+    assert marks in command(plan_docker(ce(source="distro"), bare, True), "install docker.io")
+    assert "apt-mark auto" not in command(plan_docker(ce(), bare, True), "install docker-ce")
+    assert "apt-mark auto" not in apt.install("x", {"docker.io": None, "docker-buildx": None}, bare).command  # type: ignore[attr-defined]
     assert not apt.recommended(["docker-ce"], with_ce())
     assert not apt.recommended(["curl"], host_state(docker={}))
 

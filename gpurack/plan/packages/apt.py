@@ -25,6 +25,8 @@ RECOMMENDED = ("apparmor", "xz-utils", "pigz", "procps")
 """What Docker's packages recommend and a GPU host gets: docs/platforms.md says why. The rest (git, nftables, …) costs
 seconds and nothing needs it; git is installed by name where an image is built."""
 ENGINES = ("docker.io", "docker-ce")
+BUILDKIT = "docker-buildx"
+"""Debian's docker-cli recommends it. docker-ce has a plugin of its own, which conflicts with it."""
 GET = sh(
     "apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "
     "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
@@ -189,18 +191,20 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 
 def recommended(packages: Iterable[str], facts: HostFacts) -> Sh:
-    """Return words that become what to install beside a new Docker: of RECOMMENDED what the host lacks and apt has.
-
-    And Debian's BuildKit beside its Docker; docker-ce has its own, which conflicts with that.
-    """
-    new = [name for name in packages if name in ENGINES and name not in facts.packages]
-    if not new:
+    """Return words that become what to install beside a new Docker: what of it the host lacks and apt has."""
+    if not any(name in ENGINES and name not in facts.packages for name in packages):
         return NOTHING
     return sh(
         " $(for name in {}; do [ \"$(dpkg-query -W -f '${db:Status-Status}' $name 2>/dev/null)\" = installed ] || "
         '[ -z "$(apt-cache madison $name 2>/dev/null)" ] || echo $name; done)',
-        (*RECOMMENDED, *(("docker-buildx",) if "docker.io" in new else ())),
+        (*RECOMMENDED, *((BUILDKIT,) if adds_buildkit(packages, facts) else ())),
     )
+
+
+def adds_buildkit(packages: Iterable[str], facts: HostFacts) -> bool:
+    """Does Debian's BuildKit come with these packages because its Docker recommends it?"""
+    present = {*packages, *facts.packages}
+    return "docker.io" in packages and "docker.io" not in facts.packages and BUILDKIT not in present
 
 
 def install(
@@ -227,7 +231,10 @@ def install(
         recommended(packages, facts),
         listed,
     )
-    commands = [UPDATE, *before, installing, *([retry_while_locked(sh("apt-mark hold {}", hold))] if hold else [])]
+    commands = [UPDATE, *before, installing]
+    if adds_buildkit(packages, facts):  # as apt marks it, so that it goes when Docker goes
+        commands.append(sh("{ apt-mark auto {} >/dev/null 2>&1 || :; }", BUILDKIT))
+    commands += [retry_while_locked(sh("apt-mark hold {}", hold))] if hold else []
     return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
 
 
