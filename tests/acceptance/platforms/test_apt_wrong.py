@@ -102,7 +102,9 @@ def test_missing_version_lists_available_ones(lab: Lab, wrong1: Host) -> None:
     wanted = over()
     wanted["docker"]["version"] = "27.0.1"
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, wanted))
-    assert run.errors("wrong1") == ["docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2."], run.output
+    assert run.errors("wrong1") == [
+        "docker.version: docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2."
+    ], run.output
     assert identities(wrong1) == before
 
 
