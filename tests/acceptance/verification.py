@@ -44,7 +44,9 @@ def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Ver
         assert case.find("error") is None, done.stdout
         if failure is not None:
             check, host, entry = found.groups()
-            failed[host, f"{entry} {check}".strip()] = failure.attrib["message"]
+            failed[host, f"{entry} {check}".strip()] = (
+                failure.attrib["message"] + "\n" + (failure.text or "")
+            )  # pytest cuts long messages
     return Verified(done.returncode, done.stdout + done.stderr, len(cases), failed)
 
 
