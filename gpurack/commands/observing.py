@@ -1,5 +1,6 @@
 """The verbs `status` and `verify`: is it up, and is it right in detail?"""
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ def watch_status(console: screen.Console, inventory: Path, page: Path | None, ve
     try:
         with screen.live(console) if console.is_terminal else nullcontext() as live:
             if live:
-                live.update(screen.Page((), screen.line("inspecting the hosts …")), refresh=True)
+                draw(live, screen.Page((), screen.line("inspecting the hosts …")))
             while True:
                 errors: list[screen.Text] = []
                 try:
@@ -94,7 +95,7 @@ def watch_status(console: screen.Console, inventory: Path, page: Path | None, ve
                 except (click.ClickException, OSError) as error:
                     errors = [screen.line(("error", "red"), f"  {error}")]
                 if live:
-                    live.update(screen.Page((*errors, *last), again), refresh=True)
+                    draw(live, screen.Page((*errors, *last), again))
                 else:
                     for part in errors or last:
                         console.print(part)
@@ -114,7 +115,18 @@ def pause(console: screen.Console, live: screen.Live | None) -> None:
         time.sleep(RESIZED)
         if console.size != size:
             size = console.size
-            live.refresh()
+            draw(live)
+
+
+def draw(live: screen.Live, page: screen.Page | None = None) -> None:
+    """Draw a page, or the present one anew. Ctrl-C waits until that is done: it could leave rich's lock taken."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        if page:
+            live.update(page)
+        live.refresh()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], datetime]":

@@ -101,6 +101,8 @@ def test_is_drawn_anew_when_the_terminal_changes_its_size(inventory: Path) -> No
         assert "\x1b[?1049h" in until(control, f"{WHY}.*Ctrl-C ends it")
         resize(control, 50)
         until(control, r"Jan, then\s*\n\s*back in rack 4")
+        while select.select([control], [], [], 1)[0]:  # it draws
+            os.read(control, 65536)
         process.send_signal(signal.SIGINT)
         assert WHY in until(control, r"\x1b\[\?1049l.*Checked").rpartition("\x1b[?1049l")[2]
         assert process.wait(timeout=30) == 0
