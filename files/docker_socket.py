@@ -3,12 +3,12 @@
     python3 -I -S -c PROGRAM SOCKET MARK RUNNING LABEL
 
 It is one program in place of nine of Docker's CLI, and prints the same sections (docker_by_cli). For a user's Docker it
-runs as that user. Standard input has the references of wanted images, one a line. The models that run (containers with
-the label) are written to the file RUNNING. Where anything is unusual it exits with 1 and has said nothing: then the CLI
-is asked.
+runs as that user. Standard input has the references of wanted images, one a line. It writes the models that run
+(containers with the label) to the file RUNNING. At anything unusual it exits with 1 and prints nothing, and the CLI is
+asked.
 
 Docker's API: https://docs.docker.com/reference/api/engine/. HTTP/1.0, so that the end of the connection is the end of
-the answer; one that is cut off is no JSON. Python 3.6 or newer, standard library only.
+the answer; an answer that is cut off is not JSON. Python 3.6 or newer, standard library only.
 """
 
 import json
@@ -74,7 +74,7 @@ def facts(place, images, label):
         labels, state = found["Config"].get("Labels") or {}, found["State"]
         told = {"id": found["Id"], "name": found["Name"], "image": found["Image"], "state": state, "labels": labels}
         told.update(ports=found["HostConfig"].get("PortBindings"), restarts=found["RestartCount"])
-        state.pop("Health", None)  # its log is long, and nobody reads it
+        state.pop("Health", None)  # its log is long and not needed
         sections["containers"].append(json.dumps(told))
         used += [found["Image"]] if found["Image"] not in used else []
         if label in labels and state["Status"] in UP:

@@ -171,7 +171,7 @@ def logged_in(dockerd, logins):
 
 
 def discard(folder):
-    """Remove a folder that belongs to a user. A folder that cannot be removed stays; that is no error."""
+    """Remove a folder that belongs to a user. A folder that cannot be removed stays, without an error."""
     with contextlib.suppress(OSError):
         remove(folder)
 

@@ -22,7 +22,11 @@ from dockerd import Dockerd
 from kept_logs import PATIENCE, plain
 
 LONGEST = 65536  # bytes of a line that are shown at once
-KINDS = {"failed": "has not failed", "previous": "was not replaced"}
+KINDS = {
+    "failed": "no container of {} failed within the last 14 days. A change may also fail before its container starts: "
+    "see gpurack history",
+    "previous": "{} was not replaced within the last 14 days",
+}
 
 
 def main(job):
@@ -64,8 +68,7 @@ def missing(job):
     kind = job["file"].split(".")[-2]
     if kind not in KINDS:
         return "no output of {} is kept: it has not run yet".format(job["name"])
-    what = "no log is kept: {} {} within the last 14 days"
-    return what.format(job["name"], KINDS[kind])
+    return "no log is kept: " + KINDS[kind].format(job["name"])
 
 
 def container_of(dockerd, name):

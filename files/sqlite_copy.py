@@ -39,7 +39,7 @@ def restore(path, beside, size):
         backup(beside, path)
     except sqlite3.OperationalError:
         raise
-    except sqlite3.DatabaseError:  # what a failed version left is no database
+    except sqlite3.DatabaseError:  # a failed version may have left something else
         for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path + suffix)

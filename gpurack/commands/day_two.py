@@ -95,8 +95,8 @@ def stop(words: Place, hold: str | None) -> None:
       gpurack stop inventories/lab.yaml gpu1.lab/bge-m3
       gpurack stop inventories/lab.yaml gpu1.lab/bge-m3 --hold "GPU 1 is replaced"
 
-    Its GPUs stay its own. `status`, `diff` and `apply` show who stopped it, when and why; that is no failure. All other
-    models stay as they are.
+    Its GPUs stay its own. `status`, `diff` and `apply` show who stopped it, when and why, and do not fail because of
+    it. All other models stay as they are.
 
     Exit code 0: stopped; 1: the host cannot be reached, or has no such container; 2: unknown model, errors in
     INVENTORY.

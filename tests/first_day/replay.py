@@ -62,7 +62,7 @@ FRESH = host_state(gpus=2, docker={}, packages=BARE, weights=WEIGHTS)
 CE = "https://download.docker.com/linux/debian trixie/stable"
 LISTS = {
     "docker-ce": (Carried("5:28.5.1-1~debian.13~trixie", CE, True), Carried("5:28.5.2-1~debian.13~trixie", CE, True)),
-    "docker.io": (Carried("26.1.5+dfsg1-9", "http://deb.debian.org/debian trixie/main", True),),
+    "docker.io": (Carried("26.1.5+dfsg1-9", "http://mirror.example/debian trixie/main", True),),
 }
 SNAPSHOTS = {
     "NEEDS_ROOT": snapshot.NEEDS_ROOT,

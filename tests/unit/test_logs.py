@@ -134,9 +134,19 @@ def test_prints_end_of_kept_log(host: Host, fakes: Fakes) -> None:
     assert host.run("failed", lines=0)[1] == ""
 
 
-@pytest.mark.parametrize(("kind", "why"), [("failed", "has not failed"), ("previous", "was not replaced")])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (
+            "failed",
+            "no container of alpha failed within the last 14 days. A change may also fail before its container starts: "
+            "see gpurack history",
+        ),
+        ("previous", "alpha was not replaced within the last 14 days"),
+    ],
+)
 def test_says_that_no_log_is_kept(host: Host, kind: str, why: str) -> None:
-    assert host.run(kind) == (1, "", f"no log is kept: alpha {why} within the last 14 days\n")
+    assert host.run(kind) == (1, "", f"no log is kept: {why}\n")
 
 
 def test_log_without_end_is_cut_off(host: Host, fakes: Fakes) -> None:

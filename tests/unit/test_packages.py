@@ -376,7 +376,7 @@ def mirrored(version: str) -> Host:
 
 OF_DOCKER = at("https://download.docker.com/linux/debian trixie/stable")
 OF_MIRROR = at("https://mirror.lab/docker-ce/linux/debian trixie/stable")
-OLD_OF_DEBIAN = Carried("26.1.5+dfsg1-9+b9", "http://deb.debian.org/debian trixie/main", True)
+OLD_OF_DEBIAN = Carried("26.1.5+dfsg1-9+b9", "http://mirror.example/debian trixie/main", True)
 SNAP = {"snap.docker.dockerd.service": "loaded active enabled"}
 REFUSED: dict[str, tuple[Host, HostFacts, str]] = {
     "suse": (ce(), host_state(os="suse 15"), "platform-unsupported"),
