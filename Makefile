@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Some machines forbid Python its cache of compiled modules; the tests start gpurack hundreds of times.
 unexport PYTHONDONTWRITEBYTECODE
-# How many examples hypothesis tries (tests/unit/conftest.py): check, or thorough, as in .ci/run.
+# How much of exhaustive tests runs (tests/sampling.py): check, a sample, or thorough, all, as in .ci/run.
 EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)
 
@@ -44,7 +44,7 @@ pictures: $(READY) ## docs/run.svg from a real run, and screenshots of the statu
 	$(BIN)/python -m tests.testbed.pictures
 
 # Tests come first because they take longest.
-check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; two minutes on two cores
+check: $(READY) ## the inner loop: lint, types, unit, operation and security tests; a minute on two cores
 	@$(MAKE) --no-print-directory -j 3 --output-sync unit types lint
 
 lint: $(READY)
@@ -69,9 +69,10 @@ PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := several-hosts others-of-engines platforms replacement others-of-platforms engines one-host security rebuild verification upgrade
-.PHONY: $(SUITES) faults
-# How many random changes `make soak` makes.
+SUITES := several-hosts others-of-engines replacement platforms one-host others-of-platforms security engines upgrade faults rebuild \
+    verification soak
+.PHONY: $(SUITES)
+# How many random changes `make soak` makes. `test-all` makes 10.
 SOAK ?= 200
 export SOAK KEEP
 
@@ -104,7 +105,8 @@ soak: $(READY) ## random changes of a random inventory with reboots, each verifi
 	$(call suite,tests/faults/test_soak.py)
 
 # $(call suite,what pytest is to run): every line says which suite it is of. Its hosts end with it; KEEP=1 keeps them.
-suite = @set -o pipefail; { $(BIN)/python -m tests.testbed services && $(BIN)/python -m pytest -p tests.testbed.ending -v --durations=15 $(1); } 2>&1 \
+# With LAST_BEGIN (seconds since 1970; .ci/run), none begins after that moment: it says so instead.
+suite = @set -o pipefail; if [ "$${LAST_BEGIN:-9999999999}" -lt "$$(date +%s)" ]; then echo "$@: NOT RUN, no time was left for it on this machine"; exit 0; fi; { $(BIN)/python -m tests.testbed services && $(BIN)/python -m pytest -p tests.testbed.ending -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
 two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2 $(1); code=$$?; $(BIN)/python -m tests.testbed down --idle; exit $$code
 
@@ -132,7 +134,7 @@ test-faults-all: $(READY) ## every point × every fault, for docs/reliability.md
 	$(BIN)/python -m tests.faults.all
 
 test-all: $(READY) ## all suites on the testbed
-	@$(MAKE) --no-print-directory --keep-going -j 3 $(SUITES)
+	@SOAK=10 $(MAKE) --no-print-directory --keep-going -j 3 $(SUITES)
 
 bench: $(READY) ## how fast it is, on the testbed, for docs/performance.md; fails where a median is above its goal. Never in CI
 	$(BIN)/python -m benchmarks

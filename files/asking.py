@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import kept_logs
 import request
 from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
-from dockerd import recorded
+from dockerd import recorded, secret_text
 
 SILENCE = 600  # seconds; a large model on a CPU takes minutes to its first token
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "request.py")
@@ -35,6 +35,7 @@ must still match. TEI's own answers are lists without a name."""
 THROUGH = {"/rerank": "/v1/rerank", "/api/generate": "/v1/chat/completions", "/api/embed": "/v1/embeddings"}
 """An engine's own path → the gateway's path for the same request."""
 PIPE = 65536  # bytes that a pipe holds unread
+OTHERS = 60  # seconds for a model behind a gateway in another Docker: its owner may let this run wait
 UP = 5  # seconds for a readiness request to a running model
 LATE = re.compile("timed out|no complete answer within")
 """In the reason of a request that took too long (request.py), not of one whose server has ended."""
@@ -50,8 +51,10 @@ class Asleep(Exception):
 class Busy(Failure):
     """It refuses a test request, or takes too long for it, because it works for others: it serves."""
 
+    code = "test-request-failed"
 
-def smoke_test(dockerd, name, url, requests, key=None, container_id=None, counter=None):
+
+def smoke_test(dockerd, name, url, requests, key=None, container_id=None, counter=None, runs=lambda: True):
     """Send `requests` (path, body) until the model answers one of them. Raises Failure for a wrong or missing answer.
 
     A server that knows none of the paths is of another kind and passes. One that knows a path but not the model also
@@ -59,10 +62,15 @@ def smoke_test(dockerd, name, url, requests, key=None, container_id=None, counte
 
     key: its key in Compose, by default its name; the folder of its secrets. container_id: whose log ends the message,
     by default that of the container in the record. counter: (path, name) of the engine's count of finished work. Where
-    that rises while this request is refused as too many or takes too long, Busy is raised."""
+    that rises while this request is refused as too many or takes too long, Busy is raised. runs: does its container?
+    Asked before each request: another process on its port would receive its key. Where its Docker does not say, the
+    Failure names the Docker: that is no failure of the model."""
     refused, api_key = [], dockerd.api_key(key or name)
-    before = count(dockerd, url, counter, api_key)
+    before = count(dockerd, url, counter, api_key) if known_to_run(runs) else None
     for path, body in requests:
+        if not runs():
+            what = "its container ended before its test request."
+            raise Failure(what + log_of(dockerd, name, container_id), "exited")
         with show_progress(Progress(name), "sending a test request"):
             status, said = send(dockerd, url, path, body, api_key)
         if status == 200:
@@ -70,19 +78,29 @@ def smoke_test(dockerd, name, url, requests, key=None, container_id=None, counte
             return
         if status in (401, 403):
             why = key_error(api_key, status, "POST " + path)
-            raise Failure(dockerd.without_secrets(why + log_of(dockerd, name, container_id)))
+            raise Failure(dockerd.without_secrets(why + log_of(dockerd, name, container_id)), "key-rejected")
         what = "POST {}: {} {}".format(path, status or "no answer,", said.strip()[:300])
-        if (status in BUSY or (status == 0 and LATE.search(said))) and rises(dockerd, url, counter, api_key, before):
+        if (status in BUSY or (status == 0 and LATE.search(said))) and rises(
+            dockerd, url, counter, api_key, before, runs
+        ):
             raise Busy("busy with other requests ({})".format(dockerd.without_secrets(what)))
         if status == 0:
             what = "started, but the test request failed (POST {}: {}).".format(path, said)
-            raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)))
+            raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)), "test-request-failed")
         unknown_model = status == 404 and str(body.get("model") or "\0") in said
         if status not in (404, 405) or unknown_model:
             refused.append(what)
     if refused:
         what = "started, but every test request failed ({}).".format("; ".join(refused))
-        raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)))
+        raise Failure(dockerd.without_secrets(what + log_of(dockerd, name, container_id)), "test-request-failed")
+
+
+def known_to_run(runs):
+    """Does a container run? False where its Docker does not say: then it is not asked for counts."""
+    try:
+        return runs()
+    except Failure:
+        return False
 
 
 def log_of(dockerd, name, container_id):
@@ -90,18 +108,21 @@ def log_of(dockerd, name, container_id):
     return kept_logs.quoted(dockerd, container_id) if container_id else " " + dockerd.logs(name)
 
 
-def drain(dockerd, name, url, running, key=None):
-    """Wait until a model that is going to be stopped works on no request, at most DRAIN seconds; returns how many are
-    left. running: (path, name) of the engine's count of running requests, None if it has none.
+def drain(dockerd, name, url, running, key=None, runs=lambda: True):
+    """Wait until a model that is going to be stopped works on no request, at most DRAIN seconds.
+
+    Returns how many are left. running: (path, name) of the engine's count of running requests, None if it has none.
+    runs: as for smoke_test.
 
     New requests still come, so this helps where they are few."""
     progress, api_key = Progress(name), dockerd.api_key(key or name)
-    while True:
+    while running and known_to_run(runs):
         left = count(dockerd, url, running, api_key) or 0
         if left <= 0 or progress.elapsed() >= DRAIN:
             return int(left)
         progress.tell("waiting for {:.0f} running requests".format(left))
         time.sleep(0.5)
+    return 0
 
 
 def count(dockerd, url, counter, key):
@@ -124,10 +145,10 @@ def sleeps(told, ask):
     return isinstance(found, dict) and found.get(told[1]) is True
 
 
-def rises(dockerd, url, counter, key, before):
-    """Does the counter rise above `before`, now or within WORKS seconds?"""
+def rises(dockerd, url, counter, key, before, runs):
+    """Does the counter rise above `before`, now or within WORKS seconds? runs: as for smoke_test."""
     begun = time.monotonic()
-    while True:
+    while known_to_run(runs):
         now = count(dockerd, url, counter, key)
         if now is None:
             return False
@@ -137,6 +158,7 @@ def rises(dockerd, url, counter, key, before):
         if time.monotonic() - begun >= WORKS:
             return False
         time.sleep(0.5)
+    return False
 
 
 def key_error(key, status, where):
@@ -154,17 +176,19 @@ def check(path, model, said):
             found = found[step]
     except (LookupError, TypeError):
         where = ".".join(str(step) for step in ANSWERS[path])
-        raise Failure("the answer to POST {} has no `{}`: {}".format(path, where, said[:200])) from None
+        raise Failure(
+            "the answer to POST {} has no `{}`: {}".format(path, where, said[:200]), "test-request-failed"
+        ) from None
     if path in NAMED and (NAMED[path] or "model" in answer) and answer.get("model") != model:
         what = "POST {} was answered by model `{}` instead of `{}`"
-        raise Failure(what.format(path, answer.get("model"), model))
+        raise Failure(what.format(path, answer.get("model"), model), "test-request-failed")
 
 
-def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
+def smoke_test_gateway(dockerd, name, url, gateway, container_id=None, runs=lambda: True):
     """Check that a gateway lists exactly the models behind it and forwards a request that one of them answers.
 
     A model that is down, sleeps or fails on its own does not fail the gateway. Raises Failure. container_id: by default
-    that of its container in the record.
+    that of its container in the record. runs: as for smoke_test.
 
     gateway: `key`, the file in its container with the key for its host; `requests`, (path, body) in the gateway's API;
     `behind`, its models, each with its names, the URL of its readiness, the file of its key, its requests and how it
@@ -177,13 +201,15 @@ def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
         listed = {str(one["id"]) for one in parsed(said)["data"]}
     except (LookupError, TypeError):
         what = "started, but GET /v1/models lists no models: {} {}.".format(status, said.strip()[:300])
-        raise Failure(what + log_of(dockerd, name, container_id)) from None
+        raise Failure(what + log_of(dockerd, name, container_id), "gateway-test-failed") from None
     wanted = {served for other in behind for served in other["serves"]}
     if listed != wanted:
         what = "GET /v1/models lists {}, but `connects_to` selects {}."
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
-        raise Failure(what.format(*shown) + log_of(dockerd, name, container_id))
+        raise Failure(what.format(*shown) + log_of(dockerd, name, container_id), "gateway-test-failed")
     up = [other for other in behind if awake(dockerd, other)]
+    up.sort(key=lambda other: other.get("user") != dockerd.user)  # the gateway's own Docker first
+    failure = None
     away = {served for other in behind if other not in up for served in other["serves"]}
     with show_progress(Progress(name), "sending a test request"):
         for other in up:
@@ -191,14 +217,28 @@ def smoke_test_gateway(dockerd, name, url, gateway, container_id=None):
             through, served = THROUGH.get(path, path), other["serves"][0]
             if through not in dict(gateway["requests"]) or served in away:  # a replica that is down may cost minutes
                 continue
-            status, said = send(dockerd, url, through, dict(dict(gateway["requests"])[through], model=served), key)
-            if status != 200:
+            body = dict(dict(gateway["requests"])[through], model=served)
+            if not runs():
+                what = "its container ended before its test request."
+                raise Failure(what + log_of(dockerd, name, container_id), "exited")
+            status, said = send(dockerd, url, through, body, key, patience_for(dockerd, other))
+            if status == 200:
+                check(through, served, said)
+                return
+            if failure is None:
                 what = "{} answers, but not through this gateway (POST {}: {} {})."
                 why = what.format(served, through, status, said.strip()[:300]) + log_of(dockerd, name, container_id)
-                raise Failure(dockerd.without_secrets(why))
-            check(through, served, said)
-            return
+                failure = Failure(dockerd.without_secrets(why), "gateway-test-failed")
+            if other.get("user") == dockerd.user:
+                break
+    if failure:
+        raise failure
     say(name, "none of the models behind this gateway answers yet")
+
+
+def patience_for(dockerd, other):
+    """Seconds that a model behind a gateway of this daemon may take for its answer."""
+    return SILENCE if other.get("user") == dockerd.user else OTHERS
 
 
 def awake(dockerd, other):
@@ -210,7 +250,7 @@ def awake(dockerd, other):
 def answered(dockerd, other):
     """The path of the first request that a model behind a gateway answers directly, or None."""
     for path, body in other["requests"]:
-        status, said = send_behind(dockerd, other, path, body)
+        status, said = send_behind(dockerd, other, path, body, patience_for(dockerd, other))
         if status in (0, 200):
             try:
                 check(path, body.get("model"), said)
@@ -244,8 +284,7 @@ def key_of(other):
     """The key that a gateway sends to a model behind it, or None."""
     if other["key"] is None:
         return None
-    with open(other["key"]) as file:
-        return file.read().strip()
+    return secret_text(other["key"]).strip()
 
 
 def send(dockerd, url, path, body, key, patience=SILENCE):
@@ -268,10 +307,15 @@ def send(dockerd, url, path, body, key, patience=SILENCE):
 
 
 def open_request(dockerd, url, path, body, key, silence, limit, method=None):
-    """Yield the status of an answer, then pieces of its body. Raises OSError."""
+    """Yield the status of an answer, then pieces of its body.
+
+    Raises OSError, and Failure where no time is left to wait for a user's Docker (Dockerd.allowed).
+    """
     query = {"url": url, "path": path, "body": body, "key": key, "silence": silence, "limit": limit}
     query["method"] = method or ("GET" if body is None else "POST")
-    return request_as_user(dockerd, query) if dockerd.become else request.ask(query)
+    if not dockerd.become:
+        return request.ask(query)
+    return request_as_user(dockerd, dict(query, limit=round(dockerd.allowed(limit), 1)))
 
 
 def request_as_user(dockerd, query):

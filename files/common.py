@@ -34,19 +34,47 @@ LARGEST = 16 * 2**20  # bytes of output that are kept of a program
 LIBC = ctypes.CDLL(None)  # before any thread forks
 LIMIT = 600  # seconds that a program may take if its caller names no limit
 UNHEARD = threading.Event()  # set once the output is closed
+CODES = {}  # name → the code of what failed, until `say_codes`
 SHOWN = threading.local()  # has `text` while somebody else prints what this thread waits for
+WSL = "/usr/lib/wsl/lib"  # has nvidia-smi there, and is not in the PATH of services
+if os.path.isdir(WSL):
+    os.environ["PATH"] = "{}:{}".format(os.environ.get("PATH", ""), WSL)
 
 
 class Failure(Exception):
-    """An entry cannot be started or changed. The text is shown to the admin."""
+    """An entry cannot be started or changed.
+
+    The text is shown to the admin. code: its kind, one of gpurack/spec/step_codes.py.
+    """
+
+    code = "step-failed"
+
+    def __init__(self, text="", code=""):
+        super().__init__(text)
+        self.code = code or self.code
+
+
+class CertainFailure(Failure):
+    """A new container fails each time, until its entry, its image, its weights or the driver change.
+
+    The record keeps it, so that later runs do not try the same again (gpurack/plan/models/failures.py).
+    """
 
 
 class NoRoom(Failure):
-    """Something does not fit on a disk, and nothing was fetched."""
+    """Something does not fit on a file system, and nothing was fetched. folder: on it. user: in whose Docker."""
+
+    code = "no-room"
+
+    def __init__(self, text, folder="", user=""):
+        super().__init__(text)
+        self.folder, self.user = folder, user
 
 
 class TimeIsUp(Failure):
     """A program exceeded its time limit and was killed. The text names both."""
+
+    code = "time-is-up"
 
 
 def say(name, text):
@@ -67,10 +95,13 @@ def say(name, text):
 
 
 def while_heard():
-    """Raise Failure where the connection was lost. For what changes nothing and is resumed by the next run: pulls,
-    downloads and builds. A change that has begun is finished or undone."""
+    """Raise Failure where the connection was lost.
+
+    For what changes nothing and is resumed by the next run: pulls, downloads, builds, and waiting before a change. One
+    that has begun is finished or undone.
+    """
     if UNHEARD.is_set():
-        raise Failure("the connection was lost. The next run resumes")
+        raise Failure("the connection was lost. The next run resumes", "connection-lost")
 
 
 def parsed(text):
@@ -95,9 +126,34 @@ def describe_error(error):
     return str(error) if isinstance(error, (Failure, OSError)) else "{}: {}".format(type(error).__name__, error)
 
 
+def code_of(error):
+    """The code of an error, for `say_error`."""
+    if isinstance(error, Failure):
+        return error.code
+    return "host-file-error" if isinstance(error, OSError) else "runner-error"
+
+
+def say_error(name, why, code):
+    """Print that an entry, or something else with a name, failed."""
+    CODES[name] = code
+    say("", "error {}: {}".format(name, why))
+
+
+def say_codes():
+    """Print the codes of all failures, as gpurack/operations/run_state.py reads them. The end of a run."""
+    if CODES:
+        say("", "codes: " + ", ".join("{} {}".format(*each) for each in sorted(CODES.items())))
+        CODES.clear()
+
+
 def clock(seconds):
-    """75 → 1:15"""
-    return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
+    """7 → `7 s`, 75 → `1 min 15 s`, 3900 → `1 h 5 min`"""
+    whole = int(seconds)
+    if whole < 60:
+        return "{} s".format(whole)
+    if whole < 3600:
+        return "{} min {} s".format(whole // 60, whole % 60)
+    return "{} h {} min".format(whole // 3600, whole % 3600 // 60)
 
 
 def rounded(seconds):
@@ -105,7 +161,7 @@ def rounded(seconds):
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return "{:g} {}".format(round(seconds / length, 1), unit)
-    return "{:g} s".format(seconds)
+    return "{:g} s".format(round(seconds, 1))
 
 
 def size(count):
@@ -126,8 +182,11 @@ class Progress:
     def elapsed(self):
         return time.monotonic() - self.begun
 
+    def is_due(self):
+        return time.monotonic() - self.last >= EVERY
+
     def tell(self, text):
-        if time.monotonic() - self.last >= EVERY:
+        if self.is_due():
             self.last = time.monotonic()
             say(self.name, "{}, {}".format(text, clock(self.elapsed())))
 
@@ -148,6 +207,25 @@ class Speed:
             self.seen.popleft()
         begun, first = self.seen[0]
         return max(0, count - first) / (now - begun) if now > begun else 0
+
+
+def reading(progress, what, size_now):
+    """A function that shows how much of a file was read: `what, 3.1 GB of 5.0 GB, 900 MB/s, 0:02 left`.
+
+    size_now: a function that returns the file's size, asked only where there is something to show."""
+    speed = Speed()
+
+    def tell(done):
+        if not progress.is_due():
+            return
+        rate, total = speed.at(done), 0
+        with contextlib.suppress(OSError):  # on NFS, root may not see it
+            total = size_now()
+        of = " of {}".format(size(total)) if total else ""
+        left = ", {} left".format(clock((total - done) / rate)) if rate and total > done else ""
+        progress.tell("{}, {}{}, {}/s{}".format(what, size(done), of, size(rate), left))
+
+    return tell
 
 
 @contextlib.contextmanager
@@ -177,7 +255,7 @@ def together(calls):
         try:
             function(*arguments)
         except Exception as error:  # an exception in a thread would be lost
-            errors.append(error if isinstance(error, Failure) else Failure(describe_error(error)))
+            errors.append(error if isinstance(error, Failure) else Failure(describe_error(error), code_of(error)))
 
     threads = [threading.Thread(target=guarded, args=call) for call in calls]
     for thread in threads:
@@ -188,8 +266,10 @@ def together(calls):
 
 
 def die_with_parent():
-    """In a child, before its program starts: it is killed when the thread that started it ends, so also by kill -9 of
-    this program. What it worked on is then the next run's."""
+    """In a child, before its program starts: it is killed when the thread that started it ends.
+
+    So it also ends by kill -9 of this program. What it worked on is then the next run's.
+    """
     LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -230,7 +310,7 @@ class Child:
                 preexec_fn=die_with_parent,
             )
         except FileNotFoundError:
-            raise Failure("{} is not installed on this host".format(argv[0])) from None
+            raise Failure("{} is not installed on this host".format(argv[0]), "program-missing") from None
         if text is not None:  # short, so it fits into the pipe even when nothing reads it
             with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
                 stream.write(text.encode("utf-8"))
@@ -286,8 +366,10 @@ class Child:
 
 
 def run(*argv, **options):
-    """Run a command; returns (exit code, output with errors), of which LARGEST bytes are kept. options: as for
-    Child."""
+    """Run a command; returns (exit code, output with errors), of which LARGEST bytes are kept.
+
+    options: as for Child.
+    """
     child, kept = Child(argv, **options), []
     for piece in child.output():
         if sum(map(len, kept)) < LARGEST:
@@ -296,8 +378,10 @@ def run(*argv, **options):
 
 
 def follow(argv, seen, environment=None, **options):
-    """Run a command and call `seen` with each line of its output; returns (exit code, last 15 lines). options: as for
-    Child."""
+    """Run a command and call `seen` with each line of its output; returns (exit code, last 15 lines).
+
+    options: as for Child.
+    """
     child, rest = Child(argv, environment=environment, **options), b""
     tail = collections.deque(maxlen=15)
     for piece in child.output():
@@ -343,8 +427,11 @@ def write(path, content, mode, uid=0, reader=None):
 
 
 def put_in_place(beside, path):
-    """Rename a file or folder to PATH. It is on disk before it has its name, and the name before what comes next: a
-    power cut leaves the old one or the whole new one. Files in a folder are on disk already."""
+    """Rename a file or folder to PATH.
+
+    It is on disk before it has its name, and the name before what comes next: a power cut leaves the old one or the
+    whole new one. Files in a folder are on disk already.
+    """
     sync(beside)
     os.rename(beside, path)
     sync(os.path.dirname(path))
@@ -377,33 +464,36 @@ def grant_read(path, uid):
 
 
 @contextlib.contextmanager
-def locked(what, users=("",)):
+def locked(what, users=("",), heard=False):
     """Hold the locks of these users' Dockers ("" is the host's own).
 
     It waits for one of them while it holds none: another run may need hours in a user's Docker, which must keep no run
     from the host's. All are tried in the same order, so that of two runs one always gets on. The file beside each lock
-    says which run holds it. what: the name of this run in that file."""
+    says which run holds it. what: the name of this run in that file. heard: nothing was changed yet, so raise Failure
+    where the connection was lost: else the change would be made hours later, when nobody expects it."""
     with contextlib.ExitStack() as held:
         while True:
             busy = next((user for user in sorted(users) if not take(of_user(LOCK, user), held)), None)
             if busy is None:
                 break
             held.close()
-            with alone(of_user(LOCK, busy), busy):
+            with alone(of_user(LOCK, busy), busy, heard):
                 pass
         for user in sorted(users):
             path = of_user(BUSY, user)
             with open(path, "w") as stream:
                 stream.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
             held.callback(forget, path)
+        if heard:  # it may have been lost before, say while this run waited to undo another one's change
+            while_heard()
         yield
 
 
 @contextlib.contextmanager
-def alone(path, user=""):
+def alone(path, user="", heard=False):
     """Hold a lock. Only root can open it, and no started program inherits it (Python's files are closed on exec).
 
-    user: whose Docker it is for; named in the message while waiting.
+    user: whose Docker it is for; named in the message while waiting. heard: as for `locked`.
 
     A process of another user may still hold it: it opened the file when an older version allowed that, or inherited it
     from a program of an older version. Such a process must not block runs until the next reboot, and it cannot always
@@ -417,6 +507,8 @@ def alone(path, user=""):
                 inspected = time.monotonic()
                 pids = replace_if_strange(path)
             progress.tell(waiting_for(path, pids, user))
+            if heard:
+                while_heard()
             time.sleep(0.05)
         yield
 
@@ -444,6 +536,16 @@ def is_taken(lock):
     return True
 
 
+def is_held(path):
+    """Does a process, or another part of this one, hold a lock? Shared, so that two that ask do not see each other."""
+    with contextlib.suppress(FileNotFoundError), open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def is_at(lock, path):
     """Is an open file the one at a path?"""
     try:
@@ -468,8 +570,11 @@ def replace_if_strange(path):
 
 
 def openers(path):
-    """[(process id, does it hold a lock of it?)] of the other processes that have a file open. One that holds the lock,
-    also by inheritance, is found by the file's number, as it may see other paths: proc(5), fdinfo."""
+    """[(process id, does it hold a lock of it?)] of the other processes that have a file open.
+
+    One that holds the lock, also by inheritance, is found by the file's number, as it may see other paths: proc(5),
+    fdinfo.
+    """
     try:
         there = os.stat(path)
     except FileNotFoundError:
@@ -497,8 +602,10 @@ def waiting_for(path, pids, user):
     if strangers:
         what = "waiting for {}, which holds {} and is not a gpurack run. End it: kill {}"
         return what.format(" and ".join(map(describe_process, strangers)), path, " ".join(strangers))
+    if not pids:  # `openers` leaves this process out
+        return "waiting for other changes of this run"
     known = holder(user)
-    who = " and ".join(map(describe_process, pids)) if known == UNKNOWN and pids else known
+    who = " and ".join(map(describe_process, pids)) if known == UNKNOWN else known
     return "waiting for another gpurack run on this host ({})".format(who)
 
 

@@ -1,5 +1,6 @@
-"""Writes the planned daemon.json and makes dockerd load it. Runs on the host's python3: as root for the host's own
-Docker, as a user for that user's rootless one.
+"""Writes the planned daemon.json and makes dockerd load it.
+
+Runs on the host's python3: as root for the host's own Docker, as a user for that user's rootless one.
 
 gpurack puts `JOB = "…"` (JSON; gpurack/plan/system/daemon_json.py: Apply) in front. Order: a marker, a backup,
 the new file beside the old one, validated with the flags that dockerd will be started with, renamed; live-restore by
@@ -125,8 +126,10 @@ def write(document, owed):
 
 
 def dockerd_flags():
-    """The flags that dockerd is started with: those of the unit with its variables resolved; where the unit starts a
-    script, those of the running dockerd. Without `--config-file`, and none for a user's daemon, whose script chooses.
+    """The flags that dockerd is started with, without `--config-file`.
+
+    They are those of the unit with its variables resolved; where the unit starts a script, those of the running
+    dockerd; none for a user's daemon, whose script chooses.
     """
     if MANAGER:
         return []
@@ -281,7 +284,7 @@ def restart(live_restore, wanted):
         docker_restart.note(sorted({*left["stopped"], *running}), left["replaced"])
     if wanted and not live_restore and running and info().get("LiveRestoreEnabled"):
         # A new data-root or bip: the next dockerd could not adopt what this one leaves running.
-        run("docker", "stop", "-t", "30", *running, limit=docker_restart.STOP_LIMIT)
+        docker_restart.stop(running)
     # A run that was killed after it wrote a drop-in of the unit leaves systemd with the old one.
     if run("systemctl", "show", "--property", "NeedDaemonReload", "--value", "docker.service")[1] == "yes":
         run("systemctl", "daemon-reload")
@@ -291,8 +294,10 @@ def restart(live_restore, wanted):
 
 
 def require_room(root):
-    """Give up where Docker's data have little room: a dockerd that starts on a full disk loses containers, and the
-    ports of those that run (seen with 28.5)."""
+    """Give up where Docker's data have little room.
+
+    A dockerd that starts on a full disk loses containers, and the ports of those that run (seen with 28.5).
+    """
     with contextlib.suppress(OSError, TypeError):  # an unknown root
         disk = os.statvfs(root)
         if disk.f_bavail * disk.f_frsize < ROOM:

@@ -4,6 +4,12 @@ A new version changes the database at its first start, and no older version can 
 old container has stopped and before the new one starts, and restored where the change is undone: the old container
 never starts with a database of the new one. USER is "_" for the host's own Docker; root alone can read the copies.
 
+Where another one of the same batch fails, all go back together, since they need each other's GPUs or ports: so the
+database goes back too, because the old version could not read it. What users wrote into the new version by then would
+be lost. Therefore one whose version changes starts after all others of its batch are ready (files/replacing.py:
+wait_for_others). Then only its own failure undoes it, before it was ready; or a failure in the moment between its
+answer and the decision, such as a power cut.
+
 While its change is not decided, the file ends with `.undo`. It is renamed before the old container starts again, since
 a second recovery must not restore it over what is written from then on.
 
@@ -18,7 +24,7 @@ import os
 import re
 
 import record
-from common import Child, Failure, Progress, TimeIsUp, say, show_progress, size, sync  # (beside this file)
+from common import Child, Failure, Progress, TimeIsUp, rounded, say, show_progress, size, sync  # (beside this file)
 from kept_logs import make_folders
 from paths import DATABASE_LABEL, DATABASES, kept_database
 from sqlite_copy import MISSING
@@ -56,7 +62,7 @@ def save(change, model, member, old, dockerd):
     if "restore" in told:
         path = kept_database(dockerd.user, member["name"], told["restore"])
         if not (FILE.match(told["restore"]) and os.path.exists(path)):
-            raise Failure("the copy of its database no longer exists")
+            raise Failure("the copy of its database no longer exists", "database-failed")
         bring_back(dockerd, member, path)
         say(member["name"], "brought back an earlier database")
 
@@ -76,7 +82,7 @@ def keep(dockerd, member):
             return
         if code or not is_whole(beside):
             what = "its database could not be copied, so it was not changed: {}"
-            raise Failure(what.format(said or "the copy is incomplete"))
+            raise Failure(what.format(said or "the copy is incomplete"), "database-failed")
         os.rename(beside, path + UNDO)
         sync(os.path.dirname(path))
     finally:
@@ -86,8 +92,10 @@ def keep(dockerd, member):
 
 
 def undo(dockerd, member):
-    """Restore the database that a member had before its change. Raises Failure where that fails: then its old container
-    must not start."""
+    """Restore the database that a member had before its change.
+
+    Raises Failure where that fails: then its old container must not start.
+    """
     path = path_of(member)
     if path:  # a killed run may have left a container that still writes
         dockerd.remove_labelled(DATABASE_LABEL, member["database"]["copy"])
@@ -105,7 +113,7 @@ def bring_back(dockerd, member, path):
             code, said = in_container(dockerd, member["database"], words, source=source)
     if code:
         what = "its database could not be restored: {}. The copy is {}"
-        raise Failure(what.format(said or "exit code {}".format(code), path))
+        raise Failure(what.format(said or "exit code {}".format(code), path), "database-failed")
 
 
 def in_container(dockerd, database, words, source=None, target=None):
@@ -113,8 +121,7 @@ def in_container(dockerd, database, words, source=None, target=None):
 
     words: action, and arguments after the path. source, target: files for its standard input and output. Raises
     Failure, OSError."""
-    if dockerd.silent:
-        raise Failure(dockerd.silent)
+    limit = dockerd.allowed(LIMIT)
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "sqlite_copy.py"), encoding="utf-8") as stream:
         program = stream.read()
     volume, path = "{}:{}".format(database["volume"], INSIDE), "{}/{}".format(INSIDE, database["file"])
@@ -122,7 +129,7 @@ def in_container(dockerd, database, words, source=None, target=None):
     options += ["--security-opt", "no-new-privileges", "--volume", volume, "--entrypoint", "python3"]
     options += ["--label", "{}={}".format(DATABASE_LABEL, database["copy"])]
     inside = ["-I", "-c", "import sys; exec(sys.argv.pop(1))", program, words[0], path, *words[1:]]
-    child = Child(dockerd.docker("run", *options, database["runs"], *inside), limit=LIMIT, source=source, apart=True)
+    child = Child(dockerd.docker("run", *options, database["runs"], *inside), limit=limit, source=source, apart=True)
     try:
         for piece in child.output():
             if target is not None:
@@ -133,7 +140,9 @@ def in_container(dockerd, database, words, source=None, target=None):
         dockerd.remove_labelled(DATABASE_LABEL, database["copy"])
         if isinstance(error, OSError):
             raise
-        raise Failure("its database was not read or written within {} minutes".format(LIMIT // 60)) from None
+        raise Failure(
+            "its database was not read or written within {}".format(rounded(limit)), "database-failed"
+        ) from None
     lines = dockerd.without_secrets(child.errors).strip().splitlines()
     return child.code, lines[-1][:300] if lines else ""
 

@@ -7,6 +7,7 @@ the lock of the host's Docker.
 Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -14,15 +15,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
-from paths import DOCKER_NOTE, RESTART_MARKER  # (sent along)
+from paths import DOCKER_NOTE, RECORD, RESTART_MARKER, RUN  # (sent along)
 
 NOTE = DOCKER_NOTE
 OF_SYSTEMD = re.compile(r"^docker\.(service|socket): |^(Starting|Started|Stopping|Stopped|Failed to start) ")
 EVERY = 5  # seconds between two messages while it waits
 LIMIT = 30  # seconds for a question to dockerd
-STOP_LIMIT = 120  # seconds for `docker stop` and `docker start`
+GRACE = 30  # seconds that a container may take to stop, unless it has its own (Compose's stop_grace_period)
+MOST_GRACE = 600  # of its own
+BEYOND_GRACE = 90  # seconds that `docker stop` of many containers may take beyond that
+START_LIMIT = 120  # seconds for `docker start`
 RESTART_LIMIT = 300  # seconds for a start of docker.service, whose unit often has no limit of its own
 
 
@@ -122,6 +127,26 @@ def running():
     return [word for word in output.split() if len(word) == 64] if code == 0 else []
 
 
+def stop(ids):
+    """Stop containers side by side, each with its own grace period, at most MOST_GRACE, or else GRACE."""
+    form = "{{.Id}} {{with .Config.StopTimeout}}{{.}}{{end}}"
+    output = run("docker", "container", "inspect", "--format", form, *ids)[1]
+    own = dict(re.findall(r"(?m)^([0-9a-f]{64}) ([0-9]{1,9})$", output))
+    by_grace = {}
+    for container in ids:
+        by_grace.setdefault(min(int(own.get(container, GRACE)), MOST_GRACE), []).append(container)
+    threads = [threading.Thread(target=stop_within, args=each) for each in by_grace.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def stop_within(grace, ids):
+    """Stop containers, which are killed after `grace` seconds."""
+    run("docker", "stop", "-t", str(grace), *ids, limit=grace + BEYOND_GRACE)
+
+
 def restart(*manager):
     """Restart docker.service; returns "" or why it does not run. manager: options of systemctl for a user's unit."""
     # Debian's unit gives up at the fourth start within a minute.
@@ -137,14 +162,38 @@ def last_lines(*manager):
     return [line for line in lines if "level=info" not in line][-4:] or lines[-4:]
 
 
+def changing():
+    """The ids of models' containers that a change under way replaces or creates: its run starts the right ones itself.
+
+    One whose run was killed is not under way (files/claims.py)."""
+    try:
+        with open(RECORD, encoding="utf-8") as stream:
+            changes = [change for change in json.load(stream)["replacing"] if is_held(change["batch"])]
+        return {member.get(word) for change in changes for member in change["members"] for word in ("old_id", "new_id")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or an older one
+        return set()
+
+
+def is_held(batch):
+    """Does a run work on a change now? It holds the change's file."""
+    try:
+        with open(os.path.join(RUN, "change." + batch)) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def start_again(ids):
     """Start the containers that a restart stopped and that still exist. Returns the lines of those that failed."""
     failed = []
-    up = set(running())
+    up = {*running(), *changing()}
     for container in ids:
         if container in up or run("docker", "container", "inspect", container)[0]:
             continue
-        code, output = run("docker", "start", container, limit=STOP_LIMIT)
+        code, output = run("docker", "start", container, limit=START_LIMIT)
         if code:
             failed.append("{}: {}".format(container[:12], output.split("\n")[-1]))
     return failed
@@ -161,8 +210,10 @@ def answers(seconds=60):
 
 
 def finish(*manager):
-    """Finish what an interrupted restart left: Docker up, if need be with the previous daemon.json, and the stopped
-    containers running. Returns (lines for the admin, whether all is well)."""
+    """Finish what an interrupted restart left: Docker up, and the stopped containers running.
+
+    If need be, Docker gets the previous daemon.json. Returns (lines for the admin, whether all is well).
+    """
     left = noted()
     if left is None:
         return [], True

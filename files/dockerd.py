@@ -16,7 +16,7 @@ import time
 from urllib.parse import urlsplit
 
 import record
-from common import Failure, TimeIsUp, clock, follow, parsed, run, write  # (beside this file)
+from common import Failure, TimeIsUp, clock, follow, parsed, rounded, run, write  # (beside this file)
 from compose_yaml import services_of
 from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS, words_of_user
 
@@ -44,7 +44,9 @@ OF_IMAGE = "com.docker.compose.image"  # the image id from which Compose created
 ANSWER = 30  # for a query; a healthy daemon takes less than one
 CHANGE = 90  # `stop` gives a container 30 of them
 START = 600  # Compose creates a container, and possibly a network
+LONGEST_SECRET = 1 << 20  # characters of a key, or of configuration beside it
 LONG = 4 * 3600  # to pull, load or build
+TURN = 600  # all together in a change that also stops models of the host, beside the time that its models load
 SILENCE = 900  # of these, without output
 PATIENCE = 4  # times as long on the host's own daemon, which may be busy with much more, and which no user can stop
 QUESTIONS = ("container", "events", "image", "info", "logs", "ps", "top", "version")
@@ -63,7 +65,7 @@ def as_user(user):
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise Failure("the user {} does not exist".format(user)) from None
+        raise Failure("the user {} does not exist".format(user), "no-such-user") from None
     program, *words = words_of_user(user, account.pw_uid, account.pw_gid, account.pw_dir)
     return account.pw_uid, [program, *(KEEPING if keeps_signal() else ()), *words]
 
@@ -74,6 +76,12 @@ def keeps_signal():
 
     util-linux 2.33 and later can."""
     return not run("setpriv", *KEEPING, "true")[0]
+
+
+class ImageGone(Failure):
+    """A container cannot be created again as it was, since its image no longer exists on the host."""
+
+    code = "previous-image-missing"
 
 
 class Dockerd:
@@ -91,7 +99,7 @@ class Dockerd:
         self.next = self.compose_file + ".next"
         self.secrets = os.path.join(self.folder, "secrets")
         self.by_hand = "sudo -iu {} docker".format(user) if user else "docker"
-        self.ids, self.silent = {}, None
+        self.ids, self.silent, self.end, self.turn = {}, None, None, 0
         self.keys = {}  # name → key in Compose, where it is another one
         self.uid, self.become = 0, []
         if user:
@@ -114,8 +122,10 @@ class Dockerd:
         return self.bounded(words, limit or START, lambda options: run(*self.docker(*words), **options))
 
     def follow(self, words, seen, limit=None, silence=None, resumed=False):
-        """common.follow for a long docker command with progress output. limit, silence: as `limit` of `run`, by default
-        LONG and SILENCE. resumed: as for common.Child."""
+        """common.follow for a long docker command with progress output.
+
+        limit, silence: as `limit` of `run`, by default LONG and SILENCE. resumed: as for common.Child.
+        """
         times = 1 if self.user else PATIENCE
         limit, silence = times * (limit or LONG), times * (silence or SILENCE)
         work = lambda options: follow(self.docker(*words), seen, silence=silence, resumed=resumed, **options)  # noqa: E731
@@ -123,8 +133,7 @@ class Dockerd:
 
     def bounded(self, words, limit, work):
         """Do some work with these limits and this name. Raises Failure."""
-        if self.silent:
-            raise Failure(self.silent)
+        whole, limit = limit, self.allowed(limit)
         what = "docker " + " ".join([word for word in words if word in NAMED][:2])
         if not self.user:
             return work({"limit": limit, "what": what})
@@ -134,8 +143,33 @@ class Dockerd:
             what = "the Docker of {} does not answer (docker {}: nothing within {}). See "
             what += "systemctl --user -M {}@ status docker"
             why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
-            self.silent = why if limit <= START else None  # LONG waits for a registry, not for the daemon alone
-            raise Failure(why) from None
+            # LONG waits for a registry, not for the daemon alone
+            self.silent = why if whole <= START and whole == limit else None
+            raise Failure(why, "time-is-up") from None
+
+    def give(self, seconds):
+        """Let the daemon have this much time altogether from now on, None for no such limit.
+
+        Models of the host may be down meanwhile, and its user decides how long each command takes.
+        """
+        self.turn, self.end = seconds, None if seconds is None else time.monotonic() + seconds
+
+    def extend(self, seconds):
+        """Let the daemon have more time than was given: so long something else was waited for."""
+        if self.end is not None:
+            self.end += seconds
+
+    def allowed(self, limit):
+        """The seconds that a command may take: at most `limit`, and what is left of those given.
+
+        Raises Failure where none are left, and where the daemon did not answer before."""
+        if self.silent:
+            raise Failure(self.silent, "time-is-up")
+        left = limit if self.end is None else self.end - time.monotonic()
+        if left <= 0:
+            what = "the Docker of {} took longer than {}, which is the limit in a change of the host's models"
+            raise Failure(what.format(self.user, rounded(self.turn)), "time-is-up")
+        return min(limit, left)
 
     def answers_within(self, seconds):
         """Does the daemon answer within some seconds?"""
@@ -160,7 +194,10 @@ class Dockerd:
         """The output of a command. Raises Failure where it failed."""
         if code:
             words = " ".join(words[:2])
-            raise Failure("{} {} failed: {}".format(self.by_hand, words, output or "exit code {}".format(code)))
+            raise Failure(
+                "{} {} failed: {}".format(self.by_hand, words, output or "exit code {}".format(code)),
+                "docker-command-failed",
+            )
         return output
 
     # --- what is ours -------------------------------------------------------------------------------------------------
@@ -173,15 +210,21 @@ class Dockerd:
             return None
         found = parsed(next((line for line in output.splitlines() if line.startswith("{")), "")) if not code else None
         if not (isinstance(found, dict) and record.is_id(found.get("id")) and isinstance(found.get("name"), str)):
-            raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container, output[:300]))
+            raise Failure(
+                "{} container inspect {} failed: {}".format(self.by_hand, container, output[:300]),
+                "docker-command-failed",
+            )
         labels = found["labels"] if isinstance(found.get("labels"), dict) else {}
         image = found.get("image")
         image = image if isinstance(image, str) and re.match(IMAGE, image) else ""
         return {"id": found["id"], "name": found["name"].lstrip("/"), "image": image, "labels": labels}
 
     def details(self, container):
-        """What a change needs to know of a container: status, restart policy, reference of its image, published ports
-        [(address, port)], and whether Docker removes it when it ends. None where none exists. Raises Failure."""
+        """What a change needs to know of a container; None where none exists. Raises Failure.
+
+        Status, restart policy, reference of its image, published ports [(address, port)], and whether Docker removes it
+        when it ends.
+        """
         code, output = self.run("container", "inspect", "--format", DETAILS, container)
         if code and "no such container" in output.lower():
             return None
@@ -190,7 +233,10 @@ class Dockerd:
         policy, retries, ports = found.get("policy"), found.get("retries"), found.get("ports") or {}
         forms = {"status": str, "image": str, "vanishes": bool}
         if any(not isinstance(found.get(word), form) for word, form in forms.items()) or policy not in POLICIES:
-            raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container[:12], output[:300]))
+            raise Failure(
+                "{} container inspect {} failed: {}".format(self.by_hand, container[:12], output[:300]),
+                "docker-command-failed",
+            )
         if policy == "on-failure" and type(retries) is int and retries > 0:
             policy += ":{}".format(retries)
         image = found["image"] if re.match(IMAGE, found["image"]) else ""
@@ -239,7 +285,7 @@ class Dockerd:
         if found and not self.has_our_labels(found, name):
             what = "its container ({1}) is now named {0} or has other labels, so it was not changed. Rename it: "
             what += "{2} rename {1} {3}, or remove it: {2} rm --force {1}"
-            raise Failure(what.format(found["name"], found["id"][:12], self.by_hand, name))
+            raise Failure(what.format(found["name"], found["id"][:12], self.by_hand, name), "container-renamed")
         return found["id"] if found else None
 
     def of_key(self, key):
@@ -259,12 +305,12 @@ class Dockerd:
                 what = "container {0} has gpurack's labels for {1}, but gpurack did not create it (a copy?). Compose "
                 what += "would stop it, so nothing was changed. Remove it: {2} rm --force {0}, or run it with "
                 what += "--label {3}="
-                raise Failure(what.format(other[:12], name, self.by_hand, OF_PROJECT))
+                raise Failure(what.format(other[:12], name, self.by_hand, OF_PROJECT), "container-foreign")
         named = self.inspect(name)
         if named and named["name"] == name and named["id"] not in (ours, expected):
             what = "a container named {0} already exists and is not managed by gpurack ({1}). Rename it: "
             what += "{2} rename {1} {0}-old"
-            raise Failure(what.format(name, named["id"][:12], self.by_hand))
+            raise Failure(what.format(name, named["id"][:12], self.by_hand), "container-foreign")
 
     def remove(self, name):
         """Remove our container, running or not; a missing one is not an error."""
@@ -277,18 +323,22 @@ class Dockerd:
         record.removed(self.user, name)
         self.ids.pop(name, None)
 
-    def start(self, name, definition=""):
-        """Create, record and start the container of an entry. definition: for the record. Raises Failure."""
+    def start(self, name, definition="", image=("", "")):
+        """Create, record and start the container of an entry.
+
+        definition: for the record. image: reference and id of the one that it must have, "" if unknown. Raises Failure.
+        """
         self.refuse_foreign(name)
+        moved = self.moved(*image)
         record.about_to_create(self.user, name, LABELS[self.project][1], definition, self.key(name))
         try:
-            self.up(name)
+            self.up(name, moved)
         except Failure:
             with contextlib.suppress(Failure):
                 self.note(name)
             raise
         if not self.note(name):
-            raise Failure("Docker started the container, but lists none of this name")
+            raise Failure("Docker started the container, but lists none of this name", "container-not-started")
 
     def note(self, name):
         """Record the container that Compose created; False where it created none."""
@@ -316,19 +366,62 @@ class Dockerd:
         code, output = self.run(*self.compose("config", "--quiet", file=self.next))
         return (output.replace("validating {}: ".format(self.next), "") or "exit code {}".format(code)) if code else ""
 
-    def up(self, name):
-        """Start a container by Compose. Raises Failure.
+    def moved(self, reference, image):
+        """The id of an image that a container had, where its reference means another one by now, else "".
+
+        Compose would create the container from that. image: its id, "" if unknown. Raises ImageGone.
+        """
+        if not image or (reference and not reference.startswith("sha256:") and self.image_id(reference) == image):
+            return ""
+        if self.image_id(image) is None:
+            named = "{} ({})".format(reference, image[:19]) if reference else image[:19]
+            raise ImageGone("its container was removed, and its image {} is no longer on the host".format(named))
+        return image
+
+    def image_id(self, image):
+        """The id of an image; None where the daemon does not have it. Raises Failure where it does not say."""
+        code, output = self.run("image", "inspect", "--format", "{{.Id}}", image)
+        if code and "no such image" not in output.lower():
+            self.checked(("image", "inspect"), code, output)
+        return None if code else output
+
+    @contextlib.contextmanager
+    def pinned(self, name, image):
+        """Options for Compose by which the container of an entry is created from the image with this id.
+
+        It does not matter what the reference in compose.yaml means by now. There are none for "".
+        """
+        if not image:
+            yield ()
+            return
+        path = "{}-{}.image".format(self.next, self.key(name))
+        self.keep(path, json.dumps({"services": {self.key(name): {"image": image}}}))
+        try:
+            yield "--file", path
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def up(self, name, image=""):
+        """Start a container by Compose.
+
+        image: the id of its image, where the reference in compose.yaml means another one. Raises Failure.
 
         runc loses a race with its own child once in thousands of starts ("waiting for init preliminary setup: …
         connection reset"), so a failed creation is tried once more."""
-        words = self.compose("up", "--detach", "--no-deps", "--pull", "never", self.key(name))
+        with self.pinned(name, image) as options:
+            words = self.compose(*options, "up", "--detach", "--no-deps", "--pull", "never", self.key(name))
+            self.bring_up(name, words)
+
+    def bring_up(self, name, words):
+        """Run Compose's command that starts a container. Raises Failure."""
         code, output = self.within(words)
         if code and "paused container" in output and name in self.ids:  # Compose does not unpause it
             self.must("unpause", self.ids[name])
         if code and ("OCI runtime create failed" in output or "paused container" in output):
             code, output = self.within(words)
         if code:
-            raise Failure(why_not_started(code, output))
+            raise Failure(why_not_started(code, output), "container-not-started")
 
     def state_of(self, name, limit=ANSWER):
         """status, restarts, exit code and Docker's error of our container. limit: as for `run`."""
@@ -342,7 +435,10 @@ class Dockerd:
         code, output = self.run("container", "inspect", "--format", form, self.ids[name], limit=limit)
         found = parsed(output) if code == 0 else gone
         if not isinstance(found, dict) or any(type(found.get(word)) is not type(gone[word]) for word in gone):
-            raise Failure("{} container inspect printed no valid answer: {}".format(self.by_hand, output[:300]))
+            raise Failure(
+                "{} container inspect printed no valid answer: {}".format(self.by_hand, output[:300]),
+                "docker-command-failed",
+            )
         return found
 
     def last_exit(self, name, seconds):
@@ -379,17 +475,19 @@ class Dockerd:
 
     def api_key(self, name):
         """A model's API key, None when it has none."""
-        with contextlib.suppress(OSError), open(os.path.join(self.secrets, self.key(name), "api_key")) as key:
-            return key.read().strip()
+        with contextlib.suppress(OSError):
+            return secret_text(os.path.join(self.secrets, self.key(name), "api_key")).strip()
         return None
 
     def without_secrets(self, text):
-        """A text with the secrets of this project masked."""
+        """A text with the secrets of this project masked. No mask is masked again, or it would grow without end."""
+        text = text.replace("\0", "")
         for folder, _, names in os.walk(self.secrets):
             for name in names:
-                with contextlib.suppress(OSError), open(os.path.join(folder, name)) as secret:
-                    text = text.replace(secret.read().strip() or "\0", "•••")
-        return text
+                with contextlib.suppress(OSError):
+                    secret = secret_text(os.path.join(folder, name)).replace("\0", "").strip()
+                    text = text.replace(secret, "\0") if secret else text
+        return text.replace("\0", "•••")
 
     def write_files(self, containers, kept):
         """Write keys and configuration of containers (name → file → text), except those in `kept`."""
@@ -399,12 +497,16 @@ class Dockerd:
             for file, text in files.items() if name not in kept else ():
                 write(os.path.join(self.secrets, name, file), text, 0o400, self.uid)
 
+    def keys_with_files(self):
+        """The keys in Compose that have files on the host."""
+        return sorted(os.listdir(self.secrets)) if os.path.isdir(self.secrets) else []
+
     def remove_old_files(self, containers, used=()):
         """Remove files that no entry needs any more and that none of our containers mounts.
 
         containers: key in Compose → file → text. used: keys whose files all stay, unless `containers` has them."""
         by_key = {self.key(name): container for name, container in self.ids.items()}
-        for key in os.listdir(self.secrets) if os.path.isdir(self.secrets) else ():
+        for key in self.keys_with_files():
             if key in used and key not in containers:
                 continue
             folder = os.path.join(self.secrets, key)
@@ -417,6 +519,15 @@ class Dockerd:
                         os.unlink(path)
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(folder)
+
+
+def secret_text(path):
+    """The text of a key or of configuration, as far as it may be one.
+
+    It belongs to the user of its Docker, who can write anything into it, of any size.
+    """
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return stream.read(LONGEST_SECRET)
 
 
 def why_not_started(code, output):

@@ -17,14 +17,11 @@ import time
 
 import common
 from common import (  # (beside this file)
-    UNHEARD,
     Failure,
     Progress,
-    Speed,
     clock,
     die_with_parent,
     is_at,
-    size,
     while_heard,
 )
 
@@ -40,10 +37,12 @@ SLOTS = {}  # number of downloads at once → semaphore
 
 
 def curl(url, *options):
-    """The argv of a request: no configuration file is read, the URL is not a pattern, and only http and https are
-    allowed, also for redirects. Raises Failure for an invalid URL."""
+    """The argv of a request. Raises Failure for an invalid URL.
+
+    No configuration file is read, the URL is not a pattern, and only http and https are allowed, also for redirects.
+    """
     if not url.isprintable() or " " in url:
-        raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url))
+        raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url), "download-failed")
     protocols = "=http,https"
     return ["curl", "-q", "-g", "--proto", protocols, "--proto-redir", protocols, *options, "--url", url]
 
@@ -53,7 +52,7 @@ def with_token(token):
 
     A newline would start another option, so a token with one raises Failure."""
     if not (token or "").isprintable():
-        raise Failure("`hf_token` contains a control character. Check its source")
+        raise Failure("`hf_token` contains a control character. Check its source", "token-unusable")
     escaped = re.sub(r'(["\\])', r"\\\1", token or "")
     return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
 
@@ -62,12 +61,12 @@ def with_token(token):
 
 
 @contextlib.contextmanager
-def locked(name, path, what=None):
+def locked(name, path, what=None, heard=True):
     """Hold the download of PATH: no other run, and no other host that shares the folder, writes to its parts.
 
     The lock is a file beside it with the holder's name, which is removed at the end. what: what is downloaded, for
-    those that wait, by default the path. Yields whether another run held it first. Raises Failure where this host may
-    not write there."""
+    those that wait, by default the path. heard: does waiting end where the connection is lost, since nothing was
+    changed yet? Yields whether another run held it first. Raises Failure where this host may not write there."""
     place, progress, waited = path + ".lock", Progress(name), False
     while True:
         try:
@@ -76,13 +75,17 @@ def locked(name, path, what=None):
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 what = "root cannot write to {} ({}). On NFS, `root_squash` does that: export it with "
                 what += "`no_root_squash`, or set `weights_dir` to a folder of this host"
-                raise Failure(what.format(os.path.dirname(path), error.strerror)) from None
+                raise Failure(
+                    what.format(os.path.dirname(path), error.strerror), "weights-folder-not-writable"
+                ) from None
             raise
         with lock:
             if not taken(lock):
                 waited = True
                 with contextlib.suppress(OSError):
                     progress.tell("waiting for the download of {} by {}".format(what or path, lock.read(200).strip()))
+                if heard:
+                    while_heard()
                 time.sleep(0.2)
                 continue
             if not is_at(lock, place):  # its holder removed it meanwhile
@@ -113,8 +116,10 @@ def lock_place(kind, *what):
 
 
 def taken(lock):
-    """Take the lock of an open file; False where another process holds it. A file system without locks counts as
-    free."""
+    """Take the lock of an open file; False where another process holds it.
+
+    A file system without locks counts as free.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -139,6 +144,19 @@ def turn(name, connections):
         slot.release()
 
 
+@contextlib.contextmanager
+def more_turns(connections, most):
+    """Take up to this many further turns that are free now, for more connections of one file; yields how many."""
+    slot, taken_now = SLOTS.get(connections), 0
+    while slot and taken_now < most and slot.acquire(blocking=False):
+        taken_now += 1
+    try:
+        yield taken_now if slot else most
+    finally:
+        for _ in range(taken_now):
+            slot.release()
+
+
 # --- fetched ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,65 +169,96 @@ class Try:
         found = re.match(r"HTTP/\S+ (\d{3})", self.headers)
         self.status = int(found.group(1)) if found else 0
 
+    def passes(self):
+        """May another try succeed?"""
+        return self.status in BUSY if self.code == HTTP_ERROR else self.code in BROKEN
+
     def header(self, name):
         found = re.search(r"(?im)^" + re.escape(name) + r":\s*(.*?)\s*$", self.headers)
         return found.group(1) if found else ""
 
 
-def download(name, url, part, total, before=0, token=None, rate=None):
-    """Download into PART, resumed. Raises Failure.
+class Source:
+    """Where a file comes from, and how.
 
-    total: bytes of all files together, None if unknown; `before` of them are complete. rate: bytes/s at most. With a
-    token no redirect is followed, because curl would send the token along."""
-    progress, failures, anew = Progress(name), 0, False
+    rate: bytes/s at most, of each connection. connections: of this host at once, None for no limit. With a token no
+    redirect is followed, because curl would send the token along.
+    """
+
+    def __init__(self, url, token=None, rate=None, connections=None):
+        self.url, self.token, self.rate, self.connections = url, token, rate, connections
+
+    def curl(self, *options):
+        """The argv of one request for the file. It ends when it stalls."""
+        limits = ["--connect-timeout", "30", "--speed-limit", str(SLOWEST), "--speed-time", str(STALL)]
+        limits += ["--limit-rate", str(self.rate)] if self.rate else []
+        return curl(self.url, *([] if self.token else ["-L"]), "-K", "-", "-sSfN", *limits, *options)
+
+
+def in_one(source, growing, progress, tell):
+    """Download the file that `growing` (of hashes.py) follows by one connection, resumed. Raises Failure.
+
+    tell: called every second."""
+    part, failures, anew = growing.path, 0, False
     while True:
         had = length(part)
-        done = attempt(url, part, token, rate, lambda speed: show(progress, length(part) + before, total, speed))
+        done = attempt(source, tell, None, "-C", "-", "-o", part)
         if not done.code:
-            break
+            return refuse_page(growing, source.url)
         if done.code == CANNOT_WRITE:
             with contextlib.suppress(OSError):
                 os.unlink(part)
-            where = os.path.dirname(part)
-            raise Failure("no space left in {} while fetching weights. Free some space there".format(where))
+            raise no_space(part)
         if done.status == 416 and done.header("content-range") == "bytes */{}".format(had):
-            break  # it was complete
+            return refuse_page(growing, source.url)  # it was complete
         if had and not anew and (done.code == CANNOT_RESUME or done.status == 416):
             os.unlink(part)
+            growing.restart()
             anew = True
             continue
         failures = 1 if length(part) > had else failures + 1
-        http = done.code == HTTP_ERROR
-        if failures >= TRIES or not (done.status in BUSY if http else done.code in BROKEN):
-            raise Failure(why_not(url, done))
+        if failures >= TRIES or not done.passes():
+            raise Failure(why_not(source.url, done), "download-failed")
         wait_for(progress, pause(done, failures), done)
-    refuse_page(url, part, done)
 
 
-def attempt(url, part, token, rate, tell):
-    """Run curl once; returns a Try. tell: called every second with the bytes/s of the last seconds."""
-    limits = ["--connect-timeout", "30", "--speed-limit", str(SLOWEST), "--speed-time", str(STALL)]
-    options = ["-K", "-", "-sSfN", *limits, "-D", "-", "-C", "-", "-o", part]
-    options += ["--limit-rate", str(rate)] if rate else []
-    argv = curl(url, *options) if token else curl(url, "-L", *options)
-    given = with_token(token)
+def no_space(part):
+    return Failure(
+        "no space left in {} while fetching weights. Free some space there".format(os.path.dirname(part)), "no-room"
+    )
+
+
+def attempt(source, tell, body, *options):
+    """Run curl once; returns a Try.
+
+    tell: called every second; what it raises ends curl. body: the open file that the answer's body goes to, None if an
+    option names it.
+    """
+    given = with_token(source.token)
     with tempfile.TemporaryFile() as headers:
         process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=headers, stderr=subprocess.PIPE, preexec_fn=die_with_parent
+            source.curl("-D", "/dev/fd/{}".format(headers.fileno()), *options),
+            stdin=subprocess.PIPE,
+            stdout=body or subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(headers.fileno(),),
+            preexec_fn=die_with_parent,
         )
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(given)
-        speed = Speed(length(part))
         while True:
             try:
                 process.wait(timeout=1)
                 break
             except subprocess.TimeoutExpired:
-                tell(speed.at(length(part)))
-                if UNHEARD.is_set():
+                try:
+                    tell()
+                    while_heard()
+                except BaseException:
                     process.kill()
                     process.wait()
-                    while_heard()
+                    process.stderr.close()
+                    raise
         headers.seek(0)
         text = headers.read(1 << 20).decode("utf-8", "replace")
         with process.stderr:
@@ -224,11 +273,6 @@ def length(part):
     return 0
 
 
-def show(progress, have, total, speed):
-    of = " of {}".format(size(total)) if total else ""
-    progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(speed)))
-
-
 def pause(done, failures):
     """Seconds until the next try: what the server asks for, else twice as long each time."""
     asked = done.header("retry-after")
@@ -236,42 +280,43 @@ def pause(done, failures):
     return min(wanted, LONGEST_PAUSE)
 
 
-def wait_for(progress, seconds, done):
-    """Wait with progress messages that say why."""
+def wait_for(progress, seconds, done, rest=time.sleep):
+    """Wait with progress messages that say why. rest: waits for some seconds."""
     why = "HTTP {}".format(done.status) if done.code == HTTP_ERROR else done.error.split("\n")[-1]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         left = end - time.monotonic()
         progress.tell("fetching weights: {}; the next try in {}".format(why, clock(left)))
         while_heard()
-        time.sleep(min(1, max(0, left)))
+        rest(min(1, max(0, left)))
 
 
 def why_not(url, done):
     """The message for a download that failed for good, without what follows a URL's `?`: it may be a signature."""
     plain = url.partition("?")[0]
     if done.code != HTTP_ERROR:
-        return "cannot fetch weights from {}: {}. The next run resumes".format(plain, done.error)
+        return "cannot fetch weights from {}: {}. The next run resumes.".format(plain, done.error)
     hints = {
-        401: "It wants a login, which gpurack does not send: use another address, or copy the file",
-        403: "The server denies it, or a signed address has expired",
-        404: "Nothing is at this address: correct it",
-        429: "Too many requests: run again later, or set `download.connections` to 1",
+        401: "It wants a login, which gpurack does not send: use another address, or copy the file.",
+        403: "The server denies it, or a signed address has expired.",
+        404: "Nothing is at this address. Correct it.",
+        429: "Too many requests: run again later, or set `download.connections` to 1.",
     }
     hint = hints.get(done.status, "Try it on the host: curl -L {}".format(plain))
     return "cannot fetch weights from {}: {}. {}".format(plain, done.error, hint)
 
 
-def refuse_page(url, part, done):
+def refuse_page(growing, url):
     """Raise Failure, and delete it, if a web page came in place of weights."""
-    with open(part, "rb") as stream:
+    with open(growing.path, "rb") as stream:
         begin = stream.read(4096)
     page = re.match(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html)", begin, re.IGNORECASE)
     if not page:
         return
-    os.unlink(part)
+    os.unlink(growing.path)
+    growing.restart()
     title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", begin, re.IGNORECASE | re.DOTALL)
     named = ' ("{}")'.format(" ".join(title.group(1).decode("utf-8", "replace").split())[:80]) if title else ""
     what = "{} answered with a web page{}, no weights. It may want a login, or the address is of a page about the file"
     what += ": on the Hub, a file's own address has /resolve/ and not /blob/"
-    raise Failure(what.format(url.partition("?")[0], named))
+    raise Failure(what.format(url.partition("?")[0], named), "download-failed")

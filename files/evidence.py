@@ -2,7 +2,7 @@
 
 Comes by standard input of the host's python3 (3.6 or newer, standard library only), as root, with ASKED put in front:
 the questions, see gpurack/verify/evidence.py. It shares nothing with the snapshot that deploys use: Docker is asked
-over its socket and not by its program, listeners, cards and answers are read here once more.
+over its socket and not by its program, listeners, GPUs and answers are read here once more.
 
 Every part of it runs in a process of its own (`Part`) with a time limit; what belongs to a user is read in one of that
 user. One that fails, hangs or says too much takes no other with it.
@@ -42,13 +42,16 @@ MINUTES = 10  # of a server's log after its start, in which it says what it comp
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 NOBODY = 65534  # the number of a user and a group that own nothing
 DEPTH, DIGITS = 40, 40  # of JSON, of an integer in it
+USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
+"""For the programs of a user, as in files/paths.py."""
+MORE_PATH = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/wsl/lib"  # the last has nvidia-smi in WSL
 HUNG = "/run/gpurack/hung"  # a file for each part that left something behind, as snapshot.sh has it
 
 
 def run(*argv):
     """(exit code, standard output) of a program; (127, "") when there is none."""
     try:
-        environment = dict(os.environ, LC_ALL="C", PATH=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+        environment = dict(os.environ, LC_ALL="C", PATH=os.environ.get("PATH", "") + MORE_PATH)
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
@@ -59,8 +62,10 @@ def run(*argv):
 
 
 def data(text):
-    """JSON as plain data: not nested without end, no number that takes minutes to read or that is none. Raises
-    ValueError."""
+    """JSON as plain data: not nested without end, no number that takes minutes to read or that is none.
+
+    Raises ValueError.
+    """
     try:
         found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
     except RecursionError:
@@ -92,9 +97,12 @@ def finite(text):
 
 
 class Part:
-    """A function that runs in a process of its own: as root, or as a user, who then may stop it, but neither has root's
-    rights nor as much time or memory as there is. What an earlier one of this name left behind is not joined by more.
-    Begun where there are no threads. user: a name, or the number of one that has none."""
+    """A function that runs in a process of its own: as root, or as a user.
+
+    The user may stop it, but it has neither root's rights nor as much time or memory as there is. What an earlier one
+    of this name left behind is not joined by more. Begun where there are no threads. user: a name, or the number of one
+    that has none.
+    """
 
     def __init__(self, name, seconds, function, *arguments, **options):
         self.seconds, self.said, self.late = seconds, b"", None
@@ -130,8 +138,10 @@ class Part:
         return True
 
     def abandon(self):
-        """Ends one that takes too long. What SIGKILL does not end (it waits for a file system or a card) is left behind
-        and written down."""
+        """Ends one that takes too long.
+
+        What SIGKILL does not end (it waits for a file system or a card) is left behind and written down.
+        """
         self.late = "timed out after {} s".format(self.seconds)
         self.leave(self.stop(members(self.pid)))
 
@@ -162,8 +172,10 @@ class Part:
 
 
 def end(pids, child=None):
-    """Ends processes; returns those that are still there after a second. child: one of this process's, which waits for
-    it."""
+    """Ends processes; returns those that are still there after a second.
+
+    child: one of this process's, which waits for it.
+    """
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -201,8 +213,10 @@ def attempt(function, *arguments):
 
 
 def apart(seconds):
-    """This process gets a session of its own, and nothing of the connection, which it would hold open. It ends by
-    itself where nobody is left to end it."""
+    """This process gets a session of its own, and nothing of the connection, which it would hold open.
+
+    It ends by itself where nobody is left to end it.
+    """
     os.setsid()
     signal.alarm(seconds + 5)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -211,13 +225,15 @@ def apart(seconds):
 
 
 def become(user, group=NOBODY):
-    """This process becomes a user's, with nothing of root's environment, and its memory stays closed to that user: the
-    secrets of others are in it. user: a name, or a number, with its group."""
+    """Make this process a user's, with nothing of root's environment.
+
+    Its memory stays closed to that user: the secrets of others are in it. user: a name, or a number, with its group.
+    """
     global DAEMON_SIZE
     DAEMON_SIZE = USER_SIZE
     os.chdir("/")
     os.environ.clear()
-    os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    os.environ.update(PATH=USER_PATH)
     if isinstance(user, int):
         os.setgroups([])
         os.setgid(group)
@@ -288,8 +304,11 @@ def content(path, size=LARGEST):
 
 
 def opened(path):
-    """A file to read. What could block or answer (a FIFO, a device) is not opened, and links only where root made
-    them: root reads nothing for others. Raises OSError."""
+    """A file to read.
+
+    What could block or answer (a FIFO, a device) is not opened, and links only where root made them: root reads nothing
+    for others. Raises OSError.
+    """
     for _ in range(10):
         if os.path.islink(path) and os.lstat(path).st_uid in (0, os.geteuid()):
             path = os.path.join(os.path.dirname(path), os.readlink(path))
@@ -382,8 +401,10 @@ def units():
 
 
 def account(user):
-    """How is a user's docker.service, does it run from boot on, and what is in the asked files of the home? As that
-    user."""
+    """As a user: their docker.service, and the asked files of their home.
+
+    How is the unit, and does it run from boot on?
+    """
     known = pwd.getpwnam(user)
     asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
     said = dict(line.partition("=")[::2] for line in run(*asked)[1].splitlines())
@@ -400,8 +421,11 @@ def account(user):
 
 
 def listeners():
-    """[address, port, who] of every TCP socket that listens. Who has it is found by the socket's number: a process may
-    call itself what it likes, also several lines, so `ss -p` can be made to say anything."""
+    """[address, port, who] of every TCP socket that listens.
+
+    Who has it is found by the socket's number: a process may call itself what it likes, also several lines, so `ss -p`
+    can be made to say anything.
+    """
     form = r"LISTEN +\d+ +\d+ +(\S+):(\d+) +\S+.*? ino:(\d+) "
     sockets = [
         found.groups() for found in (re.match(form, line) for line in run("ss", "-Hltne")[1].splitlines()) if found
@@ -423,7 +447,7 @@ def owners(numbers):
     return found
 
 
-# --- cards -----------------------------------------------------------------------------------------------------------
+# --- GPUs ------------------------------------------------------------------------------------------------------------
 
 
 def cards():
@@ -434,7 +458,8 @@ def cards():
     for path in glob.glob("/proc/driver/nvidia/gpus/*/information"):
         uuid = re.search(r"GPU UUID:\s*(\S+)", content(path) or "")
         known[path.split("/")[-2]] = uuid.group(1) if uuid else ""
-    if version is None and not known:
+    wsl = os.path.exists("/dev/dxg")  # instead of the usual driver
+    if version is None and not known and not wsl:
         return None
     fields, rows = "index,uuid,name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"
     asked = ("--query-gpu=" + fields + ",compute_cap", rows)
@@ -443,8 +468,8 @@ def cards():
         asked = ("--query-gpu=" + fields, rows)
         code, out = run("nvidia-smi", *asked)
         out = re.sub(r"$", ", ", out.rstrip(), flags=re.M)
-    lines = out.splitlines()
-    if code:  # one lost card fails them all; the others answer when they are asked alone
+    lines = said = out.splitlines()
+    if code:  # one lost GPU fails them all; the others answer when they are asked alone
         lines = [line for place in known for line in run("nvidia-smi", "-i", place, *asked)[1].splitlines()]
     answering = [[part.strip() for part in line.split(",")] for line in lines if "GPU-" in line]
     # a name may have commas
@@ -453,9 +478,10 @@ def cards():
     in_mig_mode = re.findall(r"^(GPU-[0-9a-f-]+), Enabled\s*$", modes, re.M)
     return {
         "kernel": kernel.group(1) if kernel else "",
+        "wsl": wsl,
         "known": known,
         "exit_code": code,
-        "message": "" if code == 0 else " ".join(out.split()),
+        "message": "" if code == 0 else " ".join(" ".join(line for line in said if "GPU-" not in line).split()),
         "answering": answering,
         "mig": {"on": in_mig_mode, "listed": run("nvidia-smi", "-L")[1].splitlines() if in_mig_mode else []},
         "cdi": cdi(),
@@ -464,9 +490,11 @@ def cards():
 
 
 def processes():
-    """[card, container, uid, MiB] of every process that computes. A container's id is in its cgroup's name, behind that
-    of a container around it. In the slice of a user that user gives names as they like: its uid is said, None
-    elsewhere."""
+    """[card, container, uid, MiB] of every process that computes.
+
+    A container's id is in its cgroup's name, behind that of a container around it. In the slice of a user that user
+    gives names as they like: its uid is said, None elsewhere.
+    """
     found = []
     out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")[1]
     for uuid, pid, used in re.findall(r"((?:GPU|MIG)-[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
@@ -479,7 +507,7 @@ def processes():
 
 
 def amd():
-    """AMD's cards by sysfs, as the kernel's compute driver (KFD) lists them; a node without gpu_id is a CPU."""
+    """AMD's GPUs by sysfs, as the kernel's compute driver (KFD) lists them; a node without gpu_id is a CPU."""
     cards = []
     for node in glob.glob("/sys/class/kfd/kfd/topology/nodes/*"):
         said = dict(line.split(" ", 1) for line in (content(node + "/properties") or "").splitlines() if " " in line)
@@ -503,8 +531,10 @@ def amd():
 
 
 def cdi():
-    """The devices of kind nvidia.com/gpu that a CDI spec names, and device nodes and files (libraries, programs) of
-    theirs that are not there."""
+    """The devices of kind nvidia.com/gpu that a CDI spec names, and what of theirs is missing.
+
+    Missing are device nodes, and files such as libraries and programs.
+    """
     devices, missing, gone = [], [], []
     for path in glob.glob("/etc/cdi/*") + glob.glob("/run/cdi/*"):
         text = content(path) or ""
@@ -651,8 +681,11 @@ REMEMBERED = "/var/lib/gpurack/sha256"
 
 
 def weights(path, deep, remembered):
-    """Size, time of change and (deep) sha256 of a file, or of every file of a folder; what they were when they were
-    hashed (as `hashed_before` says), and what a hub said of them when they were fetched."""
+    """Size, time of change and (deep) sha256 of a file, or of every file of a folder.
+
+    Also what they were when they were hashed (as `hashed_before` says), and what a hub said of them when they were
+    fetched.
+    """
     if not os.path.exists(path):
         return None
     names = [path]
@@ -719,8 +752,10 @@ def hashed_before():
 
 
 def noted(text):
-    """What was written down of a repository, or of one file in it; None for nothing, or for a file of somebody else's
-    beside weights by path."""
+    """What was written down of a repository, or of one file in it.
+
+    None for nothing, or for a file of somebody else's beside weights by path.
+    """
     try:
         said = data(text or "null")
     except ValueError:
@@ -787,8 +822,10 @@ def sleeps(answer, key):
 
 
 def answers(one, ask):
-    """Is it ready; which models does it list; what does it say to a real request, and to the same one with a wrong
-    key? ask: `http_answer` at the model."""
+    """What a model says: is it ready, which models does it list, how does it answer requests?
+
+    One request is real, the other the same with a wrong key. ask: `http_answer` at the model.
+    """
     found = {"ready": ask(one["ready"], key=one["key"])}
     if found["ready"][0] != 200:
         return found
@@ -814,8 +851,10 @@ OF_COMPOSE = "com.docker.compose."
 
 
 def is_ours(name, container, user, daemon, record):
-    """Did gpurack make this container (as gpurack/facts/record.py: is_ours)? Another one gets no key. record: user →
-    name → entry."""
+    """Did gpurack make this container (as gpurack/facts/record.py: is_ours)? Another one gets no key.
+
+    record: user → name → entry.
+    """
     labels = container["Config"].get("Labels") or {}
     if "gpurack.model" not in labels or labels.get(OF_COMPOSE + "project") != "gpurack":
         return False
@@ -859,16 +898,22 @@ def ours(name, one, daemons, record):
 
 
 def published(container, port):
-    """The address at which a container publishes a port; "" for one that publishes none (the host's network), None for
-    one that publishes others: who listens there then is not it, and would get its key."""
+    """The address at which a container publishes a port; "" for one that publishes none.
+
+    It then has the host's network. None for one that publishes others: who listens there then is not it, and would get
+    its key.
+    """
     bindings = [bound for ports in (container["HostConfig"]["PortBindings"] or {}).values() for bound in ports or []]
     places = [str(binding["HostIp"]) for binding in bindings if binding["HostPort"] == str(port)]
     return places[0] if places else None if bindings else ""
 
 
 def conversation(one, container, system):
-    """What a model answers. container: its id. Whether that still runs is asked before each request: whoever listens at
-    its port later is not it, and would get its key."""
+    """What a model answers.
+
+    container: its id. Whether that still runs is asked before each request: whoever listens at its port later is not
+    it, and would get its key.
+    """
     path = socket_of(one["user"])
 
     def ask(*words, **options):
@@ -885,7 +930,7 @@ def conversation(one, container, system):
 
 
 def cards_inside(user, container):
-    """The cards that a container sees, and what its program leaves behind (as `inside`)."""
+    """The GPUs that a container sees, and what its program leaves behind (as `inside`)."""
     listed, left = inside(socket_of(user), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
     # of a card in MIG mode its instances, which are below it
     cards = r"UUID: (GPU-[0-9a-f-]+(?=\))(?!\)\s*\n\s*MIG )|MIG-[0-9A-Za-z/-]+)|(/dev/dri/renderD\d+)"
@@ -899,27 +944,38 @@ def cuda_inside(user, container, program, arguments):
     return {"found": printed[-CUDA_SIZE:], "left": left}
 
 
+ABOUT_GPUS = (
+    r"ggml_cuda_init: |inference compute|NVIDIA driver too old|no usable GPU found|no compatible GPUs|"
+    r"^([0-9.]+ )?([A-Z] )?\w+: +(using device |layer +\d+ assigned to device |layer +\d+: dev = )?CUDA\d|"
+    r"msg=\"[^\"]*\" device=CUDA\d|offloaded \d+/\d+ layers to GPU"
+)
+
+
 def cuda_log(user, container):
-    """What a server's log says of CUDA in the first minutes since its start; only such lines, as others may be of its
-    users. In the form of `inside`."""
+    """What a server's log says of its GPUs in the first minutes since its start.
+
+    Only such lines, as others may be of its users.
+    """
     begun = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", container["State"]["StartedAt"])
     if not begun or container["Config"].get("Tty"):
-        return {"found": "", "left": []}
+        return ""
     since = calendar.timegm(time.strptime(begun.group(), "%Y-%m-%dT%H:%M:%S"))
     where = "/containers/{}/logs?stdout=1&stderr=1&since={}&until={}".format(
         container["Id"], since, since + MINUTES * 60
     )
     lines = unframed(api(socket_of(user), where) or b"").splitlines()
-    told = [line for line in lines if re.search(r"ggml_cuda_init: |inference compute|CUDA\d", line)]
-    return {"found": "\n".join(told)[:CUDA_SIZE], "left": []}
+    told = [line for line in lines if re.search(ABOUT_GPUS, line)]
+    return "\n".join(told)[:CUDA_SIZE]
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
 
 def secrets(daemons):
-    """Mode, owner and salted sum of the files in closed folders; and where else a secret can be read: places are said,
-    never a secret."""
+    """Mode, owner and salted sum of the files in closed folders, and where else a secret can be read.
+
+    Places are said, never a secret.
+    """
     found = {"files": {}, "leaks": []}
     for top in ASKED["closed"]:
         for folder, _, names in os.walk(top):
@@ -953,8 +1009,10 @@ def processes_by_owner():
 
 
 def arguments(pids):
-    """The secrets among the arguments of processes. They are read from a process's own memory, which may never answer:
-    as its user."""
+    """The secrets among the arguments of processes.
+
+    They are read from a process's own memory, which may never answer: as its user.
+    """
     places = [("the arguments of process {}".format(pid), content("/proc/{}/cmdline".format(pid))) for pid in pids]
     return [leak for place, text in places for leak in leaks(place, text)]
 
@@ -1017,8 +1075,8 @@ def main():
             if one["cuda"]:
                 words = (cuda_inside, user, container["Id"], one["cuda"][0] or container["Path"], one["cuda"][1])
                 begun["cuda", name] = Part("CUDA in " + name, TALK_LIMIT, *words, user=user)
-            elif one["cuda log"]:
-                begun["cuda", name] = Part("log of " + name, TALK_LIMIT, cuda_log, user, container, user=user)
+            if one["cuda log"]:
+                begun["cuda log", name] = Part("log of " + name, TALK_LIMIT, cuda_log, user, container, user=user)
     said = results(begun)
     said.update({key: seen_inside(begun[key], said[key], INSIDE[key[0]]) for key in begun if key[0] in INSIDE})
 
@@ -1059,8 +1117,10 @@ def with_arguments(said):
 
 
 def of_model(name, one, said):
-    """All that concerns one entry of the inventory and is not said by its daemon already. A model that cannot be asked
-    is not ready."""
+    """All that concerns one entry of the inventory and is not said by its daemon already.
+
+    A model that cannot be asked is not ready.
+    """
     answered = said.get(("answers", name), {})
     if unread(answered):
         answered = {"ready": [0, answered.get("late") or answered["broken"]]}
@@ -1068,8 +1128,9 @@ def of_model(name, one, said):
     found.update(answered, mounted=said.get(("mounted", name), {}))
     if ("cards", name) in said:
         found["cards inside"] = said["cards", name]
-    if ("cuda", name) in said:
-        found["cuda"] = said["cuda", name]
+    for part in ("cuda", "cuda log"):
+        if (part, name) in said:
+            found[part] = said[part, name]
     return found
 
 

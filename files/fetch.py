@@ -6,33 +6,37 @@ Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
 
 import collections
 import contextlib
+import functools
 import glob
 import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from urllib.parse import quote, urlsplit
 
+import room
 from common import (  # (beside this file)
+    CertainFailure,
     Failure,
-    NoRoom,
     Progress,
     TimeIsUp,
     die_with_parent,
     parsed,
     put_in_place,
+    reading,
     run,
     say,
     show_progress,
     size,
 )
-from download import curl, download, locked, turn, with_token
-from hashes import hash_of, known_hash, reader, remember, size_changed
-from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove
+from download import Source, curl, locked, turn, with_token
+from hashes import Growing, inspector, known_hash, reader, remember, remembered_hash, size_changed, size_now
+from phases import FETCH, phase
+from pieces import download_file
+from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove, weak_spot
 
 # --- one file --------------------------------------------------------------------------------------------------------
 
@@ -55,7 +59,9 @@ def obtain(name, wanted, token=None, ahead=False):
         if not lacks_weights(wanted):
             return
         if "copy" in wanted:  # the admin's machine copies it
-            raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]))
+            raise Failure(
+                wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]), "file-not-copied"
+            )
         if "url" in wanted:
             take_turn(name, wanted, lambda: fetch_file(name, wanted))
         else:
@@ -69,7 +75,7 @@ def take_turn(name, wanted, fetch):
     try:
         with locked(name, wanted["path"]):
             if lacks_weights(wanted):
-                with turn(name, wanted.get("connections")):
+                with turn(name, wanted.get("connections")), phase(FETCH):
                     fetch()
     except Failure:
         with contextlib.suppress(OSError):
@@ -96,64 +102,89 @@ def left_behind(wanted):
     return False
 
 
-def check_locked(name, locked, again, user=""):
+def check_locked(name, locked, again, user="", read=True):
     """Raise Failure where weights differ from the lock.
 
-    locked: file → sha256. again: how to restore the old ones. user: whose Docker uses them."""
+    locked: file → sha256. again: how to restore the old ones. user: whose Docker uses them. read: is there time to read
+    what others than root can change, for hours if they like? Not under a lock: there it must be as it was when it was
+    read before."""
     progress = Progress(name)
     for file, sha256 in sorted(locked.items()):
-        tell = lambda done: progress.tell("checking the weights' sha256, {}".format(size(done)))  # noqa: E731
         try:
             become = reader(file, user)
-            changed = size_changed(file, sha256, become)
-            found = "another one (its size changed)" if changed else known_hash(file, tell, become)
+            tell = reading(progress, "checking the weights' sha256", functools.partial(size_now, file, become))
+            if size_changed(file, sha256, become):
+                found = "another one (its size changed)"
+            elif read or not weak_spot(file):
+                found = known_hash(file, tell, become)
+            else:
+                found = remembered_hash(file, become)
         except OSError as error:
             found = "unreadable ({})".format(error.strerror)
+        if found is None:
+            raise Failure(
+                "{} changed after its sha256 was checked. Run gpurack again".format(file), "changed-meanwhile"
+            )
         if found != sha256:
             what = "{} does not match the lock: its sha256 is {}, not {}. To restore the old one, {}; to accept the "
             what += "new one, gpurack lock INVENTORY {} --upgrade."
-            raise Failure(what.format(file, found, sha256, again, name))
+            raise Failure(what.format(file, found, sha256, again, name), "weights-do-not-match")
+
+
+def roots_alone(paths):
+    """Those of some paths that only root can change."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found += [] if weak_spot(path) else [path]
+    return found
 
 
 def refuse_damaged(name, paths, user=""):
-    """Raise Failure where no engine can load weights, whatever their sha256: what is cut off, or no weights at all.
+    """Raise CertainFailure where no engine can load weights, whatever their sha256: what is cut off, or no weights.
 
-    Nothing is refused where the check gives no answer. user: whose Docker uses them, who reads what is not root's."""
+    Nothing is refused where the check gives no answer. user: whose Docker uses them. `inspector` says who reads
+    them: where others than root can change them, not under a lock, because that may take as long as they like."""
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights_header.py")
     for path in paths:
         with show_progress(Progress(name), "reading the header of its weights"), contextlib.suppress(TimeIsUp, OSError):
-            argv = [*reader(path, user), sys.executable, "-B", program, "check"]
+            argv = [*inspector(path, user), sys.executable, "-B", program, "check"]
             code, output = run(*argv, text=path + "\n", limit=HEADER_LIMIT, what="the check of the weights")
             said = {} if code else parsed(output)
             found = said.get("damaged") if isinstance(said, dict) else ""
             if found:
-                raise Failure("its weights are damaged: {}. Fetch or copy {} again".format(found, path))
+                raise CertainFailure(
+                    "its weights are damaged: {}. Fetch or copy {} again".format(found, path), "weights-damaged"
+                )
 
 
 def fetch_file(name, wanted):
     """Download to PATH.part, resuming an earlier try; rename it into place once its sha256 matches."""
     url, sha256, path = wanted["url"], wanted["sha256"], wanted["path"]
     part = path + ".part"
+    growing, source = Growing(part), Source(url, None, wanted.get("rate"), wanted.get("connections"))
     total = remote_size(url)
     have = size_of(part)
     if total and have > total:  # of another file that was at this address
         os.unlink(part)
         have = 0
-    check_room(os.path.dirname(path), (total or have) - have)
+    room.require(os.path.dirname(path), path, (total or have) - have)
     if not (total and have == total):
-        download(name, url, part, total, rate=wanted.get("rate"))
+        download_file(name, source, growing, total)
     say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
-    found = checked(name, part)
+    found = checked(name, growing)
     if found != sha256 and have:  # what an earlier try left may be of another file
         say(name, "the part of {} that an earlier run left does not fit; fetching all of it".format(path))
         os.unlink(part)
-        download(name, url, part, total, rate=wanted.get("rate"))
-        found = checked(name, part)
+        growing.restart()
+        download_file(name, source, growing, total)
+        found = checked(name, growing)
     if found != sha256:
         os.unlink(part)
         raise Failure(
             "weights from {} have sha256 {}, not {}, and were deleted. Either the file on the server changed or "
-            "`sha256` in the inventory is wrong.".format(url.partition("?")[0], found, sha256)
+            "`sha256` in the inventory is wrong.".format(url.partition("?")[0], found, sha256),
+            "weights-do-not-match",
         )
     finish(name, part, path)
     remember(path, found)
@@ -171,15 +202,6 @@ def size_of(part):
     return status.st_size if status else 0
 
 
-def check_room(folder, more):
-    free = shutil.disk_usage(folder).free
-    if more > free:
-        raise NoRoom(
-            "weights need {} more, but {} has {} free. Set `weights_dir`, or remove what nothing uses: gpurack prune "
-            "INVENTORY --yes".format(size(more), folder, size(free))
-        )
-
-
 def remote_size(url):
     """Content-Length by HEAD; None where the server does not say, or refuses HEAD as signed addresses do."""
     code, output = run(*curl(url, "-sSfLI", "--max-time", "60"), limit=90, what="the weights' server")
@@ -187,10 +209,9 @@ def remote_size(url):
     return int(lengths[-1]) if lengths else None
 
 
-def checked(name, path):
-    """Compute a file's sha256, with progress."""
-    progress = Progress(name)
-    return hash_of(path, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
+def checked(name, growing):
+    """The sha256 of a file that came, with progress while the rest of it is read."""
+    return growing.whole(reading(Progress(name), "checking the weights' sha256", lambda: size_now(growing.path)))
 
 
 # --- a repository of a hub -------------------------------------------------------------------------------------------
@@ -231,11 +252,13 @@ def request(url, token, *options):
     if len(output) > LARGEST_ANSWER:
         process.kill()
         process.wait()
-        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]))
+        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]), "download-failed")
     error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
     if process.wait():
         what = "{}://{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the "
-        raise Failure((what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]))
+        raise Failure(
+            (what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]), "download-failed"
+        )
     text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
@@ -252,13 +275,16 @@ def follow(url, token, *options):
         url, token = answer.onward, None if elsewhere else token
         if elsewhere and "-I" in options:  # a storage's signed address, which is good for one GET and no HEAD
             return answer, url, token
-    raise Failure("{} redirects more than 8 times. Check `mirrors`".format(url))
+    raise Failure("{} redirects more than 8 times. Check `mirrors`".format(url), "download-failed")
 
 
 class HuggingFace:
-    """The Hub's API, as huggingface_hub uses it (hf_api.py: model_info with files_metadata; file_download.py: a HEAD
-    whose redirect to storage is then fetched; utils/_http.py: X-Error-Code). Files in LFS have a sha256, others a size.
-    Without a token a repository that does not exist is refused like a private one (401)."""
+    """The Hub's API, as huggingface_hub uses it.
+
+    Sources: hf_api.py (model_info with files_metadata), file_download.py (a HEAD whose redirect to storage is then
+    fetched), utils/_http.py (X-Error-Code). Files in LFS have a sha256, others a size. Without a token a repository
+    that does not exist is refused like a private one (401).
+    """
 
     def __init__(self, wanted, token):
         self.repo, self.hub, self.token = wanted["repo"], wanted["endpoint"], token
@@ -300,12 +326,15 @@ class HuggingFace:
         else:
             what = "cannot serve {} now ({}). Try again later, or set a mirror in `mirrors.huggingface`"
             what = what.format(self.repo, answer.words())
-        return Failure("the Hub {} {}".format(self.hub, what))
+        return Failure("the Hub {} {}".format(self.hub, what), "hub-refused")
 
 
 class ModelScope:
-    """ModelScope's API, as its own client uses it (modelscope/hub/api.py: get_model_files; file_download.py: Sha256 is
-    checked; utils/caching.py: a file's Revision is a commit); public repositories only."""
+    """ModelScope's API, as its own client uses it; public repositories only.
+
+    Sources: modelscope/hub/api.py (get_model_files), file_download.py (Sha256 is checked), utils/caching.py (a file's
+    Revision is a commit).
+    """
 
     def __init__(self, wanted):
         self.repo, self.hub = wanted["repo"], wanted["endpoint"]
@@ -319,7 +348,9 @@ class ModelScope:
         data = parsed(answer.body if answer.status == 200 else "") or {}
         if data.get("Code") != 200:
             what = "ModelScope {} has no {} in revision {} ({}). Correct `modelscope` or `revision`, see {}/models/{}"
-            raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))
+            raise Failure(
+                what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo), "hub-refused"
+            )
         files = [file for file in data["Data"]["Files"] if file["Type"] != "tree"]
         self.commit = self.latest(data["Data"].get("LatestCommitter") or {}, files)
         return [(file["Path"], file.get("Size"), file.get("Sha256") or None) for file in files]
@@ -345,7 +376,7 @@ def chosen_file(listed, file, repo):
     if not any(each[0] == file for each in found):
         there = [name for name, _, _ in listed if name.endswith(".gguf")]
         there = ", ".join(there[:12]) + (" …" if len(there) > 12 else "") or "no GGUF file"
-        raise Failure("{} has no file {}. Correct `file`; it has {}".format(repo, file, there))
+        raise Failure("{} has no file {}. Correct `file`; it has {}".format(repo, file, there), "hub-refused")
     return found
 
 
@@ -366,9 +397,12 @@ def needed(listed):
         return chosen
     parts = [file for file in files if file[0].endswith(".gguf")]
     if not parts:
-        raise Failure("the repository contains no weights. Check its name")
+        raise Failure("the repository contains no weights. Check its name", "no-weights-in-repository")
     if len({re.sub(r"-\d{5}-of-\d{5}", "", name) for name, _, _ in parts}) > 1:
-        raise Failure('the repository contains {} GGUF models. Choose one: {{…, "file": "….gguf"}}'.format(len(parts)))
+        raise Failure(
+            'the repository contains {} GGUF models. Choose one: {{…, "file": "….gguf"}}'.format(len(parts)),
+            "no-weights-in-repository",
+        )
     return chosen + parts
 
 
@@ -377,7 +411,7 @@ def listing_of(hub):
     try:
         return checked_list(hub.hub, hub.listing(), hub.commit)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise Failure("{} does not answer like a hub. Check `mirrors`".format(hub.hub)) from None
+        raise Failure("{} does not answer like a hub. Check `mirrors`".format(hub.hub), "download-failed") from None
 
 
 def checked_list(hub, listed, commit):
@@ -388,7 +422,7 @@ def checked_list(hub, listed, commit):
         inside = isinstance(name, str) and not {"", ".", ".."} & set(name.split("/"))
         if not inside or not name.isprintable() or max(map(len, name.encode().split(b"/"))) > LONGEST_NAME:
             what = "{} lists the file name {!r}, which is not a valid path; nothing was fetched"
-            raise Failure(what.format(hub, name))
+            raise Failure(what.format(hub, name), "no-weights-in-repository")
         sized = count is None or (type(count) is int and count >= 0)
         if not sized or not (sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)):
             raise ValueError("size {!r}, sha256 {!r}".format(count, sha256))
@@ -419,14 +453,14 @@ def fetch_folder(name, hub, wanted, ahead=False):
     sizes = [count for _, count, _ in files]
     total = sum(sizes) if None not in sizes else None
     before = sum(present(part, file) for file, _, _ in files)
-    check_room(part, (total or before) - before)
+    room.require(part, path, (total or before) - before)
     done = 0
     for file, count, sha256 in files:
         place = os.path.join(part, file)
         if not os.path.exists(place):
             make_folder(os.path.dirname(place))
             says = "the lock" if wanted.get("sha256") else "the list of " + hub.hub
-            fetch_one(name, hub, file, place, count, sha256, total, done, says, wanted.get("rate"))
+            fetch_one(name, hub, file, place, count, sha256, total, done, says, wanted)
         done += os.path.getsize(place)
     if ahead and os.path.exists(path):
         return
@@ -465,7 +499,7 @@ def agreed(hub, files, wanted):
         if file not in listed or listed[file][1] not in (None, sha256):
             what = "{} of {} has sha256 {} in the lock, but {} {}. Nothing was changed. {}"
             now = "lists sha256 " + listed[file][1] if file in listed else "does not list it any more"
-            raise Failure(what.format(file, hub.repo, sha256, hub.hub, now, ACCEPT_NEW))
+            raise Failure(what.format(file, hub.repo, sha256, hub.hub, now, ACCEPT_NEW), "weights-do-not-match")
     return [(file, listed[file][0], sha256) for file, sha256 in sorted(names.items())]
 
 
@@ -480,11 +514,12 @@ def present(part, file):
     return 0
 
 
-def fetch_one(name, hub, file, place, count, sha256, total, before, says, rate=None):
+def fetch_one(name, hub, file, place, count, sha256, total, before, says, wanted):
     """Download one file of a repository to PLACE.part, resumed; check and rename it. Raises Failure.
 
     says: the source of its size and sha256, for the message."""
     part = place + ".part"
+    growing = Growing(part)
     have = size_of(part) if os.path.lexists(part) else -1
     if count is not None and have > count:
         os.unlink(part)
@@ -492,13 +527,14 @@ def fetch_one(name, hub, file, place, count, sha256, total, before, says, rate=N
         create(part).close()
     elif count is None or have != count:
         url, token = hub.source(file)
-        download(name, url, part, total, before, token, rate)
+        source = Source(url, token, wanted.get("rate"), wanted.get("connections"))
+        download_file(name, source, growing, count, before, total)
     have = os.path.getsize(part)
-    found = checked(name, part) if sha256 else None
+    found = checked(name, growing) if sha256 else None
     if found != sha256 or (count is not None and have != count):
         os.unlink(part)
         what = "{} of {} does not match {} ({}, not {}) and was deleted. Run again; if it happens again, check the "
         what += "mirror"
         differ = ("sha256 " + found, sha256) if sha256 else (size(have), size(count))
-        raise Failure(what.format(file, hub.repo, says, *differ))
+        raise Failure(what.format(file, hub.repo, says, *differ), "weights-do-not-match")
     finish(name, part, place)

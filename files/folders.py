@@ -25,7 +25,7 @@ def weights(path, user):
     make_folder(path, 0o700)
     if run("setfacl", "-b", "-m", "u:{}:rx".format(uid), path)[0]:
         what = "the file system of {} has no ACLs, so other users could read the weights of {}."
-        raise Failure(what.format(os.path.dirname(above), user))
+        raise Failure(what.format(os.path.dirname(above), user), "folder-not-made")
 
 
 def data(path, user):
@@ -40,10 +40,10 @@ def data(path, user):
         os.mkdir(path, 0o700)
     except FileExistsError:
         what = "{} exists, but {} cannot access it, so it cannot be the data-root. See namei -l {}"
-        raise Failure(what.format(path, user, shlex.quote(path))) from None
+        raise Failure(what.format(path, user, shlex.quote(path)), "folder-not-made") from None
     except Unsafe as error:
         what = "{} cannot create the data-root {}, and root creates none in another user's folder. Create it: {} ({})"
-        raise Failure(what.format(user, path, command, error)) from None
+        raise Failure(what.format(user, path, command, error), "folder-not-made") from None
     os.chmod(path, 0o711)
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The sha256 of model weights on this host, remembered with size and time, so that terabytes are read once. A part of
-models.py. `gpurack lock` runs it by itself, with weights on standard input (`USER|PATH`, no user for those of the
-host's own Docker), and then reads what it remembers; it prints who did not answer.
+"""The sha256 of model weights on this host, remembered with size and time, so that terabytes are read once.
+
+A part of models.py. `gpurack lock` runs it by itself, with weights on standard input (`USER|PATH`, no user for those of
+the host's own Docker), and then reads what it remembers; it prints who did not answer.
 
 What a user could lead elsewhere is read as that user: root would read for them what they may not. Runs on the host's
 own python3 (3.6 or newer, standard library only), as root.
@@ -14,6 +15,7 @@ import glob
 import hashlib
 import math
 import os
+import pwd
 import re
 import select
 import stat
@@ -24,17 +26,21 @@ import time
 
 from common import describe_error, say  # (beside this file)
 from dockerd import as_user
-from safe_paths import open_file, weak_spot
+from safe_paths import is_folder, open_file, weak_spot, weak_spots
 
 MEMORY = "/var/lib/gpurack/sha256"
 """A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
+READ = {}  # what this run read: path → (stamp, sha256). MEMORY may be on a full disk, and cannot hold every path
 EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
 LONG = 4 * 3600  # seconds that one file may take altogether, which a user can make as large and slow as they like;
 # where this program runs by itself, all files of all users
 DEADLINE = math.inf  # of all that is read as users, or that users can change, on the clock of time.monotonic
 BLOCK = 1 << 22
+SPARSE = 4  # times of what is on disk that the size of a user's file may be
+NOBODY = 65534
 MOST = 100000  # files of one folder
+MOST_OF_USER, LONGEST_OF_USER = 2000, 1 << 20  # files of weights that others can change, and characters of their paths
 LONGEST = 1 << 24  # bytes of what is said of a user's files
 
 
@@ -47,6 +53,28 @@ def reader(path, user):
     return as_user(user)[1] if user and weak_spot(path) else []
 
 
+def inspector(path, user):
+    """The words before a command that reads the header of weights (docs/security.md: who reads weights).
+
+    They are those of `reader`, and for weights of the host's own Docker those of the owner of the first part that is
+    not root's, or of `nobody` in the group that can write to a folder of root's on the path; in no group if everyone or
+    several groups can. No words if root reads them. Raises Failure for an unknown user.
+    """
+    if user:
+        return reader(path, user)
+    spots = [status for _, status in weak_spots(path)]
+    uid, group = spots[-1].st_uid if spots else 0, NOBODY
+    if uid:
+        with contextlib.suppress(KeyError):
+            return as_user(pwd.getpwuid(uid).pw_name)[1]
+    else:
+        groups = {NOBODY if one.st_mode & 0o002 else one.st_gid for one in spots if stat.S_ISDIR(one.st_mode)}
+        if not groups:  # no spots, or files only, which lead nowhere
+            return []
+        uid, group = NOBODY, groups.pop() if len(groups) == 1 else NOBODY
+    return ["setpriv", "--reuid", str(uid), "--regid", str(group), "--clear-groups", "env", "-i", "LC_ALL=C"]
+
+
 def files_of(path, become=()):
     """The files that weights consist of: the file, all parts of a split GGUF, or a folder's files but hidden ones.
 
@@ -57,7 +85,7 @@ def files_of(path, become=()):
         return listed_as(become, *(split.groups() if split else (path, None))) or [path]
     if split:
         return sorted(glob.glob("{}-[0-9]*-of-{}".format(glob.escape(split.group(1)), split.group(2)))) or [path]
-    if not os.path.isdir(path):
+    if not is_folder(path):
         return [path]
     found, pending = [], [path]
     while pending:
@@ -98,22 +126,45 @@ def remembered():
 
 
 def remember(path, sha256, stamped=None, become=()):
-    """Writes down what a file was found to be, for root alone. Never a reason to fail. stamped: what it was like when
-    it was read, if not as it is now. become: as whom it was read.
+    """Writes down what a file was found to be, for root alone.
+
+    Never a reason to fail. stamped: what it was like when it was read, if not as it is now. become: as whom it was
+    read.
 
     Files that are gone from its folder are forgotten, where root read it: no other folder may answer, and a user's is
     not root's to inspect."""
+
+    def changed(known):
+        folder = None if become else os.path.dirname(path)
+        kept = {each: known[each] for each in known if os.path.dirname(each) != folder or os.path.lexists(each)}
+        return dict(kept, **{path: (stamped or stamp(os.stat(path)), sha256)})
+
+    change_memory(changed)
+
+
+def forget_others(path, files):
+    """Forget what was read of files that the weights no longer have. Users could add names without end."""
+    kept, belongs = set(files), of_weights(path)
+    change_memory(lambda known: {each: known[each] for each in known if each in kept or not belongs(each)})
+
+
+def of_weights(path):
+    """A function that says of a file whether it may be one of these weights."""
+    split = re.match(r"(.*-)\d{5}(-of-\d{5}\.gguf)$", path)
+    begin, end = split.groups() if split else (path.rstrip("/") + "/", "")
+    return lambda each: each.startswith(begin) and each.endswith(end)
+
+
+def change_memory(changed):
+    """Rewrite MEMORY where it changes. changed: what is remembered → the same afterwards. Never a reason to fail."""
     try:
         os.makedirs(os.path.dirname(MEMORY), exist_ok=True)
         with open(os.open(MEMORY + ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            folder = None if become else os.path.dirname(path)
-            known = {
-                each: entry
-                for each, entry in remembered().items()
-                if os.path.dirname(each) != folder or os.path.lexists(each)
-            }
-            known[path] = (stamped or stamp(os.stat(path)), sha256)
+            before = remembered()
+            known = changed(before)
+            if known == before:
+                return
             beside = os.open(MEMORY + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(beside, "w", encoding="utf-8", errors="surrogateescape") as stream:
                 os.fchmod(beside, 0o600)
@@ -127,14 +178,77 @@ def hash_of(path, tell=lambda done: None, become=()):
     """A file's sha256, read now; `tell` hears of the bytes that are done. become: of `reader`. Raises OSError."""
     if become:
         return hash_as(become, path, tell)
-    digest, end = hashlib.sha256(), min(time.monotonic() + LONG, DEADLINE) if weak_spot(path) else math.inf
+    digest, others = hashlib.sha256(), weak_spot(path)
+    end = min(time.monotonic() + LONG, DEADLINE) if others else math.inf
     with os.fdopen(open_file(path), "rb") as stream:
+        if others:
+            refuse_sparse(path, os.fstat(stream.fileno()))
         for block in iter(lambda: stream.read(BLOCK), b""):
             digest.update(block)
             tell(stream.tell())
-            if time.monotonic() > end:  # a sparse file of another user has any size
+            if time.monotonic() > end:
                 raise OSError(errno.EFBIG, "not read within {} h".format(LONG // 3600), path)
     return digest.hexdigest()
+
+
+def refuse_sparse(path, status):
+    """Raise OSError for a file with much less on disk than its size.
+
+    That costs its user nothing, and reading it may take hours, for which other models of the run wait. File systems
+    that compress save less on weights.
+    """
+    if status.st_size > SPARSE * 512 * status.st_blocks + BLOCK:
+        raise OSError(errno.EFBIG, "a sparse file of another user, which is not read", path)
+
+
+class Growing:
+    """The sha256 of a file that is being written, computed meanwhile."""
+
+    def __init__(self, path):
+        self.path, self.lock = path, threading.Lock()
+        self.restart()
+
+    def restart(self):
+        """The file begins anew."""
+        with self.lock:
+            self.done, self.digest = 0, hashlib.sha256()
+
+    @contextlib.contextmanager
+    def followed(self):
+        """Read what is written while the block runs."""
+        ended = threading.Event()
+
+        def follow():
+            while not ended.wait(1):
+                with contextlib.suppress(OSError):  # not there yet; `whole` raises others
+                    self.read(ended.is_set)
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def read(self, ended=lambda: False, tell=lambda done: None):
+        """Read on to the file's present end, or until `ended()`. Raises OSError."""
+        digest = self.digest
+        with os.fdopen(open_file(self.path), "rb") as stream:
+            stream.seek(self.done)
+            while not ended():
+                block = stream.read(BLOCK)
+                with self.lock:
+                    if not block or self.digest is not digest:
+                        return
+                    digest.update(block)
+                    self.done += len(block)
+                tell(self.done)
+
+    def whole(self, tell):
+        """The sha256 of the complete file; `tell` hears of the bytes that are done. Raises OSError."""
+        self.read(tell=tell)
+        return self.digest.hexdigest()
 
 
 def stamp_of(path, become=()):
@@ -150,22 +264,36 @@ def stamp_of(path, become=()):
 
 def known_hash(path, tell=lambda done: None, become=()):
     """A file's sha256: remembered where the file is as it was, else read and remembered. Raises OSError."""
+    known = remembered_hash(path, become)
+    if known is not None:
+        return known
     before = stamp_of(path, become)
-    seen, found = remembered().get(path, ("", ""))
-    if seen == before:
-        return found
     found = hash_of(path, tell, become)
     if stamp_of(path, become) == before:
+        READ[path] = (before, found)
         remember(path, found, before, become)
     return found
 
 
-def size_changed(path, sha256, become=()):
-    """Has a file another size than when it had this sha256? Then it need not be read. Raises OSError.
+def remembered_hash(path, become=()):
+    """The sha256 of a file that is as it was when it was read; None for others. Raises OSError."""
+    now = stamp_of(path, become)
+    for known in (READ, remembered()):
+        seen, found = known.get(path, ("", ""))
+        if seen == now:
+            return found
+    return None
 
-    Its owner could make it so large that a run would read it for hours under the host's lock."""
+
+def size_now(path, become=()):
+    """A file's size as it is now. Raises OSError."""
+    return int(stamp_of(path, become).split(" ")[0])
+
+
+def size_changed(path, sha256, become=()):
+    """Has a file another size than when it had this sha256? Then it need not be read. Raises OSError."""
     seen, found = remembered().get(path, ("", ""))
-    return found == sha256 and seen.split(" ")[0] != stamp_of(path, become).split(" ")[0]
+    return found == sha256 and seen.split(" ")[0] != str(size_now(path, become))
 
 
 # --- as a user -------------------------------------------------------------------------------------------------------
@@ -173,8 +301,10 @@ def size_changed(path, sha256, become=()):
 
 def output_as(become, *argv):
     """The bytes that a command writes as a user, block by block, of which nothing is believed but what it looks like.
+
     Raises OSError where nothing comes for a while: its user could have it wait for ever. It is left behind then, also
-    where it cannot be ended."""
+    where it cannot be ended.
+    """
     process = subprocess.Popen(
         [*become, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -235,7 +365,7 @@ def listed_as(become, path, parts):
 
 def hash_as(become, path, tell):
     """As of `hash_of`. Root hashes what a program of that user's reads, and no more than the file has."""
-    count = int(stamp_as(become, path).split()[0])
+    count = size_now(path, become)
     digest, done = hashlib.sha256(), 0
     with contextlib.closing(output_as(become, "dd", "if=" + path, "iflag=nonblock", "bs=4M", "status=none")) as blocks:
         for block in blocks:
@@ -262,13 +392,19 @@ class Sign:
 
 
 def hash_all(user, paths):
-    """Remember the sha256 of weights in a user's Docker. Returns why that user is asked no more, "" for nothing: the
-    first file that does not come to an end is the last."""
+    """Remember the sha256 of weights in a user's Docker.
+
+    Returns why that user is asked no more, "" for nothing: the first file that does not come to an end is the last.
+    """
     sign = Sign()
     for path in paths:
         try:
             become = reader(path, user)
-            for sign.file in files_of(path, become):
+            files = files_of(path, become)
+            if become or weak_spot(path):
+                refuse_many(path, files)
+                forget_others(path, files)
+            for sign.file in files:
                 hash_one(sign, become)
         except FileNotFoundError:
             pass  # the snapshot says so
@@ -277,6 +413,17 @@ def hash_all(user, paths):
                 return describe_error(error)
             say("", "no sha256 of {}: {}".format(path, describe_error(error)))
     return ""
+
+
+def refuse_many(path, files):
+    """Raise OSError where weights that a user can change have more files than are remembered.
+
+    Every snapshot of the host has a line for each.
+    """
+    if len(files) > MOST_OF_USER:
+        raise OSError(errno.EFBIG, "more than {} files".format(MOST_OF_USER), path)
+    if sum(map(len, files)) > LONGEST_OF_USER:
+        raise OSError(errno.ENAMETOOLONG, "the paths of its files are too long", path)
 
 
 def hash_one(sign, become):
@@ -290,8 +437,10 @@ def hash_one(sign, become):
 
 
 def main():
-    """Users are read side by side, so that all who do not answer cost one limit. Each of them is one line, `late USER:
-    why`."""
+    """Users are read side by side, so that all who do not answer cost one limit.
+
+    Each of them is one line, `late USER: why`.
+    """
     global DEADLINE
     DEADLINE = time.monotonic() + LONG
     asked, late = {}, {}

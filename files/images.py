@@ -14,6 +14,7 @@ import re
 import tempfile
 import threading
 
+import base_images
 import probing
 import record
 import room
@@ -25,14 +26,17 @@ from common import (  # (beside this file)
     clock,
     follow,
     parsed,
+    run,
     say,
     show_progress,
     size,
     write,
 )
-from dockerd import LONG
+from dockerd import IMAGE, LONG
 from download import lock_place, locked
-from safe_paths import leftover, make_folder, remove, require_roots
+from image_ref import registry_of, split
+from phases import PULL, phase
+from safe_paths import leftover, make_folder, read_file, remove, require_roots
 
 LOGINS = "/run/gpurack-logins"  # in memory; users' clients get through it, as they do not through /run/gpurack
 BUILDS = "/var/lib/gpurack/builds"
@@ -63,6 +67,7 @@ KINDS = (  # what a registry's error is about, and what to do; the first that ap
 )
 AWAY = re.compile("Cannot connect to the Docker daemon|error during connect|unexpected EOF|context canceled")
 """What a pull ends with when another run restarts Docker, from which no lock keeps it."""
+MOST_IMAGES = 2000  # of one daemon, that are known before a pull: a user's Docker may list any number
 AWAY_LIMIT = 60  # seconds in which Docker must answer again
 PROVIDING = collections.defaultdict(threading.Lock)
 
@@ -73,17 +78,20 @@ def provide(dockerd, model, logins, ahead=False):
     logins: registry → user and password. ahead: the name of a locked image still means the one that serves."""
     name, image, exact = model["name"], model["image"], exact_name(model)
     with PROVIDING[dockerd.user, image]:
-        if image_id(dockerd, exact) is None:
+        there = image_id(dockerd, exact)
+        if there is None or record.before_pull(dockerd.user, exact) is not None:
             with locked(name, place_of(dockerd.user, image), "image " + image) as waited:
-                if not waited or image_id(dockerd, exact) is None:
-                    bring(dockerd, model, exact, logins)
+                end_pull(dockerd, exact)  # of a killed run
+                if (image_id(dockerd, exact) if waited else there) is None:
+                    with phase(PULL):
+                        bring(dockerd, model, exact, logins)
         if "digest" in model and "@" not in image and not ahead:
             tag_locked(dockerd, image, exact)
 
 
 def exact_name(model):
     """The name of a model's image, with the locked digest where there is one."""
-    return "{}@{}".format(repository_of(model["image"]), model["digest"]) if "digest" in model else model["image"]
+    return "{}@{}".format(split(model["image"])[0], model["digest"]) if "digest" in model else model["image"]
 
 
 def lacks_image(dockerd, model):
@@ -95,7 +103,7 @@ def bring(dockerd, model, exact, logins):
     """Pull, load or build the image of a model. exact: its name with the locked digest. Raises Failure."""
     name, image = model["name"], model["image"]
     if not {"load", "build"} & set(model):
-        with logged_in(dockerd, logins) as options:
+        with logged_in(dockerd, login_for(exact, logins)) as options:
             room.refuse_pull(dockerd, name, exact, options)
             if "driver" in model:
                 probing.refuse_image(dockerd, model, exact, options)
@@ -115,34 +123,45 @@ def place_of(user, image):
 
 
 def image_id(dockerd, reference):
-    """An image's id; None where the daemon does not have it."""
+    """An image's id; None where the daemon does not have it, or names no valid one."""
     code, output = dockerd.run("image", "inspect", "--format", "{{.Id}}", reference)
-    return None if code else output
+    return output if code == 0 and record.is_image_id(output) else None
 
 
 @contextlib.contextmanager
 def noted(dockerd, image):
-    """Record the image that the block brings to a daemon under this name, so that `gpurack prune` may remove it.
+    """Record the image that the block pulls, loads or builds under this name, so that `gpurack prune` may remove it.
 
-    One that the daemon had already, under whatever name, is not gpurack's."""
+    One that the daemon had already, under whatever name, is not gpurack's. What was there is recorded before the block:
+    if the run is killed in it, the next one knows what it brought."""
     before = ids(dockerd)
+    if before is not None:
+        record.begin_pull(dockerd.user, image, before)
     yield
-    found = image_id(dockerd, image)
-    if found and before is not None and found not in before:
-        record.note_image(dockerd.user, found, image)
+    end_pull(dockerd, image)
+
+
+def end_pull(dockerd, image):
+    """Record what a pull that was begun has brought; nothing where none was."""
+    before = record.before_pull(dockerd.user, image)
+    if before is not None:
+        found = image_id(dockerd, image)
+        record.end_pull(dockerd.user, image, found if found not in before else None)
 
 
 def ids(dockerd):
-    """The ids of all images that a daemon has; None where it does not say."""
+    """The ids of all images that a daemon has; None where it does not say, or lists more than MOST_IMAGES."""
     code, output = dockerd.run("image", "ls", "--all", "--quiet", "--no-trunc")
-    return None if code else set(output.split())
+    found = {image for image in output.split() if record.is_image_id(image)}
+    return None if code or len(found) > MOST_IMAGES else found
 
 
 @contextlib.contextmanager
 def logged_in(dockerd, logins):
     """Options for docker that add these logins to those of the daemon's user.
 
-    They are in a file in memory that only this user can read, and that is removed afterwards."""
+    They are in a file in memory that only this user can read, and that is removed afterwards: so a user's Docker gets
+    those that are needed (`login_for`, `logins_of_build`)."""
     for old in os.listdir(LOGINS) if os.path.isdir(LOGINS) else ():
         if old.startswith("login-") and not os.path.exists("/proc/" + old.split("-")[1]):  # of a killed run
             discard(os.path.join(LOGINS, old))
@@ -170,6 +189,21 @@ def logged_in(dockerd, logins):
         discard(folder)
 
 
+def login_for(image, logins):
+    """Those of logins that a pull of this image needs: its user could read the others, which are of other models."""
+    registry = registry_of(image)
+    return {registry: logins[registry]} if registry in logins else {}
+
+
+def logins_of_build(dockerd, dockerfile, args, logins):
+    """Those of logins that a build needs. In the host's own Docker all of them: root alone can read them."""
+    if not dockerd.user:
+        return logins
+    text = read_file(dockerfile, base_images.LONGEST).decode("utf-8", "replace")
+    registries = {registry_of(image) for image in base_images.base_images(text, args)}
+    return {registry: logins[registry] for registry in logins.keys() & registries}
+
+
 def discard(folder):
     """Remove a folder that belongs to a user. A folder that cannot be removed stays, without an error."""
     with contextlib.suppress(OSError):
@@ -185,7 +219,7 @@ def pull_locked(dockerd, name, exact, logins):
         pull_alone(dockerd, name, exact, logins)
     except Failure as failure:
         what = "{} To accept what the tag points to now: gpurack lock INVENTORY {} --upgrade"
-        raise Failure(what.format(failure, name)) from None
+        raise Failure(what.format(failure, name), failure.code) from None
 
 
 def tag_locked(dockerd, image, exact):
@@ -206,23 +240,18 @@ def pull_alone(dockerd, name, image, logins):
         os.unlink(project)
 
 
-def repository_of(image):
-    """An image's name without tag and digest."""
-    named = image.partition("@")[0]
-    repository, colon, tag = named.rpartition(":")
-    return repository if colon and "/" not in tag else named
-
-
 def pull(dockerd, name, image, logins, project=None, key=None):
-    """Pull by Compose, with progress. project: a Compose file with the image, by default that of all models, where the
-    model has this key."""
+    """Pull by Compose, with progress.
+
+    project: a Compose file with the image, by default that of all models, where the model has this key.
+    """
     progress, layers = Progress(name), Layers()
 
     def seen(line):
         layers.add(line)
         progress.tell(layers.text(image))
 
-    with noted(dockerd, image), logged_in(dockerd, logins) as words:
+    with noted(dockerd, image), logged_in(dockerd, login_for(image, logins)) as words:
         argv = [*words, *dockerd.compose("pull", key or name, file=project or dockerd.next)]
         code, tail = dockerd.follow(argv, seen, resumed=True)
         if code and AWAY.search("\n".join(tail)) and dockerd.answers_within(AWAY_LIMIT):
@@ -232,14 +261,23 @@ def pull(dockerd, name, image, logins, project=None, key=None):
         reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
         hint = kind_of(reason)
         if not hint and REFUSED.search(reason):
-            raise Failure(refusal(image, reason, logins))
+            raise Failure(refusal(image, reason, logins), "image-not-pulled")
         by_hand = "Try it on the host: {} pull {}".format(dockerd.by_hand, image)
-        raise Failure("cannot pull image {}: {}. {}".format(image, reason, ". ".join(filter(None, (hint, by_hand)))))
+        raise Failure(
+            "cannot pull image {}: {}. {}".format(image, reason, ". ".join(filter(None, (hint, by_hand)))),
+            "image-not-pulled",
+        )
     if progress.elapsed() > EVERY:
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
 
 
-UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
+
+
+def in_bytes(text):
+    """12.5MB as a number."""
+    unit = next(unit for unit in UNITS if text.endswith(unit))
+    return float(text[: -len(unit)]) * UNITS[unit]
 
 
 class Layers:
@@ -248,20 +286,22 @@ class Layers:
     STATES = ("Pulling fs layer", "Waiting", "Downloading", "Verifying Checksum", "Download complete", "Extracting",
               "Pull complete")  # fmt: skip
     WHOLE = STATES[4:]
+    LINE = re.compile(
+        r"\s*(\w{{1,64}}) ({})(?: .*?({size})/({size}))?".format("|".join(STATES), size=r"\d{1,9}(?:\.\d{1,9})?[kMG]?B")
+    )
+    LONGEST, MOST = 300, 1000  # characters of a line, layers: a user's Docker may print anything
 
     def __init__(self):
         self.states, self.bytes, self.speed = {}, {}, Speed()
 
     def add(self, line):
-        found = re.match(
-            r"\s*(\w+) ({})(?: .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B))?".format("|".join(self.STATES)), line
-        )
-        if not found:
+        found = self.LINE.match(line[: self.LONGEST])
+        if not found or (found[1] not in self.states and len(self.states) >= self.MOST):
             return
         layer, state = found[1], found[2]
         self.states[layer] = state
         if state == "Downloading" and found[3]:
-            self.bytes[layer] = float(found[3]) * UNITS[found[4]], float(found[5]) * UNITS[found[6]]
+            self.bytes[layer] = in_bytes(found[3]), in_bytes(found[4])
         elif state in self.WHOLE and layer in self.bytes:
             self.bytes[layer] = (self.bytes[layer][1],) * 2
 
@@ -288,8 +328,7 @@ def kind_of(reason):
 
 def refusal(image, reason, logins):
     """The message for a registry that denies access, with the account used."""
-    first, slash, _ = image.partition("/")
-    registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
+    registry = registry_of(image)
     reason = re.sub(r"^Error response from daemon: ", "", reason).rstrip(".")
     if registry in logins:
         what = "{} denies {} to the account {} ({}). Correct registries.{}, or give that account access"
@@ -304,18 +343,38 @@ def refusal(image, reason, logins):
 def load(dockerd, name, image, wanted):
     """Load a copied tar file. The image names inside it keep their meaning on this host: others may use them."""
     require_roots(os.path.dirname(wanted["path"]))  # or another user's file would become this image
-    if leftover(wanted["path"]) is None:
-        raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["tar"]))
-    before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
-    with show_progress(Progress(name), "loading " + image):
+    file = leftover(wanted["path"])
+    if file is None:
+        raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["tar"]), "file-not-copied")
+    before, others = {tag: image_id(dockerd, tag) for tag in wanted["names"] if is_name(tag)}, named_images(dockerd)
+    with show_progress(Progress(name), "loading {}, {}".format(image, size(file.st_size))), noted(dockerd, image):
         code, output = dockerd.run("load", "--input", wanted["path"], limit=LONG)
-    found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output)
-    if code or not found:
-        raise Failure("cannot load {}: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
-    dockerd.must("tag", found[-1], image)
+        found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output) if not code else []
+        found = [loaded for loaded in found if is_name(loaded)]
+        if found:
+            dockerd.must("tag", found[-1], image)
+    if not found:
+        raise Failure(
+            "cannot load {}: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]), "image-not-loaded"
+        )
+    for tag in found:  # the file may have more names than those that were read from it
+        if not tag.startswith("sha256:"):
+            before.setdefault(tag, others.get(tag))
     for tag, old in before.items():
         dockerd.run(*(("tag", old, tag) if old else ("rmi", tag)))
     os.unlink(wanted["path"])
+
+
+def is_name(text):
+    """Is it the name or id of an image, and no option? A tar file may name anything."""
+    return isinstance(text, str) and re.match(IMAGE, text) is not None
+
+
+def named_images(dockerd):
+    """name → id of all images that a daemon has. Raises Failure."""
+    output = dockerd.must("image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}")
+    lines = [line.split(" ") for line in output.splitlines()]
+    return {words[0]: words[1] for words in lines if len(words) == 2 and record.is_image_id(words[1])}
 
 
 # --- built -----------------------------------------------------------------------------------------------------------
@@ -326,31 +385,46 @@ def build(dockerd, name, image, wanted, logins):
     folder = os.path.join(BUILDS, hashlib.sha256((dockerd.user + image).encode()).hexdigest()[:12])
     progress = Progress(name)
     say(name, "building {} from {} at {}".format(image, wanted["git"], wanted["revision"]))
+    make_folder(BUILDS, 0o711)
+    make_folder(folder, 0o700)  # the source may not be public
+    if dockerd.user:
+        open_to(dockerd.uid, folder)
     checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("fetching the source, " + line[:80]))
     dockerfile = os.path.realpath(os.path.join(folder, wanted["dockerfile"]))
     if not os.path.isfile(dockerfile) or not dockerfile.startswith(os.path.realpath(folder) + "/"):
         what = "{} at {} has no {}; correct image.build.dockerfile"
-        raise Failure(what.format(wanted["git"], wanted["revision"], wanted["dockerfile"]))
+        raise Failure(what.format(wanted["git"], wanted["revision"], wanted["dockerfile"]), "image-not-built")
     argv = ["build", "--tag", image, "--file", os.path.join(folder, wanted["dockerfile"])]
     argv += ["--target", wanted["target"]] if wanted["target"] else []
     for key, value in sorted(wanted["args"].items()):
         argv += ["--build-arg", "{}={}".format(key, value)]
     for key in ("http_proxy", "https_proxy", "no_proxy"):  # by name: a value may hold a password
         argv += ["--build-arg", key] if key in os.environ else []
-    with logged_in(dockerd, logins) as words:
+    needed = logins_of_build(dockerd, dockerfile, wanted["args"], logins)
+    with noted(dockerd, image), logged_in(dockerd, needed) as words:
         tell = lambda line: progress.tell("building, " + line[:100])  # noqa: E731
         code, tail = dockerd.follow([*words, *argv, folder], tell, resumed=True)
     if code:
         lines = "".join("\n    | " + line[:300] for line in tail)
-        raise Failure("cannot build image {} (exit code {}); nothing was changed{}".format(image, code, lines))
+        raise Failure(
+            "cannot build image {} (exit code {}); nothing was changed{}".format(image, code, lines), "image-not-built"
+        )
     with contextlib.suppress(OSError):  # the next build, or prune
         remove(folder)
     say(name, "built {} in {}".format(image, clock(progress.elapsed())))
 
 
+def open_to(uid, folder):
+    """Let one user read a folder of root's; all of them where its file system has no ACLs."""
+    code = 1
+    with contextlib.suppress(Failure):
+        code, _ = run("setfacl", "-m", "u:{}:rx".format(uid), folder)
+    if code:
+        os.chmod(folder, 0o755)
+
+
 def checkout(folder, repository, revision, seen):
     """Check out a revision with submodules. A commit that the server does not serve alone is fetched with all refs."""
-    make_folder(folder)
     for path in glob.glob(os.path.join(folder, ".git", "**", "*.lock"), recursive=True):
         os.unlink(path)  # of a git that was killed; no other one works here
     environment = dict(os.environ, GIT_TERMINAL_PROMPT="0", GIT_SSH_COMMAND="ssh -o BatchMode=yes")
@@ -373,4 +447,6 @@ def checkout(folder, repository, revision, seen):
     if code:
         wrong = (line for line in reversed(tail) if re.match(r"(fatal|error): ", line))
         what = "cannot fetch revision {} of {}: {}. Correct `image.build`, or try it on the host: git ls-remote {}"
-        raise Failure(what.format(revision, repository, next(wrong, (tail or ["git failed"])[-1]), repository))
+        raise Failure(
+            what.format(revision, repository, next(wrong, (tail or ["git failed"])[-1]), repository), "image-not-built"
+        )

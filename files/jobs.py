@@ -15,8 +15,10 @@ from common import (  # (beside this file)
     Failure,
     Progress,
     clock,
+    code_of,
     describe_error,
     say,
+    say_error,
     show_progress,
     size,
     write,
@@ -42,18 +44,20 @@ def download(data):
             preparing.bring(Dockerd("", JOBS_PROJECT), job, data)
         except Exception as error:  # the others run anyway
             failed[job["name"]] = describe_error(error)
-            say("", "error {}: {}".format(job["name"], failed[job["name"]]))
+            say_error(job["name"], failed[job["name"]], code_of(error))
     return failed
 
 
 def run_all(data, without=()):
-    """Run all jobs; returns name → why, of those that failed. data: made by gpurack/plan/models/jobs.py. without: names
-    that are left out."""
+    """Run all jobs; returns name → why, of those that failed.
+
+    data: made by gpurack/plan/models/jobs.py. without: names that are left out.
+    """
     failed = {}
     try:
         ensure_record(data.get("ours", {}))
     except Failure as failure:
-        say("", "error jobs: {}".format(failure))
+        say_error("jobs", str(failure), failure.code)
         return {"jobs": str(failure)}
     for group in data["groups"]:
         for job in group:
@@ -63,7 +67,7 @@ def run_all(data, without=()):
                 run_one(job, data)
             except Exception as error:  # the others run anyway
                 failed[job["name"]] = describe_error(error)
-                say("", "error {}: {}".format(job["name"], failed[job["name"]]))
+                say_error(job["name"], failed[job["name"]], code_of(error))
     return failed
 
 
@@ -94,10 +98,10 @@ def run_one(job, data):
     lines = "".join("\n    | " + line[:300] for line in output.splitlines()[-12:])
     if code != "0":
         why = state["error"] or "exit code {}".format(code)
-        raise Failure("failed ({}); the next run repeats it. Output: {}{}".format(why, log, lines))
+        raise Failure("failed ({}); the next run repeats it. Output: {}{}".format(why, log, lines), "job-failed")
     if job["result"] and not os.path.exists(job["result"]):
         what = "succeeded, but {} does not exist. Correct `result` or `command`. Output: {}{}"
-        raise Failure(what.format(job["result"], log, lines))
+        raise Failure(what.format(job["result"], log, lines), "job-failed")
     done = {"definition": job["definition"], "ended": time.strftime("%Y-%m-%d %H:%M:%S"), "result": job["result"]}
     write(os.path.join(JOBS, name + ".json"), json.dumps(done, indent=1, sort_keys=True) + "\n", 0o600)
     for line in [line for line in output.splitlines() if line.strip()][-SHOWN:]:

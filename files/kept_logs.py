@@ -10,11 +10,10 @@ import re
 import time
 
 from common import UNSEEN, Child, Failure, TimeIsUp, describe_error, say, write  # (beside this file)
-from paths import LOGS, kept_log
+from paths import LOG_DAYS, LOGS, kept_log
 
 LARGEST = 2**20  # bytes of a log that are kept
 LINES = 20000  # asked of Docker, as it cannot be asked for bytes
-DAYS = 14
 PATIENCE = 60  # seconds to read a log
 COLOUR = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 SHOWN = 12  # lines in a message
@@ -44,17 +43,16 @@ def tail(dockerd, container_id, lines=LINES):
     """The last bytes of a container's log, twice what is kept, as text.
 
     Raises Failure where Docker does not give it in time, or not at all (its log driver cannot be read)."""
-    if dockerd.silent:
-        raise Failure(dockerd.silent)
-    child, kept = Child(dockerd.docker("logs", "--tail", str(lines), container_id), limit=PATIENCE), b""
+    limit, kept = dockerd.allowed(PATIENCE), b""
+    child = Child(dockerd.docker("logs", "--tail", str(lines), container_id), limit=limit)
     try:
         for piece in child.output():
             kept = (kept + piece)[-2 * LARGEST :]
     except TimeIsUp:
-        raise Failure("docker logs did not end within {} s".format(PATIENCE)) from None
+        raise Failure("docker logs did not end within {} s".format(PATIENCE), "time-is-up") from None
     text = kept.decode("utf-8", "replace")
     if child.code:
-        raise Failure("docker logs failed: {}".format(text.strip()[-300:]))
+        raise Failure("docker logs failed: {}".format(text.strip()[-300:]), "docker-command-failed")
     return text
 
 
@@ -91,8 +89,10 @@ def make_folders(folder, first):
 
 
 def expire():
-    """Remove logs older than DAYS days. Never raises; says why one was not removed."""
-    oldest = time.time() - DAYS * 86400
+    """Remove logs older than LOG_DAYS days. Never raises; says why one was not removed.
+
+    systemd-tmpfiles does so as well (gpurack/plan/models/plan.py: host_files), but later where one was read since."""
+    oldest = time.time() - LOG_DAYS * 86400
     for folder, _, files in os.walk(LOGS):
         for file in files:
             path = os.path.join(folder, file)

@@ -3,7 +3,7 @@
 gpurack puts `JOB = "…"` (JSON) in front: {"users": whose Dockers, "" for the host's own, "weights_dir", "weights":
 paths and "images": [[user, reference]] that the inventory names, "remove": remove it, in each Docker under its lock}.
 Prints a JSON object for each thing: {"kind", "user", "what", "size": bytes or null, "stays": why it is not
-removed, "removed", "error"}. Only what gpurack brought to the host is listed:
+removed, "removed", "error", and its "code"}. Only what gpurack brought to the host is listed:
 
     image      that a run pulled, loaded or built (`images` in the host's record); not under another name
     weights    in weights_dir, with gpurack's own record or the sha256 that a run computed
@@ -26,8 +26,10 @@ import os
 import re
 import sys
 
+import claims
 import record
-from common import Failure, TimeIsUp, describe_error, locked, parsed, run
+import room
+from common import Failure, TimeIsUp, code_of, describe_error, locked, parsed, run
 from dockerd import Dockerd
 from download import is_held
 from hashes import remembered
@@ -38,18 +40,40 @@ NETWORK = re.compile(r"(nfs|cifs|smb|ceph|lustre|gluster|beegfs|gpfs|afs|9p|sshf
 FETCHED = re.compile(r"[0-9a-f]{16}-")
 HUBS = ("hf", "modelscope")
 PATIENCE = 60  # seconds to measure a volume
+IN_DOCKER = ("image", "volume")
 MOST = 1000  # containers of a user, whose Docker may list any number
 
 
-def freeable(job):
-    """How many bytes `gpurack prune` would free, as far as they are known; None where a Docker does not answer.
+def freeable(job, folder, user=""):
+    """How many bytes `gpurack prune` would free where something does not fit, as far as they are known.
 
-    job: as above, without "remove"."""
+    None where a Docker does not answer.
+
+    job: as above, without "remove". folder: on that file system. user: in whose Docker it does not fit, "" for the
+    host's own and for weights."""
     found = []
     main(dict(job, remove=False), lambda things, remove: found.extend(things))
     if any(one["kind"] == "docker" for one in found):
         return None
-    return sum(one["size"] or 0 for one in found if not one["stays"])
+    store = None if user else room.store_of(Dockerd())
+    return sum(one["size"] or 0 for one in found if not one["stays"] and is_there(one, folder, user, store))
+
+
+def is_there(one, folder, user, store):
+    """Would the removal of a thing free bytes on the file system of a folder, or in the Docker of a user?
+
+    store: of the host's own Docker, as of room.store_of."""
+    if one["kind"] in IN_DOCKER:
+        return one["user"] == user and (bool(user) or (store is not None and on_one_disk(store.folder, folder)))
+    return not user and on_one_disk(one["what"], folder)
+
+
+def on_one_disk(path, other):
+    """Are two paths on one file system? False where one is missing."""
+    try:
+        return os.lstat(path).st_dev == os.stat(other).st_dev
+    except OSError:
+        return False
 
 
 def main(job, done=None):
@@ -67,8 +91,11 @@ def main(job, done=None):
                 found = images(dockerd, containers, known, job["images"])
                 found += definitions(dockerd, containers, known)
                 found += volumes(dockerd, known)
-            except (Failure, OSError, TimeIsUp) as error:
-                done([dict(item("docker", "", None, None, user), error=describe_error(error))], False)
+            except Exception as error:  # whatever one Docker says, the others are asked
+                done(
+                    [dict(item("docker", "", None, None, user), error=describe_error(error), code=code_of(error))],
+                    False,
+                )
                 found, answered = [], False  # mounts of containers that are not known could be any
             if not user and answered:
                 found += weights(job, used, known) + builds(job["weights_dir"])
@@ -84,8 +111,8 @@ def carry_out(found, remove):
             try:
                 act()
                 one["removed"] = True
-            except (Failure, OSError, TimeIsUp) as error:
-                one["error"] = describe_error(error)
+            except Exception as error:  # whatever comes of one, the others are removed
+                one["error"], one["code"] = describe_error(error), code_of(error)
         tell(one)
 
 
@@ -106,9 +133,11 @@ def containers_of(dockerd):
     """name, image id and mounted paths of all containers, whosever they are. Raises Failure."""
     ids = dockerd.must("ps", "--all", "--quiet", "--no-trunc").split()
     if not all(record.is_id(one) for one in ids):
-        raise Failure("{} ps printed no valid answer".format(dockerd.by_hand))
+        raise Failure("{} ps printed no valid answer".format(dockerd.by_hand), "docker-command-failed")
     if dockerd.user and len(ids) > MOST:
-        raise Failure("it lists {} containers; at most {} of a user are inspected".format(len(ids), MOST))
+        raise Failure(
+            "it lists {} containers; at most {} of a user are inspected".format(len(ids), MOST), "docker-command-failed"
+        )
     form = '{"name":{{json .Name}},"image":{{json .Image}},"mounts":{{json .Mounts}}}'
     found = []
     for begin in range(0, len(ids), 100):
@@ -116,9 +145,11 @@ def containers_of(dockerd):
             one = parsed(line)
             mounts = one.get("mounts") if isinstance(one, dict) else None
             if not isinstance(mounts, list) or not all(isinstance(mount, dict) for mount in mounts):
-                raise Failure("{} container inspect printed no valid answer".format(dockerd.by_hand))
+                raise Failure(
+                    "{} container inspect printed no valid answer".format(dockerd.by_hand), "docker-command-failed"
+                )
             paths = [str(mount.get("Source", "")) for mount in mounts]
-            found.append({"name": str(one.get("name")).lstrip("/"), "image": one.get("image"), "mounts": paths})
+            found.append({"name": str(one.get("name")).lstrip("/"), "image": str(one.get("image")), "mounts": paths})
     return found
 
 
@@ -141,7 +172,7 @@ def images(dockerd, containers, known, named):
 
 def described(dockerd, image):
     """size and tags of an image; None where the daemon does not have it."""
-    if not re.match(r"sha256:[0-9a-f]{64}\Z", image):
+    if not record.is_image_id(image):
         return None
     form = '{"size":{{json .Size}},"tags":{{json .RepoTags}}}'
     code, output = dockerd.run("image", "inspect", "--format", form, image)
@@ -149,7 +180,11 @@ def described(dockerd, image):
     if not isinstance(found, dict):
         return None
     tags = found.get("tags") if isinstance(found.get("tags"), list) else []
-    return {"size": found.get("size"), "tags": [tag for tag in tags if isinstance(tag, str)]}
+    size = found.get("size")
+    return {
+        "size": size if type(size) is int and size >= 0 else None,
+        "tags": [tag for tag in tags if isinstance(tag, str)],
+    }
 
 
 def remover(dockerd, image, tags):
@@ -175,11 +210,17 @@ def definitions(dockerd, containers, known):
     keys = {str(entry.get("service") or name) for name, entry in entries.items()}
     for change in known["replacing"]:
         keys.update(member.get(word) for member in change["members"] for word in ("old_key", "new_key"))
-    found = []
-    for key in sorted(os.listdir(dockerd.secrets)) if os.path.isdir(dockerd.secrets) else ():
+    theirs, found = record.keys_of_changes(known["replacing"], dockerd.user), []
+    for key in dockerd.keys_with_files():
         folder = os.path.join(dockerd.secrets, key)
         inside = folder + "/"
-        if key not in keys and inside not in mounted and inside not in text and os.path.isdir(folder):
+        if (
+            key not in keys
+            and not theirs.match(key)
+            and inside not in mounted
+            and inside not in text
+            and os.path.isdir(folder)
+        ):
             found.append(item("files", folder, size_of(folder), removal(folder), dockerd.user))
     return found
 
@@ -244,7 +285,8 @@ def weights(job, used, known):
 
 def why_all_stay(folder, mounted, known):
     """Why no weights are removed from a folder, "" where they may be. mounted: path of it or above → container."""
-    changing = sorted({member["name"] for change in known["replacing"] for member in change["members"]})
+    begun = [change for change in known["replacing"] if change["members"] or claims.is_alive(change)]
+    changing = sorted({name for change in begun for _, name in record.entries(change)})
     if changing:
         return "a change of {} is under way, which may use it".format(", ".join(changing))
     network = on_network(folder)
@@ -347,8 +389,11 @@ def size_of(path):
 
 
 def files_below(folder):
-    """The files below a folder. Without recursion, as os.walk needs it before Python 3.12: a checkout may have folders
-    nested more than a thousand deep."""
+    """The files below a folder.
+
+    Without recursion, as os.walk needs it before Python 3.12: a checkout may have folders nested more than a thousand
+    deep.
+    """
     pending = [folder]
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:

@@ -15,7 +15,7 @@ import asking
 import kept_logs
 import processes
 from common import Failure, Progress, TimeIsUp, clock  # (beside this file)
-from remedies import error_hint
+from error_hints import error_hint
 
 PROBE_TIMEOUT = 5  # seconds for one readiness request
 KEY_TIMEOUT = 10  # seconds of rejected keys before it fails; a loading server answers otherwise, or not at all
@@ -33,48 +33,63 @@ class Stuck(Failure):
 
 
 def wait_until_ready(
-    dockerd, name, container_id, url, served_name, timeout, cards=True, hints=(), key=None, silence=SILENCE
+    dockerd, name, container_id, url, served_name, timeout, on_gpus=True, hints=(), key=None, silence=lambda: SILENCE
 ):
     """Wait until the model's API answers 200 and names the model; returns the seconds that took.
 
-    served_name: None where the answer names no model. timeout: seconds, extended while it reads bytes. cards: does it
-    have GPUs? hints: for remedies.py. key: its key in Compose, by default its name; the folder of its secrets.
-    silence: seconds without progress, None for no limit.
+    served_name: None where the answer names no model. timeout: seconds, extended while it reads bytes. on_gpus: does it
+    have GPUs? hints: for error_hints.py. key: its key in Compose, by default its name; the folder of its secrets.
+    silence: called at each look; returns the seconds without progress that are allowed now, None for no limit.
 
     Raises Failure on a timeout, on a rejected key, and at once when the container exits or restarts; Stuck without
     progress. The first line of the text has the reason, the others are the end of its log."""
     progress, delay, refused = Progress(name), 0.1, None
     path, api_key = urlsplit(url).path, dockerd.api_key(key or name)
     activity = Activity(dockerd, container_id, path)
-    restarts = processes.state(dockerd, container_id)["restarts"]
+    container = processes.Watched(dockerd, container_id)
+    restarts = container.state()["restarts"]
     while True:
         # a stopped one gets no request: another process on its port would receive its key
-        state = processes.state(dockerd, container_id)
+        state = container.state()
         up = state["status"] == "running" and state["restarts"] <= restarts
         status, answer = asking.send(dockerd, url, path, None, api_key, PROBE_TIMEOUT) if up else (0, "")
         if status == 200 and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
         refused = refused or time.monotonic() if status in (401, 403) else None
         if refused and time.monotonic() - refused >= KEY_TIMEOUT:
-            raise Failure(asking.key_error(api_key, status, url) + kept_logs.quoted(dockerd, container_id))
+            raise Failure(
+                asking.key_error(api_key, status, url) + kept_logs.quoted(dockerd, container_id), "key-rejected"
+            )
         if not up:
-            raise ended("while loading", dockerd, container_id, state, progress.elapsed(), cards, hints)
+            raise ended("while loading", dockerd, container_id, state, progress.elapsed(), on_gpus, hints)
         activity.measure(state["pid"])
         unlike = {0: "did not answer", 200: "does not name the model `{}`".format(served_name)}
         what = unlike.get(status, "returned HTTP {} instead of 200".format(status))
         late = progress.elapsed() - timeout
         if late > 0 and (late > LONGEST or not activity.reads()):
             why = "not ready after {}: {} {}.".format(clock(progress.elapsed()), url, what)
-            raise Failure(why + kept_logs.quoted(dockerd, container_id))
-        if silence is not None and activity.idle() >= silence:
+            raise unready(Failure, why, dockerd, container_id, path, on_gpus, hints)
+        allowed = silence()
+        if allowed is not None and activity.idle() >= allowed:
             why = "no progress for {} (no bytes read, no line in its log): {} {}."
-            raise Stuck(why.format(clock(silence), url, what) + kept_logs.quoted(dockerd, container_id))
+            raise unready(Stuck, why.format(clock(allowed), url, what), dockerd, container_id, path, on_gpus, hints)
         progress.tell("loading")
         time.sleep(delay)
         delay = min(delay * 1.5, 1)
 
 
-def still_up(dockerd, name, container_id, restarts, cards=True, hints=()):
+def unready(kind, why, dockerd, container_id, path, on_gpus, hints):
+    """The Failure of a kind for a container that runs and does not get ready, with the hint for its log.
+
+    path: of our own requests. The last other line counts also as `no progress: LINE`: some lines mean something only
+    where nothing follows them."""
+    said = kept_logs.last_lines(dockerd, container_id, TRACEBACK)
+    lines = [line for line in said.splitlines() if line.strip() and path not in line]
+    helps = error_hint(None, "\n".join([*lines, *("no progress: " + line for line in lines[-1:])]), hints, on_gpus)
+    return kind(dockerd.without_secrets(why + helps) + kept_logs.quoted(dockerd, container_id), "not-ready")
+
+
+def still_up(dockerd, name, container_id, restarts, on_gpus=True, hints=()):
     """Check that a container which has answered still runs, once it has run for STEADY seconds.
 
     One that dies some seconds after each start may answer in between. restarts: its restart count when it was started.
@@ -84,7 +99,7 @@ def still_up(dockerd, name, container_id, restarts, cards=True, hints=()):
         state = processes.state(dockerd, container_id)
         if state["status"] != "running" or state["restarts"] > restarts:
             passed = max(progress.elapsed(), STEADY)
-            raise ended("after it had answered", dockerd, container_id, state, passed, cards, hints)
+            raise ended("after it had answered", dockerd, container_id, state, passed, on_gpus, hints)
         left = STEADY - min(running_for(state["started"]), STEADY)
         if left <= 0 or progress.elapsed() >= STEADY:
             break
@@ -92,14 +107,16 @@ def still_up(dockerd, name, container_id, restarts, cards=True, hints=()):
     listed = dockerd.run("ps", "--all", "--no-trunc", "--filter", "id=" + container_id, "--format", "{{.Status}}")[1]
     if listed.strip() == "Created":  # it would not come back after a restart of dockerd
         what = "it runs, but Docker could not store that and lists it as created. Is the file system of Docker's "
-        raise Failure(what + "data-root full?")
+        raise Failure(what + "data-root full?", "container-not-started")
 
 
-def ended(when, dockerd, container_id, state, seconds, cards, hints):
-    """The Failure for a container that exited, restarted or was removed within the last `seconds`. It is stopped, or it
-    would restart without end. when: "while loading" or the like."""
+def ended(when, dockerd, container_id, state, seconds, on_gpus, hints):
+    """The Failure for a container that exited, restarted or was removed within the last `seconds`.
+
+    It is stopped, or it would restart without end. when: "while loading" or the like.
+    """
     if state["status"] == "gone":  # it has neither exit code nor log
-        return Failure("its container was removed {}, and not by gpurack".format(when))
+        return Failure("its container was removed {}, and not by gpurack".format(when), "container-removed")
     code = state["code"]
     if state["status"] in ("running", "restarting"):
         code = dockerd.last_exit(container_id, int(seconds) + 1)
@@ -107,9 +124,9 @@ def ended(when, dockerd, container_id, state, seconds, cards, hints):
         processes.stop(dockerd, container_id, 5)
     reason = state["error"] or ("crashed and was restarted" if code is None else "exit code {}".format(code))
     said = kept_logs.last_lines(dockerd, container_id, TRACEBACK)
-    helps = error_hint(code, said, hints, cards)
+    helps = error_hint(code, said, hints, on_gpus)
     first = " ".join("exited {} ({}).{}".format(when, reason, helps).split())
-    return Failure(dockerd.without_secrets(first) + kept_logs.quoted(dockerd, container_id))
+    return Failure(dockerd.without_secrets(first) + kept_logs.quoted(dockerd, container_id), "exited")
 
 
 def running_for(started):
@@ -169,9 +186,11 @@ class Activity:
 
 
 def bytes_read(pid, proc=processes.PROC):
-    """The bytes that a process has read until now, from disks (which includes mapped files) and by calls (which
-    includes network file systems), and those it has in memory: a mapped file in the page cache is read without either.
-    proc(5), io and statm."""
+    """The bytes that a process has read until now, and those it has in memory.
+
+    They come from disks (which includes mapped files) and by calls (which includes network file systems). A mapped file
+    in the page cache is read without either. proc(5), io and statm.
+    """
     io = processes.read(proc, pid, "io") or ""
     counts = [int(count) for count in re.findall(r"(?m)^(?:rchar|read_bytes): (\d{1,19})$", io)]
     pages = (processes.read(proc, pid, "statm") or "").split()[1:2]

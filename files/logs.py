@@ -58,7 +58,7 @@ def show_file(dockerd, job):
             kept = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(os.fstat(stream.fileno()).st_mtime))
             lines = stream.read().splitlines(True)
     except FileNotFoundError:
-        raise Failure(missing(job)) from None
+        raise Failure(missing(job), "log-not-kept") from None
     sys.stderr.write("kept {}\n".format(kept))
     put(dockerd, b"".join(lines[max(len(lines) - job["lines"], 0) :]))
 
@@ -83,7 +83,9 @@ def container_of(dockerd, name):
     found = dockerd.inspect(name)
     if found and dockerd.has_our_labels(found, name, found["labels"].get("com.docker.compose.service")):
         return found["id"]
-    raise Failure("{} has no container on this host. Apply the inventory, or see --failed".format(name))
+    raise Failure(
+        "{} has no container on this host. Apply the inventory, or see --failed".format(name), "container-removed"
+    )
 
 
 def show_container(dockerd, job):
@@ -104,7 +106,7 @@ def show_container(dockerd, job):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     if child.returncode > 0:
-        raise Failure("docker logs failed with exit code {}".format(child.returncode))
+        raise Failure("docker logs failed with exit code {}".format(child.returncode), "docker-command-failed")
     if job["follow"]:
         sys.stderr.write("the log ended: the container stopped\n")
 
@@ -123,7 +125,7 @@ def relay(dockerd, child, until):
         if reader in ready:
             return
         if until and time.monotonic() > until:  # also while it prints: a user's Docker may do so without end
-            raise Failure("docker logs did not end within {} s".format(PATIENCE))
+            raise Failure("docker logs did not end within {} s".format(PATIENCE), "time-is-up")
         if pipe in ready:
             piece = os.read(pipe, LONGEST)
             whole, newline, last = (rest + piece).rpartition(b"\n")

@@ -3,16 +3,24 @@
 Runs on the host's own python3 (3.6 or newer, standard library only).
 """
 
+import re
+
+import processes
 import proof
 import record
 import starting
-from common import Failure, clock, describe_error  # (beside this file)
+from common import CertainFailure, Failure, clock, describe_error, say  # (beside this file)
 from dockerd import digest
 from listening import overlap
-from paths import MODEL_LABEL, SET_ASIDE
+from paths import MODEL_LABEL, SERVES_AGAIN, SET_ASIDE
 
 PREVIOUS = ".previous"  # the suffix of the old container's name meanwhile
 RUNS = ("running", "restarting", "paused")
+INVALID = re.compile(
+    r"invalid (CapAdd|CapDrop|(IPC|PID|UTS) mode|restart policy|volume specification|mount path|port specification)"
+    r"|[Cc]onflicting options|[Rr]ange of CPUs is|[Mm]inimum (memory|memoryswap|shm)|Duplicate mount point"
+)
+"""In Docker's refusal to create a container: its settings are wrong, whatever else is on the host (Moby, daemon/)."""
 CHANGED_MEANWHILE = "another run changed it after this one was planned, so it was not changed. Run gpurack again"
 
 
@@ -25,7 +33,7 @@ def member_of(job, model):
     member = {"name": name, "user": user, "from": before, "remove": not new, "ran": False}
     member["probed"] = "cuda" in model or "dry_start" in model
     member.update(dict.fromkeys(("old_id", "old_key", "old_name", "aside", "old_policy"), None))
-    member["database"] = None
+    member["database"], member["old_image"] = None, None
     member.update({"new_id": None, "new_key": model.get("key", name) if new else None, "policy": ""})
     dockerd, by_hand = job.dockerd(before), model.get("replaces")
     old = None
@@ -34,7 +42,7 @@ def member_of(job, model):
         old = note_by_hand(member, job.dockerd(by_hand["user"]), by_hand)
     elif dockerd.id_of(name):
         if model.get("old_key", dockerd.key(name)) != dockerd.key(name):
-            raise Failure(CHANGED_MEANWHILE)
+            raise Failure(CHANGED_MEANWHILE, "changed-meanwhile")
         member.update({"old_id": dockerd.id_of(name), "old_key": dockerd.key(name)})
         member.update({"old_name": name, "aside": name + PREVIOUS})
         old = note_old(member, dockerd)
@@ -49,8 +57,9 @@ def note_old(member, dockerd):
     """Inspect the old container of a member; its definition can be brought back later."""
     old, found = dockerd.details(member["old_id"]), dockerd.inspect(member["old_id"])
     if not old or not found:
-        raise Failure(CHANGED_MEANWHILE)
+        raise Failure(CHANGED_MEANWHILE, "changed-meanwhile")
     member["ran"] = old["status"] in RUNS
+    member["old_image"] = old["image"], found["image"]
     return dict(old, found=found)
 
 
@@ -63,7 +72,7 @@ def note_by_hand(member, dockerd, by_hand):
     old = note_old(member, dockerd)
     if old["vanishes"]:
         what = "{} was started with --rm, so it could not be restored after a failure. Stop it yourself"
-        raise Failure(what.format(found["name"]))
+        raise Failure(what.format(found["name"]), "container-vanishes")
     member["old_policy"] = old["policy"]
     return old
 
@@ -71,26 +80,30 @@ def note_by_hand(member, dockerd, by_hand):
 def refuse_other(dockerd, name, key, expected):
     """Raise Failure where Compose would take another container for the new one."""
     if dockerd.key(name) == key and name in dockerd.ids and dockerd.inspect(dockerd.ids[name]):
-        raise Failure(CHANGED_MEANWHILE)
+        raise Failure(CHANGED_MEANWHILE, "changed-meanwhile")
     dockerd.refuse_foreign(name, expected, key)
 
 
-def create(job, names, model, member, old):
-    """Let Compose create a model's new container, which stays stopped. names: of all that change with it."""
+def create(job, batch, names, model, member, old):
+    """Let Compose create a model's new container, which stays stopped.
+
+    batch: the id of its change. names: of all that change with it.
+    """
     name = model["name"]
     dockerd, project = job.dockerd(member["user"]), job.projects[member["user"]]
-    code, output = project.create(member["new_key"], names)
+    code, output = project.create(member["new_key"], batch, names)
     if code:
         lines = output.splitlines() or ["exit code {}".format(code)]
         why = next((line for line in reversed(lines) if "rror" in line), lines[-1])
-        raise Failure("Docker cannot create the container: {}".format(why.strip()))
+        kind = CertainFailure if INVALID.search(why) else Failure
+        raise kind("Docker cannot create the container: {}".format(why.strip()), "container-not-created")
     found = dockerd.inspect(name)
     if not found or not dockerd.has_our_labels(found, name, member["new_key"]):
-        raise Failure("Docker created the container, but lists none of this name")
+        raise Failure("Docker created the container, but lists none of this name", "container-not-created")
     member["new_id"] = found["id"]
     details = dockerd.details(found["id"])
     if not details:
-        raise Failure("Docker created the container, but lists none of this name")
+        raise Failure("Docker created the container, but lists none of this name", "container-not-created")
     member["policy"] = details["policy"]
     dockerd.limited("update", "--restart", "no", found["id"])
     describe(job, model, member, old, found, details)
@@ -108,14 +121,15 @@ def describe(job, model, member, old, found, details):
         "service": member["new_key"],
     }
     member["entry"].update(job.origin())
-    if "rollback" in model:  # the inventory's entry: until it is edited, a run would go forward again
+    if "rollback" in model:  # the inventory's entry: until it is edited, a run would undo the rollback
         member["entry"]["rollback"] = model["rollback"]
     member["ready"] = []
     if old and member["old_policy"] is None and member["ran"]:
         label = old["found"]["labels"].get(MODEL_LABEL)
         if job.recorded_definition(member["from"], member["name"]) == digest(label):
             before = job.dockerd(member["from"])
-            member["ready"].append(starting.described(before, label, old["found"], old))
+            since = job.recorded_time(member["from"], member["name"])
+            member["ready"].append(dict(starting.described(before, label, old["found"], old), **since))
     if "label" in model:
         member["ready"].append(starting.described(dockerd, model["label"], found, details, model.get("words", {})))
 
@@ -130,17 +144,52 @@ def message(member, error, tried, back, trouble):
     if trouble:
         what = " Going back failed: {}. The next run tries again."
         first += what.format(trouble.split("\n")[0].rstrip("."))
+    elif member and member.get("lost"):
+        first += " The previous `{}` cannot be restored: {}.".format(member["old_name"], member["lost"])
     elif member and member["ran"] and not tried:
         first += " The present `{}` was not stopped.".format(member["old_name"])
     elif member and isinstance(back, tuple):
-        what = " The previous `{}` serves again since {}; it was down for {}."
-        first += what.format(member["old_name"], back[0], clock(back[1]))
+        what = " The previous `{}` {} {}; it was down for {}."
+        first += what.format(member["old_name"], SERVES_AGAIN, back[0], clock(back[1]))
     elif member and isinstance(back, Exception):
         what = " The previous `{}` was started again, but is not ready: {}."
         first += what.format(member["old_name"], describe_error(back).split("\n")[0].rstrip("."))
     if member and member.get("log"):
         first += " Its log: {}".format(member["log"])
     return first + line + rest
+
+
+def note_failure(job, model, error, image="", serves=False, down=0):
+    """Record why a new container failed, or why the start of an existing one cannot succeed.
+
+    So the same is not tried again until something changes.
+
+    image: its id, "" if unknown. serves: does the old one? down: seconds that it did not."""
+    why = job.dockerd(model["user"]).without_secrets(describe_error(error))
+    entry = {
+        "at": record.now(),
+        "definition": model.get("definition", ""),
+        "label": model.get("label", ""),
+        "image": image,
+        "given": model.get("given", ""),
+        "why": record.shortened(why.split("\n")[0], 300),
+        "serves": serves,
+        "down": down,
+    }
+    entry.update({"start": True} if model["action"] == "start" else {})
+    try:
+        record.note_failed(model["user"], model["name"], entry, "rollback" in model)
+    except OSError as problem:  # a full disk
+        say(model["name"], "its failure was not recorded: {}".format(describe_error(problem)))
+
+
+def serves(job, model):
+    """Does the present container of an entry run? False where its Docker does not say."""
+    container = record.ids(model["from"]).get(model["name"])
+    try:
+        return bool(container) and processes.state(job.dockerd(model["from"]), container)["status"] in RUNS
+    except Failure:
+        return False
 
 
 def tags(changes):
@@ -162,4 +211,4 @@ def prove_ports(member, held):
         if not any(port == other and overlap(address, place) for place, other in held):
             why = proof.port_free(address, port)
             if why:
-                raise Failure(why)
+                raise Failure(why, "port-taken")

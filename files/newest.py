@@ -6,10 +6,11 @@ models' runner, on the host's own python3 (3.6 or newer, standard library only),
 
 import re
 
-from common import Failure, describe_error, parsed, say
+from common import Failure, code_of, describe_error, parsed, say, say_error
 from dockerd import Dockerd
 from fetch import hub_of, listing_of
-from images import pull_alone, repository_of
+from image_ref import same_repository, split_digest
+from images import pull_alone
 
 
 def digest(one, logins):
@@ -18,12 +19,12 @@ def digest(one, logins):
     pull_alone(dockerd, one["name"], one["image"], logins)
     said = parsed(dockerd.must("image", "inspect", "--format", "{{json .RepoDigests}}", one["image"]))
     known = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
-    own = [name for name in known if name.partition("@")[0] == repository_of(one["image"])]
+    own = [name for name in known if same_repository(name, one["image"])]
     if not known:
-        raise Failure("image {} has no digest of a registry".format(one["image"]))
-    found = (own or known)[0].partition("@")[2]
+        raise Failure("image {} has no digest of a registry".format(one["image"]), "image-without-digest")
+    found = split_digest((own or known)[0])[1]
     if not re.match(r"sha256:[0-9a-f]{64}\Z", found):  # a user's Docker may say anything
-        raise Failure("image {} has no valid digest".format(one["image"]))
+        raise Failure("image {} has no valid digest".format(one["image"]), "image-without-digest")
     return found
 
 
@@ -43,4 +44,4 @@ def main(job):
                 if found:
                     say(one["name"], "now {}".format(found))
             except Exception as error:  # a user's daemon may answer anything; that fails this entry alone
-                say("", "error {}: {}".format(one["name"], describe_error(error)))
+                say_error(one["name"], describe_error(error), code_of(error))

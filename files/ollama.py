@@ -7,7 +7,7 @@ standard library only).
 import asking
 from common import LARGEST, Failure, Progress, Speed, clock, parsed, say, show_progress, size  # (beside this file)
 from download import lock_place, locked
-from remedies import error_hint
+from error_hints import error_hint
 
 SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
 LONG = 24 * 3600  # seconds for one pull
@@ -20,7 +20,7 @@ def settle(dockerd, model, prune):
 
     model: an entry of the job with `pull` (made by gpurack/plan/models/pulls.py). prune: remove models that are not
     listed?"""
-    name, server = model["name"], pull_missing(dockerd, model)
+    name, server = model["name"], pull_missing(dockerd, model, heard=False)  # the previous container has stopped
     if prune:
         for left in sorted(server.models() - {wanted["name"] for wanted in model["pull"]}):
             server.call("DELETE", "/api/delete", {"model": left})
@@ -30,19 +30,22 @@ def settle(dockerd, model, prune):
         if found.get(pulled, digest) != digest:
             what = "{} does not match the lock: its digest is {}, not {}. Pull the old one from a source that still "
             what += "has it, or accept the new one: gpurack lock INVENTORY {} --upgrade."
-            raise Failure(what.format(pulled, found[pulled], digest, name))
+            raise Failure(what.format(pulled, found[pulled], digest, name), "weights-do-not-match")
     for wanted in model["pull"]:
         load(name, server, wanted["name"], model.get("hints", ()))
 
 
-def pull_missing(dockerd, model):
-    """Pull the listed models that a server lacks, each unless another run does so; returns the server. Raises
-    Failure."""
+def pull_missing(dockerd, model, heard=True):
+    """Pull the listed models that a server lacks, each unless another run does so; returns the server.
+
+    heard: as for download.locked. Raises Failure.
+    """
     name, server = model["name"], Ollama(dockerd, model["url"])
     there = server.models()
     for wanted in model["pull"]:
         if wanted["name"] not in there:
-            with locked(name, lock_place("ollama", dockerd.user, name, wanted["name"]), wanted["name"]) as waited:
+            place = lock_place("ollama", dockerd.user, name, wanted["name"])
+            with locked(name, place, wanted["name"], heard) as waited:
                 if not waited or wanted["name"] not in server.models():
                     pull(name, server, wanted)
     return server
@@ -54,7 +57,7 @@ def pull(name, server, wanted):
     speed = None
     for line in server.stream("/api/pull", {"model": source, "insecure": wanted["insecure"], "stream": True}):
         if "error" in line:
-            raise Failure(refusal(shown, source, str(line["error"])))
+            raise Failure(refusal(shown, source, str(line["error"])), "ollama-failed")
         layer = (line.get("completed") or 0, line.get("total"))
         if layer[1] and all(isinstance(count, int) for count in layer):
             layers[str(line.get("digest"))] = layer
@@ -67,7 +70,7 @@ def pull(name, server, wanted):
         server.call("POST", "/api/copy", {"source": source, "destination": shown})
         server.call("DELETE", "/api/delete", {"model": source})
     if shown not in server.models():
-        raise Failure("{} is missing after the pull. See docker logs {}".format(shown, name))
+        raise Failure("{} is missing after the pull. See docker logs {}".format(shown, name), "ollama-failed")
     say(name, "pulled {} in {}".format(shown, clock(progress.elapsed())))
 
 
@@ -82,14 +85,14 @@ def refusal(shown, source, error):
 
 
 def load(name, server, model, hints=()):
-    """Load a model by requesting one token, or one embedding. hints: for files/remedies.py. Raises Failure."""
+    """Load a model by requesting one token, or one embedding. hints: for files/error_hints.py. Raises Failure."""
     with show_progress(Progress(name), "loading " + model):
         status, said = server.ask("/api/generate", dict(TINY, model=model, prompt="1"))
         if status == 400 and "does not support generate" in str(said.get("error")):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
         why = said.get("error", "HTTP {}".format(status)).rstrip(".")
-        raise Failure("{} does not answer: {}.{}".format(model, why, error_hint(0, why, hints)))
+        raise Failure("{} does not answer: {}.{}".format(model, why, error_hint(0, why, hints)), "ollama-failed")
 
 
 class Ollama:
@@ -127,9 +130,11 @@ class Ollama:
         try:
             status, said = self.answer(method, path, data)
         except OSError as error:
-            raise Failure("ollama does not answer {} {}: {}".format(method, path, error)) from None
+            raise Failure("ollama does not answer {} {}: {}".format(method, path, error), "ollama-failed") from None
         if status != 200:
-            raise Failure("ollama refuses {} {}: {}".format(method, path, said.get("error", str(said)[:200])))
+            raise Failure(
+                "ollama refuses {} {}: {}".format(method, path, said.get("error", str(said)[:200])), "ollama-failed"
+            )
         return said
 
     def ask(self, path, data):
@@ -137,7 +142,7 @@ class Ollama:
         try:
             return self.answer("POST", path, data)
         except OSError as error:
-            raise Failure("{} does not answer: {}".format(data["model"], error)) from None
+            raise Failure("{} does not answer: {}".format(data["model"], error), "ollama-failed") from None
 
     def stream(self, path, data):
         """Yield the lines of a streamed answer. Raises Failure."""
@@ -154,7 +159,9 @@ class Ollama:
             if rest.strip():
                 yield as_data(rest)
         except OSError as error:
-            raise Failure("ollama failed during {}: {}. The next run resumes".format(path, error)) from None
+            raise Failure(
+                "ollama failed during {}: {}. The next run resumes.".format(path, error), "ollama-failed"
+            ) from None
 
 
 def as_data(answer):

@@ -1,5 +1,6 @@
-"""Proves CUDA, devices and arguments in a model's image before the model's old container is stopped. A part of
-models.py.
+"""Proves CUDA, devices and arguments in a model's image before the model's old container is stopped.
+
+A part of models.py.
 
 The image runs for some seconds with exactly the model's GPUs, and without network, mounts and secrets
 (gpurack/plan/models/probes.py). Only what certainly fails is a failure: without an answer the change continues.
@@ -12,10 +13,10 @@ import threading
 
 import kept_logs
 import processes
-from common import Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
-from cuda_faults import OLDEST_DRIVER, continues_without, cuda_of_image, fault
+from common import CertainFailure, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
+from cuda_faults import OLDEST_DRIVER, continues_without, cuda_of_image, fault, needs_other_version, untested
+from error_hints import error_hint
 from paths import CUDA_LABEL
-from remedies import error_hint
 
 ANSWER = 20  # seconds for a registry to say what an image has
 LIMIT = 60  # seconds; cuInit takes 0.1 to 2, more where the driver first has to set up eight GPUs
@@ -29,18 +30,22 @@ NO_DEVICE = re.compile(
 
 
 class Proof:
-    """What is known in this run of an image with these GPUs. found: as cuda_faults.fault; devices: as no_device; lock:
-    held to find it out."""
+    """What is known in this run of an image with these GPUs.
+
+    found: as cuda_faults.fault; devices: as no_device; lock: held to find it out.
+    """
 
     def __init__(self):
         self.lock, self.tried, self.found, self.devices = threading.Lock(), False, None, ""
 
 
 def prove(job, model, member, batch):
-    """Raise Failure where the new container of a member cannot use CUDA. batch: its change's id."""
+    """Raise Failure where the new container of a member cannot use CUDA. batch: its change's id.
+
+    CertainFailure only where another driver or image is needed: services and device files of the host may change."""
     wanted = model.get("cuda")
     if not wanted:
-        if model.get("cuda_untested"):
+        if model.get("cuda_untested") and is_new(job, member):
             say(model["name"], "CUDA is not tested in its image, which has no program for it")
         return
     image = member["image"] or model["image"]
@@ -50,12 +55,29 @@ def prove(job, model, member, batch):
             words = (*wanted["run"], image, *wanted["arguments"])
             with show_progress(Progress(model["name"]), "testing CUDA in its image"):
                 code, output = run(job.dockerd(member["user"]), batch, words, LIMIT)
-            proof.tried, proof.found, proof.devices = True, fault(output, wanted["gpus"]), no_device(code, output)
+            found = fault(output, wanted["gpus"], wanted.get("official", False))
+            proof.tried, proof.found, proof.devices = True, found, no_device(code, output)
+            if proof.found is None and not proof.devices and is_new(job, member):
+                say(model["name"], "CUDA was not tested: {}".format(untested(output, code)))
     if proof.devices:
-        raise Failure(proof.devices)
+        raise Failure(proof.devices, "device-not-found")
     if proof.found:
         what = "its image cannot use the GPUs ({}).{}"
-        raise Failure(what.format(proof.found, error_hint(0, proof.found, model.get("hints", ()))))
+        kind = CertainFailure if needs_other_version(proof.found) else Failure
+        raise kind(
+            what.format(proof.found, error_hint(0, proof.found, model.get("hints", ()))), "image-cannot-use-gpus"
+        )
+
+
+def is_new(job, member):
+    """Does a change give its member another image, so that what an image lacks is news? True where that is unknown."""
+    if not member.get("old_id"):
+        return True
+    try:
+        found = job.dockerd(member["from"]).inspect(member["old_id"])
+    except Failure:
+        return True
+    return not found or found["image"] != member["image"]
 
 
 def prove_arguments(job, model, member, batch):
@@ -70,12 +92,12 @@ def prove_arguments(job, model, member, batch):
         code, output = run(job.dockerd(member["user"]), batch, words, DRY_LIMIT)
     refused = no_device(code, output)
     if refused:
-        raise Failure(refused)
+        raise Failure(refused, "device-not-found")
     found = refusal(code, output, dry)
     if found:
-        cards = bool(model["uuids"])
-        hint = error_hint(code, "error: " + found, model.get("hints", ()), cards)
-        raise Failure("its program refuses its arguments: {}.{}".format(found, hint))
+        on_gpus = bool(model["uuids"])
+        hint = error_hint(code, "error: " + found, model.get("hints", ()), on_gpus)
+        raise CertainFailure("its program refuses its arguments: {}.{}".format(found, hint), "arguments-refused")
 
 
 def refusal(code, output, dry):
@@ -105,6 +127,8 @@ def no_device(code, output):
 def refuse_image(dockerd, model, reference, options):
     """Raise Failure where an image at a registry has a CUDA that the host's driver cannot run, before it is pulled.
 
+    Where it may run by a library in the image (gpurack/plan/models/probes.py: driver_limit), that is said.
+
     options: of docker, for logins. Without an answer, and for an image that does not say it, nothing is refused."""
     driver = model["driver"]
     words = ("buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference)
@@ -116,13 +140,16 @@ def refuse_image(dockerd, model, reference, options):
     answer = "" if code else next((line for line in output.splitlines() if line.startswith("{")), "")
     found = [cuda_of_image(variables) for variables in environments(parsed(answer))]
     if found and all(cuda and cuda > driver["cuda"] for cuda in found):
-        what = (
-            "its image needs CUDA {}, and the NVIDIA driver {} runs CUDA {} at most, so it was not pulled. Install "
-            "{}, or use an older image (`version`)"
-        )
         cuda = min(found)
+        what = "its image needs CUDA {}, and the NVIDIA driver {} runs CUDA {} at most"
+        what = what.format(cuda, driver["version"], driver["cuda"])
+        if not driver["certain"]:
+            says = "{} by itself. It runs only if the image has a CUDA compatibility library for this driver and GPU"
+            say(model["name"], says.format(what))
+            return
         needs = "driver {} or newer".format(OLDEST_DRIVER[cuda]) if cuda in OLDEST_DRIVER else "a newer driver"
-        raise Failure(what.format(cuda, driver["version"], driver["cuda"], needs))
+        what += ", so it was not pulled. Install {}, or use an older image (`version`)".format(needs)
+        raise CertainFailure(what, "driver-too-old")
 
 
 def environments(image):
@@ -136,22 +163,33 @@ def environments(image):
 
 
 def refuse_cpu(dockerd, model, container):
-    """Raise Failure where a new container has GPUs, and its log says that it continues on the CPU."""
-    if not model["uuids"]:
+    """Raise Failure where a new container's log says that it continues on the CPU instead of its GPUs.
+
+    Nor does nvidia-smi list it on one (as gpurack/plan/models/computing.py).
+    """
+    if not model["uuids"] or not model.get("log"):
         return
     try:
         log = kept_logs.plain(kept_logs.tail(dockerd, container))
     except Failure:  # its log driver cannot be read
         return
-    found = continues_without(log)
-    if found:
+    found = continues_without(log, model["log"] == "layers")
+    if found and not listed(dockerd, container):
         what = "it computes on the CPU, not on its GPUs ({}).{}"
-        raise Failure(what.format(found, error_hint(0, found, model.get("hints", ()))))
+        raise Failure(what.format(found, error_hint(0, found, model.get("hints", ()))), "runs-on-cpu")
+
+
+def listed(dockerd, container):
+    """Does nvidia-smi list a process of a container on a GPU?"""
+    on_gpus = {pid for pid, _, _ in processes.compute_apps() or ()}
+    return any(pid in on_gpus for pid, _ in processes.of_container(dockerd, container))
 
 
 def run(dockerd, batch, words, limit):
-    """(exit code, output) of a probe; (None, "") where it takes longer than `limit` seconds. Then its container is
-    removed; raises Failure where it stays."""
+    """(exit code, output) of a probe; (None, "") where it takes longer than `limit` seconds.
+
+    Then its container is removed; raises Failure where it stays.
+    """
     label = "{}={}".format(CUDA_LABEL, batch)
     try:
         return processes.docker(dockerd, "run", "--rm", "--label", label, *words, limit=limit)

@@ -11,18 +11,18 @@ import threading
 import time
 
 import common
-from common import Failure, Progress, TimeIsUp, describe_error, parsed  # (beside this file)
+from common import Failure, Progress, TimeIsUp, code_of, describe_error, parsed  # (beside this file)
+from docker_restart import GRACE, MOST_GRACE
 
 PROC = "/proc"
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
 QUERY = 30  # seconds for one answer of a daemon or of nvidia-smi
-GRACE = 30  # seconds that a container may take to stop, unless it has its own (Compose's stop_grace_period)
-MOST_GRACE = 600
 BEYOND_GRACE = 15  # seconds that `docker stop` may take beyond its grace period
 MEMORY_TIMEOUT = 60  # seconds to wait for a stopped model's memory to be freed
 SLACK = 512  # MiB of a GPU's memory that may stay: contexts of the driver, and others that grow meanwhile
-ANOTHER_USER = re.compile(r"/user-[1-9]\d*\.slice/")
+IN_SLICE = re.compile(r"/user-(\d+)\.slice/")
 SHOWN = 5  # processes named in a message
+STARTED = re.compile(r"[0-9TZ:.+-]{0,40}\Z")  # a time as Docker writes it; the host's record keeps it
 GONE = {"status": "gone", "pid": 0, "restarts": 0, "code": 0, "error": "", "started": ""}
 FORM = (
     '{"status":{{json .State.Status}},"pid":{{.State.Pid}},"restarts":{{.RestartCount}},"code":{{.State.ExitCode}},'
@@ -36,14 +36,14 @@ def docker(dockerd, *words, limit=None):
 
     Raises TimeIsUp. The daemon continues what it began. Unlike Dockerd.run, a timeout here does not end the work on a
     user's daemon: a stop that takes too long is not a daemon that does not answer."""
-    if dockerd.silent:
-        raise Failure(dockerd.silent)
-    return common.run(*dockerd.docker(*words), limit=limit or QUERY, what="{} {}".format(dockerd.by_hand, words[0]))
+    limit = dockerd.allowed(limit or QUERY)
+    return common.run(*dockerd.docker(*words), limit=limit, what="{} {}".format(dockerd.by_hand, words[0]))
 
 
 def state(dockerd, container_id):
-    """status, pid, restarts, exit code, Docker's error, start time and own grace period of a container; status "gone"
-    where none exists.
+    """The state of a container, as Docker has it; status "gone" where none exists.
+
+    status, pid, restarts, exit code, Docker's error, start time and own grace period.
 
     Raises Failure where Docker gives no valid answer within QUERY seconds."""
     if dockerd.user:
@@ -52,21 +52,50 @@ def state(dockerd, container_id):
         try:
             code, output = docker(dockerd, "container", "inspect", "--format", FORM, container_id)
         except TimeIsUp:
-            raise Failure("docker container inspect gave no answer within {} s".format(QUERY)) from None
+            raise Failure("docker container inspect gave no answer within {} s".format(QUERY), "time-is-up") from None
     if code and "no such container" in output.lower():
         return dict(GONE)
     found = parsed(next((line for line in output.splitlines() if line.startswith("{")), "")) if not code else None
     if not isinstance(found, dict) or any(type(found.get(word)) is not type(GONE[word]) for word in GONE):
-        raise Failure("{} container inspect printed no valid answer: {}".format(dockerd.by_hand, output[:300]))
-    return found
+        raise Failure(
+            "{} container inspect printed no valid answer: {}".format(dockerd.by_hand, output[:300]),
+            "docker-command-failed",
+        )
+    return dict(found, started=found["started"] if STARTED.match(found["started"]) else "")
+
+
+class Watched:
+    """The state of a container that is inspected repeatedly.
+
+    Docker is not asked while the main process that it named lives: each question starts a program, and several models
+    may load for minutes. A user's Docker is asked each time, because it may name any process."""
+
+    def __init__(self, dockerd, container_id, proc=PROC):
+        self.dockerd, self.container_id, self.proc = dockerd, container_id, proc
+        self.known, self.main = None, None
+
+    def state(self):
+        """The same as the function `state`. One that is paused counts as running until its process ends."""
+        if self.main and alive(self.main, self.proc):
+            return self.known
+        self.known, self.main = state(self.dockerd, self.container_id), None
+        if self.known["status"] == "running" and not self.dockerd.user:
+            found = fields(self.proc, self.known["pid"])
+            self.main = found and (self.known["pid"], found["start"])
+        return self.known
+
+    def runs(self):
+        """Does it run? Raises Failure where its Docker does not say."""
+        return self.state()["status"] == "running"
 
 
 # --- which ------------------------------------------------------------------------------------------------------------
 
 
 def of_container(dockerd, container_id, main=None, proc=PROC):
-    """The processes of a container, as a set of (pid, start time); empty where it does not run. main: the pid of its
-    main process, if known.
+    """The processes of a container, as a set of (pid, start time); empty where it does not run.
+
+    main: the pid of its main process, if known.
 
     By their cgroup, whose path has the container's id whatever the driver and version of cgroups. The main process and
     its descendants count too: a rootless daemon on cgroup v1 makes no cgroups. `docker top` lists none on hybrid
@@ -89,11 +118,27 @@ def of_container(dockerd, container_id, main=None, proc=PROC):
 
 
 def may_belong(dockerd, cgroup, container_id):
-    """May a process with this cgroup belong to a container of this daemon?"""
-    if dockerd.user:
-        return "/user-{}.slice/".format(dockerd.uid) in cgroup
-    named = [line for line in cgroup.splitlines() if container_id in line]
-    return not any(ANOTHER_USER.search(line) for line in named or cgroup.splitlines())
+    """May a process with this cgroup belong to a container of this daemon?
+
+    Users give names as they like below their slice, also those of other users' slices, and so does a container below
+    its cgroup: the first slice decides, in front of the container."""
+    named = [line.partition(container_id)[0] for line in cgroup.splitlines() if container_id in line]
+    found = [IN_SLICE.search(line) for line in named or cgroup.splitlines()]
+    owners = {slice_of.group(1) for slice_of in found if slice_of}
+    return owners == {str(dockerd.uid)} if dockerd.user else not owners - {"0"}
+
+
+def daemons(dockerd, proc=PROC):
+    """The processes of a Docker's user that are called dockerd. Another set than before: it was restarted, or is away.
+
+    A user can name any process so, which concerns their own Docker alone."""
+    found = set()
+    for pid in pids(proc):
+        said = read(proc, pid, "status") or ""
+        if said.startswith("Name:\tdockerd\n") and "\nUid:\t{}\t".format(dockerd.uid) in said:
+            stat = fields(proc, pid)
+            found.update({(pid, stat["start"])} if stat else ())
+    return found
 
 
 def alive(process, proc=PROC):
@@ -174,7 +219,7 @@ def stop(dockerd, container_id, grace=None):
         return processes
     left = survivors(processes | of_container(dockerd, container_id, after["pid"]))
     running = "still running: " + describe(left) if left else "Docker says that it is " + after["status"]
-    raise Failure("{} stop failed ({}); {}".format(dockerd.by_hand, what, running))
+    raise Failure("{} stop failed ({}); {}".format(dockerd.by_hand, what, running), "container-not-stopped")
 
 
 def stop_together(wanted):
@@ -187,7 +232,7 @@ def stop_together(wanted):
         try:
             results[name] = stop(dockerd, container_id)
         except Exception as error:  # an exception in a thread would be lost
-            results[name] = error if isinstance(error, Failure) else Failure(describe_error(error))
+            results[name] = error if isinstance(error, Failure) else Failure(describe_error(error), code_of(error))
 
     clients = [threading.Thread(target=one, args=(name,) + tuple(each)) for name, each in wanted.items()]
     for client in clients:
@@ -227,7 +272,7 @@ def wait_for_memory(name, processes, uuids, before=None, proc=PROC):
             return
         if progress.elapsed() >= MEMORY_TIMEOUT:
             what = "GPU memory was not freed within {} s: {}. See nvidia-smi or rocm-smi"
-            raise Failure(what.format(MEMORY_TIMEOUT, left))
+            raise Failure(what.format(MEMORY_TIMEOUT, left), "gpu-memory-not-freed")
         progress.tell("waiting for GPU memory to be freed")
         time.sleep(delay)
         delay = min(delay * 2, 0.5)
@@ -276,14 +321,16 @@ def memory_used():
 
 
 def nvidia_smi(query):
-    """The rows of a query; empty without NVIDIA GPUs, None where a program in the driver keeps it from answering."""
+    """The rows of a query; empty without NVIDIA GPUs, None where a program in the driver keeps it from answering.
+
+    It fails with all rows there (14: a damaged infoROM); what it says besides is a row that is none."""
     if not shutil.which("nvidia-smi"):
         return []
     try:
-        code, output = common.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
+        _, output = common.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
     except TimeIsUp:
         return None
-    return [] if code else [[word.strip() for word in line.split(",")] for line in output.splitlines()]
+    return [[word.strip() for word in line.split(",")] for line in output.splitlines()]
 
 
 def amd_pids():

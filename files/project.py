@@ -9,7 +9,7 @@ import glob
 import os
 
 import record
-from compose_yaml import services_of
+from compose_yaml import blocks_of, services_of
 from recovering import staged  # (beside this file)
 
 REJECTED = "Compose rejects it, so it was not changed. Correct its `compose` field. "
@@ -18,18 +18,20 @@ REJECTED = "Compose rejects it, so it was not changed. Correct its `compose` fie
 class Project:
     """The project of a daemon.
 
-    data: its part of the payload (gpurack/plan/runner.py). kept: the names that have their old lines until their change
-    is decided, or because it failed."""
+    data: its part of the payload (gpurack/plan/runner.py); `before` is what compose.yaml has. kept: the names that have
+    their old lines until their change is decided, or because it failed."""
 
     def __init__(self, dockerd, data):
         self.dockerd, self.data, self.kept = dockerd, data, set()
 
     def text(self, kept=()):
         """The text of compose.yaml; models in `kept` stay as in the current file."""
+        return self.assembled(self.chosen(kept))
+
+    def chosen(self, kept):
+        """Name → lines of compose.yaml; models in `kept` have those of the current file."""
         new, old = self.data["services"], self.data["before"]
-        chosen = {name: new[name] for name in new if name not in kept}
-        chosen.update({name: old[name] for name in kept if name in old})
-        return self.assembled(chosen)
+        return dict({name: new[name] for name in new if name not in kept}, **{n: old[n] for n in kept if n in old})
 
     def assembled(self, chosen):
         """Models' lines as one file; the same text as gpurack/plan/models/compose.py: document."""
@@ -56,18 +58,23 @@ class Project:
         return {name: refusal for name, refusal in found.items() if refusal}
 
     def begin(self, kept, files_kept):
-        """Write containers' files, and compose.yaml with the old lines of the names in `kept`. files_kept: keys whose
-        files stay as they are."""
+        """Write containers' files, and compose.yaml with the old lines of the names in `kept`.
+
+        files_kept: keys whose files stay as they are.
+        """
         self.kept = set(kept)
         self.dockerd.write_files(self.data["files"], files_kept)
         self.dockerd.keep(self.dockerd.compose_file, self.text(self.kept))
+        self.data["before"] = self.chosen(self.kept)
         for path in glob.glob(glob.escape(self.dockerd.next) + "*"):
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
     def stale(self):
-        """The entries that another run changed after this one was planned: the record and compose.yaml agree on a key
-        in Compose that the plan does not know."""
+        """The entries that another run changed after this one was planned.
+
+        The record and compose.yaml agree on a key in Compose that the plan does not know.
+        """
         planned = {name: set(block["services"]) for name, block in self.data["before"].items()}
         return sorted(
             name
@@ -81,9 +88,20 @@ class Project:
         gone = self.data["before"].keys() & self.data["services"].keys() - found.keys() - self.dockerd.ids.keys()
         return sorted(gone)
 
+    def follow(self, names):
+        """Leave the lines of these entries as another run that changes them has them."""
+        present = self.present()
+        for lines in (self.data["before"], self.data["services"]):
+            for name in names:
+                lines.pop(name, None)
+            lines.update({name: present[name] for name in names if name in present})
+
     def done(self, planned):
-        """The entries that another run meanwhile changed as this one would. Their lines are the present ones from now
-        on. planned: name → digest of the definition that this run is to create."""
+        """The entries that another run meanwhile changed as this one would.
+
+        Their lines are the present ones from now on. planned: name → digest of the definition that this run is to
+        create.
+        """
         found = ((record.load() or {}).get("containers") or {}).get(self.dockerd.user, {})
         names = []
         for name in self.stale():
@@ -102,11 +120,24 @@ class Project:
         except OSError:
             return False
 
-    def create(self, key, batch):
-        """Let Compose create the new container of this key beside the old one; it is not started. batch: the names that
-        change together. Returns (exit code, output)."""
-        path = "{}-{}".format(self.dockerd.next, key)
-        self.dockerd.keep(path, self.text(self.kept - set(batch)))
+    def present(self):
+        """Name → lines of compose.yaml as it is: other runs change their entries while this one holds no lock."""
+        found = blocks_of(self.dockerd.compose_file)
+        return self.chosen(self.kept) if found is None else found
+
+    def changed(self, names):
+        """The text of compose.yaml as it is with the changes of these names."""
+        new = self.data["services"]
+        found = {name: lines for name, lines in self.present().items() if name not in names}
+        return self.assembled(dict(found, **{name: new[name] for name in names if name in new}))
+
+    def create(self, key, batch, names):
+        """Let Compose create the new container of this key beside the old one; it is not started.
+
+        batch: the id of its change. names: what changes together. Returns (exit code, output).
+        """
+        path = "{}-{}".format(staged(self.dockerd, batch), key)
+        self.dockerd.keep(path, self.changed(names))
         try:
             words = self.dockerd.compose("create", "--no-recreate", "--pull", "never", key, file=path)
             return self.dockerd.within(words)
@@ -116,24 +147,23 @@ class Project:
 
     def stage(self, batch, names):
         """Write compose.yaml as it is with the changes of these names, beside the current one. batch: their id."""
-        self.dockerd.keep(staged(self.dockerd, batch), self.text(self.kept - set(names)))
+        self.dockerd.keep(staged(self.dockerd, batch), self.changed(names))
 
-    def decided(self, batch):
+    def decided(self, names):
         """These changes are decided: their new lines are in compose.yaml from now on."""
-        self.kept -= set(batch)
-
-    def used(self):
-        """The keys in Compose of what should run, and of what an unfinished change may still need."""
-        new, old = self.data["services"], self.data["before"]
-        lines = [block["services"] for name, block in new.items() if name not in self.kept]
-        lines += [old[name]["services"] for name in self.kept if name in old]
-        keys = {key for block in lines for key in block}
-        for change in record.replacing():
-            keys.update(member[word] for member in change["members"] for word in ("old_key", "new_key"))
-        return keys
+        self.kept -= set(names)
+        new, before = self.data["services"], self.data["before"]
+        for name in names:
+            before.pop(name, None)
+        before.update({name: new[name] for name in names if name in new})
 
     def clean_up(self):
-        """Remove the files that nothing uses any more."""
-        used = self.used()
-        files = {key: texts for key, texts in self.data["files"].items() if key in used}
-        self.dockerd.remove_old_files(files, used)
+        """Remove the files that nothing uses any more: what should run does, and an unfinished change may."""
+        listed = {key for lines in self.present().values() for key in lines["services"]}
+        changes = record.replacing()
+        members = [member for change in changes for member in change["members"]]
+        changing = {member[word] for member in members for word in ("old_key", "new_key")}
+        theirs = record.keys_of_changes(changes, self.dockerd.user)
+        changing |= {key for key in self.dockerd.keys_with_files() if theirs.match(key)}
+        files = {key: texts for key, texts in self.data["files"].items() if key in listed - changing}
+        self.dockerd.remove_old_files(files, listed | changing)

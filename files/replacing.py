@@ -18,7 +18,10 @@
 The record has the phase before its first step. All new containers are removed before the first old one starts, and all
 old ones have stopped before the first new one starts: so no GPU ever has both. Until COMMIT, compose.yaml names the old
 ones, and dockerd starts neither by itself: the old ones were stopped, the new ones have the restart policy `no`.
-A removal that needs nothing of others begins with COMMIT.
+A removal that needs nothing of others begins with COMMIT, once its running requests had their time to end.
+
+A change in the host's Docker and a user's holds the host's lock for its decision alone (files/claims.py). It may wait
+for it: then the new ones serve, and a kill is undone. RESTORE waits for no lock.
 
 Runs on the host's own python3 (3.6 or newer, standard library only).
 """
@@ -30,6 +33,7 @@ import time
 import uuid
 
 import asking
+import common
 import databases
 import loading
 import members
@@ -38,24 +42,33 @@ import processes
 import record
 import recovering
 import starting
-from common import Failure, Progress, clock, describe_error, say, together  # (beside this file)
+from common import CertainFailure, Failure, Progress, code_of, describe_error, say, together  # (beside this file)
 from dockerd import own_url
-from paths import PROBE_LABEL
+from paths import NEW_SERVES, PROBE_LABEL
 
 CHANGES = ("create", "recreate", "remove")  # actions that this file is for; the others start what exists
-DAEMON_AWAY = re.compile(
+OF_DOCKER = re.compile(
     "Cannot connect to the Docker daemon|error during connect|Docker closed the connection|"
-    "container inspect gave no answer"  # a mere question; a start may take too long because of its definition
+    r"container inspect gave no answer|\(docker container inspect: nothing within|"
+    # a mere question; a start may take too long because of its definition
+    "Error response from daemon: .*no space left on device"
 )
+"""Failures that say nothing of a definition: dockerd was restarted, killed or frozen, or its disk is full."""
+
+
+def new_change():
+    """A change for the record, with no members yet."""
+    return {"batch": uuid.uuid4().hex, "phase": "prepare", "since": record.now(), "members": []}
 
 
 class Batch:
     """Changes that succeed or fail together, since one's new GPU, port or name is another one's old one.
 
     job: files/models.py: Job. models: its entries of the payload. Those whose action is none of CHANGES are started
-    when the old containers have stopped; if one of these fails, that concerns no other."""
+    when the old containers have stopped; if one of these fails, that concerns no other. change: what the record has of
+    it, where it claims them already."""
 
-    def __init__(self, job, models):
+    def __init__(self, job, models, change=None):
         self.job, self.models = job, models
         self.changes = [model for model in models if model["action"] in CHANGES]
         self.others = [model for model in models if model["action"] not in CHANGES]
@@ -63,12 +76,14 @@ class Batch:
         self.names = [model["name"] for model in self.changes]
         self.tags = members.tags(self.changes)
         self.members, self.olds = {}, {}  # by tag, as `failed`
-        self.change = {"batch": uuid.uuid4().hex, "phase": "prepare", "since": record.now(), "members": []}
+        self.change = change or new_change()
         self.gate, self.doomed = threading.Lock(), False  # held while a container is started
         self.progress = threading.Condition()
-        self.threads, self.ended, self.failed, self.seconds = [], set(), {}, {}
+        self.threads, self.ended, self.failed = [], set(), {}
+        self.seconds, self.ready = {}, {}  # name → how long a new one took to start, and when it was ready
         self.reported = set()  # the others whose result is known
         self.stopped = None  # when the old ones began to stop: until then nothing was tried
+        self.daemons = {}  # user → the processes of their dockerd when the trial began
 
     def carry_out(self):
         """Change, or leave everything unchanged. All that fails is reported to the job."""
@@ -77,9 +92,11 @@ class Batch:
             return
         try:
             self.begin()
-            if self.news or self.others:  # a removal that needs nothing of others is decided at once
+            if self.news or self.others:
                 self.prepare()
                 self.try_it()
+            else:
+                self.drain_all()
             self.stage()
         except Exception as error:
             self.failed = self.failed or {self.tags[0]: error}
@@ -111,7 +128,7 @@ class Batch:
                     self.job.dockerd(member["from"]).limited("rename", member["old_id"], member["aside"])
         for tag, model, member in self.pairs(self.news):
             with self.blamed(tag):
-                members.create(self.job, self.names, model, member, self.olds[tag])
+                members.create(self.job, self.change["batch"], self.names, model, member, self.olds[tag])
         record.set_replacing(self.change)
         held = [port for old in self.olds.values() if old and old["status"] in members.RUNS for port in old["ports"]]
         for tag, _, member in self.pairs(self.news):
@@ -135,6 +152,7 @@ class Batch:
 
     def try_it(self):
         """Stop the old ones, start the new ones and test them. `failed` has those that failed."""
+        self.daemons = {user: self.daemons_of(user) for user in {member["user"] for member in self.change["members"]}}
         self.change["phase"] = "try"
         record.set_replacing(self.change)
         self.stop_old()
@@ -150,8 +168,12 @@ class Batch:
         self.run_all()
         for tag, model, member in self.pairs(self.news) if not self.failed else ():
             with self.blamed(tag):  # it may have ended while others loaded
-                cards, hints = bool(model["uuids"]), model.get("hints", ())
-                loading.still_up(self.job.dockerd(member["user"]), model["name"], member["new_id"], 0, cards, hints)
+                on_gpus, hints = bool(model["uuids"]), model.get("hints", ())
+                loading.still_up(self.job.dockerd(member["user"]), model["name"], member["new_id"], 0, on_gpus, hints)
+
+    def daemons_of(self, user):
+        """The processes of a user's dockerd; "" is the host's."""
+        return processes.daemons(self.job.dockerd(user))
 
     def stop_old(self):
         """Stop the old ones together, and wait until they hold no GPU memory."""
@@ -167,7 +189,7 @@ class Batch:
             if uuids:
                 running |= processes.of_container(dockerd, member["old_id"])
         before = processes.memory_of(running, uuids) if running else {}
-        together((self.drain, *each) for each in self.pairs() if each[2]["ran"])
+        self.drain_all()
         self.stopped = time.monotonic()
         results = processes.stop_together(wanted)
         self.failed.update({tag: result for tag, result in results.items() if isinstance(result, Exception)})
@@ -178,11 +200,17 @@ class Batch:
             ended = set().union(running, *results.values())
             processes.wait_for_memory(first, ended, uuids, before)
 
+    def drain_all(self):
+        """Let the old containers that run end their requests, side by side; one that cannot be asked is stopped so."""
+        together((self.drain, *each) for each in self.pairs() if each[2]["ran"])
+
     def drain(self, tag, model, member):
         """Let an old container end its running requests, for some seconds."""
         url = self.probe_of(tag)
         if url and model.get("running"):
-            asking.drain(self.job.dockerd(member["from"]), model["name"], url, model["running"], member["old_key"])
+            dockerd = self.job.dockerd(member["from"])
+            runs = processes.Watched(dockerd, member["old_id"]).runs
+            asking.drain(dockerd, model["name"], url, model["running"], member["old_key"], runs)
 
     def probe_of(self, tag):
         """Where an old container says that it is ready; None where that is unknown."""
@@ -219,23 +247,30 @@ class Batch:
                     self.reported.add(name)
                 self.progress.notify_all()
         if error and name in self.reported:
-            self.job.fail(name, describe_error(error))
+            self.job.fail(name, describe_error(error), code_of(error))
 
     def wait_for_others(self, model):
-        """Until the entries of this batch that a service connects to are ready or have failed."""
-        progress = Progress(model["name"])
+        """Until the entries of this batch that a service connects to are ready or have failed.
+
+        A new version that changes its database starts last, and not where another one failed: that would undo what
+        users have written by then (files/databases.py)."""
+        last = [one["name"] for _, one, member in self.pairs(self.news) if member["database"]]
+        progress, name = Progress(model["name"]), model["name"]
         wanted = set(model.get("after", ())) & {other["name"] for other in self.news + self.others}
+        if name in last:  # of several, one after the other
+            later = waiting_for(name, self.news + self.others).union(last[last.index(name) :])
+            wanted |= {other["name"] for other in self.news} - later
         with self.progress:
-            while wanted - self.ended and not self.doomed:
+            while not self.doomed and (wanted - self.ended or (name in last and self.failed)):
                 self.progress.wait(1)
-                progress.tell("waiting for {}".format(" and ".join(sorted(wanted - self.ended))))
+                progress.tell("waiting for {}".format(" and ".join(sorted(wanted - self.ended or wanted))))
 
     @contextlib.contextmanager
     def allowed(self):
         """Hold the gate while a container is started. Raises Failure where the way back has begun."""
         with self.gate:
             if self.doomed:
-                raise Failure("not started, since another one failed")
+                raise Failure("not started, since another one failed", "others-failed")
             yield
 
     def start_new(self, model):
@@ -246,11 +281,13 @@ class Batch:
         def start(silence):
             with self.allowed():
                 recovering.start_container(dockerd, container)
+            with contextlib.suppress(Failure):  # only for the record: no reason to go back
+                member["started"] = processes.state(dockerd, container)["started"]
             return starting.until_tested(self.job.data, dockerd, model, container, member["new_key"], silence)
 
         stop = lambda: processes.stop(dockerd, container, 5)  # noqa: E731
         seconds = starting.in_turn(self.job.lanes, model, start, stop, lambda: self.doomed)
-        self.seconds[model["name"]] = seconds
+        self.seconds[model["name"]], self.ready[model["name"]] = seconds, time.monotonic()
         if "label" in model:
             member["ready"][-1]["seconds"] = round(seconds)
 
@@ -260,8 +297,9 @@ class Batch:
         """Decide for the new ones: from here on nothing is restored. Raises Failure or OSError before that."""
         if self.failed:
             return
-        with self.job.deciding:
-            users = sorted(recovering.users_of(self.change) & set(self.job.projects))
+        concerned = recovering.users_of(self.change)
+        with self.in_turn(concerned), self.job.deciding:
+            users = sorted(concerned & set(self.job.projects))
             for user in users:
                 self.job.projects[user].stage(self.change["batch"], self.names)
             self.change["phase"] = "commit"
@@ -275,6 +313,15 @@ class Batch:
             with contextlib.suppress(OSError):  # `commit` tries again
                 recovering.publish(self.change, self.job.dockerd)
 
+    @contextlib.contextmanager
+    def in_turn(self, users):
+        """The turn of this change at the host's lock."""
+        if recovering.apart(users) != users and self.news and common.is_held(common.LOCK):
+            what = "{}: ready, and may be used. The change is completed when no other run works on the host's models"
+            say("", what.format(", ".join(model["name"] for model in self.news)))
+        with recovering.turn(users, self.job.dockerd):
+            yield
+
     def commit(self):
         """Remove what is not needed any more, and report."""
         ended = False
@@ -282,9 +329,9 @@ class Batch:
             recovering.finish(self.change, self.job.dockerd, start=False)
             ended = True
         except Exception as error:
-            now = "the new one serves, but the change" if self.news else "its removal"
+            now = NEW_SERVES + " the change" if self.news else "its removal"
             what = "{} could not be ended: {}. The next run continues it"
-            self.job.fail(self.names[0], what.format(now, describe_error(error)))
+            self.job.fail(self.names[0], what.format(now, describe_error(error)), code_of(error))
         for _, model, member in self.pairs():
             name = model["name"]
             if member["remove"]:
@@ -296,7 +343,9 @@ class Batch:
                 self.job.dockerd(member["from"]).ids.pop(name, None)
             if member["old_policy"] is not None:
                 say(name, "stopped {} and renamed it to {}".format(member["old_name"], member["aside"]))
-            say(name, "ready after {}".format(clock(self.seconds[name])))
+            image = member["ready"][-1]["id"] if member["ready"] else None
+            down = self.ready[name] - self.stopped if member["ran"] else None
+            say(name, starting.ready_after(member["user"], name, image, self.seconds[name], down))
 
     # --- RESTORE ------------------------------------------------------------------------------------------------------
 
@@ -309,6 +358,7 @@ class Batch:
             self.progress.notify_all()
         trouble, back, again = "", {}, set()  # again: what was started and is stopped again
         if self.change["members"]:
+            recovering.limit_users(self.change, self.job.dockerd)
             try:
                 self.stop_others(again)
                 names = {model["name"] for tag, model, _ in self.pairs() if tag in self.failed}
@@ -321,13 +371,14 @@ class Batch:
                     self.forget()
             except Exception as error:
                 trouble = describe_error(error)
-            if tried:
-                self.write_failures(back)
+            self.write_failures(back, tried)
         for thread in self.threads:
             thread.join()
         for tag, model, member in self.pairs():
             if tag in self.failed:
-                self.job.fail(model["name"], members.message(member, self.failed[tag], tried, back.get(tag), trouble))
+                error = self.failed[tag]
+                what = members.message(member, error, tried, back.get(tag), trouble)
+                self.job.fail(model["name"], what, code_of(error))
         names = {model["name"] for tag, model, _ in self.pairs() if tag in self.failed}
         rest = [model for model in self.models if model["name"] not in self.reported - again]
         self.job.fail_others(rest, names)
@@ -340,12 +391,15 @@ class Batch:
             say("", "{} cannot be written: {}".format(record.RECORD, describe_error(error)))
 
     def stop_others(self, again):
-        """Stop what was started on the GPUs of the old ones; `again` gets their names."""
+        """Stop what was started on the GPUs of the old ones, side by side; `again` gets their names. Raises Failure."""
+        wanted = {}
         for model in self.others:
-            dockerd = self.job.dockerd(model["user"])
-            if model["action"] == "start" and model["name"] in dockerd.ids and self.threads:
-                processes.stop(dockerd, dockerd.ids[model["name"]])
-                again.add(model["name"])
+            name, dockerd = model["name"], self.job.dockerd(model["user"])
+            if model["action"] == "start" and name in dockerd.ids and self.threads:
+                wanted[name] = dockerd, dockerd.ids[name]
+        results = processes.stop_together(wanted)
+        again.update(name for name in results if not isinstance(results[name], Exception))
+        recovering.raise_first(result for result in results.values() if isinstance(result, Exception))
 
     def see_old(self):
         """The names mean the old containers again."""
@@ -374,33 +428,46 @@ class Batch:
 
     def wait_for_one(self, tag, model, member):
         """Wait until an old container is ready, as far as it says how to ask it."""
+        if member.get("lost"):
+            raise Failure(member["lost"], "previous-lost")
         if member["old_policy"] is not None:
             return
         name, dockerd = member["name"], self.job.dockerd(member["from"])
         url = self.probe_of(tag)
         if url and name in dockerd.ids:
-            container, patience = dockerd.ids[name], model.get("timeout", 1800)
-            loading.wait_until_ready(dockerd, name, container, url, None, patience, True, (), dockerd.key(name), None)
+            container, patience, key = dockerd.ids[name], model.get("timeout", 1800), dockerd.key(name)
+            loading.wait_until_ready(dockerd, name, container, url, None, patience, key=key, silence=lambda: None)
 
-    def write_failures(self, back):
-        """Record what failed, so that it is not tried again until something changes."""
+    def restarted(self, user):
+        """Was a user's dockerd restarted or killed since the trial began? Its containers and connections ended then."""
+        return user in self.daemons and self.daemons_of(user) != self.daemons[user]
+
+    def write_failures(self, back, tried):
+        """Record what failed, so that it is not tried again until something changes.
+
+        Before the old ones stopped, only what certainly fails again counts.
+        """
         for tag, model, member in self.pairs(self.news):
             error, old = self.failed.get(tag), back.get(tag)
             if error is None or isinstance(error, OSError):  # of gpurack's own files
                 continue
-            if DAEMON_AWAY.search(str(error)):  # dockerd was restarted, killed or frozen
+            if OF_DOCKER.search(str(error)) or self.restarted(model["user"]):
                 continue
-            entry = {
-                "at": record.now(),
-                "definition": model.get("definition", ""),
-                "label": model.get("label", ""),
-                "image": member.get("image", ""),
-                "given": model.get("given", ""),
-                "why": self.job.dockerd(member["user"]).without_secrets(describe_error(error)).split("\n")[0][:300],
-                "serves": isinstance(old, tuple),
-                "down": int(old[1]) if isinstance(old, tuple) else 0,
-            }
-            try:
-                record.note_failed(member["user"], model["name"], entry)
-            except OSError as error:  # a full disk
-                say(model["name"], "its failure was not recorded: {}".format(describe_error(error)))
+            if not tried and not isinstance(error, CertainFailure):
+                continue
+            serves = isinstance(old, tuple) if tried else member["ran"]
+            down = int(old[1]) if isinstance(old, tuple) else 0
+            members.note_failure(self.job, model, error, member.get("image", ""), serves, down)
+
+
+def waiting_for(name, models):
+    """The name, and those of the models that wait for it, also through others.
+
+    >>> sorted(waiting_for("a", [{"name": "a"}, {"name": "b", "after": ["a"]}, {"name": "c", "after": ["b"]}]))
+    ['a', 'b', 'c']
+    """
+    found, more = set(), {name}
+    while more - found:
+        found |= more
+        more = {model["name"] for model in models if found.intersection(model.get("after", ()))}
+    return found

@@ -66,8 +66,10 @@ def install():
 
 
 def finish():
-    """Do the tool's last steps. Debian's (docker.io 26.1) searches docker beside itself and aborts before them, with
-    the daemon running."""
+    """Do the tool's last steps.
+
+    Debian's (docker.io 26.1) searches docker beside itself and aborts before them, with the daemon running.
+    """
     code = run("systemctl", "--user", "enable", "docker.service")[0]
     if run("docker", "context", "inspect", "rootless")[0]:
         run("docker", "context", "create", "rootless", "--docker", "host=" + os.environ["DOCKER_HOST"])

@@ -5,6 +5,7 @@ can place a link or file. It reads files of any owner, but follows no other user
 Runs on the host's own python3 (3.6 or newer, standard library only).
 """
 
+import contextlib
 import errno
 import grp
 import os
@@ -40,9 +41,15 @@ def is_roots(status):
 
 
 def weak_spot(path):
-    """(part, its status): the first folder, link or file on a path that other users can change, or None.
+    """The first of `weak_spots`, or None. Raises OSError."""
+    return next(weak_spots(path), None)
 
-    Root's links are followed. Missing parts are safe. Raises OSError."""
+
+def weak_spots(path):
+    """Yield (part, its status) of each folder, link or file on a path that other users can change.
+
+    Root's links are followed. The last one is the first that is not root's: its owner can lead the rest anywhere.
+    Missing parts are safe. Raises OSError."""
     at, links, pending = "/", 0, [""] + parts(path)
     while pending:
         name = pending.pop(0)
@@ -53,9 +60,11 @@ def weak_spot(path):
         try:
             status = os.lstat(part)
         except FileNotFoundError:
-            return None
+            return
         if not is_roots(status):
-            return part, status
+            yield part, status
+            if status.st_uid not in (0, os.geteuid()):
+                return
         if stat.S_ISLNK(status.st_mode):
             target, links = os.readlink(part), links + 1
             if links > MOST_LINKS:
@@ -63,7 +72,6 @@ def weak_spot(path):
             at, pending = "/" if target.startswith("/") else at, parts(target) + pending
         else:
             at = part
-    return None
 
 
 def parts(path):
@@ -181,8 +189,9 @@ def create(path):
 # --- how root reads --------------------------------------------------------------------------------------------------
 
 
-def open_file(path):
-    """A descriptor for reading a regular file; FIFOs and devices, which could block, are never opened.
+@contextlib.contextmanager
+def held_path(path):
+    """A descriptor of a path, with which nothing is opened yet.
 
     Only root's links are followed, so that root reads no file for a user who may not. Raises Unsafe, OSError."""
     name, links, pending = "/", 0, parts(os.fsdecode(path))
@@ -207,10 +216,7 @@ def open_file(path):
             if target.startswith("/"):
                 held.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             pending = parts(target) + pending
-        if not stat.S_ISREG(os.fstat(held[-1]).st_mode):
-            raise Unsafe("{} is not a regular file".format(os.fsdecode(path)))
-        again = "/proc/self/fd/{}".format(held[-1])  # exactly the inspected file
-        return os.open(again, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        yield held[-1]
     except OSError as error:
         if isinstance(error, Unsafe):
             raise
@@ -218,6 +224,26 @@ def open_file(path):
     finally:
         for one in held:
             os.close(one)
+
+
+def open_file(path):
+    """A descriptor for reading a regular file; FIFOs and devices, which could block, are never opened.
+
+    Raises what `held_path` raises."""
+    with held_path(path) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Unsafe("{} is not a regular file".format(os.fsdecode(path)))
+        again = "/proc/self/fd/{}".format(descriptor)  # exactly the inspected file
+        return os.open(again, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def is_folder(path):
+    """Is it a folder, to which no link of another user leads?"""
+    try:
+        with held_path(path) as descriptor:
+            return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def read_file(path, most):

@@ -37,6 +37,10 @@ snapshot_system() {
 	# A shared lock: two snapshots at once are no "other run" to each other.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
 		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo unknown)"
+	# Changes that a run works on without the lock: files/claims.py.
+	for file in "$RUN"/change.*; do
+		[ -f "$file" ] && ! flock -s -n -o "$file" true && echo "changing ${file##*/change.}"
+	done
 	manager=$(manager_of_rpms)
 	[ -z "$manager" ] || echo "manager $manager"
 	section rpms
@@ -87,15 +91,20 @@ snapshot_system() {
 		/usr/local/share/ca-certificates/gpurack-*.crt /etc/pki/ca-trust/source/anchors/gpurack-*.crt \
 		/var/lib/gpurack/users/*/compose.yaml /etc/systemd/system/gpurack.service /usr/local/lib/gpurack/* /usr/local/libexec/gpurack/* \
 		/run/gpurack/docker-restart /var/lib/gpurack/docker-restart.json /var/lib/gpurack/held /etc/nvidia-container-runtime/config.toml \
-		/etc/tmpfiles.d/gpurack.conf /etc/sysctl.d/60-gpurack.conf /etc/apparmor.d/gpurack-rootlesskit; do
+		/etc/tmpfiles.d/gpurack.conf /etc/tmpfiles.d/gpurack-logs.conf /etc/sysctl.d/60-gpurack.conf /etc/apparmor.d/gpurack-rootlesskit; do
 		case $file in *[!A-Za-z0-9._/@+:-]*) continue ;; esac
 		[ ! -f "$file" ] || set -- "$@" "$file"
 	done
+	wanted=" $* "
 	# shellcheck disable=SC2046 # one word for each file: the characters of their names were checked
 	[ "$#" = 0 ] || set -- $(find -L "$@" -maxdepth 0 -type f -size -4194305c)
+	section oversized
+	case $wanted in *" /var/lib/gpurack/record.json "*)
+		case " $* " in *" /var/lib/gpurack/record.json "*) ;; *) echo /var/lib/gpurack/record.json ;; esac ;;
+	esac
 	[ "$#" = 0 ] || snapshot_files "$@"
 	section hashes
-	[ ! -e /var/lib/gpurack/sha256 ] || cat /var/lib/gpurack/sha256
+	[ ! -e /var/lib/gpurack/sha256 ] || head -c 16000000 /var/lib/gpurack/sha256 | grep -a '' # which ends the last line
 	section secrets
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -printf '%p %m %U\n' 2>/dev/null
 	section exposed
@@ -329,7 +338,10 @@ snapshot_nvidia() {
 	if [ -n "$cards" ] || [ -e /proc/driver/nvidia/version ]; then
 		snapshot_driver
 		section kernellog
-		dmesg --time-format iso 2>/dev/null | grep -E 'NVRM: |nvidia-nvswitch.*Version mismatch' | tail -n 200
+		# only what begins with the driver's name: users put text into the log, as a path that overlayfs cannot resolve
+		dmesg --time-format iso 2>/dev/null | awk '
+			/^[^ ]/ { ours = /^(\[ *[0-9.]+\]|[0-9T:,.+-]+) +(NVRM: |nvidia-nvswitch[0-9]*: .*Version mismatch)/ }
+			ours' | tail -n 200
 	fi
 	if have nvidia-smi; then
 		smi_gpus
@@ -350,48 +362,55 @@ snapshot_nvidia() {
 	done
 }
 
-# smi_gpus: the sections `gpus`, `remapped` and `mig`. One query has all fields. A driver that does not know one of them
-# refuses the query (exit 2) and is asked again, by three queries at once with fewer fields each. Remapped rows are asked
-# at the same time; MIG instances only if a GPU is in MIG mode.
+# smi_gpus: the sections `gpus`, `remapped` and `mig`. A driver refuses a query with a field that it does not know (exit 2).
+# So drivers before 550 are asked by two queries at once: the second has the fields that they may not know. A
+# newer or unknown driver that refuses the only query is asked once more, for less. Remapped rows are asked at the same
+# time; MIG instances only if a GPU is in MIG mode.
 smi_gpus() {
 	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
 		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
-	remapped=$!
-	first=index,uuid,name,memory.total,memory.used,driver_version
-	old=pci.bus_id,utilization.gpu,persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,ecc.mode.current,ecc.errors.uncorrected.volatile.total
-	warm=$old,temperature.gpu
+	remapped=$! apart='' code=2
+	sure=index,uuid,name,memory.total,memory.used,driver_version,mig.mode.current,pci.bus_id,utilization.gpu,persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,ecc.mode.current,ecc.errors.uncorrected.volatile.total,temperature.gpu
+	branch=$(driver_branch)
+	row='(,.*){7}|^ *[0-9]+, *(GPU-|[0-9A-Fa-f]{8}-)' # the second: of a row that is cut short
+	less=$sure
+	[ "$branch" -lt 550 ] || less=$sure,compute_cap
+	[ "$branch" -ge 510 ] || apart=clocks_throttle_reasons.active
+	[ "$branch" -lt 510 ] || [ "$branch" -ge 550 ] || apart=compute_cap,clocks_throttle_reasons.active
 	section gpus
-	fields=$first,compute_cap,mig.mode.current,$warm,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
-	answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
-	code=$?
-	if [ "$code" = 2 ]; then # at the same time, so that an old driver costs the time of one more query
-		number=0 asked=
-		for fields in \
-			"$first,compute_cap,mig.mode.current,$warm,clocks_throttle_reasons.active" \
-			"$first,mig.mode.current,$warm,clocks_throttle_reasons.active" \
-			"$first,$old"; do
-			number=$((number + 1))
-			{
-				nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits
-				echo "$fields $?" >"$work/gpus.$number.code"
-			} >"$work/gpus.$number" 2>&1 &
-			asked="$asked $!"
-		done
-		# shellcheck disable=SC2086  # one word a process
-		wait $asked
-		for number in 1 2 3; do
-			read -r fields code <"$work/gpus.$number.code"
-			answer=$(cat "$work/gpus.$number")
-			[ "$code" = 2 ] || break
-		done
+	if [ "$branch" = 0 ] || [ "$branch" -ge 550 ]; then
+		apart=''
+		fields=$sure,compute_cap,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
+		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+		code=$?
+	else
+		nvidia-smi --query-gpu="uuid,$apart" --format=csv,noheader,nounits >"$work/apart" 2>/dev/null &
+		asked=$!
 	fi
-	rows=$(printf '%s\n' "$answer" | grep -E '(,.*){7}')
+	if [ "$code" = 2 ]; then
+		fields=$less
+		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+		code=$?
+	fi
+	rows=$(printf '%s\n' "$answer" | grep -E "$row")
+	if [ "$code" != 0 ] || [ -z "$rows" ]; then
+		printf 'exit %s|%s\n' "$code" "$(printf '%s\n' "$answer" | grep -vE "$row" | tr '\r\n' '  ')"
+	fi
 	if [ "$code" != 0 ]; then
-		printf 'exit %s|%s\n' "$code" "$(printf '%s\n' "$answer" | grep -vE '(,.*){7}' | tr '\n' ' ')"
-		# A lost GPU fails the whole query (exit 15); then the others are queried one by one, by PCI address.
-		[ -n "$rows" ] || rows=$(for card in /proc/driver/nvidia/gpus/*; do
-			[ -e "$card" ] && nvidia-smi -i "${card##*/}" --query-gpu="$fields" --format=csv,noheader,nounits 2>/dev/null | grep -E '(,.*){7}'
-		done)
+		# A lost GPU ends the query (exit 15); then the GPUs are queried one by one, by PCI address.
+		set -- /proc/driver/nvidia/gpus/*
+		if [ -e "$1" ] && [ "$(printf '%s\n' "$rows" | grep -c .)" -lt $# ]; then
+			each=$(for card; do
+				nvidia-smi -i "${card##*/}" --query-gpu="$fields" --format=csv,noheader,nounits 2>/dev/null | grep -E "$row"
+			done)
+			rows=${each:-$rows}
+		fi
+	fi
+	if [ -n "$apart" ] && wait "$asked"; then
+		fields=$fields,$apart
+		rows=$(printf '%s\n' "$rows" | awk -F ', ' '
+			FILENAME != "-" { uuid = $1; sub(/^[^,]*, /, ""); more[uuid] = $0; next }
+			NF { print $0 ", " more[$2] }' "$work/apart" -)
 	fi
 	[ -z "$rows" ] || printf 'fields %s\n%s\n' "$fields" "$rows"
 	wait "$remapped" && section remapped && cat "$work/remapped"
@@ -400,6 +419,17 @@ smi_gpus() {
 		section mig
 		nvidia-smi -L 2>/dev/null
 	fi
+}
+
+# The branch of the loaded driver, 0 if unknown: `… Kernel Module  580.159.04  …`.
+driver_branch() {
+	branch=0
+	read -r line 2>/dev/null </proc/driver/nvidia/version
+	for word in $line; do
+		case $word in [1-9]*.[0-9]*) branch=${word%%.*} && break ;; esac
+	done
+	case $branch in *[!0-9]*) branch=0 ;; esac
+	echo "$branch"
 }
 
 # NVIDIA's GPUs (classes VGA and 3D) and NVSwitches (class bridge) on the PCI bus, with or without a driver.
@@ -417,6 +447,9 @@ on_bus() {
 	done
 	[ ! -e /sys/module/nouveau ] || echo 'nouveau yes'
 	[ ! -e /dev/dxg ] || echo 'wsl yes'
+	for device in /dev/nvhost-*; do
+		[ ! -e "$device" ] || { echo 'jetson yes' && break; }
+	done
 } 2>/dev/null
 
 # What is installed for NVIDIA's driver: the module of each kernel, the library, Secure Boot, device nodes and majors,
@@ -467,7 +500,7 @@ secure_boot() {
 # with "-" or ";": the numbers of a node may come before its path.
 cdi_spec() {
 	echo "spec $1"
-	head -c 1000000 "$1" | tr -d "\"' \t" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
+	head -c 1000000 "$1" | tr -d "\"' \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor
@@ -768,7 +801,13 @@ $part
 	$begun
 	EOF
 	if [ "$#" -gt 0 ]; then
-		[ "$(tail -q -n 1 "$@" | grep -cxF "@@$MARK whole")" = "$#" ] || short=yes
+		count=0 # users see what a program is started with, and MARK is not theirs to know
+		while IFS= read -r line; do
+			[ "$line" != "@@$MARK whole" ] || count=$((count + 1))
+		done <<-EOF
+		$(tail -q -n 1 "$@")
+		EOF
+		[ "$count" = "$#" ] || short=yes
 		cat "$@"
 	fi
 	section late
@@ -789,9 +828,9 @@ readable() {
 recorded_users() { sed -n 's/^  "\([^"]*\)": {.*/\1/p' /var/lib/gpurack/record.json 2>/dev/null; }
 
 main() {
-	# root's own Docker client, without the login user's environment
+	# root's own Docker client, without the login user's environment; WSL has nvidia-smi in a folder of its own
 	HOME=~root
-	export HOME LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DOCKER_HOST=unix:///var/run/docker.sock
+	export HOME LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/wsl/lib" DOCKER_HOST=unix:///var/run/docker.sock
 	unset DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH XDG_RUNTIME_DIR
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT

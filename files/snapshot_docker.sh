@@ -1,8 +1,8 @@
 # The facts of one Docker and its models: a part of snapshot.sh. Root runs it for the host's own Docker, and each user for
 # their own (snapshot_own), so that only the user accesses a user's files and programs.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
-# (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), LOGS (models whose logs say whether CUDA works), UPSTREAMS (service|number|file of a
-# key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SOCKET (docker_socket.py), SEEN and READER as in
+# (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), LOGS (models whose logs say whether
+# they compute on their GPUs), UPSTREAMS (service|number|file of a key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SOCKET (docker_socket.py), SEEN and READER as in
 # snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
 # That of dash, which is sh on Debian and Ubuntu, makes a line of a "\n" in what is only a name.
@@ -130,7 +130,12 @@ ask() {
 # asked.
 docker_by_socket() {
 	have python3 && [ -S "${DOCKER_HOST#unix://}" ] || return 1
-	printf '%s\n' "$IMAGES" | python3 -I -S -c "$SOCKET" "${DOCKER_HOST#unix://}" "$MARK" "$work/running" gpurack.model
+	{
+		printf '%s\n' "$MARK"
+		# shellcheck disable=SC2086 # one line of the models' names, which have no blanks
+		printf '%s ' $LOGS
+		printf '\n%s\n' "$IMAGES"
+	} | python3 -I -S -c "$SOCKET" "${DOCKER_HOST#unix://}" "$work/running" gpurack.model "$ABOUT_GPUS"
 }
 
 # The same by Docker's CLI.
@@ -204,11 +209,19 @@ $model
 	done
 }
 
-# What a model's log says of CUDA since its start: no other lines, as they may be its users'.
+ABOUT_GPUS='ggml_cuda_init: |inference compute|^([0-9.]+ )?([A-Z] )?[A-Za-z0-9_]+: +(using device |layer +[0-9]+ assigned to device |layer +[0-9]+: dev = )?CUDA[0-9]|msg="[^"]*" device=CUDA[0-9]|NVIDIA driver too old|no usable GPU found|no compatible GPUs|offloaded [0-9]+/[0-9]+ layers to GPU'
+
+# What a model's log says of its GPUs since its start: no other lines, as they may be its users'. docker_socket.py has
+# read it, except where the CLI was asked.
 snapshot_log() {
 	section "cuda $model"
+	if [ -f "$work/log.${name#/}" ]; then
+		IFS= read -r said <"$work/log.${name#/}"
+		echo "$said"
+		return
+	fi
 	timeout -s KILL 5 docker logs --since "$started" "${name#/}" 2>&1 | head -c 1000000 |
-		grep -aE 'ggml_cuda_init: |inference compute|CUDA[0-9]' | head -n 20 | cut -c 1-300 | base64 -w 0
+		grep -aE -m 20 "$ABOUT_GPUS" | cut -c 1-300 | base64 -w 0
 	echo
 }
 

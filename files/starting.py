@@ -16,6 +16,7 @@ import record
 import recovering
 from common import Failure, Progress, clock, say  # (beside this file)
 from dockerd import digest
+from phases import ANSWER, LOAD, phase
 
 SEEN = ("check", "wait")  # actions that start nothing
 
@@ -59,12 +60,13 @@ class Lanes:
 def in_turn(lanes, model, start, stop, given_up=lambda: False):
     """Let a model start when it is its turn on its GPUs; returns what `start` does.
 
-    start: called with the seconds without progress after which it gives up, None for no limit. While others wait for
-    their turn, one without progress is stopped (stop), the others go on, and it is tried once more after them."""
+    start: called with a function that returns the seconds without progress after which it gives up, None for no limit.
+    While others wait for their turn, also those that come later, one without progress is stopped (stop), the others go
+    on, and it is tried once more after them."""
     ticket = lanes.join(model.get("lanes", ()))
     try:
         lanes.wait(ticket, model["name"], given_up)
-        return start(loading.SILENCE if lanes.contended(ticket) else None)
+        return start(lambda: loading.SILENCE if lanes.contended(ticket) else None)
     except loading.Stuck as stuck:
         first = str(stuck).split("\n")[0]
         say(model["name"], "{} It is tried once more after the others on its GPU".format(first))
@@ -74,37 +76,44 @@ def in_turn(lanes, model, start, stop, given_up=lambda: False):
         lanes.leave(ticket)
     try:
         lanes.wait(again, model["name"], given_up)
-        return start(None)
+        return start(lambda: None)
     finally:
         lanes.leave(again)
 
 
 def until_tested(job, dockerd, model, container, key, silence):
-    """Wait until a started container is ready, and test it; returns the seconds until it was ready. Raises Failure, and
-    Asleep where one that was not started now sleeps.
+    """Wait until a started container is ready, and test it; returns the seconds until it was ready.
+
+    Raises Failure, and Asleep or Busy where one that was not started now sleeps or serves others.
 
     job: the payload. key: its key in Compose."""
     name, url, served = model["name"], model["url"], model["served_name"]
-    cards, hints = bool(model["uuids"]), model.get("hints", ())
+    on_gpus, hints = bool(model["uuids"]), model.get("hints", ())
     if model["action"] == "check":  # nothing is stopped, whatever comes of it
         seconds, status = 0, processes.state(dockerd, container)["status"]
         if status != "running":
-            raise Failure("its container is {}".format(status))
+            raise Failure("its container is {}".format(status), "exited")
     else:
-        seconds = loading.wait_until_ready(
-            dockerd, name, container, url, served, model["timeout"], cards, hints, key, silence
-        )
+        with phase(LOAD):
+            seconds = loading.wait_until_ready(
+                dockerd, name, container, url, served, model["timeout"], on_gpus, hints, key, silence
+            )
     if "pull" in model:
         ollama.settle(dockerd, model, job.get("prune"))
     ask = lambda path: asking.send(dockerd, url, path, None, dockerd.api_key(key), asking.UP)  # noqa: E731
     if model["action"] in SEEN and asking.sleeps(model.get("sleeping"), ask):
         raise asking.Asleep
-    with contextlib.suppress(asking.Busy):  # it serves others
-        asking.smoke_test(dockerd, name, url, model.get("requests", ()), key, container, model.get("counter"))
+    runs = processes.Watched(dockerd, container).runs
+    try:
+        with phase(ANSWER):
+            asking.smoke_test(dockerd, name, url, model.get("requests", ()), key, container, model.get("counter"), runs)
+    except asking.Busy:  # it serves others
+        if model["action"] in SEEN:
+            raise
     if model["action"] in ("create", "recreate"):
         probing.refuse_cpu(dockerd, model, container)
     if "gateway" in model:
-        asking.smoke_test_gateway(dockerd, name, url, model["gateway"], container)
+        asking.smoke_test_gateway(dockerd, name, url, model["gateway"], container, runs)
     return seconds
 
 
@@ -112,9 +121,10 @@ def stop_first(dockerd, model):
     """Stop the container of a model that is started again, and wait until it holds no GPU memory. Raises Failure."""
     name, uuids, container = model["name"], model["uuids"], dockerd.id_of(model["name"])
     if not container:
-        raise Failure("its container no longer exists; the next run creates it")
+        raise Failure("its container no longer exists; the next run creates it", "container-removed")
     if model.get("running"):
-        asking.drain(dockerd, name, model["url"], model["running"], dockerd.key(name))
+        runs = processes.Watched(dockerd, container).runs
+        asking.drain(dockerd, name, model["url"], model["running"], dockerd.key(name), runs)
     running = processes.of_container(dockerd, container) if uuids else set()
     before = processes.memory_of(running, uuids) if running else {}
     ended = processes.stop(dockerd, container)
@@ -123,8 +133,9 @@ def stop_first(dockerd, model):
 
 
 def bring_up(job, lanes, dockerd, model, allowed):
-    """Start an existing container, restart it, or wait for one that loads or must be tested. Raises Failure, and leaves
-    one that crashed stopped.
+    """Start an existing container, restart it, or wait for one that loads or must be tested.
+
+    Raises Failure, and leaves one that crashed stopped.
 
     job: the payload. allowed: called before the start, under the lock of its change; a context."""
     name, begun = model["name"], []  # begun: when a restart began to stop it
@@ -139,16 +150,18 @@ def bring_up(job, lanes, dockerd, model, allowed):
             elif model["action"] == "restart":
                 recovering.start_container(dockerd, dockerd.ids[name])
         if name not in dockerd.ids:
-            raise Failure("its container no longer exists; the next run creates it")
-        restarts = processes.state(dockerd, dockerd.ids[name])["restarts"]
-        return until_tested(job, dockerd, model, dockerd.ids[name], dockerd.key(name), silence), restarts
+            raise Failure("its container no longer exists; the next run creates it", "container-removed")
+        state = processes.state(dockerd, dockerd.ids[name])
+        return until_tested(job, dockerd, model, dockerd.ids[name], dockerd.key(name), silence), state
 
     try:
-        seconds, restarts = in_turn(lanes, model, start, lambda: processes.stop(dockerd, dockerd.ids[name], 5))
+        seconds, state = in_turn(lanes, model, start, lambda: processes.stop(dockerd, dockerd.ids[name], 5))
         if model["action"] in ("start", "restart"):
-            loading.still_up(dockerd, name, dockerd.ids[name], restarts, bool(model["uuids"]), model.get("hints", ()))
-    except asking.Asleep:
-        say(name, "sleeps, so it was not tested")
+            on_gpus, hints = bool(model["uuids"]), model.get("hints", ())
+            loading.still_up(dockerd, name, dockerd.ids[name], state["restarts"], on_gpus, hints)
+    except (asking.Asleep, asking.Busy) as untested:  # what an earlier test found stays
+        why = "sleeps" if isinstance(untested, asking.Asleep) else "is busy with the requests of others"
+        say(name, "{}, so it was not tested".format(why))
         return
     except Failure as failure:
         if name in dockerd.ids:
@@ -157,8 +170,8 @@ def bring_up(job, lanes, dockerd, model, allowed):
         where = (
             "" if "See {} logs".format(dockerd.by_hand) in first else " See {} logs {}".format(dockerd.by_hand, name)
         )
-        raise Failure(first + where + line + rest) from None
-    record.note_test(dockerd.user, name, dockerd.ids[name], "", restarts)
+        raise Failure(first + where + line + rest, failure.code) from None
+    record.note_test(dockerd.user, name, dockerd.ids[name], "", state["restarts"], state.get("started"))
     ready = definition(dockerd, model, dockerd.ids[name])
     if ready:
         ready.update({"seconds": round(seconds)} if model["action"] == "start" else {})
@@ -166,12 +179,23 @@ def bring_up(job, lanes, dockerd, model, allowed):
     if begun:
         say(name, "ready, down for {}".format(clock(time.monotonic() - begun[0])))
     else:
-        say(name, "answered" if model["action"] == "check" else "ready after {}".format(clock(seconds)))
+        image = ready["id"] if ready else None
+        say(name, "answered" if model["action"] == "check" else ready_after(dockerd.user, name, image, seconds))
+
+
+def ready_after(user, name, image, seconds, down=None):
+    """What is said of a model that started: how long it took, beside the first start of the same image (its id).
+
+    down: seconds for which a change left it without an answer; None for a model that did not serve before."""
+    first = record.first_start(user, name, image)
+    without = "" if down is None else ", down for {}".format(clock(down))
+    beside = "" if first in (None, round(seconds)) else "; its image's first start took {}".format(clock(first))
+    return "ready after {}{}{}".format(clock(seconds), without, beside)
 
 
 def reason(failure):
     """The first line of a failure, for the record."""
-    return str(failure).split("\n")[0][:300]
+    return record.shortened(str(failure).split("\n")[0], 300)
 
 
 def definition(dockerd, model, container):
@@ -186,8 +210,10 @@ def definition(dockerd, model, container):
 
 
 def described(dockerd, label, found, details, words=None):
-    """A definition that was ready: its label, and its image by reference, digest and id. words: what the label of its
-    entry does not have; None where unknown."""
+    """A definition that was ready: its label, and its image by reference, digest and id.
+
+    words: what the label of its entry does not have; None where unknown.
+    """
     known = {} if words is None else {"words": words}
     return {
         **known,

@@ -7,11 +7,14 @@ is there, no boot starts the model. A run drops it before it starts the model, e
 
 import contextlib
 
+import asking
+import claims
 import processes
 import record
 import recovering
 from common import Failure, locked, say  # (beside this file)
-from dockerd import POLICIES, Dockerd, ensure_record
+from dockerd import POLICIES, TURN, Dockerd, ensure_record, own_url
+from paths import PROBE_LABEL
 
 STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped
 
@@ -20,31 +23,49 @@ def stop(data):
     """Stop the model that the payload names (gpurack/plan/models/stop.py). Raises Failure."""
     user, name = data["user"], data["name"]
     ensure_record(data["ours"])
-    why = recovering.recover([user]).get((user, name))
+    alone = recovering.is_within([user])  # another change may wait for another Docker
+    concerned = lambda change: not alone(change) and (user, name) in record.entries(change)  # noqa: E731
+    left = {**recovering.recover(alone), **recovering.recover(concerned, limit=TURN)}
+    why = left.get((user, name))
     if why:
-        raise Failure("not stopped: an earlier change was interrupted and cannot be undone yet: " + why)
-    with locked("stop", [user]):
+        raise Failure(
+            "not stopped: an earlier change was interrupted and cannot be undone yet: " + why, "change-not-ended"
+        )
+    refuse_claimed(user, name)  # the lock of that user's Docker may be held as long as the change takes
+    with locked("stop", [user], heard=True):
+        refuse_claimed(user, name)
         dockerd = Dockerd(user)
         dockerd.ids, dockerd.keys = record.ids(user, data["ours"].get(user, {})), record.keys(user)
-        stop_container(dockerd, name, {"by": data["origin"]["by"], "hold": data["hold"], "why": data["why"]})
+        stop_container(dockerd, name, {"by": data["origin"]["by"], "hold": data["hold"], "why": data["why"]}, data)
     say(name, "stopped")
 
 
-def stop_container(dockerd, name, mark):
-    """Mark a model as stopped, and stop its container. Raises Failure; then it has the mark that it had before."""
+def refuse_claimed(user, name):
+    """Raise Failure where another run works on an entry, and holds no lock for it."""
+    why = claims.alive(user).get(name)
+    if why:
+        raise Failure("not stopped: " + why, "changed-meanwhile")
+
+
+def stop_container(dockerd, name, mark, counts):
+    """Mark a model as stopped, and stop its container. Raises Failure; then it has the mark that it had before.
+
+    counts: has where the engine counts its running requests (asking.drain)."""
     container = dockerd.id_of(name)
     found = dockerd.details(container) if container else None
     if not found:
-        raise Failure("it has no container on this host")
+        raise Failure("it has no container on this host", "container-removed")
     before = record.stopped(dockerd.user).get(name)
     if before and before.get("hold") and not mark["hold"]:
-        raise Failure("it is held, so it stays stopped. gpurack start ends that")
+        raise Failure("it is held, so it stays stopped. gpurack start ends that", "entry-held")
     policy = "" if found["policy"] in STAYS else found["policy"]
     kept = policy or (before or {}).get("policy", "")
     record.note_stopped(dockerd.user, name, dict(mark, at=record.now(), policy=kept))
     try:
         if policy:
             dockerd.limited("update", "--restart", "no", container)
+        with contextlib.suppress(Failure):  # one that cannot be asked is stopped so
+            drain(dockerd, name, container, found, counts)
         processes.stop(dockerd, container)
     except Failure:
         if before:
@@ -54,6 +75,16 @@ def stop_container(dockerd, name, mark):
                 give_policy(dockerd, name)
             record.release(dockerd.user, [name])
         raise
+
+
+def drain(dockerd, name, container, found, counts):
+    """Let a container end its running requests, for some seconds. found: its details."""
+    if found["status"] == "running" and counts.get("running"):
+        labels = (dockerd.inspect(container) or {"labels": {}})["labels"]
+        url = own_url(labels.get(PROBE_LABEL), found["ports"], counts.get("url", ""))
+        if url:
+            runs = processes.Watched(dockerd, container).runs
+            asking.drain(dockerd, name, url, counts["running"], dockerd.key(name), runs)
 
 
 def release(dockerd, names):

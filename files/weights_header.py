@@ -55,8 +55,11 @@ class Damaged(ValueError):
 
 
 def check(path):
-    """Raise Damaged where weights are cut off, or are not what their name says: a GGUF file with all its parts, or a
-    folder's *.safetensors. What else may be wrong with them is for their engine to say."""
+    """Raise Damaged where weights are cut off, or are not what their name says.
+
+    A GGUF file counts with all its parts, and a folder with its *.safetensors. What else may be wrong with them is for
+    their engine to say.
+    """
     if path.endswith(b".gguf"):
         gguf(path)
     elif os.path.isdir(path):

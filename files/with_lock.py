@@ -1,8 +1,9 @@
 """Runs a command under the locks of users' Dockers ("" is the host's own), as the models' runner takes them.
 
 gpurack puts `JOB = "…"` in front (JSON; gpurack/operations/commands.py: under_lock): folder of the locks, name of this
-run for others that wait, users, argv of the command, and its standard input or null. The command inherits no lock; the
-exit code is the command's. Runs on the host's own python3 (3.6 or newer, standard library only), as root.
+run for others that wait, users, argv of the command, its standard input or null, and `heard` (common.locked). The
+command inherits no lock; the exit code is the command's. Runs on the host's own python3 (3.6 or newer, standard library
+only), as root.
 """
 
 import json
@@ -16,8 +17,12 @@ def main():
     job = json.loads(JOB)  # noqa: F821 - put in front by gpurack
     common.LOCK, common.BUSY = job["folder"] + "/lock", job["folder"] + "/busy"
     options = {"stdin": subprocess.DEVNULL} if job["stdin"] is None else {"input": job["stdin"].encode("utf-8")}
-    with common.locked(job["what"], job["users"]):
-        code = subprocess.run(job["argv"], **options).returncode
+    try:
+        with common.locked(job["what"], job["users"], heard=job["heard"]):
+            code = subprocess.run(job["argv"], **options).returncode
+    except common.Failure as failure:
+        common.say("", "error {}".format(failure))
+        return 1
     return code if code >= 0 else 128 - code
 
 

@@ -21,27 +21,65 @@ REFUSED = {
 The words are those of cuGetErrorString (driver 550) and cudaGetErrorString (CUDA 13.5). Other codes are left out
 because they may pass (2: out of memory, 46: busy) or because the engine may not need what failed.
 """
+BY_VERSION = (35, 222, 804)
+"""Those of REFUSED that pass only with another driver or image. The others depend on services, device files and CDI."""
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA's major version → the oldest branch of NVIDIA's driver for it (CUDA's release notes)."""
 MARK = "gpurack-cuda"
 """Begins the line of a probe by Python: `gpurack-cuda CODE COUNT`."""
+VERSIONS = "gpurack-cuda-versions"
+"""Begins its second line, in images with CUDA_VERSION: `gpurack-cuda-versions 12 13.0.2`, of libcuda and image."""
 BY_PYTHON = re.compile(r"(?m)^" + MARK + r" (\d{1,9}) (\d{1,9})$")
+OF_BOTH = re.compile(r"(?m)^" + VERSIONS + r" (\d{1,3}) (\d{1,3})\.")
 BY_GGML = re.compile(r"(?m)^ggml_cuda_init: failed to initialize CUDA: (.*)$")
-ON_GPU = re.compile(r"(?i)ggml_cuda_init: found [1-9]|library=cuda|\bCUDA[0-9]")
-"""In the log of llama.cpp or ollama: CUDA found a GPU."""
+_GGML, _OLLAMA = r"^(?:[0-9.]+ )?(?:[A-Z] )?", r"^(?:time=\S+ )?(?:level=\w+ )?(?:source=\S+ )?"
+"""What a server's own lines begin with. Other lines may quote a client, who can say anything."""
+ON_GPU = re.compile(
+    rf"(?m){_GGML}ggml_cuda_init: found [1-9]"
+    rf"|{_GGML}\w+: +(?:using device |layer +\d+ assigned to device |layer +\d+: dev = )?CUDA[0-9]"
+    rf'|{_OLLAMA}msg="inference compute" .*library="?(?![Cc][Pp][Uu])\w'
+    rf'|{_OLLAMA}msg="[^"\\]*" device=CUDA[0-9]'
+)
+"""In the log of llama.cpp or ollama: it found a GPU."""
+OFFLOADED = re.compile(rf'(?m)(?:{_GGML}\w+: |{_OLLAMA}msg=")(offloaded (\d{{1,6}})/\d{{1,6}} layers to GPU)')
+"""In llama.cpp's log, of each model that it loads (src/llama-model.cpp). Without a GPU this line is missing."""
+WITHOUT_GPU = (
+    (
+        re.compile(r'msg="NVIDIA driver too old".*required_driver="?([^"\n]{1,40})'),
+        "NVIDIA driver too old: it needs {}",
+    ),
+    (re.compile(r"(no usable GPU found)"), "{}"),
+    (re.compile(r"(no compatible GPUs were discovered)"), "{}"),
+    (re.compile(r"inference compute.*(library=\"?cpu)\b"), "no GPU discovered"),
+)
+"""Lines of llama.cpp (common/arg.cpp, for --n-gpu-layers) and ollama (discover/) → what they say.
+
+ollama prints `inference compute` for each GPU, or once with library=cpu.
+"""
 LISTED = re.compile(r"(?m)^ *CUDA\d+: ")
 """A device in ggml's list: `  CUDA0: NVIDIA GeForce RTX 3090 (24575 MiB, 23335 MiB free)`."""
+ANY_LISTED = re.compile(r"(?m)^ +\w+: ")
+"""A device of any kind in ggml's list, which begins with `Available devices:`. Newer versions print `  (none)`."""
+LONGEST = 300
+"""Characters of a line of a log that patterns are tried on: they may need its square of steps, and clients and users
+choose what is in a log. files/snapshot_docker.sh cuts at the same length."""
+NOT_FOUND = 127
+"""The exit code of a shell that does not find a program."""
 
 
-def fault(output: str, gpus: int) -> "str | None":
+def fault(output: str, gpus: int, official: bool = False) -> "str | None":
     """Return what is wrong with CUDA in a container; "" if it works, None if the output does not say.
 
-    output: of a probe in this container. gpus: how many GPUs CUDA must see.
+    output: of a probe in this container. gpus: how many GPUs CUDA must see. official: is the image the engine's own, so
+    that its program was built for the image's CUDA? A libcuda of an older major version then fails with error 35,
+    though it starts and counts GPUs.
 
     >>> fault("gpurack-cuda 999 0", 1)
     'CUDA error 999: unknown error'
     >>> fault("gpurack-cuda 0 1", 2)
     'GPUs that CUDA sees: 1 of 2'
+    >>> fault("gpurack-cuda 0 1\\ngpurack-cuda-versions 12 13.0.2", 1, official=True)
+    'CUDA error 35: CUDA driver version is insufficient for CUDA runtime version'
     >>> fault("Available devices:\\n  CUDA0: NVIDIA A30 (24062 MiB, 23800 MiB free)", 1)
     ''
     """
@@ -53,7 +91,41 @@ def fault(output: str, gpus: int) -> "str | None":
     code, seen = map(int, printed[-1])
     if code:
         return _sentence(code)
-    return f"GPUs that CUDA sees: {seen} of {gpus}" if seen < gpus else ""
+    if seen < gpus:
+        return f"GPUs that CUDA sees: {seen} of {gpus}"
+    both = OF_BOTH.search(output) if official else None
+    return _sentence(35) if both and 0 < int(both.group(1)) < int(both.group(2)) else ""
+
+
+def untested(output: str, code: "int | None" = 0) -> str:
+    """Return why a probe tested nothing. `fault` has returned None for it.
+
+    code: its exit code, None if it did not end in time.
+
+    >>> untested("load_backend: loaded CPU backend from /app/libggml-cpu.so\\nAvailable devices:\\n  (none)")
+    'its image lists no GPU, as one without CUDA does'
+    >>> untested("OSError: libcuda.so.1: cannot open shared object file", 1)
+    'its container has no libcuda.so.1'
+    """
+    if code is None:
+        return "the probe in its image did not end in time"
+    _, listed, devices = f"\n{output}\n".rpartition("\nAvailable devices:\n")
+    if listed and not ANY_LISTED.search(devices):
+        return "its image lists no GPU, as one without CUDA does"
+    if "libcuda.so.1: cannot open" in output:
+        return "its container has no libcuda.so.1"
+    return "its image has no program for it" if code == NOT_FOUND else "the probe in its image printed no result"
+
+
+def needs_other_version(found: str) -> bool:
+    """Say whether what `fault` returned passes only with another driver or image.
+
+    >>> needs_other_version("CUDA error 804: forward compatibility was attempted on non supported HW")
+    True
+    >>> needs_other_version("CUDA error 999: unknown error"), needs_other_version("GPUs that CUDA sees: 1 of 2")
+    (False, False)
+    """
+    return any(found == _sentence(code) for code in BY_VERSION)
 
 
 def cuda_of_image(environment: "list[str]") -> "int | None":
@@ -72,18 +144,30 @@ def cuda_of_image(environment: "list[str]") -> "int | None":
     return None
 
 
-def continues_without(log: str) -> "str | None":
+def continues_without(log: str, layers: bool = False) -> "str | None":
     """Return why a server with GPUs continues on the CPU, by its own log; "" if it found a GPU, None if unknown.
+
+    layers: was it told to put layers of each model on the GPUs? Then none there is an error also with a GPU.
 
     ollama tries several versions of CUDA: one that fails means nothing where another one found GPUs.
 
     >>> continues_without("ggml_cuda_init: failed to initialize CUDA: unknown error")
     'CUDA error 999: unknown error'
+    >>> continues_without("load_tensors: offloaded 0/33 layers to GPU", layers=True)
+    'offloaded 0/33 layers to GPU'
     """
+    log = "\n".join(line[:LONGEST] for line in log.split("\n"))
+    offloaded = list(OFFLOADED.finditer(log))
+    if any(found.group(2).strip("0") for found in offloaded):
+        return ""
+    if layers and offloaded:
+        return offloaded[-1].group(1)
     if ON_GPU.search(log):
         return ""
     failed = BY_GGML.search(log)
-    return _by_words(failed.group(1)) if failed else None
+    known = _by_words(failed.group(1)) if failed else None
+    found = ((text, pattern.search(log)) for pattern, text in WITHOUT_GPU)
+    return known or next((text.format(match.group(1)) for text, match in found if match), None)
 
 
 def _by_words(text: str) -> "str | None":

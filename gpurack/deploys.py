@@ -25,6 +25,7 @@ from gpurack.operations import host_setup
 from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
+from gpurack.operations.models import refuses_removals, unsupported_words
 from gpurack.operations.models import stop as stop_operation
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import host_run, snapshot
@@ -42,7 +43,8 @@ from gpurack.plan.host import (
     Stage,
 )
 from gpurack.plan.models.failures import unknown_retries
-from gpurack.plan.models.rollback import NotPossible, database_back, edit, mark
+from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.rollback import NotPossible, database_back, edit, mark_of
 from gpurack.plan.pins import contradictions
 from gpurack.plan.run import Verb
 from gpurack.pyinfra_patches import harmless, read_any_bytes
@@ -130,13 +132,13 @@ def rollback() -> None:
                 host, host.state.inventory, inventory_file(), fleet, name, int(number) if number.isdigit() else None
             )
             facts, today = snapshot(host, patched[place]), patched[place].entries[name]
-            database, of_data = database_back(back.ready, name, today, facts, with_data == "yes")
+            database, of_data = database_back(back.ready, Observed(name, today, facts), with_data == "yes")
         except NotPossible as error:
             raise InventoryError([Problem.of("no-rollback", place, path, what=str(error).rstrip("."))]) from None
         _fleets[host.state] = dict(patched)
         for line in (*back.notes, *of_data, *(f"edit the inventory: {line}" for line in edit(path, back.words))):
             host.log(line)
-        bring_back(name, mark(entry), database)
+        bring_back(name, mark_of(entry, back), database)
 
 
 def bring_back(name: str, mark: str, database: str = "") -> None:
@@ -147,7 +149,7 @@ def bring_back(name: str, mark: str, database: str = "") -> None:
     spec = _fleets[host.state][host.name]
     again: dict[str, Any] = {"retry": f"{host.name}/{name}", "only": name, "rollback": mark, "database": database}
     again["verb"] = "rollback"
-    models_operation(name=MODELS.name, spec=spec, **again, **privilege(spec))
+    models_operation(name=MODELS.name, spec=spec, **again, **origin(), **privilege(spec))
 
 
 def start(name: str, verb: Verb) -> None:
@@ -160,6 +162,11 @@ def stop(name: str, hold: str | None) -> None:
     """Stop a model until the next run. hold: the reason for which it stays stopped until it is started."""
     spec = _fleets[host.state][host.name]
     stop_operation(name="Stop", spec=spec, entry=name, hold=hold, **origin(), **privilege(spec))
+
+
+def of_removals() -> dict[str, Any]:
+    """The arguments of operations on which a refusal of removals depends."""
+    return {word: host.data.get(word) for word in ("take_over", "allow_remove", "renew", "retry")}
 
 
 def origin() -> dict[str, Any]:
@@ -175,8 +182,10 @@ def carry_out(stages: Sequence[Stage], spec: Host) -> None:
     if host_run(host).idle and all(host.data.get(word) is None for word in ("prune", *OF_RUN)):
         return
     become = privilege(spec)
-    if host.data.get("prepare") is not None:  # whatever its value: the operation refuses an unknown one
+    if host.data.get("prepare") is not None:
         stages = [stage for stage in stages if stage in (MODELS, JOBS)]
+    elif MODELS in stages and refuses_removals(spec, **origin(), **of_removals()):
+        stages = [MODELS]  # it refuses, so nothing of the host may have changed before
     for stage, (operation, arguments) in operations(stages).items():
         if stage.applies(spec):
             operation(name=stage.name, spec=spec, **arguments, **become)
@@ -222,6 +231,7 @@ def checked_fleet(state: State, needs_models: bool) -> Fleet:
     if path:
         problems += ignored_by_pyinfra(path)
     problems += unknown_retries(host.data.get("retry"), fleet)
+    problems += unsupported_words({word: host.data.get(word) for word in ("prune", *OF_RUN)})
     if needs_models and (problem := without_models(fleet)):
         first = Problem.of("host-given-to-pyinfra", "", host.name, name=host.name)
         problems.append(problem if path or len(fleet) > 1 else first)

@@ -7,30 +7,14 @@ other programs. So it imports nothing, and Python 3.6 can run it.
 CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
-_PARTS = (
+_PARTS = [
     "paths",  # first: the others import it, also after a run that was killed between two files
-    *(
-        "asking",
-        "boot",
-        "common",
-        "compose_yaml",
-        "cuda_faults",
-        "databases",
-        "docker_restart",
-        "dockerd",
-        "download",
-        "fetch",
-        "hashes",
-        "images",
-        "jobs",
-        "kept_logs",
-        "leftovers",
-        "listening",
-        "loading",
-    ),
-    *("members", "ollama", "preparing", "probing", "processes", "project", "proof", "record", "recovering", "remedies"),
-    *("replacing", "request", "room", "safe_paths", "sqlite_copy", "starting", "stopping", "weights_header"),
-)
+    "claims", "applying", "asking", "base_images", "boot", "common", "compose_yaml", "cuda_faults", "databases",
+    "docker_restart", "dockerd", "download", "error_hints", "fetch", "hashes", "image_ref", "images", "jobs",
+    "kept_logs", "leftovers", "listening", "loading", "members", "ollama", "phases", "pieces", "preparing", "probing",
+    "processes", "project", "proof", "record", "recovering", "replacing", "request", "room", "safe_paths",
+    "sqlite_copy", "starting", "stopping", "weights_header",
+]  # fmt: skip
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """The modules that the runner imports, and weights_header, which it runs as a program of its own."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
@@ -42,10 +26,17 @@ JOBS = f"{STATE}/jobs"
 """Output of jobs, and records of finished jobs."""
 LOGS = f"{STATE}/logs"
 """Logs of models that failed, and of those that were replaced."""
+LOG_DAYS = 14
+"""How long they are kept."""
+LOG_AGE = "/etc/tmpfiles.d/gpurack-logs.conf"
+"""Lets systemd, which cleans up once a day, remove them then: a run may not come."""
 DATABASES = f"{STATE}/databases"
 """Copies of services' databases, made before their version changed."""
 USERS = f"{STATE}/users"
 """Projects of users' rootless Dockers. Not in /etc: a rootless daemon does not see folders made after its start."""
+SERVES_AGAIN, NEW_SERVES = "serves again since", "the new one serves, but"
+"""What an error of the runner says of the container that serves. A run counts such an entry as ready
+(gpurack/operations/run_state.py)."""
 SET_ASIDE = "-replaced"
 """Suffix of the names of replaced containers."""
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"

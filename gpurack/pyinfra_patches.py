@@ -37,7 +37,7 @@ from paramiko.file import BufferedFile
 from paramiko.util import get_logger
 from pyinfra import progress
 from pyinfra.api import Config, Host, Inventory, State, operations, output
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.state import MAX_PARALLEL, BaseStateCallback, StateStage
 from pyinfra.connectors import ssh, util
 from pyinfra.connectors.sshuserclient.client import SSHClient
@@ -50,7 +50,7 @@ from gpurack import screen
 from gpurack.facts.unreachable import why_unreachable
 from gpurack.inventory.find import is_deploy, is_inventory
 from gpurack.inventory.fleet import layers_of, maintenance_of
-from gpurack.inventory.load import NO_HOSTS, YAML
+from gpurack.inventory.load import NO_HOSTS, YAML, apply_command
 from gpurack.operations.order import run_operations
 from gpurack.operations.run_state import host_run
 from gpurack.remote import TooMuchOutput
@@ -82,6 +82,7 @@ def guard() -> None:
     harmless()
     read_any_bytes()
     quiet_paramiko()
+    name_wrong_keys()
     queue_at_jump_hosts()
     without_our_lines()
     context = click.get_current_context(silent=True)
@@ -159,6 +160,24 @@ def for_all_hosts(config: Config, inventory: Inventory) -> Config:
     return config
 
 
+def name_wrong_keys() -> None:
+    """Let an `ssh_key` that cannot be read fail its host alone, with its reason. Can be called repeatedly.
+
+    pyinfra (3.10.0) raises no ConnectError for it, so that gevent prints a traceback and no host has a reason.
+    """
+    before = ssh.get_private_key
+    if before.__name__ == "key_or_reason":
+        return
+
+    def key_or_reason(*given: Any, **named: Any) -> Any:
+        try:
+            return before(*given, **named)
+        except PyinfraError as error:
+            raise ConnectError(str(error)) from error
+
+    ssh.get_private_key = key_or_reason
+
+
 def queue_at_jump_hosts() -> None:
     """Let at most `LOGINS` connections log in to the same jump host (ProxyJump) at once. Can be called repeatedly."""
     before: Callable[..., Any] = SSHClient.connect
@@ -187,6 +206,8 @@ def read_answer(prompt: str = "") -> str:
 def interrupt(state: State) -> None:
     """Ctrl-C: print the table of what is known, and end with exit code 130."""
     screen.console(stderr=True).print("\nInterrupted by Ctrl-C.")
+    for host in state.inventory:
+        host_run(host).interrupted = True
     for handler in state.callback_handlers:
         for host in state.inventory:
             handler.host_disconnect(state, host)
@@ -204,10 +225,10 @@ def confirm_removals(state: State) -> bool:
         if number == 0 or run.removals_confirmed == number:
             continue
         names = ", ".join(run.removals.names)
-        console.print(screen.line((f"    {host.name}: REMOVE {number} of {run.removals.total} models: {names}", "red")))
+        models = "1 model" if run.removals.total == 1 else f"{run.removals.total} models"
+        console.print(screen.line((f"    {host.name}: REMOVE {number} of {models}: {names}", "red")))
         screen.echo(f"    Type {number} to remove them: ", err=True, nl=False)
         if input().strip() != str(number):
-            screen.echo("    Nothing was changed.", err=True)
             return False
         run.removals_confirmed = number
     return True
@@ -369,9 +390,9 @@ def misread_file(inventory: str, operations: Sequence[str] = ()) -> Problem | No
         return None
     python = path.with_suffix(".py")
     lines = f'import gpurack; globals().update(gpurack.load("{path.name}"))'
-    hint = f"Run `gpurack apply {path}`, or write two lines into {python} and use that: {lines}"
+    hint = f"Run `{apply_command(path)}`, or write two lines into {python} and use that: {lines}"
     if python.exists():
-        hint = f"Use {python} instead, or run `gpurack apply {path}`."
+        hint = f"Use {python} instead, or run `{apply_command(path)}`."
     return Problem.of("yaml-given-to-pyinfra", "", inventory, hint=hint)
 
 

@@ -74,8 +74,10 @@ def modules_of(name: str) -> tuple[str, ...]:
 
 
 def _literal(name: str) -> str:
-    """files/NAME.py as a literal in ASCII: Python 3.6 reads a program from -c or standard input in the host's encoding,
-    which is ASCII where root's locale is C."""
+    """Return files/NAME.py as a literal in ASCII.
+
+    Python 3.6 reads a program from -c or standard input in the host's encoding. It is ASCII where root's locale is C.
+    """
     return ascii(read_text(f"files/{name}.py"))
 
 

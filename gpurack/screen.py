@@ -20,7 +20,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import click
 import rich.console
@@ -141,9 +141,24 @@ def _printable_part(part: Part) -> Part:
     return printable(part) if isinstance(part, str) else (printable(part[0]), part[1])
 
 
+class Lines(Table):
+    """A table whose lines end with their last text, without the spaces that fill its last column."""
+
+    @override
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterable[Segment]:
+        for cells in Segment.split_lines(cast(Iterable[Segment], super().__rich_console__(console, options))):
+            while cells and not cells[-1].text.strip():
+                cells.pop()
+            if cells:
+                cells[-1] = cells[-1]._replace(text=cells[-1].text.rstrip())
+            yield from (*cells, Segment.line())
+
+
 def table(*titles: str, broken: Collection[str] = ("STATE",)) -> Table:
     """A table without rules; without titles it has no header. broken: columns whose long texts wrap."""
-    made = Table(box=None, show_header=bool(titles), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    made = Lines(box=None, show_header=bool(titles), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in titles:
         made.add_column(title, overflow="fold", no_wrap=title not in broken)
     return made
@@ -178,6 +193,13 @@ _OURS = secrets.randbelow(10**12)
 """A random number in gpurack's own colour sequences. A host cannot know it, so its colours are never shown."""
 _MARKED = re.compile(rf"(\x1b\[{_OURS};[0-9;]*m)")
 _click_style = click.style
+
+
+def representation(value: Any, width: int) -> str:
+    """Return a value as Python code, on several lines if one is longer than `width`."""
+    from rich.pretty import pretty_repr
+
+    return pretty_repr(value, max_width=width)
 
 
 def duration(seconds: float) -> str:

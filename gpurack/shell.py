@@ -78,7 +78,8 @@ def joined(between: LiteralString, texts: Iterable[Sh]) -> Sh:
 
 
 def all_of(commands: Iterable[Sh]) -> Sh:
-    """Commands joined by `&&`. Each must be a simple command, or one with a `||` that ends the script."""
+    """Commands joined by `&&`. Each must be a simple command, or one with a `||` that ends the script
+    whichever command before it failed."""
     return joined(" && ", commands)
 
 
@@ -104,8 +105,10 @@ def by_ssh(host: str, command: Sh) -> Sh:
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A placeholder in a template. start, end: its position. quoted: it is inside double quotes, where quoting a value
-    would not work."""
+    """A placeholder in a template.
+
+    start, end: its position. quoted: is it inside double quotes, where quoting a value would not work?
+    """
 
     name: str
     start: int

@@ -4,6 +4,8 @@ pytest has imported.
 
 from __future__ import annotations
 
+import ast
+import builtins
 import gc
 import io
 import os
@@ -15,9 +17,11 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
-TIME_LIMIT = 60
-"""Seconds until a program ends by SIGALRM."""
+TIME_LIMIT = 300
+"""Seconds until a program ends by SIGALRM: for one that hangs. On a loaded machine some take more than a minute."""
 
 
 def run(
@@ -70,6 +74,54 @@ def run_script(
     return run(program, [str(path), *words], env, cwd)
 
 
+_COMPILED: dict[tuple[str, str], CodeType] = {}
+"""What `run_text` has compiled: source and name of a part → its code."""
+_WITHOUT_PARENT = "\ndie_with_parent = None\n"
+"""A `preexec_fn` would copy this large process for each program that the part `common` starts (conftest.py)."""
+
+
+def run_text(text: str, moved: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of `resources.program` in a fork, as `python3 -` would. Its parts are compiled once for all tests.
+
+    moved: strings in the constants of its parts, such as folders of a host, and what they become.
+    """
+    tree = ast.parse(text)
+    for call in ast.walk(tree):
+        match call:
+            case ast.Call(ast.Name("compile"), [ast.Constant(str(source)), ast.Constant(str(name)), _]):
+                if (source, name) not in _COMPILED:
+                    end = _WITHOUT_PARENT if name == "common.py" else ""
+                    _COMPILED[source, name] = compile(source + end, name, "exec", dont_inherit=True)
+    main = compile(tree, "<stdin>", "exec", dont_inherit=True)
+
+    def program() -> None:
+        compiled = builtins.compile
+
+        def known(source: Any, name: str, *words: Any, **more: Any) -> Any:
+            part = _COMPILED.get((source, name))
+            return _moved(part, moved) if part else compiled(source, name, *words, **more)
+
+        builtins.compile = known  # type: ignore[assignment]
+        exec(main, {"__name__": "__main__"})
+
+    return run(program, ["-"])
+
+
+def _moved(value: Any, moved: Mapping[str, str]) -> Any:
+    """A constant or code with these strings replaced in all constants."""
+    match value:
+        case CodeType():
+            return value.replace(co_consts=tuple(_moved(each, moved) for each in value.co_consts))
+        case str():
+            for old, new in moved.items():
+                value = value.replace(old, new)
+        case tuple():
+            return tuple(_moved(each, moved) for each in value)
+        case frozenset():
+            return frozenset(_moved(each, moved) for each in value)
+    return value
+
+
 def _run_in_child(
     program: Callable[[], object],
     argv: Sequence[str],
@@ -80,6 +132,8 @@ def _run_in_child(
     gc.freeze()  # a collection would copy the parent's pages
     if pyinfra := sys.modules.get("pyinfra_cli.util"):
         pyinfra.PYTHON_CODES.clear()  # inventories that the parent has read, by their relative paths
+    if gevent := sys.modules.get("gevent"):
+        gevent.reinit()  # or both processes wait at one epoll, and one of them misses the end of its programs
     signal.alarm(TIME_LIMIT)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)

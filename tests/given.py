@@ -102,6 +102,7 @@ def container(name: str, status: str = "running", **said: Any) -> Container:
         labels=labels,
         ports=tuple((ip, port) for ip, port in said.get("ports", ())),
         user=said.get("user", ""),
+        chosen_ports=said.get("chosen_ports", False),
     )
 
 
@@ -183,10 +184,11 @@ def file(path: str, said: str | Mapping[str, Any]) -> File:
 
 
 def listener(text: str) -> Listener:
-    """`127.0.0.1:8000 docker-proxy (pid 1)`"""
+    """`127.0.0.1:8000 docker-proxy (pid 1)`, `127.0.0.1:8000 docker-proxy (pid 1) in docker.service`"""
     socket, _, owner = text.partition(" ")
+    owner, _, unit = owner.partition(" in ")
     address, _, port = socket.rpartition(":")
-    return Listener(address.strip("[]"), int(port), owner)
+    return Listener(address.strip("[]"), int(port), owner, unit)
 
 
 @overload
@@ -243,6 +245,7 @@ def host_state(**said: Any) -> HostFacts:
             Replacing(**{**entry, "members": tuple(Member(**one) for one in entry["members"])}) for entry in entries
         ),
         "manager": rpm.manager,
+        "trouble": lambda why: Problem.of("not-inspected", what=why),
         "cdi": frozenset,
         "tools": frozenset,
     }

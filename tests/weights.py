@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from gpurack.facts.model import Header
-from gpurack.facts.parse import header
+from gpurack.facts.weights import header
 
 FILES = Path(__file__).parents[1] / "files"
 

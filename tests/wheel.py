@@ -71,9 +71,12 @@ def use(venv: Path) -> None:
     gpurack, lab = str(venv / "bin/gpurack"), venv.parent / "lab"
     assert run([gpurack, "--version"], venv.parent).startswith("gpurack, version ")
     run([gpurack, "init", "lab", "--lab", "wheel"], venv.parent)
-    run([*pip(venv), "install", "-q", "--dry-run", "--no-index", "-r", "requirements.txt"], lab)
+    run([*pip(venv), "install", "-q", "--dry-run", "-r", "requirements.txt"], lab)  # with what `gpurack verify` needs
     assert "1 host, 0 models, 1 disabled. Next: gpurack apply" in run([gpurack, "plan"], lab)
-    assert "UNREACHABLE  gpu1.lab" in run([gpurack, "apply", "-y"], lab, exit_code=UNREACHABLE)
+    said = run([gpurack, "apply", "-y"], lab, exit_code=UNREACHABLE).splitlines()
+    assert any(line.startswith("UNREACHABLE  gpu1.lab  could not connect: ") and "`ssh " in line for line in said), said
+    assert said[-1].startswith("1 host unreachable. 0 of 0 models ready. "), said
+    assert "gpurack diff inventories/lab.yaml" in run([gpurack, "diff", "--help"], lab)
     run(["bash", "-n"], lab, run([gpurack, "completion", "bash"], lab))
     assert run([gpurack, "schema"], lab) == (lab / "gpurack.schema.json").read_text(encoding="utf-8")
     run([str(venv / "bin/python"), "-c", DEPLOY], lab)

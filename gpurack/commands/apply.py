@@ -12,21 +12,20 @@ from pyinfra.api.state import StateStage
 from pyinfra_cli.util import load_func
 
 from gpurack import deploys, screen
-from gpurack.commands.apply_screen import Outcome, outcomes, result_code, show_prepared, show_result
+from gpurack.commands.apply_screen import Outcome, outcomes, result_code, show_interrupted, show_prepared, show_result
 from gpurack.commands.connect import connected
 from gpurack.commands.diff import Plans, as_data, plan_hosts, show_plans, show_resting
 from gpurack.commands.lab import Lab
 from gpurack.commands.progress import progress
 from gpurack.commands.verbs import APPLY_FLAGS, Mistake
-from gpurack.inventory.load import APPLY
+from gpurack.inventory.load import apply_command
 from gpurack.operations.order import run_operations
 from gpurack.operations.run_state import host_run, outdate
 from gpurack.pyinfra_patches import confirm_removals
+from gpurack.spec.problems import Problem
 
 INTERRUPTED = 130
-NO_TERMINAL = (
-    "Confirmation needs a terminal. Nothing was changed. Run with -y to apply, or gpurack diff to see the changes."
-)
+NO_TERMINAL = Problem.of("confirmation-missing")
 
 
 @dataclass
@@ -40,12 +39,14 @@ class Apply:
     verbose: bool = False
     begun: float = field(default_factory=time.monotonic)
     running: bool = False
+    interrupted: Mapping[str, Outcome] = field(default_factory=dict)
 
     def run(self) -> int:
         """Plan, ask, carry out and print. Return the exit code."""
         show_resting(self.console, self.lab)
         if not self.lab.asked:
             self.console.print("All hosts of this run are in maintenance. Nothing was changed.")
+            self.unchanged({})
             return 0
         try:
             with (
@@ -54,8 +55,10 @@ class Apply:
             ):
                 return self.on_hosts(state)
         except KeyboardInterrupt:
-            where = "What hosts began to change is finished or undone there. Run again to see the result."
-            self.console.print(f"Interrupted. {where if self.running else 'Nothing was changed.'}")
+            if not self.running:
+                self.console.print("Interrupted. Nothing was changed.")
+            else:  # with closed connections: no host says more
+                show_interrupted(self.console, self.interrupted, self.lab.path, time.monotonic() - self.begun)
             return INTERRUPTED
 
     def on_hosts(self, state: State) -> int:
@@ -68,21 +71,38 @@ class Apply:
             show_plans(self.console, plans)
         if changes and not self.yes and not (removals_confirmed(state, self.lab, plans) and confirmed(self.console)):
             self.console.print("Nothing was changed.")
+            self.unchanged(plans)
             return 0
         self.running = changes
-        carry_out(state, self.lab, plans, asked=changes and not self.yes)
+        self.carry_out(state, plans, asked=changes and not self.yes)
         return self.end(state, plans, show_result)
+
+    def unchanged(self, plans: Plans) -> None:
+        """Print the plan for programs, where none of it is carried out."""
+        if self.as_json:
+            screen.echo(screen.as_json(as_data(plans)))
 
     def prepare(self, state: State) -> int:
         """Show what a following apply changes, and bring what that needs. Nothing stops, so nothing is asked."""
         plans = plan_hosts(state, self.lab)
         if any(plan.changes for plan in plans.values()):
-            self.console.print(f"Only prepares. {APPLY.format(inventory=self.lab.path)} will change:")
+            self.console.print(f"Only prepares. {apply_command(self.lab.path)} will change:")
         if any(plan.findings or plan.unreachable for plan in plans.values()):
             show_plans(self.console, plans)
         self.running = True
-        carry_out(state, self.lab, plans, asked=False)
+        self.carry_out(state, plans, asked=False)
         return self.end(state, plans, show_prepared)
+
+    def carry_out(self, state: State, plans: Plans, asked: bool) -> None:
+        """Run the deploy. After Ctrl-C, keep what is known of each host."""
+        try:
+            carry_out(state, self.lab, plans, asked)
+        except KeyboardInterrupt:
+            for name in plans:
+                host_run(state.inventory.get_host(name)).interrupted = True
+            self.interrupted = outcomes(state, self.lab, plans)
+            self.console.print("Interrupted. Closing the connections.")
+            raise
 
     def end(
         self, state: State, plans: Plans, show: Callable[[screen.Console, Mapping[str, Outcome], float], None]
@@ -129,10 +149,10 @@ def confirmed(console: screen.Console) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def require_terminal(yes: bool) -> None:
-    """Raise Mistake if no admin can confirm."""
+def require_terminal(yes: bool, otherwise: str = NO_TERMINAL.what) -> None:
+    """Raise Mistake if no admin can confirm. otherwise: what it says."""
     if not yes and not sys.stdin.isatty():
-        raise Mistake([NO_TERMINAL])
+        raise Mistake([otherwise])
 
 
 def carry_out(
@@ -147,7 +167,7 @@ def carry_out(
         host = state.inventory.get_host(name)
         run = host_run(host)
         run.confirmed = asked
-        run.idle = plan.preview.idle
+        run.idle, run.refused = plan.preview.idle, plan.preview.refused
         run.announced += plan.findings
         run.refused_now += [each.line for each in plan.findings if each.kind == "error"]
         if asked and plan.changes:
@@ -166,6 +186,10 @@ def result_data(plans: Plans, found: Mapping[str, Outcome], seconds: float) -> d
     """The result of a run as JSON data: that of `gpurack diff --json`, with each host's state and failures."""
     data = as_data(plans)
     for name, outcome in found.items():
-        data["hosts"][name] |= {"state": outcome.state, "models": outcome.models}
+        data["hosts"][name] |= {
+            "state": outcome.state,
+            "models": {key: one.text for key, one in outcome.models.items()},
+            "phases": {name: round(seconds, 1) for name, seconds in outcome.phases.items()},
+        }
         data["errors"] += [problem.at(name).as_data() for problem in outcome.failures]
     return {**data, "seconds": round(seconds, 1)}

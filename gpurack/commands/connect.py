@@ -17,7 +17,14 @@ from gpurack.commands.progress import keep_log_quiet
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.operations.run_state import host_run, snapshot
-from gpurack.pyinfra_patches import Connections, for_all_hosts, queue_at_jump_hosts, quiet_paramiko, read_any_bytes
+from gpurack.pyinfra_patches import (
+    Connections,
+    for_all_hosts,
+    name_wrong_keys,
+    queue_at_jump_hosts,
+    quiet_paramiko,
+    read_any_bytes,
+)
 from gpurack.spec import host as spec
 
 NOT_ERROR = Hub.NOT_ERROR
@@ -35,6 +42,7 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
     read_any_bytes()
     keep_log_quiet()  # each command prints why a host is not reached
     quiet_paramiko()
+    name_wrong_keys()
     queue_at_jump_hosts()
     state = State(inventory, for_all_hosts(Config(), inventory), check_for_changes=False)
     if limit:
@@ -83,12 +91,12 @@ def snapshots_of(
 
 def _on_host(state: State, host: Host, wanted: spec.Host, take: TakeSnapshot) -> HostFacts:
     if host not in state.active_hosts:
-        return HostFacts(trouble=connect_error(host))
+        return HostFacts.not_inspected(connect_error(host))
     with ctx_host.use(host):
         try:
             return take(host, wanted)
         except Exception as error:
-            return HostFacts(trouble=not_understood(error))
+            return HostFacts.not_inspected(not_understood(error))
 
 
 def connect_error(host: Host) -> str:

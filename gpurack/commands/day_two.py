@@ -155,7 +155,7 @@ def one_model(words: Place, secrets: bool = True) -> Iterator["OneModel"]:
         try:
             yield OneModel(screen.console(soft_wrap=True), read_lab(inventory, secrets=secrets), place)
         except KeyboardInterrupt:
-            failed("interrupted. What the host began continues there: gpurack status.", INTERRUPTED)
+            failed("interrupted. What the host began is finished or undone there: gpurack status.", INTERRUPTED)
 
 
 @click.command(cls=Verb)
@@ -223,25 +223,24 @@ def rollback(words: Place, number: int | None, only_list: bool, with_data: bool,
 
     The last three definitions with which it was ready are kept on the host. Without --to it is the newest that the
     model does not have. It gets today's keys. All other models stay as they are. Prints how the inventory is edited;
-    until then, the next run goes forward again.
+    until then, the next run undoes the rollback.
 
     The database of an Open WebUI is copied before its version changes. The newest copy that was in use with the older
     version is brought back by --with-data. What was written since is not in it; the present database is kept as a copy.
 
     Exit code 0: done; 1: not possible, or it failed; 2: unknown model, errors in INVENTORY, no terminal and no -y.
     """
-    from gpurack.commands.apply import require_terminal
     from gpurack.commands.lab import read_lab
     from gpurack.commands.rollback import Rollback
     from gpurack.plan.models.rollback import NotPossible
 
     inventory, place = words
     with errors_printed():
-        require_terminal(yes or only_list)
         try:
-            called = Rollback(screen.console(soft_wrap=True), read_lab(inventory), place, number, yes, with_data)
+            lab = read_lab(inventory)
+            called = Rollback(screen.console(soft_wrap=True), lab, place, number, yes, with_data)
             sys.exit(called.run(only_list))
         except KeyboardInterrupt:
-            failed("interrupted. Run again to see the result.", INTERRUPTED)
+            failed("interrupted. What the host began is finished or undone there: gpurack status.", INTERRUPTED)
         except NotPossible as error:
             failed(f"{place}: {error}", FAILED)

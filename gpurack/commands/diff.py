@@ -12,10 +12,10 @@ from pyinfra.api import State
 from gpurack import screen
 from gpurack.commands.connect import connected, snapshots_of
 from gpurack.commands.lab import Lab
-from gpurack.facts.machines import Machines
+from gpurack.facts.machines import with_twins
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
-from gpurack.inventory.load import APPLY
+from gpurack.inventory.load import apply_command
 from gpurack.inventory.origin import claim
 from gpurack.inventory.secrets import read_values
 from gpurack.operations.run_state import host_run
@@ -29,6 +29,8 @@ from gpurack.spec.problems import Problem
 
 WOULD_CHANGE, UNREACHABLE = 3, 4
 """Exit codes: `--fail-on-change` and something would change; only unreachable hosts prevent success."""
+HOST_CHANGE = "host change"
+"""A change that is not one of a model: of packages, Docker or files."""
 LISTED = 3
 """Up to this many entries with the same change have a line each; more of them share one."""
 
@@ -69,15 +71,16 @@ def diff(console: screen.Console, lab: Lab, *, as_json: bool = False, fail_on_ch
     else:
         show_plans(console, plans)
         show_resting(console, lab)
-        changing = sum(bool(plan.changes) for plan in plans.values())
-        if changing:
-            command = APPLY.format(inventory=lab.path)
-            console.print(f"{changing} of {counted(len(plans), 'host')} would change. Apply: {command}")
+        if count := sum(map(changing, plans.values())):
+            command = apply_command(lab.path)
+            console.print(f"{count} of {counted(len(plans), 'host')} would change. Apply: {command}")
     return exit_code(plans, fail_on_change)
 
 
 def exit_code(plans: Plans, fail_on_change: bool) -> int:
     """0: no errors; 1: errors; 3: a change, if that counts as failure; 4: only unreachable hosts.
+
+    A test changes nothing: after a reboot the next run tests each model.
 
     >>> exit_code({"a": HostPlan(), "b": HostPlan(unreachable="x")}, fail_on_change=True)
     4
@@ -86,25 +89,24 @@ def exit_code(plans: Plans, fail_on_change: bool) -> int:
         return 1
     if any(plan.unreachable for plan in plans.values()):
         return UNREACHABLE
-    return WOULD_CHANGE if fail_on_change and any(plan.changes for plan in plans.values()) else 0
+    return WOULD_CHANGE if fail_on_change and any(map(changing, plans.values())) else 0
+
+
+def changing(plan: HostPlan) -> bool:
+    """Would a run change anything on the host, other than test a model?"""
+    return any(not each.looks_only for each in plan.changes)
 
 
 def plan_hosts(state: State, lab: Lab, unattended: bool = False) -> dict[str, HostPlan]:
     """Host → what a run would do there, in inventory order. Hosts in maintenance are left out."""
     plans = {}
-    seen = snapshots_of(state, lab.fleet)
-    machines = Machines()
-    for name, facts in seen.items():
-        machines.add(name, facts)
-    for name, facts in seen.items():
+    for name, facts in with_twins(snapshots_of(state, lab.fleet)).items():
         host = state.inventory.get_host(name)
         why = host_run(host).connect_error if host else ""
         plans[name] = (
             HostPlan(unreachable=why)
             if why
-            else HostPlan(
-                previewed(name, lab.fleet[name], machines.with_twin(name, facts), lab.data, lab.path, unattended)
-            )
+            else HostPlan(previewed(name, lab.fleet[name], facts, lab.data, lab.path, unattended))
         )
     return plans
 
@@ -144,8 +146,9 @@ def previewed(
 
 
 def show_plans(console: screen.Console, plans: Plans) -> None:
-    """Print the changes, warnings and errors of all hosts. Hosts with the same ones share them; hosts without any share
-    one line.
+    """Print the changes, warnings and errors of all hosts.
+
+    Hosts with the same ones are one block, and hosts without any are one line.
     """
     width = max(map(len, plans), default=0)
     alike: dict[tuple[tuple[Finding, bool], ...], list[str]] = {}
@@ -242,16 +245,18 @@ def runs(numbers: Sequence[str]) -> str:
 
 
 def headline(findings: Sequence[Finding], each: bool = False) -> str:
-    """`1 recreate, 2 create · Docker restarts`. each: is it about several hosts?
+    """`1 recreate, 2 host changes · Docker restarts`. each: is it about several hosts?
 
     >>> recreate = Finding("change", "recreate alpha: version 1 → 2", entry="alpha")
     >>> headline([recreate, Finding("change", "start Docker at boot")])
-    '1 recreate, 1 set-up · Docker keeps running'
+    '1 recreate, 1 host change · Docker keeps running'
     >>> headline([recreate], each=True)
     '1 recreate each · Docker keeps running'
     >>> gone = Finding("removal", "remove beta: no longer in the inventory", entry="beta")
     >>> headline([gone, Finding("removal", "1 REMOVE")])
     '1 REMOVE · Docker keeps running'
+    >>> headline([gone, Finding("change", "remove eta: enabled: false", entry="eta"), Finding("removal", "1 REMOVE")])
+    '2 remove · Docker keeps running'
     """
     changes = HostPlan(Preview(tuple(findings))).changes
     if not changes:
@@ -260,11 +265,16 @@ def headline(findings: Sequence[Finding], each: bool = False) -> str:
     for change in changes:
         if change.kind == "removal" and not change.entry:  # the line that counts them
             continue
-        word = change.line.partition(" ")[0] if change.entry else "set-up"
+        word = change.line.partition(" ")[0] if change.entry else HOST_CHANGE
         word = "REMOVE" if change.kind == "removal" else word
         actions[word] = actions.get(word, 0) + 1
+    if "remove" in actions and "REMOVE" in actions:  # entries that are disabled or replaced; a line counts the others
+        actions["remove"] += actions.pop("REMOVE")
     restarts = any("restart Docker" in change.line for change in changes)
-    counts = ", ".join(f"{count} {word}" for word, count in actions.items()) + (" each" if each else "")
+    counted_words = (
+        counted(count, word) if word == HOST_CHANGE else f"{count} {word}" for word, count in actions.items()
+    )
+    counts = ", ".join(counted_words) + (" each" if each else "")
     return f"{counts} · {'Docker restarts' if restarts else 'Docker keeps running'}"
 
 

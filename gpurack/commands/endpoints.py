@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gpurack import screen
 from gpurack.engines import ENGINES
 from gpurack.engines.args import explicit_args
-from gpurack.engines.urls import endpoint, on_loopback
+from gpurack.engines.urls import endpoint, on_loopback, public_name
 from gpurack.facts.model import Header
 from gpurack.plan.models import weights
 from gpurack.shell import sh
@@ -27,9 +27,12 @@ NO_ENDPOINTS = 'No model or service is reachable from other machines. Set `bind:
 
 @dataclass(frozen=True)
 class PublicEndpoint:
-    """One line of the list. name: the model name in requests. address: the base URL. hosts: where it runs. through: the
-    gateway in front of it, "" for none. keyed: requests need a key. curl: a test request that reads the key from $KEY;
-    "" for a web page. maintenance: host → why it is in maintenance, for those of `hosts` that are."""
+    """One line of the list.
+
+    name: the model name in requests. address: the base URL. hosts: where it runs. through: the gateway in front of it,
+    "" for none. keyed: do requests need a key? curl: a test request that reads the key from $KEY, "" for a web page.
+    maintenance: the hosts in maintenance → why.
+    """
 
     name: str
     kind: Kind
@@ -42,9 +45,24 @@ class PublicEndpoint:
     maintenance: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OnHostOnly:
+    """An entry that only its own host can reach.
+
+    name: of its entry. address: its URL through `tunnel`, a command for the user's own machine.
+    """
+
+    name: str
+    address: str
+    tunnel: str
+
+
 def public_endpoints(fleet: Mapping[str, Host], headers: Headers) -> list[PublicEndpoint]:
-    """Everything that users can reach, in this order: models behind a gateway (at the gateway's address, once for all
-    replicas), models with their own address, web pages."""
+    """Return everything that users can reach.
+
+    In this order: models behind a gateway (at the gateway's address, once for all replicas), models with their own
+    address, web pages.
+    """
     found: dict[tuple[str, str], PublicEndpoint] = {}
     gateways = [(host, key, model) for host, key, model in reachable_entries(fleet) if ENGINES[model.engine].gateway]
     behind = {(other.host, other.name) for host, key, _ in gateways for other in fleet[host].connections(key)}
@@ -71,11 +89,33 @@ def public_endpoints(fleet: Mapping[str, Host], headers: Headers) -> list[Public
         # the API of an unknown image is not known; behind a gateway it is OpenAI's
         unknown = engine.api == "unknown"
         kind = "API" if unknown else kind_of(key, model, weights_header(fleet, headers, host, model))
-        for name in engine.serves(model, model.served_name or key):
+        for name in engine.serves(model, model.name_served(key)):
             found[f"{host}/{key}", name] = model_endpoint(name, kind, address, model, (host,), "", bool(model.api_key))
     ordered = [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
     resting = {host: spec.maintenance for host, spec in fleet.items() if spec.maintenance}
     return [replace(one, maintenance={host: resting[host] for host in one.hosts if host in resting}) for one in ordered]
+
+
+def on_host_only(fleet: Mapping[str, Host]) -> list[OnHostOnly]:
+    """The enabled entries that only their own host can reach, directly or through a gateway."""
+    behind = {
+        (other.host, other.name)
+        for host, key, model in reachable_entries(fleet)
+        if ENGINES[model.engine].gateway
+        for other in [*fleet[host].connections(key), *models_behind(fleet, host, key)]
+    }
+    return [
+        OnHostOnly(key, endpoint(host, spec, model.model_copy(update={"bind": "loopback"})), tunnel(host, spec, model))
+        for host, spec in fleet.items()
+        for key, model in spec.entries.items()
+        if model.enabled and on_loopback(model.bind) and (host, key) not in behind
+    ]
+
+
+def tunnel(host: str, spec: Host, model: Model) -> str:
+    """The command that makes an entry on loopback reachable at the same port of the user's machine."""
+    inside = "localhost" if model.bind == "loopback" else f"[{model.bind}]" if ":" in model.bind else model.bind
+    return sh("ssh -N -L {} {}", f"{model.port}:{inside}:{model.port}", public_name(host, spec))
 
 
 def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Connection]:
@@ -169,11 +209,23 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
     return sh("curl {}{} {}-H 'Content-Type: application/json' -d {}", address, path, key, json.dumps(body))
 
 
-def show(console: screen.Console, found: Sequence[PublicEndpoint]) -> None:
-    """Print a table, and a curl command for each model."""
-    if not found:
+def show(console: screen.Console, found: Sequence[PublicEndpoint], hidden: Sequence[OnHostOnly]) -> None:
+    """Print a table, a curl command for each model, and how to reach what only its own host can reach (hidden)."""
+    if found:
+        show_public(console, found)
+    else:
         console.print(NO_ENDPOINTS, soft_wrap=True)
-        return
+    if hidden:
+        console.print()
+        console.print("Only their own host can reach these (`bind: loopback`). From here, with its command running:")
+        table = screen.table()
+        for one in hidden:
+            table.add_row(f"  {one.name}", one.tunnel, one.address)
+        console.print(table)
+
+
+def show_public(console: screen.Console, found: Sequence[PublicEndpoint]) -> None:
+    """Print a table, and a curl command for each model."""
     titles = ("NAME", "KIND", "ADDRESS", "ENGINE", "RUNS ON")
     table = screen.table(*titles, broken=titles)
     for one in found:

@@ -5,12 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from gpurack import screen
+from gpurack.commands.apply_screen import with_logs_command
 from gpurack.commands.connect import connected, snapshots_of
 from gpurack.commands.lab import Lab
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Event
 from gpurack.plan.models.health import local_time
 from gpurack.plan.models.ownership import SHORT_COMMIT
+
+UNCOMMITTED = "uncommitted changes"
 
 
 def history(console: screen.Console, lab: Lab, as_json: bool) -> int:
@@ -23,25 +26,27 @@ def history(console: screen.Console, lab: Lab, as_json: bool) -> int:
         screen.echo(screen.as_json(as_data(seen)))
     else:
         for name, facts in seen.items():
-            show(console, name, facts)
+            show(console, name, facts, lab.path)
         for name, why in lab.resting.items():
             console.print(screen.line((name, "bold"), f"   maintenance: {why}"))
     return int(any(facts.trouble for facts in seen.values()))
 
 
-def show(console: screen.Console, name: str, facts: HostFacts) -> None:
+def show(console: screen.Console, name: str, facts: HostFacts, inventory: object) -> None:
     """Print one host's runs, the newest first."""
     none = "no run has changed anything since gpurack keeps a history" if not facts.history else ""
-    console.print(screen.line((name, "bold"), f"   {facts.trouble or none}".rstrip()))
+    why = facts.trouble.what if facts.trouble else none
+    console.print(screen.line((name, "bold"), f"   {why}".rstrip()))
     for event in reversed(facts.history):
         console.print(screen.line(f"  {headline(event, facts)}"), soft_wrap=True)
         for text in details(event):
-            console.print(screen.line(f"    {text}"), soft_wrap=True)
+            console.print(screen.line(f"    {with_logs_command(text, name, inventory)}"), soft_wrap=True)
 
 
 def headline(event: Event, facts: HostFacts) -> str:
-    """`2026-11-29 14:02 CET  ada  apply  ok  (lab.py, 3f2a91c)`."""
-    place = ", ".join(part for part in (event.inventory, event.commit[:SHORT_COMMIT]) if part)
+    """`2026-11-29 14:02 CET  ada  apply  ok  (lab.py, 3f2a91c, uncommitted changes)`."""
+    parts = (event.inventory, event.commit[:SHORT_COMMIT], UNCOMMITTED if event.uncommitted else "")
+    place = ", ".join(part for part in parts if part)
     words = (local_time(event.at, facts), event.by or "unknown", event.verb, "FAILED" if event.failed else "ok")
     return "  ".join(words) + (f"  ({place})" if place else "")
 
@@ -55,7 +60,10 @@ def details(event: Event) -> Iterator[str]:
 
 def as_data(seen: Mapping[str, HostFacts]) -> dict[str, Any]:
     """The same for programs, the newest first."""
-    hosts = {name: {"runs": runs(facts.history), "error": facts.trouble or None} for name, facts in seen.items()}
+    hosts = {}
+    for name, facts in seen.items():
+        error, code = (facts.trouble.what, facts.trouble.code) if facts.trouble else (None, None)
+        hosts[name] = {"runs": runs(facts.history), "error": error, "code": code}
     return {"schema": screen.SCHEMA, "hosts": hosts}
 
 

@@ -19,6 +19,10 @@ BLOCK = 1 << 20
 IMAGE_ID = r"sha256:[0-9a-f]{64}"
 PROGRESS_INTERVAL = 5
 """Seconds between two lines of progress."""
+LARGEST = 1 << 20
+"""Bytes of a message of the host that are read."""
+TIMES = 10
+"""How much larger than Docker says an image may be: it may say the compressed size."""
 AS_ROOT = sh('d=docker; [ "$(id -u)" = 0 ] || d="sudo -n docker"; ')
 
 
@@ -58,7 +62,7 @@ def save(inventory_file: Path, host_name: str, name: str, file: Path, report: Ca
 def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str], None]) -> None:
     found, error = _output(client, find_image(name))
     image, _, size = found.partition(" ")
-    if not (size.isdigit() and re.fullmatch(IMAGE_ID, image)):
+    if not (re.fullmatch(r"[0-9]{1,15}", size) and re.fullmatch(IMAGE_ID, image)):
         raise NotSaved(f"{host.name} has no container or image {name}: {error or 'docker printed no error'}.")
     part, done, begun = file.with_name(f"{file.name}.part"), 0, time.monotonic()
     output, errors = _run(client, sh("$d save {}", image))
@@ -67,6 +71,8 @@ def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str]
             while block := output.read(BLOCK):
                 stream.write(block)
                 done += len(block)
+                if done > TIMES * int(size) + LARGEST:
+                    raise OSError(0, f"{host.name} sends more than the image has")
                 if time.monotonic() - begun >= PROGRESS_INTERVAL:
                     begun = time.monotonic()
                     report(f"{name}: {done / 1e9:.2f} GB of about {int(size) / 1e9:.2f} GB")
@@ -75,7 +81,7 @@ def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str]
         raise NotSaved(f"Could not write {file}: {failure.strerror}.") from None
     if output.channel.recv_exit_status():
         part.unlink(missing_ok=True)
-        raise NotSaved(f"{host.name} could not save {name}: {errors.read().decode(errors='replace').strip()}.")
+        raise NotSaved(f"{host.name} could not save {name}: {errors.read(LARGEST).decode(errors='replace').strip()}.")
     part.replace(file)
     report(f'{file}: {done / 1e9:.2f} GB. Use it on another host with `image: {{"tar": "{file}"}}`.')
 
@@ -89,4 +95,5 @@ def _run(client: Any, command: Sh) -> tuple[Any, Any]:
 def _output(client: Any, command: Sh) -> tuple[str, str]:
     """Run a command; its stdout and stderr as text."""
     output, errors = _run(client, command)
-    return output.read().decode(errors="replace").strip(), errors.read().decode(errors="replace").strip()
+    said, wrong = (stream.read(LARGEST).decode(errors="replace").strip() for stream in (output, errors))
+    return said, wrong

@@ -11,16 +11,23 @@ import click
 
 from gpurack import screen
 from gpurack.importing import text as text_of
+from gpurack.importing.accepted import accepted
 from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.fit import placed
 from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
+from gpurack.shell import word
 from gpurack.spec.gpus import GPU_KINDS
-from gpurack.spec.problems import Problem, by_fault, grouped
+from gpurack.spec.problems import Problem, grouped
 
 ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
 HOST = "gpu1.lab"
+HINTS: Mapping[type[OSError], str] = {
+    FileNotFoundError: "Give an existing file, or - to read from standard input.",
+    IsADirectoryError: "Give a file of it, such as compose.yaml or start.sh.",
+}
+"""Error of a file → what to do."""
 
 
 def run(
@@ -40,14 +47,12 @@ def run(
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
         given = {**beside(None if host else source), **dict(pairs(variables, "--set"))}
         gpus = gpus_of(hardware)
-        imported = read(text, given, copies, profiles)
+        imported = read(text, given, copies, profiles or given.get("COMPOSE_PROFILES", "").split(","))
     except UnicodeDecodeError:
         screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
         return UNREADABLE
     except OSError as error:
-        hint = (
-            " Give an existing file, or - to read from standard input." if isinstance(error, FileNotFoundError) else ""
-        )
+        hint = f" {HINTS[type(error)]}" if type(error) in HINTS else ""
         screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.{hint}", err=True)
         return UNREADABLE
     except (NoCompose, NoInspect, Unread) as error:
@@ -56,32 +61,32 @@ def run(
     if gpus:
         imported = placed(imported, gpus)
     printed = name or host or HOST
+    imported = accepted(imported, lambda data: refusals(data, printed))
+    refused = grouped(refusals(imported.data, printed))
     if as_json:
-        refused = [str(problem) for problem in refusals(imported.data, printed)]
         findings = [{"kind": one.kind, "where": one.where, "what": one.what} for one in imported.findings]
         data = {
             "schema": screen.SCHEMA,
             "host": printed,
             "data": imported.data,
+            "unfinished": imported.refused,
             "findings": findings,
             "errors": refused,
         }
         screen.echo(screen.as_json(data))
         return exit_code(imported, refused)
-    if not any(imported.entries.values()):
+    if not any([*imported.entries.values(), *imported.refused.values()]):
         screen.echo("# No services found.")
         screen.echo(text_of.comments(imported), nl=False)
         return exit_code(imported, [])
     screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
-    problems = refusals(imported.data, printed)
-    refused = grouped(problems) if gpus else with_one_for_gpus(problems)
     screen.echo(text_of.comments(imported, refused), nl=False)
     return exit_code(imported, refused)
 
 
 def exit_code(imported: Imported, refused: Sequence[str]) -> int:
     """Say if anything could be read, and if anything is left to do."""
-    nothing = not any(imported.entries.values())
+    nothing = not any([*imported.entries.values(), *imported.refused.values()])
     if nothing and all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
         return UNREADABLE
     return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
@@ -97,11 +102,16 @@ class Unread(Exception):
 
 
 def from_file(source: Path | None) -> str:
-    """The text of a file or of standard input."""
+    """The text of a file or of standard input. Raises Unread for an inventory, OSError, UnicodeDecodeError."""
+    from gpurack.inventory.find import is_inventory
+    from gpurack.inventory.load import YAML
+
     if source is None or str(source) == "-":
         if sys.stdin.isatty():
             screen.echo("Paste the commands, then press Ctrl-D.", err=True)
         return sys.stdin.read()
+    if source.suffix in YAML and is_inventory(source):
+        raise Unread(f"is an inventory already. Run `gpurack plan {word(str(source))}`.")
     return source.read_text(encoding="utf-8")
 
 
@@ -143,16 +153,6 @@ def gpus_of(texts: Sequence[str]) -> dict[str, int]:
                                      param_hint="--fit")  # fmt: skip
         found[kind] = int(count)
     return found
-
-
-def with_one_for_gpus(problems: Sequence[Problem]) -> list[str]:
-    """The lines of errors, with one for all GPUs that are claimed twice."""
-    claimed = [problem for problem in problems if problem.code == "gpu-claimed-twice"]
-    if len(by_fault(claimed)) < 2:
-        return grouped(problems)
-    names = ", ".join(dict.fromkeys(problem.path.removesuffix(".gpus").partition(".")[2] for problem in claimed))
-    what = f"{names}: other models claim the same GPUs. --fit A30=4, with the GPUs of your host, proposes a placement."
-    return [f"{claimed[0].host} {what}", *grouped([problem for problem in problems if problem not in claimed])]
 
 
 def refusals(data: Mapping[str, Any], host: str) -> list[Problem]:

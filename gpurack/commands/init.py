@@ -15,9 +15,21 @@ from gpurack.commands.connect import connected, snapshots_of
 from gpurack.commands.diff import UNREACHABLE, counted
 from gpurack.commands.import_ import refusals
 from gpurack.commands.import_from_host import Unreachable, inspect_connected
-from gpurack.commands.project import NAMES, PROGRAM, ProjectHost, container_cells, files, hardware_text
+from gpurack.commands.project import (
+    INVENTORY,
+    NAMES,
+    PROGRAM,
+    ProjectHost,
+    container_cells,
+    files,
+    hardware_text,
+    host_lines,
+    host_notes,
+    managed_lines,
+)
 from gpurack.commands.verbs import Mistake
 from gpurack.facts.model import HostFacts
+from gpurack.facts.owner import recorded
 from gpurack.importing.inspect import NoInspect, only
 from gpurack.importing.inspect import read as read_containers
 from gpurack.importing.reader import read
@@ -31,9 +43,8 @@ from gpurack.spec.problems import InventoryError, grouped
 
 LEFT_TO_DO = 1
 HOST = re.compile(r"(?:(?P<user>[A-Za-z_][\w.-]*)@)?(?P<name>[A-Za-z0-9][\w.-]*)", re.ASCII)
-NO_TERMINAL = (
-    "no terminal to ask at. Write `gpurack init {folder} --lab NAME --host gpu1.lab`, with a --host for each server."
-)
+NO_TERMINAL = "no terminal to ask at. Write `gpurack init {folder} --lab NAME {hosts}`, with a --host for each server."
+ADDRESS = "Your users connect to the names of the hosts, such as {name}; `address` of a host sets another one."
 NOT_DESCRIBED = "`hardware` cannot describe them: {gpus}."
 
 
@@ -56,27 +67,71 @@ def run(console: screen.Console, folder: Path, lab: str, given: Sequence[str], a
     lab: "" to ask. given: hosts to inspect, as HOST or USER@HOST. adopt: containers, as NAME or HOST/NAME.
     """
     terminal = sys.stdin.isatty()
+    if given and (folder / INVENTORY).is_file():
+        return run_again(console, folder, given, adopt)
     refuse_existing(folder)
     if not lab and not terminal:
-        raise Mistake([NO_TERMINAL.format(folder=sh("{}", str(folder)))])
+        words = [word for host in given or ["gpu1.lab"] for word in ("--host", host)]
+        raise Mistake([NO_TERMINAL.format(folder=sh("{}", str(folder)), hosts=sh("{words}", words=words))])
     if not lab:
         default = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:63] or "lab"
         lab = ask(console, f"Name of the lab [{default}]: ") or default
     require_lab(lab)
     if not given and terminal:
         given = ask(console, "Servers to inspect, such as gpu1.lab root@gpu2.lab (Enter for none): ").split()
-    found = inspect(parse_hosts(given))
-    for each in found:
-        show_host(console, each)
+    found = inspected_hosts(console, given)
     if not adopt and terminal and any(each.host.running for each in found):
         adopt = ask(console, "Adopt which of these containers? Their names (Enter for none): ").split()
     require_known(adopt, found)
     hosts = [adopted(each, adopt) for each in found]
     write(folder, files(lab, hosts))
-    show_result(console, folder, hosts)
+    show_to_do(console, hosts)
+    console.print(f"Wrote {', '.join(NAMES)} to {folder}.")
+    if found:
+        console.print(ADDRESS.format(name=found[0].host.name))
+    if later := [each.host for each in found if each.trouble]:
+        console.print(f"Later, for what was not inspected: {again(folder, later)}")
+    here = folder.resolve() == Path.cwd()
+    console.print(f"Next: {'gpurack plan' if here else sh('cd {} && gpurack plan', str(folder))}")
+    return exit_code(found, hosts)
+
+
+def run_again(console: screen.Console, folder: Path, given: Sequence[str], adopt: Sequence[str]) -> int:
+    """Print hosts for the inventory of a project that exists, and write nothing. Return the exit code. Raises Mistake.
+
+    given, adopt: as of `run`.
+    """
+    found = inspected_hosts(console, given)
+    require_known(adopt, found)
+    hosts = [adopted(each, adopt) for each in found if not each.trouble]
+    show_to_do(console, hosts)
+    if hosts:
+        console.print(f"{folder / INVENTORY} exists, and nothing was written. Its part `hosts` for what was inspected:")
+        lines = ["hosts:", *(line for host in hosts for line in host_lines(host.name, host.data, host_notes(host)))]
+        screen.echo(screen.printable("\n".join(lines)))
+    return exit_code(found, hosts)
+
+
+def exit_code(found: Sequence[Inspected], hosts: Sequence[ProjectHost]) -> int:
+    """Say if a host was not inspected, and if anything is left to do."""
     if any(each.trouble for each in found):
         return UNREACHABLE
     return LEFT_TO_DO if any(host.to_do for host in hosts) else 0
+
+
+def again(folder: Path, hosts: Sequence[ProjectHost]) -> str:
+    """The command that inspects hosts once more."""
+    names = [f"{user}@{host.name}" if (user := host.ssh.get("ssh_user")) else host.name for host in hosts]
+    here = [] if folder.resolve() == Path.cwd() else [str(folder)]
+    return sh("gpurack init {words}", words=[*here, *(word for name in names for word in ("--host", name))])
+
+
+def inspected_hosts(console: screen.Console, given: Sequence[str]) -> list[Inspected]:
+    """Inspect hosts, and print what each has. given: as of `run`."""
+    found = inspect(parse_hosts(given))
+    for each in found:
+        show_host(console, each)
+    return found
 
 
 def ask(console: screen.Console, question: str) -> str:
@@ -92,7 +147,11 @@ def refuse_existing(folder: Path) -> None:
     existing = [str(folder / name) for name in NAMES if os.path.lexists(folder / name)]
     if existing:
         verb = "exists" if len(existing) == 1 else "exist"
-        raise Mistake([f"{', '.join(existing)}: {verb} already. Nothing was written. Name a new folder."])
+        hint = "Name a new folder."
+        if (folder / INVENTORY).is_file():
+            one_more = again(folder, [ProjectHost("gpu1.lab")])
+            hint = f"To add a host: `{one_more}` prints its part of {INVENTORY}."
+        raise Mistake([f"{', '.join(existing)}: {verb} already. Nothing was written. {hint}"])
 
 
 def require_lab(lab: str) -> None:
@@ -135,15 +194,14 @@ def inspected(state: State, host: ProjectHost, seen: HostFacts) -> Inspected:
     """What one host has: GPUs from its snapshot, and its containers by one more command if it has a Docker."""
     target = state.inventory.get_host(host.name)
     if seen.trouble:
-        return Inspected(
-            replace(host, unknown=seen.trouble), reached=not host_run(target).connect_error, trouble=seen.trouble
-        )
+        why = seen.trouble.what
+        return Inspected(replace(host, unknown=why), reached=not host_run(target).connect_error, trouble=why)
     hardware = as_hardware(seen.gpus)
     if seen.gpus and not hardware:
         unknown = NOT_DESCRIBED.format(gpus=", ".join(gpu.name or gpu.uuid for gpu in seen.gpus))
     else:
         unknown = " ".join(problem.what for problem in without_driver(seen))
-    host = replace(host, hardware=hardware, unknown=unknown)
+    host = replace(host, hardware=hardware, unknown=unknown, managed=managed(seen))
     if not seen.docker:
         return Inspected(host)
     try:
@@ -151,6 +209,15 @@ def inspected(state: State, host: ProjectHost, seen: HostFacts) -> Inspected:
         return Inspected(replace(host, running=read_containers(output)[0] if output.strip() else ()), output)
     except (Unreachable, NoInspect) as error:
         return Inspected(replace(host, unread=str(error)))
+
+
+def managed(seen: HostFacts) -> dict[str, list[str]]:
+    """Lab, "" for none → its models that gpurack runs on a host."""
+    found: dict[str, list[str]] = {}
+    for key in sorted(seen.ours):
+        entry = recorded(key, seen)
+        found.setdefault(entry.lab if entry else "", []).append(key[1])
+    return found
 
 
 def chosen(host: ProjectHost, adopt: Collection[str]) -> set[str]:
@@ -210,6 +277,8 @@ def show_host(console: screen.Console, each: Inspected) -> None:
         console.print(screen.line((word, "red"), f"  {host.name}  {each.trouble}"))
         return
     console.print(screen.line((host.name, "bold"), f"  {host.unknown or hardware_text(host.hardware)}"))
+    for line in managed_lines(host):
+        console.print(screen.line(f"  {line[:1].lower()}{line[1:]}"), soft_wrap=True)
     if host.unread:
         console.print(screen.line("  ", ("warning", "yellow"), f"  its containers are not known: {host.unread}"))
     if host.running:
@@ -220,11 +289,8 @@ def show_host(console: screen.Console, each: Inspected) -> None:
         console.print(table)
 
 
-def show_result(console: screen.Console, folder: Path, hosts: Sequence[ProjectHost]) -> None:
-    """Print what was written, what is left to do, and the next command."""
+def show_to_do(console: screen.Console, hosts: Sequence[ProjectHost]) -> None:
+    """Print what is left to do for containers to adopt."""
     for host in hosts:
         for line in host.to_do:
             console.print(screen.line(("to do", "yellow"), f"  {line}"))
-    console.print(f"Wrote {', '.join(NAMES)} to {folder}.")
-    here = folder.resolve() == Path.cwd()
-    console.print(f"Next: {'gpurack plan' if here else sh('cd {} && gpurack plan', str(folder))}")

@@ -97,7 +97,8 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     """List what users can reach.
 
     Shows every model and web UI with its address and a curl command. Reads INVENTORY only; does not connect. A model
-    behind a gateway is listed at the gateway's address. Models bound to loopback are not listed.
+    behind a gateway is listed at the gateway's address. Models bound to loopback come
+    last, with the ssh command that reaches them.
 
     \b
     Example:
@@ -106,13 +107,13 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     require_one_format(**{"--markdown": as_markdown, "--json": as_json})
     from gpurack.commands import endpoints
     from gpurack.facts.remembered import recall
-    from gpurack.inventory.fleet import read_fleet
+    from gpurack.inventory.fleet import read_fleet, require_models
     from gpurack.inventory.load import read_inventory
 
     # Addresses are copied from the screen, so they are never cut to the width of a narrow terminal.
     console = screen.console(width=screen.LOG)
     try:
-        fleet = read_fleet(read_inventory(inventory), secrets=False)
+        fleet = require_models(read_fleet(read_inventory(inventory), secrets=False), inventory)
     except InventoryError as error:
         fail(console, error, as_json)
     found = endpoints.public_endpoints(fleet, {name: recall(name, spec.lab) for name, spec in fleet.items()})
@@ -121,7 +122,7 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     elif as_markdown:
         screen.echo(endpoints.markdown(found), nl=False)
     else:
-        endpoints.show(console, found)
+        endpoints.show(console, found, endpoints.on_host_only(fleet))
 
 
 @click.command(cls=Verb)
@@ -134,6 +135,6 @@ def schema() -> None:
       # then, in the first line of lab.yaml, for editors:
       # yaml-language-server: $schema=gpurack.schema.json
     """
-    from gpurack.inventory.schema import inventory_schema
+    from gpurack.inventory.schema import schema_text
 
-    screen.echo(screen.as_json(inventory_schema()))
+    screen.echo(schema_text())

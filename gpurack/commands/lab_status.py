@@ -1,43 +1,35 @@
 """What is wrong with a lab's hosts, GPUs and models: from specs and snapshots to what `gpurack status` shows. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import datetime
+from enum import StrEnum
 
 from gpurack.engines import ENGINES
 from gpurack.engines.urls import endpoint
 from gpurack.facts.gpus import MISMATCH
-from gpurack.facts.model import Container, HostFacts
-from gpurack.facts.parse import parse_time
+from gpurack.facts.model import HostFacts
+from gpurack.facts.nvidia import bus_address
 from gpurack.host_data import not_understood
 from gpurack.plan.host import unfinished
 from gpurack.plan.models import ledger
 from gpurack.plan.models.computing import on_the_cpu
 from gpurack.plan.models.failures import pending
-from gpurack.plan.models.health import Health, health, last_test, restarts_since_test
+from gpurack.plan.models.health import restarts_since_test
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import left_over
-from gpurack.plan.models.preflight import mismatch, unhealthy
-from gpurack.plan.models.slots import gpus_text, lost_gpus, matches
-from gpurack.plan.models.stopped import described, stop_of
+from gpurack.plan.models.preflight import mismatch
+from gpurack.plan.models.slots import gpus_text, is_reserved, lost_gpus, means
+from gpurack.plan.models.states import ModelState, shortened, state, time_or_none
 from gpurack.plan.system.docker import unanswered
+from gpurack.plan.system.gpu_access import no_driver
 from gpurack.plan.system.gpu_host import gpu_errors
+from gpurack.plan.system.restart import reboot_stops
 from gpurack.spec.gpus import hardware
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 MIB_PER_GIB = 1024
-WELL = ("ok", "maintenance")
-"""States of a host that need no attention."""
-SHORT = {
-    "wrong-model-answers": "another model answers at {url}",
-    "model-failing": "answers HTTP {status}",
-    "model-silent": "runs but does not answer",
-    "port-not-published": "runs but Docker no longer publishes its port {port}",
-    "model-held": "{why}{by}",
-    "model-stopped": "until the next run{by}",
-}
-"""Codes whose messages are too long for a table."""
 FALLEN_OFF_BUS = 79
 """The Xid of a GPU that has fallen off the bus. Others (31, 43) may be a program's fault, long before."""
 
@@ -59,8 +51,17 @@ class GpuStatus:
     models: tuple[str, ...] = ()
 
 
-ModelState = Literal["ready", "loading", "DOWN", "UNKNOWN", "held", "stopped", "disabled"]
-HostCondition = Literal["ok", "DEGRADED", "UNREACHABLE", "maintenance"]
+class HostCondition(StrEnum):
+    """The state of a host, with the word that is printed."""
+
+    OK = "ok"
+    DEGRADED = "DEGRADED"
+    UNREACHABLE = "UNREACHABLE"
+    MAINTENANCE = "maintenance"
+
+
+WELL = (HostCondition.OK, HostCondition.MAINTENANCE)
+"""States of a host that need no attention."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,21 @@ class ModelStatus:
     @property
     def is_up(self) -> bool:
         """False for a model that is listed first: it is down, or its host is not reachable."""
-        return self.state not in ("DOWN", "UNKNOWN")
+        return self.state not in (ModelState.DOWN, ModelState.UNKNOWN)
 
     @property
     def why(self) -> str:
         """The reason as the table shows it: `exited with code 1`; "" without one."""
-        if self.problem is None:
-            return ""
-        short = SHORT.get(self.problem.code)
-        return short.format_map(dict(self.problem.parameters)) if short else self.problem.message.rstrip(".")
+        return shortened(self.problem)
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host. reached: a snapshot was taken. now: the host's own clock. errors: about the host itself, each makes
-    it DEGRADED; notes: what does not. maintenance: why it was not asked, "" if it was."""
+    """The status of one host.
+
+    reached: was a snapshot taken? now: the host's own clock. errors: about the host itself; each makes it DEGRADED.
+    notes: what does not. maintenance: why it was not asked, "" if it was.
+    """
 
     name: str
     reached: bool
@@ -116,15 +117,15 @@ class HostStatus:
     def state(self) -> HostCondition:
         """The state shown beside the host's name."""
         if self.maintenance:
-            return "maintenance"
+            return HostCondition.MAINTENANCE
         if not self.reached:
-            return "UNREACHABLE"
-        return "DEGRADED" if self.errors else "ok"
+            return HostCondition.UNREACHABLE
+        return HostCondition.DEGRADED if self.errors else HostCondition.OK
 
     @property
     def down(self) -> int:
         """The number of its models that are down."""
-        return sum(model.state == "DOWN" for model in self.models)
+        return sum(model.state == ModelState.DOWN for model in self.models)
 
     @property
     def is_well(self) -> bool:
@@ -147,7 +148,7 @@ def host_status_or_error(name: str, spec: Host, facts: HostFacts, now: datetime)
     try:
         return host_status(name, spec, facts, now)
     except Exception as error:
-        return host_status(name, spec, HostFacts(trouble=not_understood(error)), now)
+        return host_status(name, spec, HostFacts.not_inspected(not_understood(error)), now)
 
 
 def is_well(lab: list[HostStatus]) -> bool:
@@ -159,13 +160,13 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
     """The status of one host."""
     models = tuple(model_status(name, key, spec, facts) for key in spec.entries)
     if facts.trouble:
-        return HostStatus(name, False, now, models=models, errors=(Problem.of("not-inspected", what=facts.trouble),))
+        return HostStatus(name, False, now, models=models, errors=(facts.trouble,))
     return HostStatus(
         name,
         True,
         facts.now or now,
         driver=facts.driver.kernel,
-        gpus=tuple(sorted([*working_gpus(spec, facts), *lost(facts)], key=lambda gpu: gpu.index)),
+        gpus=tuple(sorted([*working_gpus(spec, facts), *lost(spec, facts)], key=lambda gpu: gpu.index)),
         models=models,
         errors=tuple(host_errors(spec, facts)),
         notes=(
@@ -182,13 +183,14 @@ def host_errors(spec: Host, facts: HostFacts) -> list[Problem]:
     found = facts.hanging(without=("Docker",))
     if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
-    gone = lost(facts)
+    gone = lost(spec, facts)
     if facts.driver.exit_code == MISMATCH:
         found.append(mismatch(facts))
     elif gone:
-        found += [Problem.of("gpu-fell-off", gpu=gpu.index, what=gpu.lost) for gpu in gone]
+        also = reboot_stops(facts)
+        found += [Problem.of("gpu-fell-off", gpu=gpu.index, what=gpu.lost, also=also) for gpu in gone]
     elif spec.wants_gpu and not (facts.gpus or facts.has_nvidia or {"NVIDIA", "AMD"} & facts.late.keys()):
-        found.append(Problem.of("no-driver", wish=""))
+        found.append(no_driver(facts))
     elif facts.driver.exit_code:
         found.append(Problem.of("nvidia-smi-failed", said=f"nvidia-smi: {facts.driver.message}"))
     found += [*gpu_errors(spec, facts), *on_the_cpu(spec, facts).values()]
@@ -210,7 +212,7 @@ def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
             in_gib(gpu.memory_total),
             gpu.utilization,
             gpu.temperature,
-            any(matches(wanted, gpu) for wanted in spec.reserved_gpus),
+            is_reserved(gpu, spec, facts),
             models=tuple(
                 model
                 for one in facts.gpus
@@ -228,24 +230,29 @@ def in_gib(mib: int | None) -> float | None:
     return None if mib is None else mib / MIB_PER_GIB
 
 
-def lost(facts: HostFacts) -> list[GpuStatus]:
-    """The GPUs that the kernel lists and that do not answer, while others do."""
-    return [
-        GpuStatus(index, "", uuid, lost=why_lost(pci, uuid, facts), models=models_on(uuid, facts))
-        for pci, (index, uuid) in lost_gpus(facts).items()
-    ]
+def lost(spec: Host, facts: HostFacts) -> list[GpuStatus]:
+    """The GPUs that the kernel lists and that do not answer, while others do, each with the models that need it."""
+    found = []
+    for pci, (index, uuid) in lost_gpus(facts).items():
+        planned = {
+            name
+            for name, entry in spec.entries.items()
+            if entry.enabled and any(means(wanted, index, uuid, pci) for wanted in entry.gpus if entry.gpus != "all")
+        }
+        models = tuple(sorted({*models_on(uuid, facts), *planned}))
+        found.append(GpuStatus(index, "", uuid, lost=why_lost(pci, uuid, models, facts), models=models))
+    return found
 
 
-def why_lost(pci: str, uuid: str, facts: HostFacts) -> str:
+def why_lost(pci: str, uuid: str, models: Sequence[str], facts: HostFacts) -> str:
     """`lost since 2026-11-20 02:11 (Xid 79, GPU-6f1c…, PCI e1:00.0). Reboot the host. Affected models: beta.`"""
-    xids = [xid for xid in facts.driver.xids if pci.startswith(xid.pci)]
+    xids = [xid for xid in facts.driver.xids if xid.pci == bus_address(pci)]
     # the log is of this boot, and only a reboot restores a GPU that fell off the bus: the first such Xid counts
     cause = next((xid for xid in xids if xid.number == FALLEN_OFF_BUS), xids[-1] if xids else None)
     since = f" since {cause.time:%Y-%m-%d %H:%M}" if cause and cause.time else ""
     number = f"Xid {cause.number}, " if cause else ""
-    models = ", ".join(models_on(uuid, facts)) or "none"
     place = f"{number}{uuid[:8]}…, PCI {pci.removeprefix('0000:')}"
-    return f"lost{since} ({place}). Reboot the host. Affected models: {models}."
+    return f"lost{since} ({place}). Reboot the host. Affected models: {', '.join(models) or 'none'}."
 
 
 def models_on(uuid: str, facts: HostFacts) -> tuple[str, ...]:
@@ -260,81 +267,22 @@ def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> Mod
     """The status of one model or service."""
     model = spec.entries[name]
     counter = ENGINES[model.engine].counter
-    condition, problem, since = model_state(name, spec, facts)
-    container = facts.container(name, model.dockerd)
-    restarted, tested = restarts_since_test(name, model, facts)
+    one = Observed(name, model, facts)
+    seen = state(one, spec.path_of(name))
+    container = one.container
+    restarted, tested = restarts_since_test(one)
     return ModelStatus(
         name,
         f"{model.engine} {model.version or ''}".strip(),
         gpus_text(model).strip("[]") or "CPU",
         endpoint(host_name, spec, model) if model.enabled else "",
         model.port,
-        condition,
-        problem,
-        since,
+        seen.state,
+        seen.problem,
+        seen.since,
         container.restarts if container and model.enabled else 0,
         restarted if model.enabled else 0,
         time_or_none(tested),
         facts.counters.get((model.dockerd, name)) if model.enabled else None,
         counter.unit if counter else "",
     )
-
-
-def model_state(name: str, spec: Host, facts: HostFacts) -> tuple[ModelState, Problem | None, datetime | None]:
-    """(state, why, since) of a model."""
-    model, path = spec.entries[name], spec.path_of(name)
-    if not model.enabled:
-        return "disabled", None, None
-    if facts.trouble:
-        return "UNKNOWN", Problem.of("host-unreachable", path=path), None
-    container = facts.container(name, model.dockerd)
-    stopped = stop_of(name, model, facts)
-    if stopped and not (container and container.running):
-        state: ModelState = "held" if stopped.hold else "stopped"
-        return state, described(stopped, facts, path), time_or_none(stopped.at)
-    if container is None:
-        late = facts.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
-        if late:
-            return "DOWN", Problem.of("not-inspected", path=path, what=late), None
-        code = "container-missing" if facts.docker_of(model.dockerd) else "docker-silent"
-        return "DOWN", Problem.of(code, path=path), None
-    if not container.running:
-        # a paused container may have ended once, before its last start
-        finished = "" if container.status == "paused" else container.finished
-        return "DOWN", Problem.of("container-stopped", path=path, state=why_stopped(container)), time_or_none(finished)
-    return running_state(name, container, spec, facts)
-
-
-def why_stopped(container: Container) -> str:
-    """`exited with code 137`, `paused`."""
-    if container.status == "exited":
-        return f"exited with code {container.exit_code}"
-    return container.status + (f" ({container.error})" if container.error else "")
-
-
-def running_state(
-    name: str, container: Container, spec: Host, facts: HostFacts
-) -> tuple[ModelState, Problem | None, datetime | None]:
-    """(state, why, since) of a model with a running container."""
-    started = time_or_none(container.started)
-    path = spec.path_of(name)
-    match health(name, spec.entries[name], facts):
-        case Health.READY:
-            return "ready", None, started
-        case Health.LOADING if container.restarts:
-            return "DOWN", Problem.of("container-restarts", path=path), None
-        case Health.LOADING:
-            return "loading", None, started
-        case Health.FAILED:
-            test = last_test(name, spec.entries[name], facts)
-            return "DOWN", unhealthy(name, spec, facts), time_or_none(test.since) if test else None
-        case Health.NOT_ASKED:
-            return "DOWN", Problem.of("readiness-not-checked", path=path), None
-        case condition:
-            return "DOWN", unhealthy(name, spec, facts), started if condition == Health.RENAMED else None
-
-
-def time_or_none(text: str) -> datetime | None:
-    """One of Docker's times; None for the year 1, which Docker writes for "never"."""
-    found = parse_time(text)
-    return found.astimezone(UTC) if found and found.year > 1 else None

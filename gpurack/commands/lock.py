@@ -14,18 +14,17 @@ from gpurack.commands.lock_ask import find_newest
 from gpurack.commands.replace_file import replace_file
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
-from gpurack.inventory.fleet import read_fleet
-from gpurack.inventory.load import APPLY, read_inventory
+from gpurack.inventory.fleet import read_fleet, require_models
+from gpurack.inventory.load import apply_command, read_inventory
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import keep, loose, missing, observed, unread
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
+from gpurack.shell import word
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, facts, place, text
 from gpurack.spec.problems import NotAsked, Problem, grouped
-
-NOT_IN_INVENTORY = "is in the lock but not in the inventory. Run `gpurack lock {inventory}` to remove it."
 
 
 def write(console: screen.Console, inventory: Path) -> int:
@@ -40,7 +39,7 @@ def write(console: screen.Console, inventory: Path) -> int:
     for name, state in states.items():
         before = old.hosts.get(name, HostLock())
         if state.trouble:
-            code = print_error(console, name, state.trouble)
+            code = print_error(console, name, state.trouble.what)
             hosts |= {name: before} if name in old.hosts else {}  # an empty entry would mean a host without packages
             continue
         try:
@@ -60,7 +59,7 @@ def write(console: screen.Console, inventory: Path) -> int:
     print_changes(console, {name: (old.hosts.get(name, HostLock()), host) for name, host in hosts.items()})
     save(console, inventory, Lock(hosts=hosts))
     if names := [name for name, lock in hosts.items() if name in states and loose(lock, states[name])]:
-        command = APPLY.format(inventory=inventory)
+        command = apply_command(inventory)
         console.print(f"The locked packages are not on hold yet: {', '.join(names)}. Hold them: {command}")
     return code
 
@@ -73,26 +72,28 @@ def check(console: screen.Console, inventory: Path, as_json: bool = False) -> in
     """
     lock = read_lock(inventory)
     if lock is None:
-        raise NotAsked([Problem.of("no-lock", "", str(place(inventory)), inventory=inventory)])
+        raise NotAsked([Problem.of("no-lock", "", str(place(inventory)), inventory=word(str(inventory)))])
     fleet, states = fleet_and_snapshots(inventory)
     pairs: dict[str, tuple[HostLock, HostLock]] = {}
-    errors: list[tuple[str, str]] = []
+    errors: list[Problem] = []
     for name, state in states.items():
         if state.trouble:
-            errors.append((name, state.trouble))
+            errors.append(state.trouble.at(name))
         elif name not in lock.hosts:
-            errors.append((name, "is not in the lock."))
+            errors.append(Problem.of("host-not-in-lock", name))
         else:
             try:
                 hidden = unread(fleet[name], state)
                 pairs[name] = (lock.hosts[name], keep(observed(fleet[name], state), lock.hosts[name], hidden))
             except Exception as error:
-                errors.append((name, not_understood(error)))
+                errors.append(Problem.of("host-answer-unreadable", name, what=not_understood(error)))
             else:
-                errors += [(name, sentence) for sentence in unread_sentences(hidden)]
-    errors += [(name, NOT_IN_INVENTORY.format(inventory=inventory)) for name in lock.hosts if name not in fleet]
-    for name, sentence in errors:
-        print_error(console, name, sentence)
+                sentences = unread_sentences(hidden)
+                errors += [Problem.of("lock-not-compared", name, what=sentence) for sentence in sentences]
+    left = [name for name in lock.hosts if name not in fleet]
+    errors += [Problem.of("locked-host-unknown", name, inventory=word(str(inventory))) for name in left]
+    for problem in errors:
+        print_error(console, problem.host, problem.what)
     code = 1 if errors else 0
     if as_json:
         screen.echo(screen.as_json(as_data(pairs, errors)))
@@ -114,7 +115,7 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     """
     old = read_lock(inventory) or Lock()
     loaded = read_inventory(inventory)
-    fleet = read_fleet(loaded)
+    fleet = require_models(read_fleet(loaded), inventory)
     if wrong := wrong_words(what, fleet):
         raise NotAsked(wrong)
     news: dict[str, News] = {}
@@ -130,7 +131,7 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     for name, state in on_all_hosts(loaded, fleet, inspect).items():
         before = old.hosts.get(name, HostLock())
         hidden = {} if state.trouble else unread(fleet[name], state)
-        for sentence in (state.trouble,) if state.trouble else (*unread_sentences(hidden), *news[name].errors):
+        for sentence in (state.trouble.what,) if state.trouble else (*unread_sentences(hidden), *news[name].errors):
             code = print_error(console, name, sentence)
         found = news.get(name)
         if not found and name not in old.hosts:
@@ -146,7 +147,7 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     moved = print_changes(console, pairs)
     save(console, inventory, Lock(hosts={name: new for name, (_, new) in pairs.items()}))
     if moved:
-        console.print(f"The next run installs these versions: {APPLY.format(inventory=inventory)}")
+        console.print(f"The next run installs these versions: {apply_command(inventory)}")
     return code
 
 
@@ -164,7 +165,7 @@ def show_manifest(inventory: Path, name: str) -> str:
             try:
                 seen = snapshot_with_hashes(host, fleet[name])
                 if seen.trouble or (hidden := unread(fleet[name], seen)):
-                    raise OSError(seen.trouble or " ".join(grouped(chain(*hidden.values()))))
+                    raise OSError(seen.trouble.what if seen.trouble else " ".join(grouped(chain(*hidden.values()))))
                 return manifest(fleet[name], seen, manifest_lines(host, seen))
             except OSError:
                 raise
@@ -175,7 +176,7 @@ def show_manifest(inventory: Path, name: str) -> str:
 def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostFacts]]:
     """(the fleet, host → its snapshot with the sha256 of all weights)"""
     loaded = read_inventory(inventory)
-    fleet = read_fleet(loaded, secrets=False)
+    fleet = require_models(read_fleet(loaded, secrets=False), inventory)
     return fleet, on_all_hosts(loaded, fleet, snapshot_with_hashes)
 
 
@@ -208,15 +209,15 @@ def print_changes(console: screen.Console, pairs: Mapping[str, tuple[HostLock, H
     return len(found)
 
 
-def as_data(pairs: Mapping[str, tuple[HostLock, HostLock]], errors: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What drifted as JSON data. pairs: host → (lock, what is there). errors: (host, sentence)."""
+def as_data(pairs: Mapping[str, tuple[HostLock, HostLock]], errors: Sequence[Problem]) -> dict[str, Any]:
+    """What drifted as JSON data. pairs: host → (lock, what is there)."""
     return {
         "schema": screen.SCHEMA,
         "hosts": {
             name: {"drift": [{"fact": fact, "locked": was, "found": now} for fact, was, now in changes(*pair)]}
             for name, pair in pairs.items()
         },
-        "errors": [{"host": host, "what": sentence} for host, sentence in errors],
+        "errors": [problem.as_data() for problem in errors],
     }
 
 

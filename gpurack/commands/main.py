@@ -11,10 +11,18 @@ import click
 from gpurack import screen
 from gpurack.commands import day_two, inventories, observing, pinning, planning
 from gpurack.commands.verbs import Verbs
+from gpurack.commands.version import print_version
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="gpurack")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Print the version and the commit, and exit.",
+)
 def main() -> None:
     """Run models on GPU servers as an inventory says.
 

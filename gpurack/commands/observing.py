@@ -3,11 +3,12 @@
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -83,10 +84,11 @@ def watch_status(console: screen.Console, inventory: Path, page: Path | None, ve
     again = screen.line((f"Inspected again every {PAUSE} s. Ctrl-C ends it.", "dim"))
     last: list[screen.Text | screen.Table] = []
     try:
-        with screen.live(console) if console.is_terminal else nullcontext() as live:
+        with noticing_interrupts() as check, screen.live(console) if console.is_terminal else nullcontext() as live:
             if live:
                 draw(live, screen.Page((), screen.line("inspecting the hosts …")))
             while True:
+                check()
                 errors: list[screen.Text] = []
                 try:
                     last = list(status.parts(*inspect(inventory, page), verbose))
@@ -99,13 +101,39 @@ def watch_status(console: screen.Console, inventory: Path, page: Path | None, ve
                 else:
                     for part in errors or last:
                         console.print(part)
-                pause(console, live)
+                pause(console, live, check)
     except KeyboardInterrupt:
         for part in last if console.is_terminal else ():
             console.print(part, soft_wrap=not isinstance(part, screen.Table))
 
 
-def pause(console: screen.Console, live: screen.Live | None) -> None:
+@contextmanager
+def noticing_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if there was a Ctrl-C in the block.
+
+    Python raises it where the program is, and loses it in a finalizer or a callback of C code.
+    """
+    happened = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        happened.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if happened:
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as in the background of a script
+        yield check
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pause(console: screen.Console, live: screen.Live | None, check: Callable[[], None]) -> None:
     """Wait for the next inspection; meanwhile a window that changes its size is drawn anew."""
     if live is None:
         time.sleep(PAUSE)
@@ -113,6 +141,7 @@ def pause(console: screen.Console, live: screen.Live | None) -> None:
     ends, size = time.monotonic() + PAUSE, console.size
     while time.monotonic() < ends:
         time.sleep(RESIZED)
+        check()
         if console.size != size:
             size = console.size
             draw(live)
@@ -133,11 +162,11 @@ def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], date
     """Inspect the hosts and write the page. Return their status, and when. Raises InventoryError and ClickException."""
     from gpurack.commands import connect, lab_status
     from gpurack.commands import status_page as html
-    from gpurack.inventory.fleet import read_fleet
+    from gpurack.inventory.fleet import read_fleet, require_models
     from gpurack.inventory.load import read_inventory
 
     loaded = read_inventory(inventory)
-    fleet = read_fleet(loaded, secrets=False)
+    fleet = require_models(read_fleet(loaded, secrets=False), inventory)
     seen = connect.snapshots(loaded, fleet, metrics=True)
     now = datetime.now(UTC)
     hosts = lab_status.lab_status(fleet, seen, now)

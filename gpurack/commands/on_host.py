@@ -16,7 +16,8 @@ from gpurack import screen
 from gpurack.commands.connect import connect_error, connected
 from gpurack.commands.lab import Lab
 from gpurack.commands.progress import progress
-from gpurack.facts.snapshot import NEEDS_PASSWORD, has_password
+from gpurack.facts.snapshot import has_password
+from gpurack.facts.unreachable import login_user, sudo_needs_password
 from gpurack.host_data import not_understood
 from gpurack.pyinfra_patches import each_line
 from gpurack.remote import Command, run
@@ -112,7 +113,7 @@ def privilege(host: Host) -> dict[str, Any]:
     if answer == "0":
         return {}
     if answer != "sudo" and not (sys.stdin.isatty() or has_password(host)):
-        raise NotDone(NEEDS_PASSWORD.trouble or "")
+        raise NotDone(sudo_needs_password(login_user(host)[0]))
     arguments, _ = pop_global_arguments(host.state, host, {"_sudo": True})
     words: dict[str, Any] = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     return {key: words[key] for key in words if key.startswith(("_sudo", "_use_sudo", "_preserve_sudo"))}

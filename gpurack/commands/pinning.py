@@ -7,6 +7,7 @@ import click
 
 from gpurack import screen
 from gpurack.commands.verbs import ERRORS, Mistake, Verb, fail, image_argument, one_host_argument, parts_argument
+from gpurack.shell import word
 from gpurack.spec.problems import InventoryError
 
 
@@ -33,9 +34,8 @@ def lock(words: tuple[Path, tuple[str, ...]], check: bool, upgrade: bool, as_jso
     if check and upgrade:
         raise click.UsageError("--check and --upgrade cannot be combined.")
     if what and not upgrade:
-        raise Mistake(
-            [f"`{what[0]}` alone moves no pin. Add --upgrade: `gpurack lock {inventory} {what[0]} --upgrade`."]
-        )
+        command = f"gpurack lock {word(str(inventory))} {what[0]} --upgrade"
+        raise Mistake([f"`{what[0]}` alone moves no pin. Add --upgrade: `{command}`."])
     if as_json and not check:
         raise click.UsageError("--json requires --check.")
     from gpurack.commands import lock

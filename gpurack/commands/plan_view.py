@@ -231,7 +231,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
                         "gpus": model.gpus,
                         "port": model.port,
                         "bind": model.bind,
-                        "served_name": model.served_name or key,
+                        "served_name": model.name_served(key),
                         "estimate": estimate_data(sizes, name, key),
                     }
                     for key, model in host.entries.items()

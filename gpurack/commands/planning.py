@@ -9,6 +9,7 @@ import click
 
 from gpurack import screen
 from gpurack.commands.verbs import (
+    Mistake,
     Verb,
     apply_flags,
     fail,
@@ -18,9 +19,9 @@ from gpurack.commands.verbs import (
     limit_option,
     require_one_format,
 )
-from gpurack.inventory.load import APPLY
+from gpurack.inventory.load import apply_command
 from gpurack.spec.host import Host
-from gpurack.spec.problems import InventoryError
+from gpurack.spec.problems import InventoryError, NotAsked
 
 STRICT_WARNINGS = 1
 
@@ -51,14 +52,16 @@ def plan(
         show_diff(inventory, (), as_json, fail_on_change)
     from gpurack.commands import plan_view
     from gpurack.commands.lab import read_lab
+    from gpurack.inventory.checks.ssh_fields import passwords_in
     from gpurack.inventory.checks.warnings import warnings as warnings_of
     from gpurack.plan.pins import unlocked
 
     console = screen.console(soft_wrap=True)
     try:
-        fleet = read_lab(inventory).fleet
+        lab = read_lab(inventory)
     except InventoryError as error:
         fail(console, error, as_json)
+    fleet = lab.fleet
     if compose_host:
         print_compose(fleet, compose_host)
         return
@@ -68,11 +71,14 @@ def plan(
     found = sizes(fleet, {name: recall(name, spec.lab) for name, spec in fleet.items()})
     if found.problems:
         fail(console, InventoryError(found.problems), as_json)
-    warnings = warnings_of(fleet) + list(found.warnings) + unlocked(fleet)
+    passwords = passwords_in(
+        inventory.read_text("utf-8"), inventory.name, {h.name: h.data.dict() for h in lab.inventory}
+    )
+    warnings = passwords + warnings_of(fleet) + list(found.warnings) + unlocked(fleet)
     if as_json:
         screen.echo(screen.as_json(plan_view.as_data(fleet, found, warnings)))
     else:
-        plan_view.show(console, fleet, found, warnings, APPLY.format(inventory=inventory))
+        plan_view.show(console, fleet, found, warnings, apply_command(inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
 
 
@@ -124,10 +130,10 @@ def apply(
     Example:
       gpurack apply inventories/lab.yaml --limit gpu1.lab
 
-    Exit code 0: done, or nothing to do; 1: something failed; 2: errors in INVENTORY, or no terminal to ask at; 4: only
-    unreachable hosts; 130: interrupted.
+    Exit code 0: done, or nothing to do; 1: something failed; 2: errors in INVENTORY, or no terminal to ask at; 3: with
+    --dry and --fail-on-change, something would change; 4: only unreachable hosts; 130: interrupted.
     """
-    from gpurack.commands.apply import Apply, data_of, require_terminal
+    from gpurack.commands.apply import NO_TERMINAL, Apply, data_of, require_terminal
     from gpurack.commands.lab import read_lab
 
     data = data_of(given)
@@ -140,7 +146,12 @@ def apply(
         lab = read_lab(inventory, limit, data)
     except InventoryError as error:
         fail(console, error, as_json)
-    require_terminal(yes or given["prepare"])
+    try:
+        require_terminal(yes or given["prepare"])
+    except Mistake:
+        if as_json:
+            fail(console, NotAsked([NO_TERMINAL]), as_json)
+        raise
     sys.exit(Apply(console, lab, yes, as_json, verbose).run())
 
 

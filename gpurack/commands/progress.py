@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ from pyinfra_cli.log import setup_logging
 from typing_extensions import override
 
 from gpurack import screen
+from gpurack.operations.phases import said
+from gpurack.operations.run_state import CODES
 from gpurack.pyinfra_patches import harmless
 
 OF_HOSTS = ("log", "log_host_command_error")
@@ -31,8 +33,10 @@ def progress(console: screen.Console, entries: Mapping[str, Collection[str]], ve
     try:
         if verbose:
             harmless()
-            output.set_echo(click.echo)
+            errors = Errors()
+            output.set_echo(errors.kept_from(click.echo))
             setup_logging(logging.INFO)
+            logger.handlers[-1].addFilter(errors.without)
         else:
             lines = Lines(console, entries)
             logger.handlers, logger.propagate = [lines], False
@@ -53,14 +57,62 @@ def keep_log_quiet() -> None:
     logging.getLogger("pyinfra").addHandler(logging.NullHandler())
 
 
+FAILED_LATER = "failed, the reason follows at the end"
+
+
+class Errors:
+    """Keeps errors of hosts for the end of the run, where each is printed once, with its hint."""
+
+    def __init__(self) -> None:
+        self.quoting: set[str] = set()
+        """Hosts whose last line was an error, so that the lines quoted below it wait also."""
+
+    def now(self, message: str) -> str | None:
+        """Return what is printed of a line `[gpu1] alpha: ready` when it comes; None for nothing.
+
+        >>> errors = Errors()
+        >>> [errors.now(line) for line in ("[gpu1] error a: out of memory", "[gpu1]     | CUDA", "[gpu1] b: ready")]
+        ['[gpu1] a: failed, the reason follows at the end', None, '[gpu1] b: ready']
+        """
+        found = re.fullmatch(r"\[([^\]]*)\] (.*)", click.unstyle(message), re.DOTALL)
+        if not found:
+            return message
+        host, text = found.groups()
+        if host in self.quoting and text.startswith("    | "):
+            return None
+        self.quoting.discard(host)
+        if not text.startswith("error "):
+            return message
+        self.quoting.add(host)
+        entry, colon, _ = text.removeprefix("error ").partition(": ")
+        who = f"{entry}: " if colon and " " not in entry else ""
+        return f"[{host}] {who}{FAILED_LATER}"
+
+    def kept_from(self, write: Callable[..., None]) -> Callable[..., None]:
+        """What pyinfra calls to print a line. write: how it is printed."""
+
+        def filtered(message: Any = None, **how: Any) -> None:
+            text = None if message is None else self.now(str(message))
+            if message is None or text is not None:
+                write(text, **how)
+
+        return filtered
+
+    def without(self, record: logging.LogRecord) -> bool:
+        """A filter of pyinfra's log."""
+        text = self.now(record.getMessage())
+        if text is not None:
+            record.msg, record.args = text, ()
+        return text is not None
+
+
 class Lines(logging.Handler):
-    """Prints `HOST  ENTRY  text`. Errors wait for the end of the run, where each is printed once, with its hint."""
+    """Prints `HOST  ENTRY  text`, and errors as `Errors` says."""
 
     def __init__(self, console: screen.Console, entries: Mapping[str, Collection[str]]) -> None:
         super().__init__()
         self.console, self.entries = console, entries
-        self.quoting: set[str] = set()
-        """Hosts whose last line was an error, so that the lines quoted below it wait also."""
+        self.errors = Errors()
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
@@ -69,21 +121,14 @@ class Lines(logging.Handler):
 
     def echo(self, message: Any = None, **how: Any) -> None:
         """Print one line of pyinfra's, `[gpu1] alpha: ready`."""
-        found = re.fullmatch(r"\[([^\]]*)\] (.*)", str(message or ""), re.DOTALL)
+        found = re.fullmatch(r"\[([^\]]*)\] (.*)", self.errors.now(str(message or "")) or "", re.DOTALL)
         if not found:
             return
         host, text = found.groups()
-        if host in self.quoting and text.startswith("    | "):
+        if said([text]) or text.startswith(CODES):  # phases and errors are shown at the end
             return
-        self.quoting.discard(host)
-        failed = text.startswith("error ")
-        if failed:
-            self.quoting.add(host)
-            text = text.removeprefix("error ")
         entry, colon, rest = text.partition(": ")
         if not (colon and entry in self.entries.get(host, ())):
-            entry, rest = "", text
-        if failed:
-            rest = "failed, the reason follows at the end"
+            entry, rest = "", FAILED_LATER if text.endswith(f": {FAILED_LATER}") else text
         columns = [part for part in (entry, rest) if part]
         self.console.print(screen.line((host, "bold"), "  ", "  ".join(columns)))

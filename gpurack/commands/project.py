@@ -4,23 +4,23 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import distribution
 from typing import Any
 
 from gpurack import screen
-from gpurack.host_data import json_from_host
+from gpurack.commands.requirements_file import repository, requirements
 from gpurack.importing.container import ContainerRun
 from gpurack.importing.reader import Imported
-from gpurack.importing.text import comments, one_line, yaml_text
-from gpurack.inventory.schema import inventory_schema
+from gpurack.importing.text import SCHEMA, SCHEMA_LINE, comments, one_line, yaml_text
+from gpurack.inventory.schema import schema_text
 from gpurack.resources import render
 from gpurack.spec.fields import in_order
 from gpurack.spec.gpus import count_of
-from gpurack.spec.host import Cards
+from gpurack.spec.host import Gpus
 from gpurack.spec.model import Model
 
 INVENTORY, LOCK = "lab.yaml", "lab.lock.yaml"
-REQUIREMENTS, SCHEMA = "requirements.txt", "gpurack.schema.json"
+REQUIREMENTS = "requirements.txt"
 EXAMPLE: Mapping[str, Any] = {
     "engine": "llama.cpp",
     "version": "b7000",
@@ -31,6 +31,10 @@ EXAMPLE: Mapping[str, Any] = {
     "enabled": False,
 }
 """The entry of a project without models."""
+NO_MODELS: Mapping[str, Any] = {"models": {}}
+"""What a host without GPUs and models has in the inventory."""
+FIRST_APPLY = "Your first apply removes those that the inventory lacks."
+"""What becomes of models without a lab."""
 UNKNOWN = "hardware: {A30: 4}    # its GPUs, so that `gpurack plan` can check them"
 """The comment in the place of hardware that is unknown."""
 PROGRAM = "notify"
@@ -43,11 +47,6 @@ TEMPLATES = {
     "README.md": "README.md.j2",
 }
 """File → its template."""
-FROM_A_FILE = (
-    "# gpurack was installed from a folder or a file. For pip to find it elsewhere, put its wheel into your package\n"
-    "# index, or write: gpurack @ git+https://HOST/PATH@COMMIT"
-)
-"""The comment in requirements.txt for a gpurack of no package index."""
 NAMES = (INVENTORY, REQUIREMENTS, SCHEMA, *TEMPLATES)
 """The files of a project."""
 
@@ -57,22 +56,24 @@ class ProjectHost:
     """A host of the new project. ssh: pyinfra's fields to reach it. hardware: as in the inventory, {} if unknown.
 
     unknown: why its hardware is unknown. running: its containers that are not gpurack's. unread: why they are unknown.
+    managed: lab, "" for none → its models that gpurack runs there already.
     adopted: what `gpurack import` makes of those to adopt. refused: errors that `gpurack plan` would report for them.
     """
 
     name: str
     ssh: Mapping[str, str] = field(default_factory=dict)
-    hardware: Mapping[str, int | Cards] = field(default_factory=dict)
+    hardware: Mapping[str, int | Gpus] = field(default_factory=dict)
     unknown: str = ""
     running: Sequence[ContainerRun] = ()
     unread: str = ""
+    managed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     adopted: Imported = field(default_factory=Imported)
     refused: Sequence[str] = ()
 
     @property
     def data(self) -> dict[str, Any]:
         """Its part of the inventory."""
-        cards = {name: one.model_dump() if isinstance(one, Cards) else one for name, one in self.hardware.items()}
+        cards = {name: one.model_dump() if isinstance(one, Gpus) else one for name, one in self.hardware.items()}
         return {**self.ssh, **({"hardware": cards} if cards else {}), **self.adopted.data}
 
     @property
@@ -100,8 +101,10 @@ def files(lab: str, hosts: Sequence[ProjectHost]) -> dict[str, str]:
         example = in_order(Model, {**EXAMPLE, "gpus": [0] if first.hardware else []})
         parts[first.name] = {**first.data, "models": {"example": example}}
         notes[first.name] += ["`example` is off: set its weights, a file on the host, and remove `enabled`."]
+    required = requirements(distribution("gpurack"))
     words = {
         "lab": lab,
+        "repository": repository(required),
         "inventory": INVENTORY,
         "lock": LOCK,
         "keys": list(dict.fromkeys(variables(parts))),
@@ -109,8 +112,8 @@ def files(lab: str, hosts: Sequence[ProjectHost]) -> dict[str, str]:
     }
     return {
         INVENTORY: inventory_text(lab, parts, notes),
-        REQUIREMENTS: requirements(distribution("gpurack")),
-        SCHEMA: f"{screen.as_json(inventory_schema())}\n",
+        REQUIREMENTS: required,
+        SCHEMA: f"{schema_text()}\n",
         **{name: render(f"templates/project/{template}", **words) for name, template in TEMPLATES.items()},
     }
 
@@ -122,17 +125,24 @@ def inventory_text(lab: str, hosts: Mapping[str, Mapping[str, Any]], notes: Mapp
     `printable` mean the same characters.
     """
     lines = [
-        f"# yaml-language-server: $schema={SCHEMA}",
+        SCHEMA_LINE,
         "# The servers, and what runs on them. After a change: gpurack plan, gpurack diff, gpurack apply.",
         "all:",
         *(f"  {line}" for line in yaml_lines("lab", lab)),
         "hosts:",
     ]
     for name, data in hosts.items():
-        lines.append(f"  {yaml_lines(name, None)[0].removesuffix(' null')}")
-        lines += [f"    # {note}" for note in notes[name]]
-        lines += [f"    {line}" for key, value in data.items() for line in yaml_lines(key, value)]
+        lines += host_lines(name, data, notes[name])
     return screen.printable("\n".join(lines)) + "\n"
+
+
+def host_lines(name: str, data: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+    """The lines of one host in the inventory. notes: the comment lines below its name, without `# `."""
+    return [
+        f"  {yaml_lines(name, None)[0].removesuffix(' null')}",
+        *(f"    # {note}" for note in notes),
+        *(f"    {line}" for key, value in (data or NO_MODELS).items() for line in yaml_lines(key, value)),
+    ]
 
 
 def yaml_lines(key: str, value: Any) -> list[str]:
@@ -151,6 +161,7 @@ def host_notes(host: ProjectHost) -> list[str]:
         notes += [f"Its GPUs are not known: {one_line(host.unknown)}", UNKNOWN]
     if host.unread:
         notes += [f"Its containers are not known: {one_line(host.unread)}"]
+    notes += managed_lines(host)
     if host.left:
         notes += [
             f"Containers that gpurack does not manage. `gpurack import --host {host.name} {INVENTORY}` prints entries "
@@ -159,6 +170,15 @@ def host_notes(host: ProjectHost) -> list[str]:
         ]
     found = replace(host.adopted, places={})  # the entries themselves are in the file
     return notes + [line.removeprefix("# ") for line in comments(found, host.refused).splitlines()]
+
+
+def managed_lines(host: ProjectHost) -> list[str]:
+    """The lines that say which models gpurack runs on a host already, and what a run does with those of no lab."""
+    lines = []
+    for lab, names in host.managed.items():
+        whose, then = (f"of lab {lab}", "") if lab else ("not owned by any lab", f" {FIRST_APPLY}")
+        lines.append(f"Models that gpurack runs there, {whose}: {', '.join(names)}.{then}")
+    return lines
 
 
 def container_cells(run: ContainerRun) -> tuple[str, str, str, str]:
@@ -185,22 +205,6 @@ def variables(data: Any) -> Iterator[str]:
         yield from variables(value)
 
 
-def requirements(gpurack: Distribution) -> str:
-    """requirements.txt: the installed gpurack, and the versions of its dependencies beside it.
-
-    A gpurack that pip installed from git is required from there (direct_url.json, PEP 610).
-    """
-    origin = json_from_host(gpurack.read_text("direct_url.json") or "{}")
-    lines = ["# Written by `gpurack init`: what it ran with."]
-    if commit := origin.get("vcs_info", {}).get("commit_id"):
-        lines += [f"gpurack @ git+{origin['url']}@{commit}"]
-    else:
-        lines += [FROM_A_FILE] if origin else []
-        lines += [f"gpurack=={gpurack.version}"]
-    names = [re.match(r"[\w.-]+", each) for each in gpurack.requires or () if "extra ==" not in each]
-    return "\n".join([*lines, *sorted(f"{name[0]}=={distribution(name[0]).version}" for name in names if name)]) + "\n"
-
-
-def hardware_text(hardware: Mapping[str, int | Cards]) -> str:
+def hardware_text(hardware: Mapping[str, int | Gpus]) -> str:
     """`4 × A30`; `no GPUs`."""
     return " + ".join(f"{count_of(cards)} × {name}" for name, cards in hardware.items()) or "no GPUs"

@@ -9,6 +9,7 @@ from typing import Any
 from pyinfra.api import Host, State
 
 from gpurack import deploys, paths, screen
+from gpurack.commands import apply
 from gpurack.commands.apply import carry_out, confirmed
 from gpurack.commands.apply_screen import outcomes, result_code, show_result
 from gpurack.commands.diff import HostPlan, show_plans
@@ -24,16 +25,22 @@ from gpurack.plan.host import MODELS, Preview
 from gpurack.plan.models import ledger
 from gpurack.plan.models.diff import differences
 from gpurack.plan.models.health import local_time
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import commits
 from gpurack.plan.models.rollback import (
     database_back,
     edit,
     is_present,
     kept_database,
-    mark,
+    mark_of,
     when,
 )
+from gpurack.plan.pins import is_pinned_otherwise
 from gpurack.plan.run import Run
+from gpurack.shell import sh
+from gpurack.spec.lock import place
+
+NO_TERMINAL = "Confirmation needs a terminal. Nothing was changed. Run with -y to bring it back."
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,8 @@ class Rollback:
         facts = snapshot(host, spec)
         rights = claim(spec.lab, lab.path, commits(facts))
         given = Run(self.yes, values=read_values(spec), salt=token_hex(16), retry=(name,), claim=rights)
-        left, entry = mark(today.entries[name]), spec.entries[name]
-        database, of_data = database_back(back.ready, name, entry, facts, self.with_data)
+        left, entry = mark_of(today.entries[name], back), spec.entries[name]
+        database, of_data = database_back(back.ready, Observed(name, entry, facts), self.with_data)
         plan = MODELS.plan(spec, facts, replace(given, only=name, rollback=left, database=database))
         plans = {host.name: HostPlan(Preview(tuple(plan.findings)))}
         self.console.print(
@@ -89,9 +96,11 @@ class Rollback:
             self.console.print(screen.line(f"  {note}"))
         show_plans(self.console, plans)
         lines = edit(spec.path_of(name), back.words)
+        moved = bool(today.lock and is_pinned_otherwise(spec, name, today.lock))
         if plan.nothing or plan.errors:
-            self.show_edit(host.name, lines)
+            self.show_edit(host.name, name, lines, moved)
             return int(bool(plan.errors))
+        apply.require_terminal(self.yes, NO_TERMINAL)  # now the admin knows what -y would do
         if not self.yes and not confirmed(self.console):
             self.console.print("Nothing was changed.")
             return 0
@@ -105,33 +114,47 @@ class Rollback:
         )
         found = outcomes(state, patched, plans)
         show_result(self.console, found, time.monotonic() - begun)
-        self.show_edit(host.name, lines)
+        self.show_edit(host.name, name, lines, moved)
         return result_code(found)
 
-    def show_edit(self, host: str, lines: Sequence[str]) -> None:
-        """Print how the inventory is edited."""
+    def show_edit(self, host: str, name: str, lines: Sequence[str], moved: bool) -> None:
+        """Print how the inventory is edited. moved: the lock pins something else then, so its pin is moved also."""
         if not lines:
             self.console.print("The inventory has this definition already.")
             return
-        self.console.print(f"Edit {self.lab.path}, or the next run goes forward again:")
+        self.console.print(f"Edit {self.lab.path}, or the next run undoes the rollback:")
         for line in lines:
             self.console.print(screen.line(f"  {host} {line}"))
+        if moved:
+            command = sh("gpurack lock {} {} --upgrade", str(self.lab.path), name)
+            self.console.print(f"Then move its pin in {place(self.lab.path)}: {command}")
 
 
 def listed(
     history: Sequence[Ready], container: Container | None, facts: HostFacts, copies: Sequence[DatabaseCopy] = ()
 ) -> Iterator[str]:
-    """The lines of `--list`, newest first. What an older one has else is said by its difference from the newer one."""
+    """The lines of `--list`, newest first. What an older one has else is said by its difference from the newer one.
+
+    Times have seconds: two changes may be of the same minute.
+    """
     newer: Mapping[str, Any] | None = None
     for number, ready in enumerate(history, 1):
         label = ledger.label({paths.MODEL_LABEL: ready.label})
         now = "  (now)" if is_present(ready, container) else ""
-        yield f"{number}  ready {local_time(ready.at, facts)}  {ready.image}{now}"
+        yield f"{number}  {served(ready, facts, number == 1)}  {ready.image}{now}"
         if copy := kept_database(ready, copies):
             yield f"     database of {when(copy, facts)}"
         if newer is not None:
-            yield from (f"     {reason}" for reason in differences(newer, label))
+            yield from (f"     unlike {number - 1}: {reason}" for reason in differences(newer, label))
         newer = label
+
+
+def served(ready: Ready, facts: HostFacts, newest: bool) -> str:
+    """Since when a definition was ready, and until when, where that is known. newest: is no later one known?"""
+    begun = local_time(ready.at, facts, seconds=True)
+    if ready.until and not newest:
+        return f"served from {begun} until {local_time(ready.until, facts, seconds=True)}"
+    return f"ready since {begun}" if newest else f"ready {begun}"
 
 
 def other_words(job: object, ready: Ready, name: str) -> Iterator[str]:

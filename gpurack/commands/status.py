@@ -5,21 +5,26 @@ from datetime import datetime
 from typing import Any
 
 from gpurack import screen
-from gpurack.commands.lab_status import WELL, GpuStatus, HostStatus, ModelStatus
+from gpurack.commands.lab_status import WELL, GpuStatus, HostCondition, HostStatus, ModelStatus
 from gpurack.engines.urls import loopback_note
 from gpurack.plan.models.health import age, times
+from gpurack.plan.models.states import ModelState
 from gpurack.screen import Text
 from gpurack.spec.problems import grouped
 
-COLOURS = {"ok": "green", "maintenance": "yellow", "DEGRADED": "red", "UNREACHABLE": "red"} | {
-    "ready": "green", "loading": "yellow", "DOWN": "red", "UNKNOWN": "red", "disabled": "dim",
-    "held": "yellow", "stopped": "yellow", "note": "yellow",
+NOTE, RED = "note", "red"
+COLOURS = dict.fromkeys((HostCondition.OK, ModelState.READY), "green") | {
+    HostCondition.MAINTENANCE: "yellow", ModelState.LOADING: "yellow", ModelState.HELD: "yellow",
+    ModelState.STOPPED: "yellow", NOTE: "yellow", ModelState.DISABLED: "dim",
 }  # fmt: skip
-JSON_STATES = {"DEGRADED": "SICK", "UNKNOWN": "DOWN"}
-"""States that `--json` has by an older name, which scripts read."""
-STOPPED = ("held", "stopped")
+"""The others are red."""
+JSON_HOSTS = {HostCondition.DEGRADED: "SICK"}
+"""States of hosts that `--json` has by an older name, which scripts read."""
+JSON_MODELS = {ModelState.UNKNOWN: ModelState.DOWN, ModelState.DEGRADED: ModelState.READY}
+"""The same of models. A model that computes on the CPU makes its host SICK."""
+STOPPED = (ModelState.HELD, ModelState.STOPPED)
 """States of a model that an admin stopped."""
-STATES = len("UNREACHABLE") + 1
+STATES = len(HostCondition.UNREACHABLE) + 1
 """The width of the column of states."""
 
 
@@ -37,12 +42,12 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
     names = max((len(host.name) for host in lab), default=0)
 
     def row(state: str, host: str, *texts: screen.Part) -> Text:
-        return screen.line((state.ljust(STATES), COLOURS[state]), f"{host.ljust(names)}  ", *texts)
+        return screen.line((state.ljust(STATES), COLOURS.get(state, RED)), f"{host.ljust(names)}  ", *texts)
 
     for host in lab:
         alike: dict[tuple[str, str], list[str]] = {}
         for model in host.models:
-            if model.state in ("DOWN", "loading", *STOPPED):
+            if model.state in (ModelState.DOWN, ModelState.LOADING, *STOPPED):
                 key = (model.state, since_text(model, host.now))
                 alike.setdefault(key, []).append(f"{model.name} :{model.port}")
         for (state, since), models in alike.items():
@@ -54,11 +59,11 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
                 yield screen.line(f"  hint: {error.hint}")
     for host in lab:
         if host.maintenance:
-            yield row("maintenance", host.name, host.maintenance)
-        elif host.state == "ok" and all(model.is_up for model in host.models):
-            yield row("ok", host.name, counts(host))
+            yield row(host.state, host.name, host.maintenance)
+        elif host.state == HostCondition.OK and all(model.is_up for model in host.models):
+            yield row(host.state, host.name, counts(host))
         for note in grouped(host.notes):
-            yield row("note", host.name, note)
+            yield row(NOTE, host.name, note)
     if verbose:
         yield from details(lab)
     yield screen.line(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.")
@@ -74,7 +79,11 @@ def details(lab: Sequence[HostStatus]) -> Iterator[Text | screen.Table]:
         models = screen.table()
         for model in host.models:
             text = state_text(model, host.now)
-            state = coloured(model.state, text) if host.state == "ok" or model.state != "ready" else text
+            state = (
+                coloured(model.state, text)
+                if host.state == HostCondition.OK or model.state != ModelState.READY
+                else text
+            )
             models.add_row(f"  {model.name}", state, served_text(model), model.endpoint)
         if host.models:
             yield models
@@ -85,10 +94,10 @@ def details(lab: Sequence[HostStatus]) -> Iterator[Text | screen.Table]:
 
 def counts(host: HostStatus) -> str:
     """`4 GPUs, 8 of 8 ready, 1 disabled`."""
-    enabled = [model for model in host.models if model.state != "disabled"]
+    enabled = [model for model in host.models if model.state != ModelState.DISABLED]
     parts = [counted(len(host.gpus), "GPU") if host.gpus else "no GPUs"]
     if enabled:
-        parts.append(f"{sum(model.state == 'ready' for model in enabled)} of {len(enabled)} ready")
+        parts.append(f"{sum(model.state.serves for model in enabled)} of {len(enabled)} ready")
     states = [model.state for model in enabled]
     parts += [f"{states.count(state)} {state}" for state in STOPPED if state in states]
     if off := len(host.models) - len(enabled):
@@ -98,7 +107,7 @@ def counts(host: HostStatus) -> str:
 
 def coloured(state: str, text: str = "") -> Text:
     """A state in its colour, or a longer text that starts with it."""
-    return screen.line((text or state, COLOURS[state]))
+    return screen.line((text or state, COLOURS.get(state, RED)))
 
 
 def gpu_text(gpu: GpuStatus) -> tuple[screen.Part, ...]:
@@ -137,7 +146,7 @@ def state_text(model: ModelStatus, now: datetime) -> str:
 
 def restarts_text(model: ModelStatus, now: datetime) -> str:
     """`, restarted 3 times since 14:02` for a ready model that was since its last test; else all of Docker's count."""
-    if model.state == "ready" and model.restarted and model.tested:
+    if model.state.serves and model.restarted and model.tested:
         return f", restarted {times(model.restarted)} since {clock(model.tested, now)}"
     return f", {counted(model.restarts, 'restart')}" if model.restarts else ""
 
@@ -149,16 +158,19 @@ def clock(moment: datetime, now: datetime) -> str:
 
 
 def served_text(model: ModelStatus) -> str:
-    """`12,345 requests`"""
-    return f"{model.served:,.0f} {model.unit}" if model.served is not None else ""
+    """`12,345 requests`, `1 token`"""
+    if model.served is None:
+        return ""
+    count = f"{model.served:,.0f}"
+    return f"{count} {model.unit.removesuffix('s') if count == '1' else model.unit}"
 
 
 def summary(lab: Sequence[HostStatus]) -> str:
     """`11 of 13 models ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab. In maintenance: gpu3.lab.`"""
-    states = [model.state for host in lab for model in host.models if model.state != "disabled"]
+    states = [model.state for host in lab for model in host.models if model.state != ModelState.DISABLED]
     bad = [host.name for host in lab if host.state not in WELL]
-    text = f"{states.count('ready')} of {counted(len(states), 'model')} ready"
-    for state in ("loading", *STOPPED, "DOWN", "UNKNOWN"):
+    text = f"{sum(state.serves for state in states)} of {counted(len(states), 'model')} ready"
+    for state in (ModelState.LOADING, *STOPPED, ModelState.DOWN, ModelState.UNKNOWN):
         text += f", {states.count(state)} {state.lower()}" if state in states else ""
     if bad:
         text += f". {counted(len(bad), 'host')} {'needs' if len(bad) == 1 else 'need'} attention: {', '.join(bad)}"
@@ -178,7 +190,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
         "schema": screen.SCHEMA,
         "hosts": {
             host.name: {
-                "state": JSON_STATES.get(host.state, host.state),
+                "state": JSON_HOSTS.get(host.state, host.state),
                 "maintenance": host.maintenance or None,
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
@@ -193,8 +205,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 ],
                 "models": {
                     model.name: {
-                        "state": JSON_STATES.get(model.state, model.state), "why": model.why or None,
-                        "problem": model.problem.at(host.name).as_data() if model.problem else None,
+                        "state": JSON_MODELS.get(model.state, model.state), **reasons(model, host.name),
                         "engine": model.engine, "gpus": model.gpus,
                         "endpoint": model.endpoint or None, "restarts": model.restarts,
                         "since": model.since.isoformat(timespec="seconds") if model.since else None,
@@ -207,6 +218,12 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
         },
         "summary": summary(lab),
     }  # fmt: skip
+
+
+def reasons(model: ModelStatus, host: str) -> dict[str, Any]:
+    """Why a model is not ready, for `--json`. That one computes on the CPU is among the errors of its host."""
+    problem = None if model.state.serves else model.problem
+    return {"why": model.why if problem else None, "problem": problem.at(host).as_data() if problem else None}
 
 
 def rounded(gib: float | None) -> float | None:

@@ -23,6 +23,7 @@ from gpurack.plan.host import MODELS, Preview
 from gpurack.plan.models.ownership import commits
 from gpurack.plan.models.stopped import held
 from gpurack.plan.run import Run
+from gpurack.shell import word
 from gpurack.spec.problems import by_fault
 
 
@@ -43,7 +44,7 @@ class OneModel:
             if host in state.failed_hosts:
                 return 1
         until = "until the next run, also over reboots. To start it" if why is None else "until you start it"
-        self.say(f"{self.place} stays stopped {until}: gpurack start {self.lab.path} {self.place}")
+        self.say(f"{self.place} stays stopped {until}: gpurack start {word(str(self.lab.path))} {self.place}")
         return 0
 
     def start(self, verb: Literal["start", "restart"]) -> int:
@@ -54,7 +55,9 @@ class OneModel:
             if facts.blind:
                 raise NotDone(f"{host.name}: {facts.blind.what}")
             if verb == "restart" and (hold := held(lab.fleet[host.name], facts).get(name)):
-                raise NotDone(f"{self.place}: {hold.message} Start it: gpurack start {lab.path} {self.place}")
+                raise NotDone(
+                    f"{self.place}: {hold.message} Start it: gpurack start {word(str(lab.path))} {self.place}"
+                )
             plan = MODELS.plan(lab.fleet[host.name], facts, self.run(lab, host, name, facts, verb))
             if plan.nothing and not plan.changes:
                 raise NotDone(f"{self.place}: it waits for a job. Apply the inventory.")

@@ -66,6 +66,14 @@ class Mistake(click.ClickException):
             screen.echo(f"  hint: {self.hint}", err=True)
 
 
+class Failed(Mistake):
+    """An error of another kind than an argument."""
+
+    exit_code = 1
+
+
+DRY = ("--dry-run", "--dryrun", "--check", "--noop", "--what-if", "--simulate", "--preview")
+"""Words of other tools for `gpurack apply --dry`."""
 EXAMPLES = {"HOST": "gpu1.lab", "HOST/MODEL": "gpu1.lab/bge-m3", "N": "2", "FILE": "lab.html", "REASON": '"new fans"'}
 """Metavar of an option → an example."""
 
@@ -89,6 +97,10 @@ def as_mistakes(ctx: click.Context, args: Sequence[str] = ()) -> Iterator[None]:
             raise Mistake([text]) from None
         more = "" if ctx.parent is None else f", or see `{ctx.command_path} --help`"
         raise Mistake([f"{text}."], f"{example}{more}.") from None
+    except Mistake:
+        raise
+    except click.ClickException as error:  # click would print `Error: `
+        raise Failed([error.format_message()]) from None
 
 
 def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, str]:
@@ -103,11 +115,16 @@ def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, s
 
 def what_is_meant(error: click.UsageError, text: str, ctx: click.Context) -> tuple[str, str]:
     """What is wrong with a known error of click, and what to type."""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "-V" and ctx.parent is None:
+        return "no such option `-V`. Did you mean `--version`?", ""
+    if isinstance(error, click.NoSuchOption) and error.option_name in DRY and "--dry" in options_of(ctx.command):
+        return f"no such option `{error.option_name}`. Did you mean `--dry`?", ""
     if isinstance(error, click.NoSuchOption) and ctx.parent is None:
         return text, f"options follow the command, as in `gpurack apply {error.option_name}`"
-    if isinstance(error, click.NoSuchOption) and not text.endswith("?") and error.option_name in options_of_apply(ctx):
-        what = f"`{ctx.command_path}` has no option `{error.option_name}`; `gpurack apply` has it"
-        return what, f"`gpurack apply {error.option_name}`"
+    if isinstance(error, click.NoSuchOption) and (verb := verb_with(error.option_name, ctx)):
+        value = " gpu1.lab" if error.option_name == "--limit" else ""
+        what = f"`{ctx.command_path}` has no option `{error.option_name}`; `gpurack {verb}` has it"
+        return what, f"`gpurack {verb} {error.option_name}{value}`"
     given, name = getattr(error, "param", None), getattr(error, "option_name", None)
     for option in ctx.command.params:
         if isinstance(option, click.Option) and (option is given or name in option.opts):
@@ -116,17 +133,32 @@ def what_is_meant(error: click.UsageError, text: str, ctx: click.Context) -> tup
     return text, first_example(ctx)
 
 
-def options_of_apply(ctx: click.Context) -> list[str]:
-    """The options of `gpurack apply`."""
-    group = ctx.find_root().command
-    apply = group.get_command(ctx.find_root(), "apply") if isinstance(group, click.Group) else None
-    return [option for parameter in apply.params for option in parameter.opts] if apply else []
+def options_of(command: click.Command) -> list[str]:
+    """The options of a command."""
+    return [option for parameter in command.params for option in parameter.opts]
+
+
+def verb_with(option: str, ctx: click.Context) -> str:
+    """`diff` or `apply`, if it has the option; diff first, because it changes nothing."""
+    root = ctx.find_root()
+    group = root.command
+    if not isinstance(group, click.Group):
+        return ""
+    for verb in ("diff", "apply"):
+        command = group.get_command(root, verb)
+        if command and option in options_of(command):
+            return verb
+    return ""
 
 
 def first_example(ctx: click.Context) -> str:
-    """The first example of the verb's help."""
+    """The first example of the verb's help, with the inventory that the folder has."""
+    from gpurack.inventory.find import INVENTED, example, inventories
+
     shown = re.search(r"Example:\n\s+(.+?)(?:\s{2,}|\n|$)", ctx.command.help or "")
-    return f"`{shown[1].strip()}`" if shown else f"`{ctx.command_path}`"
+    if not shown:
+        return f"`{ctx.command_path}`"
+    return f"`{shown[1].strip().replace(str(INVENTED), sh('{}', str(example(inventories()))))}`"
 
 
 class Verb(click.Command):
@@ -297,7 +329,7 @@ def fail(console: screen.Console, error: InventoryError, as_json: bool) -> NoRet
 def show_errors(console: screen.Console, error: InventoryError) -> None:
     """Print all errors of an inventory."""
     for line in error_lines(error):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def error_lines(error: InventoryError) -> Iterator[screen.Text]:

@@ -11,7 +11,7 @@ import click
 from gpurack import screen
 from gpurack.commands.diff import UNREACHABLE
 from gpurack.commands.lab import limited
-from gpurack.inventory.fleet import read_fleet
+from gpurack.inventory.fleet import read_fleet, require_models
 from gpurack.inventory.load import read_inventory
 from gpurack.inventory.lock_file import with_lock
 
@@ -30,9 +30,11 @@ def run(inventory: Path, limit: Sequence[str], deep: bool, verbosity: int, optio
     verbosity: 0 for our table, 1 and more for pytest's own output. options: further ones, for pytest.
     """
     if any(find_spec(part) is None for part in PARTS):
-        raise click.ClickException("gpurack verify needs pytest. Run: pip install 'gpurack[verify]'")
+        raise click.ClickException(
+            "gpurack verify needs pytest and testinfra. Run: pip install pytest pytest-testinfra"
+        )
     loaded = read_inventory(inventory)
-    with_lock(read_fleet(loaded), inventory)
+    with_lock(require_models(read_fleet(loaded), inventory), inventory)
     limited(loaded, inventory, limit)
     if deep and not verbosity:
         screen.echo("Reading all weights, which takes minutes.", err=True)

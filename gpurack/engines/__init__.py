@@ -19,6 +19,7 @@ from gpurack.engines.sglang import Sglang
 from gpurack.engines.tei import Tei
 from gpurack.engines.vllm import Vllm
 from gpurack.spec.model import Job, Model
+from gpurack.spec.problems import Problem, nearest
 from gpurack.spec.weights import Weights
 
 _ALL: tuple[Engine, ...] = (
@@ -26,6 +27,38 @@ _ALL: tuple[Engine, ...] = (
 )  # fmt: skip
 """In the order of docs/engines.md. Listed by hand, so that mypy and searches find them; a test finds a missing one."""
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ALL}
+OTHER_NAMES = {
+    "text-embeddings-inference": "tei", "huggingface-tei": "tei",
+    "llama-server": "llama.cpp", "llama-cpp-server": "llama.cpp", "gguf": "llama.cpp",
+    "vllm-openai": "vllm", "open-web-ui": "open-webui",
+}  # fmt: skip
+"""How others call an engine → its name here, where that is not alike. `_` counts as `-`."""
+NO_ENGINE = {
+    ("text-generation-inference", "tgi"): "gpurack has no engine for it; `vllm` and `sglang` serve the same models.",
+}
+"""Programs that people know, without an engine here → the hint."""
+
+
+def unknown_engine(name: object, host: str = "", path: str = "") -> Problem:
+    """Return the error of a name that is not an engine's.
+
+    >>> print(unknown_engine("text_embeddings_inference"))
+    unknown engine "text_embeddings_inference". Write "tei".
+    """
+    word = str(name).lower().replace("_", "-")
+    hint = next((hint for words, hint in NO_ENGINE.items() if word in words), "")
+    if word in OTHER_NAMES:
+        hint = f'Write "{OTHER_NAMES[word]}".'
+    if hint:
+        return Problem.of("unknown-engine", host, path, name=name, hint=hint)
+    return Problem.unknown("unknown-engine", name, list(ENGINES), host, path)
+
+
+def is_misspelt(name: object) -> bool:
+    """Is it meant as an engine's name, but not one?"""
+    word = str(name).lower().replace("_", "-")
+    known = word in OTHER_NAMES or any(word in words for words in NO_ENGINE) or nearest(name, ENGINES, 0.85)
+    return name not in ENGINES and bool(known)
 
 
 def hints_of(name: str) -> list[Hint]:

@@ -4,14 +4,17 @@ dialect.py, builds.py and jobs.py describe how users start an engine by hand, fo
 its errors.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from gpurack.cuda_faults import OLDEST_DRIVER
 from gpurack.engines.args import numbers, with_dashes
 from gpurack.engines.builds import Builds
+from gpurack.engines.compiled import Compiled
 from gpurack.engines.container import CPU, Accelerator, Api, Container, Run
 from gpurack.engines.dialect import ConfiguredUpstream, Dialect
 from gpurack.engines.hints import Hint
@@ -77,6 +80,20 @@ class Row:
     sets: str
     limits: str
     state: str
+
+
+CUDA_13 = "7.5"
+"""The lowest compute capability that CUDA 13 supports: Turing's."""
+
+
+def named_cuda(version: str) -> int | None:
+    """Return the major version of CUDA that a tag names; None if it names none.
+
+    >>> named_cuda("0.33.0-cu129"), named_cuda("0.5.11-cu130-arm64"), named_cuda("0.33.0")
+    (12, 13, None)
+    """
+    named = re.search(r"-cu(\d\d)\d?(?:-|$)", version)
+    return int(named[1]) if named else None
 
 
 class Engine(ABC):
@@ -164,16 +181,14 @@ class Engine(ABC):
     """Does it limit itself to its share of a GPU's memory?"""
     profiles_memory: ClassVar[bool] = False
     """Does it measure the free memory of its GPUs while it starts? Two at once on a GPU would count each other's."""
-    logs_cuda: ClassVar[bool] = False
-    """May it hold no memory on its GPUs, so that only its log says whether CUDA works?"""
     min_compute: ClassVar[str | None] = None
     """The lowest NVIDIA compute capability that its images support."""
-    amd64_only: ClassVar[str] = ""
-    """What to do on an arm64 host if the images of a version do not run there; "" if they do, or if it is unknown."""
     cuda_probe: ClassVar[CudaProbe | None] = None
     """How its image shows whether CUDA works; None if it cannot."""
     dry_start: ClassVar[DryStart | None] = None
     """How its program shows whether it knows its arguments; None if it cannot without loading."""
+    compiled: ClassVar[Compiled | None] = None
+    """Where it keeps what it compiles for a GPU; None if it compiles nothing."""
     counter: ClassVar[Counter | None] = None
     """Its counter of served requests or tokens; None if it has none."""
     running: ClassVar[str] = ""
@@ -193,6 +208,10 @@ class Engine(ABC):
 
         Raises LookupError with a sentence if there is none for this accelerator.
         """
+
+    def lacks_arm64(self, version: str, accelerator: Accelerator) -> str:
+        """Return what to do on an arm64 host for which a version has no image; "" if it has one, or if unknown."""
+        return ""
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """Return the image reference for a job. Raises LookupError with a sentence if there is none."""
@@ -294,9 +313,27 @@ class Engine(ABC):
         """Return weights that the entry names outside of `weights`."""
         return []
 
-    def min_driver(self, version: str) -> int | None:
-        """Return the oldest NVIDIA driver branch for the images of a version; None if unknown."""
+    def cuda(self, version: str) -> int | None:
+        """Return the major version of CUDA in the images of a version; None if unknown."""
         return None
+
+    def oldest_gpu(self, version: str) -> str | None:
+        """Return the lowest compute capability that the images of a version support; None if unknown.
+
+        CUDA 13 has none older than Turing (its release notes).
+        """
+        lowest = self.min_compute
+        return lowest if self.cuda(version) != 13 or numbers(lowest or "0") >= numbers(CUDA_13) else CUDA_13
+
+    def newer_driver(self, model: Model, accelerator: Accelerator, driver: str | None) -> int | None:
+        """Return the oldest driver branch for the CUDA in a model's image, if the host's driver is older.
+
+        None if it is new enough, if anything is unknown, and for images that the inventory names. driver: the host's.
+        """
+        if not driver or accelerator.vendor != "nvidia" or model.version is None or "version" in self.unused:
+            return None
+        oldest = OLDEST_DRIVER.get(self.cuda(model.version) or 0)
+        return oldest if oldest and numbers(driver)[:1] < (oldest,) else None
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """Return (tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) if it splits by itself."""
@@ -316,25 +353,35 @@ class Engine(ABC):
         """
         return False
 
+    def log_shows(self, model: Model) -> Literal["", "devices", "layers"]:
+        """Return what its log shows of its GPUs: whether it found them, and how many layers of each model it put there.
+
+        "" if its log says nothing, or if it computes on the CPU on purpose.
+        """
+        return ""
+
     def incompatibility(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
         """Return why the images of this version do not run on these GPUs with this NVIDIA driver.
 
-        None if they do, if it is unknown, and for images that the inventory names. driver: None if unknown.
+        None if they do, if it is unknown, and for images that the inventory names. driver: None if unknown. An older
+        driver may run them on GPUs other than GeForce and TITAN (spec/gpus.py: is_consumer).
         """
         if model.version is None or not model.gpus or "version" in self.unused:
             return None
-        compute = accelerator.compute
-        if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):
-            return (
-                f"{self.name} needs compute capability {self.min_compute}, this GPU has {compute}. Choose another "
-                "GPU, or an engine that supports it (llama.cpp)."
-            )
+        compute, lowest = accelerator.compute, self.oldest_gpu(model.version)
+        if compute and lowest and numbers(compute) < numbers(lowest):
+            of_version = lowest != self.min_compute
+            older = of_version and numbers(compute) >= numbers(self.min_compute or "0")
+            other = "a version with CUDA 12" if older else "an engine that supports it (llama.cpp)"
+            name = f"{self.name} {model.version}" if of_version else self.name
+            needs = f"{name} needs compute capability {lowest}, this GPU has {compute}"
+            return f"{needs}. Choose another GPU, or {other}."
         try:
             self.image(model.version, accelerator)
         except LookupError as error:
             return str(error)
-        oldest = self.min_driver(model.version)
-        if accelerator.vendor == "nvidia" and driver and oldest and numbers(driver)[0] < oldest:
+        oldest = self.newer_driver(model, accelerator, driver) if accelerator.consumer else None
+        if oldest:
             return (
                 f"{self.name} {model.version} needs NVIDIA's driver {oldest} or newer, the host has {driver}. Update "
                 "the driver, or choose an older version."
@@ -435,9 +482,9 @@ class Engine(ABC):
         """Return the GPU memory that it needs. Raises NotEstimated."""
         raise NotEstimated(f"gpurack has no formula for {self.name}")
 
-    def budget(self, model: Model, card: float) -> float:
-        """Return how many GiB of a GPU it may use. card: GiB of the GPU."""
-        return model.vram.of(card) if model.vram else card
+    def budget(self, model: Model, gpu: float) -> float:
+        """Return how many GiB of a GPU it may use. gpu: its GiB."""
+        return model.vram.of(gpu) if model.vram else gpu
 
 
 def parallelism_problem(tensor: int, pipeline: int, data: int, listed: int) -> Problem:

@@ -27,11 +27,14 @@ Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
 class Accelerator:
     """What a model computes on: a kind of GPU, or the CPU.
 
-    compute: NVIDIA's compute capability ("8.0"), None if unknown.
+    compute: NVIDIA's compute capability ("8.0"), None if unknown. arm64: is it in a host of this architecture?
+    consumer: are all of these GPUs GeForce or TITAN (spec/gpus.py: is_consumer)?
     """
 
     vendor: Literal["nvidia", "amd", "cpu"]
     compute: str | None = None
+    arm64: bool = False
+    consumer: bool = False
 
 
 CPU = Accelerator("cpu")

@@ -7,7 +7,7 @@ Keys that begin with x- are Compose's own extension points.
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gpurack.engines.args import flags
 from gpurack.engines.base import Engine, Request, Row
@@ -39,7 +39,6 @@ class Custom(Engine):
     ready_path = "/"
     service = None
     cuda_probe = PYTHON
-    logs_cuda = True
     unused: ClassVar = {
         "version": "Name the whole image, with its tag, in `image`.",
         "context": "Use `args` or `env`, as the image expects it.",
@@ -70,6 +69,10 @@ class Custom(Engine):
         """Return no test request, because its API is unknown."""
         return []
 
+    def log_shows(self, model: Model) -> Literal["devices"]:
+        """Return "devices": it may be llama.cpp, and where that puts its layers is not known."""
+        return "devices"
+
     def check(self, model: Model) -> list[Problem]:
         """Also check the port and the readiness path."""
         problems = super().check(model)
@@ -91,4 +94,4 @@ def _exposed(model: Model) -> str | None:
     given = model.compose.get("expose")
     if given is None:
         return None
-    return str(given[0]) if isinstance(given, list) and given else ""
+    return str(given[0]).removesuffix("/tcp") if isinstance(given, list) and given else ""

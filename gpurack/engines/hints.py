@@ -1,6 +1,7 @@
-"""Hints for the errors of servers that exit. The runner on the host chooses one (files/remedies.py)."""
+"""Hints for the errors of servers that exit. The runner on the host chooses one (files/error_hints.py)."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MEMORY = "give it more or larger GPUs, reduce its `context`, or lower the `vram` of models that share its GPUs"
@@ -12,6 +13,7 @@ HEADS = (
     "Its attention heads cannot be divided by this number of GPUs. Use another number of GPUs, or pipeline parallelism "
     "in `args`."
 )
+NO_P2P = 'Try env: {"NCCL_P2P_DISABLE": "1"}. Possible causes: IOMMU without `iommu=pt`, or ACS on PCIe bridges.'
 WRONG_GPU = "Its image does not support this kind of GPU. Let `version` choose the image, or use another GPU."
 DATABASE = (
     "It cannot use a database that `env` names. Correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
@@ -138,10 +140,25 @@ CUDA = (
         "shows the names.",
     ),
     Hint(
+        r"could not select device driver",
+        "Docker does not know NVIDIA's toolkit, which it looks for only at its start. Run `systemctl restart docker` "
+        "on the host.",
+    ),
+    Hint(
+        r"no usable GPU found|no compatible GPUs|no GPU discovered|offloaded 0/\d+ layers",
+        "It found no GPU that it can use. Run `nvidia-smi` on the host, then `gpurack verify`. Its image may have no "
+        "CUDA, or none for this GPU.",
+        weak=True,
+    ),
+    Hint(
         r"NCCL error|ncclUnhandledCudaError|ncclSystemError|Watchdog caught collective operation timeout",
-        "The exchange of data between its GPUs failed. "
-        'Try env: {"NCCL_P2P_DISABLE": "1"}. Possible causes: IOMMU without `iommu=pt`, '
-        "or ACS on PCIe bridges.",
+        f"The exchange of data between its GPUs failed. {NO_P2P}",
+        weak=True,
+    ),
+    # the last line of a server that hangs (files/loading.py: unready). vllm-project/vllm#8058, #12292
+    Hint(
+        r"^no progress: .*(using nccl==|NCCL INFO|init torch distributed begin|broadcast block found in \d+ s)",
+        f"Its GPUs seem to wait for each other. {NO_P2P}",
         weak=True,
     ),
 )
@@ -203,7 +220,7 @@ COMMON = (
     Hint(
         r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
         r"|No such option|invalid value ('.*' )?for '-",
-        "It does not accept one of its arguments, or its value. Correct `args`.",
+        "Correct `args`.",
     ),
     Hint(
         r"invalid tool call parser|tool-call-parser: invalid choice",
@@ -219,5 +236,45 @@ COMMON = (
 
 
 def cuda_hint(fault: str) -> str:
-    """Return the hint for what gpurack/cuda_faults.py says of CUDA, as the runner does (files/remedies.py)."""
+    """Return the hint for what gpurack/cuda_faults.py says of CUDA, as the runner does (files/error_hints.py)."""
     return [hint.text for hint in (*COMMON, *CUDA) if re.search(hint.pattern, fault, re.IGNORECASE)][-1]
+
+
+UNKNOWN_FLAG = (
+    r"(unrecognized arguments|unrecognized option|invalid argument:|unexpected argument|unknown (argument|option|flag)"
+    r"|No such option|flag provided but not defined)"
+)
+"""How parsers refuse a flag that they do not know."""
+REFUSED = rf'({UNKNOWN_FLAG}|error: argument |error: "(?=-)|error while handling argument|invalid value )'
+"""How parsers refuse a flag, or its value."""
+NO_NUMBER = r"(\bsto[a-z]+$|invalid (int|float) value|invalid digit|invalid float literal|not a valid (integer|float))"
+"""How parsers say that a value must be a number. `stoi` and the like are all that llama.cpp says."""
+
+
+def argument_hints(command: Iterable[str], args: Sequence[str], engine: str, field: str) -> list[Hint]:
+    """Hints for a program that refuses one of its arguments: whether an entry or gpurack set it.
+
+    command: its words. args: names of the flags that the entry's `args` set. field: of the entry, which chooses the
+    image.
+    """
+    hints = []
+    for name in args:
+        text = f"Correct `args.{name}`"
+        hints.append(Hint(rf"{REFUSED}.*{_flag(name)}", f"{text}."))
+        hints.append(Hint(rf"{REFUSED}.*{_flag(name)}.*{NO_NUMBER}", f"{text}: its value must be a number."))
+    theirs = {_name(name) for name in args}
+    own = sorted({_name(word) for word in command if re.match("--?[A-Za-z]", word)} - theirs)
+    if own:
+        text = f"gpurack sets this flag, and the program of the image does not know it. Check `{field}`: it must be an "
+        text += f"image of {engine} with a version that knows the flag."
+        hints.append(Hint(rf"{UNKNOWN_FLAG}.*({'|'.join(map(_flag, own))})", text))
+    return hints
+
+
+def _name(word: str) -> str:
+    return word.lstrip("-").partition("=")[0].replace("_", "-")
+
+
+def _flag(name: str) -> str:
+    """The pattern of a flag. Some parsers show underscores as dashes."""
+    return rf"(?<![\w-])--?{re.escape(_name(name)).replace(chr(92) + '-', '[-_]')}(?![\w-])"

@@ -11,11 +11,12 @@ unless the KV cache is unified (the default only without `--parallel`). The cach
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gpurack.engines.args import explicit_args, flags, numbers
 from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row
 from gpurack.engines.builds import UNSAID, Builds
+from gpurack.engines.compiled import CUDA, Compiled
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.jobs import Jobs
@@ -187,6 +188,7 @@ class LlamaCpp(Engine):
     jobs = LlamaCppJobs()
     port = 8080
     own_template = True
+    compiled = Compiled("compiled-llama.cpp", "/var/cache/llama.cpp", {"nvidia": CUDA})
     cuda_probe = LIST_DEVICES
     dry_start = LLAMA_SERVER
     weights_suffixes = (".gguf",)
@@ -237,6 +239,10 @@ class LlamaCpp(Engine):
         variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
         return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
 
+    def cuda(self, version: str) -> int | None:
+        """Return 13 for the variant cuda13; that of others depends on the build."""
+        return 13 if version.startswith("cuda13-") else None
+
     def check(self, model: Model) -> list[Problem]:
         """Also check that the build number has its letter, as in upstream's tags."""
         version = model.version or ""
@@ -284,6 +290,10 @@ class LlamaCpp(Engine):
         chosen += [model.env[name] for name in variables if name in model.env]
         on_demand = any(name in args for name in ON_DEMAND)
         return not (self.uses_graphics_driver(model) or on_demand or {"0", "none"} & set(chosen))
+
+    def log_shows(self, model: Model) -> Literal["", "layers"]:
+        """Return "layers" where it puts layers on its GPUs."""
+        return "layers" if self.holds_gpus(model) else ""
 
     def needs(self, model: Model, facts: Facts) -> Needs:
         """Return a KV cache for its whole context, for each slot. The default is the weights' context."""

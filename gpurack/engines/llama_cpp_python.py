@@ -13,12 +13,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from gpurack.engines.base import EMBEDDING, Engine, Row, Word
 from gpurack.engines.builds import Builds
+from gpurack.engines.compiled import CUDA, Compiled
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import Dialect, python
 from gpurack.engines.hints import WEIGHTS, Hint
@@ -106,6 +107,7 @@ class LlamaCppPython(Engine):
     own_template = True
     weights_suffixes = (".gguf",)
     any_name = True
+    compiled = Compiled("compiled-llama-cpp-python", "/var/cache/llama-cpp-python", {"nvidia": CUDA})
     cuda_probe = PYTHON
     dry_start = ARGPARSE
     fields = frozenset({"config"})
@@ -128,6 +130,10 @@ class LlamaCppPython(Engine):
         """Return False for a `config`, whose models may differ, and without layers on the GPUs."""
         chosen = (str(model.args.get("n_gpu_layers")), model.env.get("N_GPU_LAYERS"))
         return model.config is None and "0" not in chosen
+
+    def log_shows(self, model: Model) -> Literal["", "layers"]:
+        """Return "layers" where it puts layers on its GPUs."""
+        return "layers" if self.holds_gpus(model) else ""
 
     def answers_as(self, model: Model, served_name: str) -> str | None:
         """Return the alias of the first model of a config.
@@ -192,6 +198,13 @@ class LlamaCppPython(Engine):
         command = [str(script), _ADD_KEY, *server, "--config_file", KEYED_CONFIG]
         in_memory = {"tmpfs": [f"{KEYED_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
+
+    def started_by(self, command: Sequence[str]) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the server behind the program that adds the key to its config."""
+        if list(command[:2]) != ["sh", "-c"] or list(command[3:4]) != [_ADD_KEY]:
+            return {}, command
+        key_file = re.search(rf'"\$0" {re.escape(CONFIG)} (\S+) ', command[2])
+        return {"API_KEY": f"$(cat {key_file[1]})"} if key_file else {}, [*command[4:-1], CONFIG]
 
     def words(self, model: Model) -> list[Word]:
         """Return also the keys of a config.

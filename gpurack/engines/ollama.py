@@ -8,9 +8,10 @@ several.
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gpurack.engines.base import Engine, Request, Row, Word
+from gpurack.engines.compiled import CUDA, Compiled
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import CONTEXT, OWN_VOLUME, Dialect
 from gpurack.engines.hints import Hint
@@ -56,6 +57,7 @@ class Ollama(Engine):
         limits="does not enforce vram",
         state="stand-in",
     )
+    compiled = Compiled("compiled-ollama", "/var/cache/ollama", {"nvidia": CUDA})
     dialect = Dialect(
         images="ollama",
         programs=(("serve",), ("ollama", "serve"), ("/bin/ollama", "serve")),
@@ -70,7 +72,6 @@ class Ollama(Engine):
     )
     hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"
-    logs_cuda = True
     dry_start = VERSION
     port = 11434
     ready_path = "/api/tags"
@@ -100,6 +101,10 @@ class Ollama(Engine):
         off = ("", "0", "false", "f")
         names = ("OLLAMA_DEBUG", "OLLAMA_DEBUG_LOG_REQUESTS")
         return [f"env.{name}" for name in names if model.env.get(name, "").lower() not in off]
+
+    def log_shows(self, model: Model) -> Literal["", "devices"]:
+        """Return "devices", unless OLLAMA_LLM_LIBRARY chooses the CPU. Where it puts layers depends on each request."""
+        return "" if model.env.get("OLLAMA_LLM_LIBRARY", "").startswith("cpu") else "devices"
 
     def container(self, model: Model, run: Run) -> Container:
         """Return a container with settings as variables, and pulled models in a volume."""

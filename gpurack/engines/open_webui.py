@@ -33,7 +33,7 @@ def volume(name: str) -> str:
 
 
 UNCLAIMED = (
-    "whoever opens the page first becomes its administrator. Give the first account in `keys`: "
+    "the first visitor of the page becomes its administrator. Give the first account in `keys`: "
     '{"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
 )
 

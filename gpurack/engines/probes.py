@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from gpurack.cuda_faults import MARK
+from gpurack.cuda_faults import MARK, VERSIONS
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,19 @@ class CudaProbe:
 
 _FIND_PYTHON = 'for one in python3 python; do command -v $one >/dev/null && exec $one -c "$0"; done; exit 127'
 _COUNT = f"""\
-import ctypes
-cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+import ctypes, os
+cuda, count, version = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
 code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
 print("{MARK}", code, count.value)
+if os.environ.get("CUDA_VERSION"):
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    print("{VERSIONS}", version.value // 1000, os.environ["CUDA_VERSION"])
 """
 PYTHON = CudaProbe("sh", ("-c", _FIND_PYTHON, _COUNT))
 """For images with Python: the driver's API, without a context and so without memory of the GPUs (cuInit: 0.1 to 2 s).
 
-An image without Python or a container without libcuda prints no result.
+It also prints the major version of libcuda, which is the image's own where forward compatibility is in use, and the
+image's CUDA. An image without Python or a container without libcuda prints no result.
 """
 LIST_DEVICES = CudaProbe(None, ("--list-devices",))
 """For llama.cpp: its own list (common/arg.cpp). It needs a context on each GPU for the moment."""

@@ -11,16 +11,24 @@ model name is answered and returned unchanged (#7035, #31404).
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from gpurack.engines.args import explicit_args, flags, parallel, with_dashes
-from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row, parallelism_problem
+from gpurack.engines.args import explicit_args, flags, numbers, parallel, with_dashes
+from gpurack.engines.base import EMBEDDING, RERANK, Counter, Engine, Row, named_cuda, parallelism_problem
+from gpurack.engines.compiled import CUDA, FLASHINFER, TORCH, Compiled
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect, python
 from gpurack.engines.probes import ARGPARSE, PYTHON
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
+COMPILED = Compiled("sglang-cache", "/root/.cache", {"nvidia": CUDA | TORCH | FLASHINFER, "amd": TORCH})
 STATIC = 0.88
 """The part of a model's share of a GPU for --mem-fraction-static."""
+SEVERAL = frozenset({
+    "lora-paths", "lora-target-modules", "cuda-graph-bs", "debug-tensor-dump-layers", "prompt-tokens-buckets",
+    "generation-tokens-buckets", "bucket-time-to-first-token", "bucket-inter-token-latency",
+    "bucket-e2e-request-latency",
+})  # fmt: skip
+"""Its flags that take several words (server_args.py: nargs)."""
 KEY_CONFIG = "/run/gpurack/key.yaml"
 """In memory, created at the start."""
 KEEPER = """\
@@ -60,6 +68,7 @@ class Sglang(Engine):
         images="sglang",
         programs=(*python("sglang.launch_server"), ("sglang", "serve")),
         short={"tp": "tp-size", "tensor-parallel-size": "tp-size", "pp": "pp-size", "dp": "dp-size"},
+        several=SEVERAL,
         hub=("tokenizer-path", "lora-paths", "speculative-draft-model-path"),
         modelscope="SGLANG_USE_MODELSCOPE",
         caches={"/root/.cache/huggingface": HUB_CACHE, "/root/.cache": HUB_CACHE},
@@ -75,6 +84,7 @@ class Sglang(Engine):
     dry_start = ARGPARSE
     profiles_memory = True
     shared_memory = SHARED_MEMORY
+    compiled = COMPILED
     parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     running = "sglang:num_running_reqs"
@@ -95,6 +105,10 @@ class Sglang(Engine):
         if accelerator.vendor == "amd":
             raise LookupError("SGLang has a different image for each AMD GPU. Name the one for yours in `image`.")
         return f"lmsysorg/sglang:v{version}"
+
+    def cuda(self, version: str) -> int | None:
+        """Return that of the tag, else 13 from 0.5.11 on (gpustack/gpustack#5285)."""
+        return named_cuda(version) or (13 if numbers(version) >= (0, 5, 11) else None)
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """Return tensor parallel over all GPUs, unless args set pp-size, tp-size or dp-size."""
@@ -123,7 +137,7 @@ class Sglang(Engine):
             argv += ["--mem-fraction-static", f"{run.memory_fraction * STATIC:.3f}"]
         argv += flags(model.args)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        volumes = {"sglang-cache": "/root/.cache"}
+        volumes = {COMPILED.volume: COMPILED.folder}
         if not run.api_key_file:
             return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": self.shared_memory})
         command = [KEEPER, run.api_key_file, KEY_CONFIG, *argv, "--config", KEY_CONFIG]

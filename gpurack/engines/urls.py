@@ -16,16 +16,23 @@ LOCAL = "@local"
 def endpoint(host_name: str, spec: Host, model: Model) -> str:
     """Return the base URL of a model's API for clients: `http://gpu1.lab:8000/v1`.
 
-    The host is `localhost` if the model is bound to loopback. host_name: the host's name in the inventory. For
-    pyinfra's `@local` the URL has this machine's name, for `@ssh/gpu1` it has gpu1.
+    The host is `localhost` if the model is bound to loopback. host_name: the host's name in the inventory.
     """
-    name = host_name.removeprefix("@").partition("/")[2]
-    public = spec.address or (name or platform.node() if host_name.startswith("@") else host_name)
+    public = public_name(host_name, spec)
     where = {"loopback": "localhost", "lan": public, "any": public, "0.0.0.0": public, "::": public}.get(
         model.bind, model.bind
     )
     where = f"[{where}]" if ":" in where else where
     return f"http://{where}:{model.port}{ENGINES[model.engine].base_path}"
+
+
+def public_name(host_name: str, spec: Host) -> str:
+    """Return what users type for a host: its `address`, else its name in the inventory.
+
+    For pyinfra's `@local` it is this machine's name, for `@ssh/gpu1` it is gpu1.
+    """
+    name = host_name.removeprefix("@").partition("/")[2]
+    return spec.address or (name or platform.node() if host_name.startswith("@") else host_name)
 
 
 def others_reach(model: Model) -> bool:

@@ -20,8 +20,10 @@ from gpurack.engines.base import (
     Counter,
     Engine,
     Row,
+    named_cuda,
     parallelism_problem,
 )
+from gpurack.engines.compiled import CUDA, FLASHINFER, TORCH, Compiled
 from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
 from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_GPUS, WEIGHTS, Hint
@@ -30,6 +32,7 @@ from gpurack.engines.probes import ARGPARSE, PYTHON
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.problems import Problem
 
+COMPILED = Compiled("vllm-cache", "/root/.cache/vllm", {"nvidia": CUDA | TORCH | FLASHINFER, "amd": TORCH})
 SPECULATIVE = "use --speculative-config '{…}'."
 ROCM_SINCE = (0, 14)
 """The first version with images for AMD's GPUs (vllm/vllm-openai-rocm)."""
@@ -128,7 +131,7 @@ DIALECT = Dialect(
     paired=True,
     several=SEVERAL,
     multipliers=MULTIPLIERS,
-    hub=("tokenizer", "hf-config-path", "lora-modules", "speculative-config", "speculative-model"),
+    hub=("tokenizer", "hf-config-path", "lora-modules", "speculative-config", "speculative-model", "generation-config"),
     variables={"VLLM_API_KEY": "api-key"},
     modelscope="VLLM_USE_MODELSCOPE",
     caches={
@@ -154,10 +157,10 @@ class Vllm(Engine):
     row = Row(
         serves="Hugging Face folders: chat, embeddings, rerank",
         image="`vllm/vllm-openai:v0.33.0`",
-        gpus="tensor parallel over all; ≥ 7.5",
+        gpus="tensor parallel over all; ≥ 7.5 (≥ 7.0 with CUDA 12)",
         key="exported at the start",
         sets="name, address, key, parallelism, memory fraction, context, offline, shared memory",
-        limits="no CPU image; driver ≥ 580 from 0.33",
+        limits="no CPU image; driver ≥ 580 from 0.20",
         state="**real program** (CPU): chat, embeddings, rerank; on GPUs a stand-in",
     )
     dialect = DIALECT
@@ -181,12 +184,13 @@ class Vllm(Engine):
     dry_start = ARGPARSE
     profiles_memory = True
     shared_memory = SHARED_MEMORY
+    compiled = COMPILED
     parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     running = "vllm:num_requests_running"
     sleeping = ("/is_sleeping", "is_sleeping")
-    min_compute = "7.5"
+    min_compute = "7.0"
     underscores = True
     own_args: ClassVar = {
         "model": "weights", "port": "port", "host": "bind", "served-model-name": "served_name", "api-key": "api_key",
@@ -221,9 +225,10 @@ class Vllm(Engine):
         """Return the data parallel replicas, each with its own GPUs."""
         return parallel(model, "data-parallel-size", "dp") or 1
 
-    def min_driver(self, version: str) -> int | None:
-        """Return 580 from 0.33 on, because CUDA 13.0 requires it. The CUDA of older versions is unknown here."""
-        return 580 if numbers(version) >= (0, 33) else None
+    def cuda(self, version: str) -> int | None:
+        """Return that of the tag (0.33.0-cu129), else 13 from 0.20 on and 12 from 0.11 on (vllm-project/vllm#39878)."""
+        usual = 13 if numbers(version) >= (0, 20) else 12 if numbers(version) >= (0, 11) else None
+        return named_cuda(version) or (usual if numbers(version) else None)
 
     def container(self, model: Model, run: Run) -> Container:
         """Return `vllm serve PATH …`, offline, because the weights are on the host."""
@@ -241,7 +246,7 @@ class Vllm(Engine):
         argv += flags(others, ONE_DASH, SEVERAL)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(max(READY_TIMEOUT, model.ready_seconds))
-        volumes = {"vllm-cache": "/root/.cache/vllm"}
+        volumes = {COMPILED.volume: COMPILED.folder}
         compose = {"shm_size": self.shared_memory, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
             return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
@@ -273,12 +278,12 @@ class Vllm(Engine):
             raise NotEstimated(f"gpurack does not know the data type {kv_type if dtype in FLOATS else dtype}")
         return Needs(longest, (kv_bytes, kv_bytes), (1.0, 1.5), FLOATS[dtype])
 
-    def budget(self, model: Model, card: float) -> float:
+    def budget(self, model: Model, gpu: float) -> float:
         """Return its share of the GPU's total memory: from args, from vram, or vLLM's default."""
         try:
-            return float(str(explicit_args(model)["gpu-memory-utilization"])) * card
+            return float(str(explicit_args(model)["gpu-memory-utilization"])) * gpu
         except (KeyError, ValueError):
-            return model.vram.of(card) if model.vram else UTILIZATION * card
+            return model.vram.of(gpu) if model.vram else UTILIZATION * gpu
 
     def test_paths(self, model: Model) -> Sequence[str]:
         """Return what pooling models answer, if a flag makes it one."""

@@ -76,12 +76,14 @@ class Gpu:
 class Xid:
     """A GPU error in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and its time.
 
-    number: 79 also for a GPU that the log only says has fallen off the bus.
+    number: 79 also for a GPU that the log only says has fallen off the bus. action: of Xid 154, what the driver says
+    that the GPU needs; "None" for nothing.
     """
 
     pci: str
     number: int
     time: datetime | None
+    action: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which names of an inventory are one machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gpurack.facts.model import HostFacts
@@ -24,3 +25,11 @@ class Machines:
         names = self._names.get((facts.machine_id, facts.address), {})
         twin = next((other for other in names if other != name), "")
         return facts if facts.twin == twin else replace(facts, twin=twin)
+
+
+def with_twins(seen: Mapping[str, HostFacts]) -> dict[str, HostFacts]:
+    """Return the facts of all names, each with its `twin`."""
+    machines = Machines()
+    for name, facts in seen.items():
+        machines.add(name, facts)
+    return {name: machines.with_twin(name, facts) for name, facts in seen.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gpurack import paths
 from gpurack.facts.gpus import Driver, Gpu
@@ -138,7 +138,7 @@ class Container:
     """A container.
 
     image: the image's id. ports: published (host address, host port) pairs. user: the user whose rootless Docker runs
-    it, "" for the host's own Docker.
+    it, "" for the host's own Docker. chosen_ports: does it have ports beside these, which Docker chose?
     """
 
     id: str
@@ -153,6 +153,7 @@ class Container:
     ports: tuple[tuple[str, int], ...]
     finished: str = ""
     user: str = ""
+    chosen_ports: bool = False
 
     @property
     def kind(self) -> Kind | None:
@@ -234,11 +235,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", "" if unknown."""
+    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", unit: "docker.service"; "" if unknown."""
 
     address: str
     port: int
     owner: str
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -282,14 +284,16 @@ def reason(why: str) -> str:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
+    """A snapshot of a host. `trouble` is the error of a failed snapshot, None otherwise; nothing else is set then."""
 
-    trouble: str = ""
+    trouble: Problem | None = None
     raised: bool = False
     """Did the snapshot use sudo, because the login user is not root?"""
     os: Os = Os()
     busy: str = ""
     """The other gpurack run that holds the host's lock, or ""."""
+    changing: frozenset[str] = frozenset()
+    """The changes in the host's Docker and a user's that a run works on now, without the host's lock."""
     now: datetime | None = None
     """The time by the host's own clock."""
     arch: str = ""
@@ -370,7 +374,7 @@ class HostFacts:
     upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     """(user, service, number of a connection to another host) → why it fails; "" if it answers."""
     cuda_logs: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(user, model) → the lines about CUDA in its log since its start, of engines with `logs_cuda`."""
+    """(user, model) → the lines about GPUs in its log since its start (Engine.log_shows)."""
     counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(user, model) → its engine's counter (Engine.counter), summed over all labels; only if requested."""
     record: Record | None = None
@@ -463,7 +467,16 @@ class HostFacts:
     @cached_property
     def interrupted(self) -> tuple[str, ...]:
         """The models whose replacement was interrupted: the next run finishes or undoes it. None while a run works."""
-        return () if self.busy else tuple(sorted({member.name for one in self.replacing for member in one.members}))
+        left = () if self.busy else [one for one in self.replacing if one.batch not in self.changing]
+        return tuple(sorted({member.name for one in left for member in one.members}))
+
+    def changing_now(self, names: Collection[str] | None = None) -> tuple[Replacing, ...]:
+        """Return the changes in several Dockers that another run works on, without the host's lock.
+
+        names: only those of one of these entries.
+        """
+        found = (one for one in self.replacing if one.batch in self.changing)
+        return tuple(one for one in found if names is None or not one.names.isdisjoint(names))
 
     def services_of(self, user: str) -> Mapping[str, Any]:
         """Return the services of root's compose.yaml for a user's daemon, by their keys."""
@@ -510,9 +523,13 @@ class HostFacts:
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     def last_start(self, name: str, user: str) -> int | None:
-        """Return the seconds that a model's last start in a user's Docker took until it was ready; None if unknown."""
-        known = (each.seconds for each in self.ready.get((user, name), ()) if each.seconds is not None)
-        return next(known, None)
+        """Return the seconds that a model's last start took until it was ready; None if unknown.
+
+        user: in whose Docker it starts; where it never did there, the start was in another one.
+        """
+        others = (ready for (whose, other), ready in sorted(self.ready.items()) if other == name and whose != user)
+        each = (one.seconds for ready in (self.ready.get((user, name), ()), *others) for one in ready)
+        return next((seconds for seconds in each if seconds is not None), None)
 
     @property
     def foreign(self) -> list[Problem]:
@@ -559,14 +576,19 @@ class HostFacts:
         """The warnings that are about other things than this snapshot's time limits."""
         return [*(Problem.of("lines-ignored", what=sentence) for sentence in self.unread), *self.foreign]
 
+    @classmethod
+    def not_inspected(cls, why: str) -> Self:
+        """Return the facts of a host of which there is no snapshot."""
+        return cls(trouble=Problem.of("not-inspected", what=why))
+
     @property
     def blind(self) -> Problem | None:
-        """Why nothing may be changed on the host; "" if changes are possible.
+        """Why nothing may be changed on the host; None if changes are possible.
 
         Either the snapshot failed, or Docker or the GPUs did not answer in time, or the host has two names.
         """
         if self.trouble:
-            return Problem.of("not-inspected", what=self.trouble)
+            return self.trouble
         if self.twin:
             told = {"other": self.twin, "machine": self.machine_id, "address": self.address}
             return Problem.of("host-named-twice", **told)

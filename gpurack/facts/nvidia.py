@@ -18,15 +18,27 @@ ROW = (
     "pci.bus_id", "utilization.gpu",
 )  # fmt: skip
 """The columns of nvidia-smi's CSV if the section does not begin with `fields …`."""
-UUID = r"GPU-[A-Za-z0-9-]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+UUID = r"GPU-[A-Za-z0-9-]+|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 """A GPU's UUID. Jetsons print it without "GPU-"."""
 ADDRESS = r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]"
+CUT_SHORT = rf"(\d{{1,4}}), *({UUID})(?:,([^,]*))?(?:,.*)?"
+"""A row of nvidia-smi that ended early, with index, UUID and perhaps name."""
+COLUMNS = 8
+"""A row with fewer columns is cut short, or no row."""
+XID_ADDRESS = r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.[0-7])?"
+"""A PCI address as Xids have it: usually without function, in old drivers also without domain."""
 NONE = ("[N/A]", "N/A", "[Not Supported]")
 """What the driver prints for memory of a GPU that has none of its own."""
-DEAD = {"[GPU requires reset]": "requires reset", "[GPU is lost]": "is lost"}
-"""Values of a column that say that nothing can compute on the GPU (NVML errors 16 and 15)."""
+DEAD = {"GPU requires reset": "requires reset", "GPU is lost": "is lost"}
+"""Values of a column, without brackets, that say that nothing can compute on the GPU (NVML errors 16 and 15)."""
 JETSON = "belongs to a Jetson, which gpurack does not support"
 FELL_OFF = 79
+RECOVERY = re.compile(r"GPU recovery action changed from .* to 0x[0-9a-fA-F]+ \(([A-Za-z0-9 ]{1,40})\)")
+"""In the line of Xid 154."""
+CONTINUED = re.compile(r"NVRM:\s+(\(PCI ID|installed in this|system has|(has )?fallen off the bus)")
+"""How the sentence about a GPU that fell off the bus continues on another line of the kernel's log."""
+SWITCHES = re.compile(r"0x(1ae8|1af[0-9a-f]|22a[0-9a-f])")
+"""PCI device ids of NVSwitches (NVIDIA's open kernel modules: nvswitch.c). Other bridges of NVIDIA are none."""
 
 
 def driver(sections: Mapping[str, Section]) -> Driver:
@@ -51,9 +63,9 @@ def driver(sections: Mapping[str, Section]) -> Driver:
         secure_boot={"enabled": True, "disabled": False}.get(word(host, "secureboot")),
         bus=dict(each([rest for key, rest in pairs(host) if key == "card"], pci_gpu)),
         nouveau=bool(word(host, "nouveau")),
-        switches=sum(key == "switch" for key, _ in pairs(host)),
+        switches=sum(key == "switch" and bool(SWITCHES.fullmatch(rest.split(" ")[-1])) for key, rest in pairs(host)),
         nvlink5=bool(word(host, "nvlink5")),
-        platform=platform(host, rows),
+        platform=platform(host, rows, bool(kernel)),
         nodes=dict(each([rest for key, rest in pairs(host) if key == "node"], node)),
         majors=dict(each([rest for key, rest in pairs(host) if key == "major"], major)),
         specs=specs(get("cdispecs")),
@@ -66,9 +78,14 @@ def failure(rows: Sequence[str]) -> tuple[int, str]:
     return (int(found[1]), found[2].strip()) if found else (0, "")
 
 
-def platform(host: Sequence[str], rows: Sequence[str]) -> Literal["", "jetson", "wsl"]:
-    """Return the kind of a host whose driver is not NVIDIA's usual one for Linux. A Jetson's GPU is an "nvgpu"."""
-    if any("(nvgpu)" in line for line in rows):
+def platform(host: Sequence[str], rows: Sequence[str], kernel: bool) -> Literal["", "jetson", "wsl"]:
+    """Return the kind of a host whose driver is not NVIDIA's usual one for Linux.
+
+    A Jetson's GPU is an "nvgpu". Older ones have no nvidia-smi, only nodes of their own; Thor has the usual driver too.
+    kernel: is the usual driver's module loaded?
+    """
+    listed = [line for line in rows if not line.startswith(("exit ", "fields "))]
+    if any("(nvgpu)" in line for line in listed) or (("jetson", "yes") in pairs(host) and not (listed or kernel)):
         return "jetson"
     return "wsl" if ("wsl", "yes") in pairs(host) else ""
 
@@ -140,36 +157,39 @@ def specs(lines: Sequence[str]) -> dict[str, CdiSpec]:
 def xids(lines: Sequence[str]) -> list[Xid]:
     """Parse the GPU errors in the kernel's log, as `dmesg --time-format iso` prints them.
 
-    A GPU can fall off the bus without a line of Xid 79:
+    A GPU can fall off the bus without a line of Xid 79. The driver says so in one to three lines (nv.c):
 
     >>> [(xid.pci, xid.number) for xid in xids([
     ...     "2026-11-20T02:11:09,1+00:00 NVRM: Xid (PCI:0000:e1:00): 31, pid=7",
     ...     "2026-11-20T02:11:09,1+00:00 NVRM: Xid (0000:03:00): 14, of an older driver",
     ...     "2026-11-20T02:11:09,1+00:00 NVRM: GPU 0000:18:00.0: GPU has fallen off the bus.",
     ...     "2026-11-20T02:11:09,1+00:00 NVRM: The NVIDIA GPU 0000:19:00.0",
-    ...     "2026-11-20T02:11:09,1+00:00 NVRM: fallen off the bus and is not responding to commands.",
+    ...     "                            NVRM: (PCI ID: 10de:26b5) installed in this system has",
+    ...     "                            NVRM: fallen off the bus and is not responding to commands.",
     ... ])]
     [('0000:e1:00', 31), ('0000:03:00', 14), ('0000:18:00', 79), ('0000:19:00', 79)]
     """
-    when = r"(\S+|\[ *\d+\.\d+\])\s+NVRM: "
-    numbered = re.compile(rf"{when}Xid \((?:PCI:)?([0-9a-fA-F:.]+)\): (\d{{1,6}})\b.*")
+    when = r"(\S+|\[[^\]\n]{1,40}\])\s+NVRM: "
+    numbered = re.compile(rf"{when}Xid \((?:PCI:)?({XID_ADDRESS})(?: [^)]*)?\): (\d{{1,6}})\b.*")
     fell = re.compile(rf"{when}GPU ({ADDRESS}): GPU has fallen off the bus\b.*")
-    named = re.compile(rf"{when}The NVIDIA GPU ({ADDRESS})(.*)")
+    named = re.compile(rf"{when}The NVIDIA GPU ({ADDRESS})")
     found: list[Xid] = []
-    pending = ("", "")
+    pending: tuple[str, str] | None = None
     for line in lines:
         if match := numbered.match(line):
-            found.append(Xid(match[2].lower(), int(match[3]), parse_time(match[1])))
+            action = RECOVERY.search(line) if match[3] == "154" else None
+            found.append(Xid(bus_address(match[2]), int(match[3]), parse_time(match[1]), action[1] if action else ""))
+            pending = None
         elif match := fell.match(line):
-            found.append(Xid(without_function(match[2]), FELL_OFF, parse_time(match[1])))
-        elif (match := named.match(line)) and "fallen off the bus" not in match[3]:
+            found.append(Xid(bus_address(match[2]), FELL_OFF, parse_time(match[1])))
+            pending = None
+        elif match := named.match(line):
             pending = (match[2], match[1])
-            continue
-        elif match:
-            found.append(Xid(without_function(match[2]), FELL_OFF, parse_time(match[1])))
-        elif pending[0] and re.search(r"NVRM:\s+(has )?fallen off the bus", line):
-            found.append(Xid(without_function(pending[0]), FELL_OFF, parse_time(pending[1])))
-        pending = ("", "")
+        elif not CONTINUED.search(line):
+            pending = None
+        if pending and "fallen off the bus" in line:
+            found.append(Xid(bus_address(pending[0]), FELL_OFF, parse_time(pending[1])))
+            pending = None
     # the same fall can be in the log in several forms
     return list(dict.fromkeys(xid for n, xid in enumerate(found) if not repeated(xid, found[:n])))
 
@@ -179,18 +199,22 @@ def repeated(xid: Xid, before: Sequence[Xid]) -> bool:
     return xid.number == FELL_OFF and any((one.pci, one.number) == (xid.pci, xid.number) for one in before)
 
 
-def without_function(address: str) -> str:
-    """Return a PCI address as an Xid has it, without function.
+def bus_address(address: str) -> str:
+    """Return a PCI address as most Xids have it: without function, the domain in four digits; "" for anything else.
 
-    >>> without_function("0000:18:00.0")
-    '0000:18:00'
+    >>> bus_address("0000:18:00.0"), bus_address("18:00"), bus_address("0000000F:01:00.0"), bus_address("N/A")
+    ('0000:18:00', '0000:18:00', '000f:01:00', '')
     """
-    return address.rpartition(".")[0].lower()
+    if not re.fullmatch(XID_ADDRESS, address):
+        return ""
+    domain, bus, device = ("0", *address.lower().partition(".")[0].split(":"))[-3:]
+    return f"{domain.lstrip('0'):0>4}:{bus}:{device}"
 
 
 def driver_log(lines: Sequence[str]) -> list[str]:
     """Return the driver's own sentences without Xids and falls, without time and prefix, each once."""
-    texts = (match[1].strip() for line in lines if (match := re.search(r"(?:NVRM|nvidia-nvswitch\d*): (.*)", line)))
+    form = re.compile(r"(?:\S+|\[ *\d+\.\d+\])?\s*(?:NVRM|nvidia-nvswitch\d*): (.*)")
+    texts = (match[1].strip() for line in lines if (match := form.match(line)))
     return list(dict.fromkeys(text for text in texts if not text.startswith("Xid") and "fallen off" not in text))
 
 
@@ -202,10 +226,11 @@ def gpus(lines: Sequence[str], remapped: Sequence[str] = (), mig: Sequence[str] 
     """
     said = next((line[7:] for line in lines if line.startswith("fields ")), "")
     names = tuple(said.split(",")) if said else ROW
-    rows = [line for line in lines if line.count(",") >= 7 and not line.startswith(("fields ", "exit "))]
-    remaps = {columns[0]: columns for line in remapped if len(columns := split_row(line)) == 5}
-    section = Section(rows)
+    rows = [line for line in lines if not line.startswith(("fields ", "exit "))]
+    remaps = {columns[0]: columns for line in remapped if len(columns := split_row(line)) >= 5}
+    section = Section(line for line in rows if line.count(",") >= COLUMNS - 1)
     found = each(section, lambda line: gpu(columns_of(line, names), remaps))
+    found += [cut for line in rows if line not in section and (cut := cut_short(line, names))]
     if isinstance(lines, Section):
         lines.wrong += section.wrong
     numbered = sorted(with_indices(found), key=lambda gpu: gpu.index)
@@ -218,35 +243,49 @@ def split_row(line: str) -> list[str]:
 
 
 def columns_of(line: str, names: Sequence[str]) -> dict[str, str]:
-    """Return field → value of a row. A name with commas takes the columns that are too many."""
-    columns = split_row(line)
-    extra = len(columns) - len(names)
-    if extra > 0 and "name" in names:
-        at = names.index("name")
+    """Return field → value of a row with too many columns: of a name with commas, or columns at its end.
+
+    The PCI address shows which. Without one, the name has them.
+    """
+    columns, extra = split_row(line), 0
+    if "name" in names and len(columns) > len(names):
+        most = len(columns) - len(names)
+        at, place = names.index("name"), names.index("pci.bus_id") if "pci.bus_id" in names else 0
+        shown = [more for more in range(most + 1) if re.fullmatch(ADDRESS, columns[place + more * (place > at)])]
+        extra = shown[0] if shown else most
         columns[at : at + extra + 1] = [", ".join(columns[at : at + extra + 1])]
     return dict(zip(names, columns, strict=False))
 
 
+def cut_short(line: str, names: Sequence[str]) -> Gpu | None:
+    """Return the GPU of a row that ended early, which counts as broken; None if the line is no row."""
+    match = re.fullmatch(CUT_SHORT, line.strip())
+    if not match or tuple(names[:3]) != ROW[:3]:
+        return None
+    name = (match[3] or "").strip()
+    fault = "has an incomplete row in nvidia-smi's answer"
+    return Gpu(int(match[1]), match[2], name, None, None, driver="", compute="", pci="", fault=fault)
+
+
 def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
     """Return the GPU of a row; its index is -1 if the row has none. Raises ValueError if the row names no GPU."""
-    uuid, pci = row.get("uuid", ""), row.get("pci.bus_id", "")
-    if not re.fullmatch(UUID, uuid):
-        if not re.fullmatch(ADDRESS, pci):
-            raise ValueError(row)
-        uuid = pci
-    known, index = re.fullmatch(r"\d{1,4}", row["index"]), row["index"]
+    uuid, pci, index = row.get("uuid", ""), row.get("pci.bus_id", ""), row["index"]
+    named, numbered = re.fullmatch(UUID, uuid), re.fullmatch(r"\d{1,4}", index)
+    if not named and not re.fullmatch(ADDRESS, pci):
+        raise ValueError(row)
     name, total, compute = row.get("name", ""), row.get("memory.total", ""), row.get("compute_cap", "")
-    dead = next((DEAD[value] for value in row.values() if value in DEAD), "")
-    fault = JETSON if "(nvgpu)" in name else dead or ("" if known else f"has no index (nvidia-smi says {index})")
+    dead = next((DEAD[text] for value in row.values() if (text := value.strip("[]")) in DEAD), "")
+    missing = "" if named and numbered else lacks("UUID", uuid) if numbered else lacks("index", index)
+    fault = JETSON if "(nvgpu)" in name else dead or missing
     mig = row.get("mig.mode.current") == "Enabled"
     return Gpu(
-        index=int(index) if known else -1,
-        uuid=uuid,
+        index=int(index) if numbered else -1,
+        uuid=uuid if named else pci,
         name=name,
-        memory_total=number(total),
+        memory_total=number(total) or None,
         memory_used=number(row.get("memory.used", "")),
         driver=row.get("driver_version", ""),
-        compute=compute,
+        compute=compute if re.fullmatch(r"\d+\.\d+", compute) else "",
         pci=pci,
         utilization=number(row.get("utilization.gpu", "")),  # "[N/A]" on GPUs in MIG mode
         temperature=number(row.get("temperature.gpu", "")),
@@ -257,10 +296,16 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
     )
 
 
+def lacks(what: str, said: str) -> str:
+    """Return the fault of a GPU without its index or UUID. said: by nvidia-smi instead."""
+    return f"has no {what} (nvidia-smi says {said or 'nothing'})"
+
+
 def details(row: Mapping[str, str], remap: Sequence[str]) -> Details:
     """Return the condition of a GPU from its row and its row of remapped memory."""
     text: Callable[[str], str] = lambda name: row.get(name, "")  # noqa: E731
-    fabric = {name: "" if text(name) in (*NONE, "Not Supported") else text(name) for name in FABRIC}
+    # in brackets is why the value is unknown
+    fabric = {name: "" if text(name) in NO_FABRIC or text(name)[:1] == "[" else text(name) for name in FABRIC}
     return Details(
         persistence=yes(text("persistence_mode")),
         compute_mode="" if text("compute_mode") in NONE else text("compute_mode"),
@@ -281,6 +326,7 @@ def details(row: Mapping[str, str], remap: Sequence[str]) -> Details:
 
 
 FABRIC = ("fabric.state", "fabric.status")
+NO_FABRIC = ("N/A", "Not Supported")
 
 
 def with_indices(found: Sequence[Gpu]) -> list[Gpu]:
@@ -311,11 +357,12 @@ def instances(gpu: Gpu, listed: Sequence[str]) -> list[Gpu]:
         return []
     found, current = [], ""
     for line in listed:
-        if match := re.fullmatch(rf"GPU \d+: .* \(UUID: ({UUID})\)", line):
-            current = match[1]
+        if line.startswith("GPU "):
+            match = re.search(rf"\(UUID: ({UUID})\)", line)
+            current = match[1] if match else ""
         elif current == gpu.uuid and (
             match := re.fullmatch(
-                r"\s*MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-(?:GPU-)?[0-9A-Fa-f-]+(?:/\d+/\d+)?)\)", line
+                r"\s*MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-(?:GPU-)?[0-9A-Fa-f-]+(?:/\d+/\d+)?)\)\s*", line
             )
         ):
             size = re.search(r"\.(\d{1,4})gb", match[1])
@@ -338,17 +385,19 @@ def instances(gpu: Gpu, listed: Sequence[str]) -> list[Gpu]:
 
 
 def number(text: str) -> int | None:
-    """Parse a whole number; None for anything else.
+    """Parse a whole number, with or without nvidia-smi's unit; None for anything else.
 
-    >>> number("81920"), number("[N/A]"), number("[GPU requires reset]")
-    (81920, None, None)
+    >>> number("81920"), number("81920 MiB"), number("[N/A]"), number("[GPU requires reset]")
+    (81920, 81920, None, None)
     """
-    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else None
+    found = re.fullmatch(r"([0-9]{1,12})(?: (?:MiB|%))?", text)
+    return int(found[1]) if found else None
 
 
 def decimal(text: str) -> float | None:
-    """Parse a number like 250.00; None for anything else."""
-    return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else None
+    """Parse a number like `250.00` or `250.00 W`; None for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?: W)?", text)
+    return float(found[1]) if found else None
 
 
 def bits(text: str) -> int | None:
@@ -370,7 +419,7 @@ def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
 
     def read(line: str) -> GpuProcess:
         uuid, pid, used, user, whose, container, name = fields(
-            rf"((?:GPU|MIG)-[A-Za-z0-9/-]+),(\d{{1,10}}),([^,]*),([^,]*),(?:(\d{{1,10}}):)?({ID})?,(.*)", line
+            rf"({UUID}|MIG-[A-Za-z0-9/-]+),(\d{{1,10}}),([^,]*),([^,]*),(?:(\d{{1,10}}):)?({ID})?,(.*)", line
         )
         name = name.strip() or "a process that has ended"
         return GpuProcess(uuid, int(pid), name, number(used.strip()), user, container, int(whose or 0) or None)

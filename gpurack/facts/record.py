@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gpurack import paths
 from gpurack.host_data import json_from_host, yaml_from_host
+from gpurack.spec.step_codes import STEPS
 
 if TYPE_CHECKING:
     from gpurack.facts.model import Container, File
@@ -80,20 +81,30 @@ class Member:
 
 @dataclass(frozen=True)
 class Replacing:
-    """Models that are replaced together, while that has not ended."""
+    """Models that are replaced together, while that has not ended.
+
+    claims: the names of all entries that a change in several Dockers may touch (files/claims.py).
+    """
 
     phase: Phase
     since: str
     members: tuple[Member, ...]
+    batch: str = ""
+    claims: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the entries that it is about."""
+        return {*self.claims, *(member.name for member in self.members)}
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The last failed creation of a model.
+    """The last failed creation of a model, or its last start that cannot succeed.
 
     at: when it failed. label: the definition that was tried, as in a container's label. image: the id of its image, ""
     if unknown. given: what else it depended on (plan/models/failures.py). serves: did the previous container serve
-    again? down: seconds without an answer.
+    again? down: seconds without an answer. start: was it the start of a container that existed?
     """
 
     at: str
@@ -103,12 +114,14 @@ class Failed:
     why: str
     serves: bool
     down: float
+    start: bool = False
 
 
 @dataclass(frozen=True)
 class Ready:
     """A definition with which a model was ready. image: the reference. digest: of its registry. id: of the image.
 
+    at: since when it is, or was, the newest. until: when another one replaced it, "" if unknown or still the newest.
     seconds: from its last start until it was ready, None if unknown. words: those fields of its entry that its label
     does not have (plan/models/rollback.py); None if unknown, because an older gpurack wrote it.
     """
@@ -120,6 +133,7 @@ class Ready:
     id: str
     seconds: int | None = None
     words: Mapping[str, Any] | None = None
+    until: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,8 @@ class Test:
     """The last test request to a model.
 
     id: of the container that was asked. since: when its first failure was, "" if it passed. why: it failed, "" if it
-    passed. restarts: how often Docker had restarted that container then; None if unknown.
+    passed. restarts: how often Docker had restarted that container then; None if unknown. started: when that container
+    had started, in Docker's words; "" if unknown.
     """
 
     __test__ = False  # not one of pytest's
@@ -150,6 +165,7 @@ class Test:
     since: str
     why: str
     restarts: int | None = None
+    started: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,8 @@ class Stopped:
 class Event:
     """A run that changed something or failed. changes: what it did (`recreate alpha`). failed: `alpha: why`.
 
-    verb: of the gpurack command. by, lab, commit, inventory: as in Entry.
+    codes: of `failed`, in the same order; "" where the host's runner named none. verb: of the gpurack command. by, lab,
+    commit, inventory: as in Entry. uncommitted: did the inventory's clone have changes that were in no commit?
     """
 
     at: str
@@ -177,6 +194,8 @@ class Event:
     inventory: str
     changes: tuple[str, ...]
     failed: tuple[str, ...]
+    uncommitted: bool = False
+    codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -275,7 +294,9 @@ def _replacing(said: Any) -> Replacing:
     phase = said["phase"]
     if phase not in ("prepare", "try", "restore", "commit"):
         raise ValueError(phase)
-    return Replacing(phase, _text(said.get("since")), tuple(_member(one) for one in _list(said["members"])))
+    members = tuple(_member(one) for one in _list(said["members"]))
+    claims = tuple(_text(name) for _, name in _list(said.get("claims", [])))
+    return Replacing(phase, _text(said.get("since")), members, _text(said.get("batch")), claims)
 
 
 def _member(said: Any) -> Member:
@@ -298,14 +319,14 @@ def _failed(said: Any) -> Failed:
     if isinstance(down, bool) or not isinstance(down, int | float):
         raise TypeError(down)
     words = {word: _text(said.get(word)) for word in ("at", "label", "image", "given", "why")}
-    return Failed(**words, serves=said.get("serves") is True, down=down)
+    return Failed(**words, serves=said.get("serves") is True, down=down, start=said.get("start") is True)
 
 
 def _ready(said: Any) -> Ready:
     seconds = said.get("seconds")
     known = type(seconds) is int and 0 <= seconds <= LONGEST
     words = said.get("words")
-    texts = {word: _text(said.get(word)) for word in ("at", "label", "image", "digest", "id")}
+    texts = {word: _text(said.get(word)) for word in ("at", "label", "image", "digest", "id", "until")}
     return Ready(**texts, seconds=seconds if known else None, words=words if isinstance(words, dict) else None)
 
 
@@ -315,7 +336,7 @@ def _copy(said: Any) -> DatabaseCopy:
 
 def _test(said: Any) -> Test:
     restarts = None if said.get("restarts") is None else _count(said["restarts"])
-    words = {word: _text(said.get(word)) for word in ("at", "since", "why")}
+    words = {word: _text(said.get(word)) for word in ("at", "since", "why", "started")}
     return Test(checked_id(said["id"]) or "", **words, restarts=restarts)
 
 
@@ -332,8 +353,9 @@ def _stopped(said: Any) -> Stopped:
 
 def _event(said: Any) -> Event:
     words = {word: _text(said.get(word)) for word in ("at", "verb", "by", "lab", "commit", "inventory")}
-    changes, failed = (tuple(map(_text, _list(said.get(word)))) for word in ("changes", "failed"))
-    return Event(**words, changes=changes, failed=failed)
+    changes, failed, codes = (tuple(map(_text, _list(said.get(word)))) for word in ("changes", "failed", "codes"))
+    codes = tuple(code if code in STEPS else "" for code in (*codes, *("",) * len(failed))[: len(failed)])
+    return Event(**words, changes=changes, failed=failed, uncommitted=said.get("uncommitted") is True, codes=codes)
 
 
 def _list(said: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from gpurack.facts.model import Header, HostFacts
-from gpurack.facts.parse import header
+from gpurack.facts.weights import header
 from gpurack.resources import program
 
 

@@ -12,8 +12,10 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.facts import remembered
 from gpurack.facts.model import USER_FILES, Header, HostFacts
-from gpurack.facts.parse import MARK, parse
+from gpurack.facts.parse import parse
 from gpurack.facts.questions import Questions, Row
+from gpurack.facts.sections import MARK
+from gpurack.facts.unreachable import login_user, sudo_needs_password
 from gpurack.remote import Command, TooMuchOutput
 from gpurack.resources import read_text, shipped_digests
 from gpurack.shell import Sh, of_file, sh
@@ -34,14 +36,12 @@ AS_ROOT = sh(
 LIMIT = 30
 """Seconds for each part of the snapshot. After a timeout, only the facts of that part are unknown."""
 
-NEEDS_ROOT = HostFacts(
-    trouble="gpurack needs root on the host: you log in as another user, and sudo is not installed. Set `ssh_user` to "
+NEEDS_ROOT = HostFacts.not_inspected(
+    "gpurack needs root on the host: you log in as another user, and sudo is not installed. Set `ssh_user` to "
     "root, or install sudo."
 )
-NEEDS_PASSWORD = HostFacts(
-    trouble="sudo requires a password. Run from a terminal, where you are asked for it, or allow sudo without a "
-    "password."
-)
+NEEDS_PASSWORD = HostFacts.not_inspected("sudo requires a password.")
+"""The answer of a host whose sudo asks for a password. `_ask` says for which user."""
 FAILED = (
     "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
 )
@@ -62,7 +62,7 @@ class Snapshot(FactBase[HostFacts]):
     @staticmethod
     @override
     def default() -> HostFacts:
-        return HostFacts(trouble=FAILED)
+        return HostFacts.not_inspected(FAILED)
 
     @override
     def process(self, output: list[str]) -> HostFacts:
@@ -76,7 +76,7 @@ class Snapshot(FactBase[HostFacts]):
         try:
             return parse(output, raised=RAISED in before)
         except Exception as error:
-            return HostFacts(trouble=INTERNAL.format(error))
+            return HostFacts.not_inspected(INTERNAL.format(error))
 
 
 def take_snapshot(host: Host, questions: Questions) -> HostFacts:
@@ -86,7 +86,7 @@ def take_snapshot(host: Host, questions: Questions) -> HostFacts:
     try:
         state = _ask(host, stdin)
     except TooMuchOutput as error:
-        return HostFacts(trouble=str(error))
+        return HostFacts.not_inspected(str(error))
     if state.trouble:
         return state
     state = replace(state, headers=remembered.merged_headers(state, known, date.today().isoformat()))
@@ -97,11 +97,13 @@ def take_snapshot(host: Host, questions: Questions) -> HostFacts:
 def _ask(host: Host, stdin: "Script") -> HostFacts:
     """Run the script as root. Raises TooMuchOutput."""
     facts: HostFacts = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
-    if facts is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
+    if facts is NEEDS_PASSWORD and not (sys.stdin.isatty() or has_password(host)):
+        return HostFacts.not_inspected(sudo_needs_password(login_user(host)[0]))
+    if facts is NEEDS_PASSWORD:
         # pyinfra prompts for the password or takes it from the inventory. This costs three more remote commands.
         facts = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
         # sudo's own message goes to the terminal only, so the error names possible causes.
-        facts = replace(facts, raised=True, trouble=NOT_TAKEN if facts == Snapshot.default() else facts.trouble)
+        facts = replace(HostFacts.not_inspected(NOT_TAKEN) if facts == Snapshot.default() else facts, raised=True)
     return facts
 
 

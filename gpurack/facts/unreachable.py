@@ -2,19 +2,23 @@
 
 import base64
 import errno
+import getpass
 import hashlib
 import re
+from pathlib import Path
 from socket import gaierror
 from typing import Any
 
 from paramiko import AuthenticationException, BadHostKeyException, PKey
 from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.api import Host
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
 
 from gpurack.shell import sh
 
 SSH_PORT = 22
+OF_INVENTORY = "`ssh_user` in the inventory"
 
 
 def why_unreachable(host: Host, error: Exception) -> str:
@@ -26,14 +30,22 @@ def why_unreachable(host: Host, error: Exception) -> str:
         return f"could not connect: {_plain(str(error))}."
     data, cause = host.connector.data, error.__context__
     address = data["ssh_hostname"] or host.name
+    if isinstance(cause, PyinfraError):  # of its own check of `ssh_key`
+        if "encrypted" in str(cause):
+            why = f"could not connect: `ssh_key` {_plain(str(data['ssh_key']))} is encrypted."
+            return f"{why} Set `ssh_key_password`, or remove `ssh_key`: your ssh agent is used then."
+        what = "is not a file on this computer" if "No such" in str(cause) else "cannot be read as a private key"
+        why = f"could not connect: `ssh_key` {_plain(str(data['ssh_key']))} {what}."
+        return f"{why} Correct it, or remove it: the keys of your ssh are tried then."
+    if data["ssh_config_file"] and not Path(str(data["ssh_config_file"])).expanduser().is_file():  # pyinfra reads on
+        return f"could not connect: `ssh_config_file` {_plain(str(data['ssh_config_file']))}: no such file."
     if isinstance(cause, BadHostKeyException):
         return changed_key(cause, address, _port(host.connector))
     command = ssh_command(address, data)
     if isinstance(cause, gaierror):
         return f"could not connect: unknown host name `{address}`. Try `{command}`."
     if isinstance(cause, AuthenticationException):
-        user = f" as {data['ssh_user']}" if data["ssh_user"] else ""
-        return f"could not connect: login{user} refused. Try `{command}`; set `ssh_user` or `ssh_key` if they differ."
+        return f"could not connect: {refused_login(host)} Try `{command}`."
     if isinstance(cause, TimeoutError):
         return f"could not connect: no answer. Is the host up? Try `{command}`."
     if isinstance(cause, NoValidConnectionsError):
@@ -47,6 +59,38 @@ def why_unreachable(host: Host, error: Exception) -> str:
     if re.search(r"No existing session|protocol banner", said):  # of paramiko 4.0
         said = "sshd accepts the connection, but does not answer"
     return f"could not connect: {said}. Try `{command}`."
+
+
+def login_user(host: Host) -> tuple[str, str]:
+    """The user who logs in, "" if unknown, and where the name comes from."""
+    if isinstance(host.connector, SSHConnector):
+        data = host.connector.data
+        if data["ssh_user"]:
+            return str(data["ssh_user"]), OF_INVENTORY
+        # a connection of paramiko has it, if ~/.ssh/config has one
+        if user := getattr(getattr(host.connector, "client", None), "_ssh_config", {}).get("username"):
+            return str(user), f"`User` in {data['ssh_config_file'] or '~/.ssh/config'}"
+    try:
+        return getpass.getuser(), "your name on this computer"
+    except (OSError, KeyError):
+        return "", ""
+
+
+def refused_login(host: Host) -> str:
+    """The sentences for a login that the host refused: as whom, why as this user, and what to change."""
+    user, source = login_user(host)
+    verb = "change" if source == OF_INVENTORY else "set"
+    who = f" as {user} ({source})" if user else ""
+    return f"login{who} refused. For another user, {verb} `ssh_user`; for another key, set `ssh_key`."
+
+
+def sudo_needs_password(user: str) -> str:
+    """The sentence for a sudo that asks for a password, where nobody can be asked. user: who logs in."""
+    whose = f" for {user}" if user else ""
+    return (
+        f"sudo requires a password{whose}. Run from a terminal, where you are asked for it, or allow sudo without a "
+        "password."
+    )
 
 
 def ssh_command(address: str, data: Any) -> str:

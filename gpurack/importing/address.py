@@ -31,7 +31,7 @@ def convert_address(t: Translation) -> None:
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]
     if t.run.host_network and tcp:
         t.note("changed", "-p is left out: Docker ignores it beside the host's network.")
-        listens, tcp = listens or tcp[0].container, []
+        listens, tcp = listens or (tcp[0].container if t.unknown else None), []
     inside = listens or t.listens or getattr(engine, "port", None) or (tcp[0].container if tcp else 8000)
     ours = next((port for port in tcp if port.container == inside), tcp[0] if tcp else None)
     if ours and ours.container != inside and not t.unknown:
@@ -43,6 +43,9 @@ def convert_address(t: Translation) -> None:
                   "entry has one port.")  # fmt: skip
     if ours:
         port_number, bind = ours.host, {"": "any", "0.0.0.0": "any", "127.0.0.1": "loopback"}.get(ours.ip, ours.ip)
+        if bind.startswith("$"):
+            t.note("open", f"its address is {bind}; set to loopback.")
+            bind = "loopback"
         if port_number is None:
             port_number = inside
             why = f"its port is {ours.unset}" if ours.unset else "Docker chose the port at every start"
@@ -57,6 +60,6 @@ def convert_address(t: Translation) -> None:
               "reachable.")  # fmt: skip
     t.inside = (listens or inside, inside if t.unknown else engine.port)
     if t.unknown and inside != port_number:
-        t.compose["expose"] = [str(inside)]
+        t.compose["expose"] = list(dict.fromkeys([str(inside), *map(str, t.compose.get("expose") or [])]))
     t.fields["port"], t.fields["bind"] = port_number, bind
     t.open = bind not in ("loopback",)

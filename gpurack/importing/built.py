@@ -4,12 +4,12 @@ Engines know the Dockerfiles of their own repositories: gpurack/engines/builds.p
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gpurack.engines import ENGINES
-from gpurack.engines.builds import UNSAID, Builds
+from gpurack.engines.builds import UNSAID
 from gpurack.importing import docker_run, secret
 
 ELSEWHERE = ("label", "platform", "secret", "ssh", "build-context", "add-host", "network")
@@ -28,20 +28,19 @@ class Built:
     @property
     def like(self) -> str:
         """The upstream image with the same programs, "" if unknown."""
-        return next((builds.like(self.build) for builds in repositories() if builds.is_of(self.build)), "")
+        return next((builds.like(self.build) for builds in REPOSITORIES if builds.is_of(self.build)), "")
 
 
-def repositories() -> Iterator[Builds]:
-    """The repositories of all engines whose images are commonly built by hand."""
-    yield from (engine.builds for engine in ENGINES.values() if engine.builds)
+REPOSITORIES = tuple(engine.builds for engine in ENGINES.values() if engine.builds)
+"""The repositories of all engines whose images are commonly built by hand."""
 
 
 PARSER = docker_run.parser_of(
-    ("q/quiet", "no-cache", "pull", "load", "push", "rm", "force-rm", "squash", "compress"),
-    ("t/tag", "build-arg", *ELSEWHERE, "cache-from", "cache-to", "ulimit", "allow", "annotation", "attest"),
-    ("f/file", "target", "o/output", "progress", "iidfile", "shm-size", "m/memory", "builder", "provenance", "sbom",
-     "metadata-file", "no-cache-filter", "cgroup-parent"),
-)  # fmt: skip
+    "q/quiet no-cache pull load push rm force-rm squash compress",
+    f"t/tag build-arg {' '.join(ELSEWHERE)} cache-from cache-to ulimit allow annotation attest",
+    "f/file target o/output progress iidfile shm-size m/memory builder provenance sbom metadata-file no-cache-filter "
+    "cgroup-parent",
+)
 PARSER.add_argument("context")
 
 
@@ -83,7 +82,7 @@ class Checkout:
 
 
 def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[str], Built | None]:
-    """(names of the image, what it was built from; None if unknown). Raises docker_run.Unreadable."""
+    """(names of the image, what it was built from; None if unknown). Raises service.Unreadable."""
     options = vars(PARSER.parse_args(words))
     args = dict(text.partition("=")[::2] for text in options["build-arg"] if "=" in text)
     file, target = options["file"] or "Dockerfile", options["target"]
@@ -129,7 +128,7 @@ def build_of(
         build = {"git": checkout.git, "revision": checkout.revision or UNSAID, "dockerfile": plain(dockerfile)}
         return renewed(Built(where, {**build, **more}))
     path = f"{context.rstrip('/')}/{plain(dockerfile)}"
-    for builds in repositories():
+    for builds in REPOSITORIES:
         if file := builds.dockerfile(path, dockerfile, names):
             return renewed(Built(where, {"git": builds.git, "revision": UNSAID, "dockerfile": file, **more}))
     return None
@@ -137,7 +136,7 @@ def build_of(
 
 def renewed(built: Built) -> Built:
     """The same build with the Dockerfile that its engine's repository has today."""
-    for builds in repositories():
+    for builds in REPOSITORIES:
         if today := builds.renewed(built.build):
             return replace(built, build=today[0], changed=(*built.changed, today[1]))
     return built
@@ -145,7 +144,7 @@ def renewed(built: Built) -> Built:
 
 def by_name(image: str, where: str) -> Built | None:
     """The build of an image with a name from upstream's documentation; None for other names."""
-    for builds in repositories():
+    for builds in REPOSITORIES:
         if found := builds.by_name(image):
             return Built(where, {"git": builds.git, "revision": UNSAID, **found})
     return None

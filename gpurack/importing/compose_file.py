@@ -1,36 +1,25 @@
 """Read compose files: their services as ContainerRuns."""
 
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from gpurack.importing import built, compose_yaml, docker_run, gpus
-from gpurack.importing.container import ContainerRun, Finding, Mount, Port
-from gpurack.spec.compose_keys import SERVICE
+from gpurack.importing import built, compose_yaml
+from gpurack.importing.container import ContainerRun, Finding, Kind
+from gpurack.importing.docker_run import OWN_PULLS, SHARED_NETWORK
+from gpurack.importing.service import Unreadable, container, environment_of
 from gpurack.spec.secret_names import is_secret
 
-CONVERTED = {
-    "build", "command", "configs", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends",
-    "gpus", "image", "links", "network_mode", "networks", "ports", "profiles", "pull_policy", "runtime", "scale",
-    "secrets", "stdin_open", "tty", "volumes",
-}  # fmt: skip
-"""Fields of a service that have a meaning of their own here."""
-NEED_MORE = {"credential_spec", "develop", "external_links", "models", "provider", "volumes_from"}
-"""Fields that need something outside of the service."""
-AS_IT_IS = SERVICE - CONVERTED - NEED_MORE
-"""Fields that are copied to `compose` of its entry."""
 NO_MEANING = {
-    "networks": "gpurack's containers share one network and reach each other by name",
+    "networks": SHARED_NETWORK,
     "depends_on": "gpurack starts all containers, and each waits for those it needs",
     "links": "gpurack's containers reach each other by name",
-    "pull_policy": "gpurack pulls an image when the inventory changes it",
+    "pull_policy": OWN_PULLS,
 }
-
-
+BY_GIT = 'image: {"build": {"git": …, "revision": …}}'
 LISTS = ("ports", "volumes", "devices", "secrets", "configs")
 FILES = {"secrets": "/run/secrets/", "configs": "/"}
 """Fields that mount files named elsewhere in the compose file → where."""
@@ -62,8 +51,7 @@ def read(
     findings: list[Finding] = []
 
     def note(what: str, where: str = "compose file") -> None:
-        if (finding := Finding("open", where, what)) not in findings:
-            findings.append(finding)
+        findings.append(Finding("open", where, what))
 
     given = files or {}
     try:
@@ -97,11 +85,11 @@ def read(
                 findings.append(Finding("open", where, unchosen))
                 continue
             fields, defined = (
-                compose_yaml.interpolated(one, variables, undefined)
+                compose_yaml.interpolated(compose_yaml.plain(one), variables, undefined)
                 for one in (fields, {key: content[key] for key in FILES if content.get(key)})
             )
             runs.append(service(str(name), fields, findings, images, defined))
-        except docker_run.Unreadable as error:
+        except Unreadable as error:
             findings.append(Finding("open", where, f"is not a valid service: {error}"))
         except LookupError as error:
             what = str(error.args[0]) if type(error) is LookupError else INVALID
@@ -131,84 +119,71 @@ def service(
     defined: the secrets and configs of the file.
     """
     where = f"service {name}"
+
+    def note(what: str, kind: Kind = "open") -> None:
+        findings.append(Finding(kind, where, what))
+
     check_shape(fields)
-    settings = dict(fields)
+    settings = {
+        "image": f"{name}:built-by-compose",
+        **{key: value for key, value in fields.items() if value is not None},
+    }
     build = settings.pop("build", None)
-    image = str(settings.pop("image", None) or f"{name}:built-by-compose")
     if build is not None:
         build = {"context": build} if isinstance(build, str) else build
-        if found := built_from(build, image, where):
-            images[built.full(image)] = found
+        if found := built_from(build, str(settings["image"]), where):
+            images[built.full(str(settings["image"]))] = found
         else:
-            findings.append(
-                Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
-                        "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
-            )  # fmt: skip
-    compose = {
-        key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) not in ([], None)
-    }
-    networks = settings.get("networks")
-    joined = networks.values() if isinstance(networks, Mapping) else ()
-    aliases = [name, *(str(alias) for network in joined if network for alias in network.get("aliases") or [])]
-    linked = docker_run.links(settings.get("links") or [])
-    for key in [key for key in settings if key in NO_MEANING]:
-        findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
-        del settings[key]
-    deploy = settings.pop("deploy", None) or {}
+            note(f"is built from `{build.get('context', '.')}`. Set {BY_GIT}, or keep the image's name if the host has "
+                 "it.")  # fmt: skip
+    for key in NO_MEANING.keys() & settings.keys():
+        note(f"{key} is left out: {NO_MEANING[key]}.", "changed")
+    deploy = settings.pop("deploy", {})
     resources = {key: dict(value) for key, value in (deploy.get("resources") or {}).items()}
-    devices = resources.get("reservations", {}).pop("devices", [])
-    if kept := {key: value for key, value in resources.items() if value}:
-        compose["deploy"] = {"resources": kept}
+    reserved = resources.get("reservations", {})
+    devices = [*(reserved.pop("devices", None) or []), *swarm_gpus(reserved)]
+    settings["gpus"] = settings.get("gpus") or devices
     for key in sorted(deploy.keys() - {"resources", "replicas"}):
-        findings.append(Finding("open", where, f"deploy.{key} was not converted."))
-    environment, unset = environment_of(settings.pop("environment", None))
-    if unset:
-        compose["environment"] = unset
-    requested, runtime = gpus.reserved(settings.pop("gpus", None) or devices), settings.pop("runtime", None)
-    given = docker_run.given_gpus(requested, compose, runtime, environment, where, findings)
-    network = settings.pop("network_mode", None)
-    if network and network not in ("host", "bridge", "default"):
-        findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
-    mounts = [mount(item) for item in settings.pop("volumes", None) or []]
+        note(f"deploy.{key} was not converted.")
     for kind in FILES:
-        for item in settings.pop(kind, None) or []:
-            one = file_mount(kind, item, defined.get(kind) or {})
-            mounts += [one] if one.source else []
-            if not one.source:
-                what = f"{one.target} is a file of {kind}, without `file` in this text. Mount one with compose.volumes."
-                findings.append(Finding("open", where, what))
-    command, entrypoint = settings.pop("command", None), settings.pop("entrypoint", None)
-    run = ContainerRun(
-        where=where,
-        name=settings.pop("container_name", None) or name,
-        image=image,
-        command=tuple(argv(command)),
-        entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
-        environment=given.environment,
-        mounts=tuple(mounts),
-        ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
-        gpus=given.gpus,
-        aliases=tuple(aliases),
-        links=linked,
-        host_network=network == "host",
-        compose=compose,
-    )
-    if str(settings.pop("scale", 1)) != "1" or str(deploy.pop("replicas", 1)) != "1":
-        findings.append(Finding("open", where, "runs several times; an entry is one container. Write one for each."))
-    for key in sorted(settings.keys() - {"tty", "stdin_open", "profiles"}):
-        if key.startswith("x-"):
-            continue
-        findings.append(Finding("open", where, f"{key} was not converted. Set it in compose: {{…}}."))
-    return run
+        for item in settings.pop(kind, []):
+            mounted = file_mount(kind, item, defined.get(kind) or {})
+            if mounted["source"]:
+                settings["volumes"] = [*settings.get("volumes", []), mounted]
+            else:
+                note(f"{mounted['target']} is a file of {kind}, without `file` in this text. Mount one with "
+                     "compose.volumes.")  # fmt: skip
+    run = container(where, name, settings, findings)
+    if kept := {key: value for key, value in resources.items() if value}:
+        run = replace(run, compose={**run.compose, "deploy": {"resources": kept}})
+    if str(settings.pop("scale", 1)) != "1" or str(deploy.get("replicas", 1)) != "1":
+        note("runs several times; an entry is one container. Write one for each.")
+    for key in sorted(settings.keys() - NO_MEANING.keys() - {"tty", "stdin_open", "profiles"}):
+        note(f"{key} was not converted. Set it in compose: {{…}}.")
+    return replace(run, aliases=(name, *run.aliases))
+
+
+def swarm_gpus(reserved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The GPUs among Swarm's generic resources, as device reservations. Removes them from reserved."""
+    found, others = [], []
+    for resource in reserved.pop("generic_resources", None) or []:
+        spec = resource.get("discrete_resource_spec") or {}
+        if "gpu" in str(spec.get("kind")).lower():
+            found.append({"count": spec.get("value", 1)})
+        else:
+            others.append(resource)
+    if others:
+        reserved["generic_resources"] = others
+    return found
 
 
 def check_shape(fields: Any) -> None:
     """Raise Unreadable for the most common wrong types."""
     if not isinstance(fields, Mapping):
-        raise docker_run.Unreadable(f"it must be a map of fields, not {type_name(fields)}.")
+        raise Unreadable(f"it must be a map of fields, not {type_name(fields)}.")
     for key in LISTS:
         if not isinstance(fields.get(key), list | None):
-            raise docker_run.Unreadable(f"{key} must be a list, not {type_name(fields[key])}.")
+            raise Unreadable(f"{key} must be a list, not {type_name(fields[key])}.")
 
 
 def type_name(value: Any) -> str:
@@ -230,48 +205,12 @@ def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built 
     return replace(found, open=(*found.open, *others, *missing)) if found else None
 
 
-def argv(command: Any) -> list[str]:
-    """A command, given as text or list, as words."""
-    return shlex.split(command) if isinstance(command, str) else [compose_yaml.scalar(word) for word in command or []]
-
-
-def environment_of(settings: Any) -> tuple[dict[str, str], list[str]]:
-    """(variables, names without a value), given as map or list."""
-    if isinstance(settings, dict):
-        texts = [name if value is None else f"{name}={compose_yaml.scalar(value)}" for name, value in settings.items()]
-    else:
-        texts = [str(item) for item in settings or []]
-    return docker_run.environment_of(texts)
-
-
-def mount(settings: Any) -> Mount:
-    """A volume in short or long syntax."""
-    if isinstance(settings, str):
-        return docker_run.mount(settings)
-    kind = str(settings.get("type", "volume"))
-    if kind not in ("bind", "volume", "tmpfs"):
-        raise docker_run.Unreadable(f"a volume of type {kind} is not supported.")
-    sections = {name: value for name, value in settings.items() if name in ("bind", "volume", "tmpfs")}
-    more = tuple((name, key, item) for name, value in sections.items() for key, item in (value or {}).items())
-    read_only = bool(settings.get("read_only", False))
-    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), read_only, more)  # type: ignore[arg-type]
-
-
-def file_mount(kind: str, settings: Any, defined: Mapping[str, Any]) -> Mount:
+def file_mount(kind: str, settings: Any, defined: Mapping[str, Any]) -> dict[str, Any]:
     """The mount of a secret or config, as Compose makes it; without a source if it is not a file."""
     settings = {"source": settings} if isinstance(settings, str) else settings
     name = str(settings["source"])
     file = str((defined.get(name) or {}).get("file") or "")
     source = file if not file or file.startswith(("/", "~", ".", "$")) else f"./{file}"
     target = str(settings.get("target") or name)
-    return Mount("bind", source, target if target.startswith("/") else f"{FILES[kind]}{target}", True)
-
-
-def ports(settings: Any) -> list[Port]:
-    """A port in short or long syntax."""
-    if not isinstance(settings, dict):
-        return docker_run.ports_of(str(settings))
-    published, protocol = settings.get("published") or "", str(settings.get("protocol", "tcp"))
-    ip = str(settings.get("host_ip", ""))
-    outside = f"{f'[{ip}]' if ':' in ip else ip}:{published}".lstrip(":")
-    return docker_run.ports_of(f"{outside}:{settings['target']}/{protocol}".lstrip(":"))
+    target = target if target.startswith("/") else f"{FILES[kind]}{target}"
+    return {"type": "bind", "source": source, "target": target, "read_only": True}

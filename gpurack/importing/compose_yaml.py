@@ -15,7 +15,9 @@ import yaml
 
 from gpurack.spec.secret_names import holds_secret
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NAME = "[A-Za-z_][A-Za-z0-9_]*"
+VARIABLE = re.compile(rf"\$(?:\$|(?P<name>{NAME})|\{{(?P<braced>{NAME})(?P<sign>:?[-?+])?)")
+"""`$$`, `$NAME`, or the beginning of `${NAME…}`."""
 REPLACED = ("command", "entrypoint", "test")
 """Lists that a later file replaces; others are joined."""
 ONE_OR_MORE = ("dns", "dns_search", "env_file", "label_file", "tmpfs")
@@ -23,7 +25,7 @@ ONE_OR_MORE = ("dns", "dns_search", "env_file", "label_file", "tmpfs")
 MAPS = ("environment", "labels", "args", "annotations", "sysctls", "extra_hosts")
 """Fields that are a map or a list of `NAME=value`."""
 ENV_LINE = re.compile(
-    rf"""^[ \t]*(?:export[ \t]+)?({NAME.pattern})[ \t]*[=:][ \t]*(?:'([^']*)'|"((?:[^"\\]|\\.)*)"|(.*))""", re.MULTILINE
+    rf"""^[ \t]*(?:export[ \t]+)?({NAME})[ \t]*[=:][ \t]*(?:'([^']*)'|"((?:[^"\\]|\\.)*)"|(.*))""", re.MULTILINE
 )
 ESCAPE, ESCAPED = re.compile(r"\\(.)"), {"n": "\n", "r": "\r", "t": "\t", "$": "$$"}
 DEEPEST = 20
@@ -79,12 +81,9 @@ _Loader.add_constructor("!override", lambda loader, node: _Override(_value(loade
 
 
 def _value(loader: Any, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
-    return loader.construct_object(yaml.ScalarNode(tag, node.value))
+    untagged = copy.copy(node)
+    untagged.tag = loader.resolve(type(node), node.value, (True, False))
+    return loader.construct_object(untagged, deep=True)
 
 
 def load(text: str) -> Any:
@@ -210,8 +209,6 @@ def interpolated(value: Any, variables: Mapping[str, str], undefined: Notes) -> 
         return {key: interpolated(item, variables, undefined) for key, item in value.items()}
     if isinstance(value, list):
         return [interpolated(item, variables, undefined) for item in value]
-    if isinstance(value, _Override):
-        return _Override(interpolated(value.value, variables, undefined))
     return substituted(value, variables, undefined) if isinstance(value, str) else value
 
 
@@ -222,38 +219,22 @@ def substituted(text: str, variables: Mapping[str, str], undefined: Notes, depth
     'c/d $'
     """
     out, position = "", 0
-    while (start := text.find("$", position)) >= 0:
-        out += text[position:start]
-        braced = text.startswith("${", start)
-        found = NAME.match(text, start + 1 + braced)
-        end = closing(text, start) if braced else found.end() if found else 0
-        if text.startswith("$$", start):
-            out, position = out + "$", start + 2
-            continue
-        if not found or not end:
-            out, position = out + "$", start + 1
-            continue
-        rest = text[found.end() : end - 1] if braced else ""
-        out += one_variable(found[0], rest, variables, undefined, depth)
-        position = end
+    while found := VARIABLE.search(text, position):
+        out += text[position : found.start()]
+        end = closing(text, found.start()) if found["braced"] else found.end()
+        name, sign, word = found["name"] or found["braced"], found["sign"] or "", text[found.end() : end - 1]
+        position = end or found.start() + 1
+        there = name in variables and (":" not in sign or variables[name] != "")
+        if not name or not end:
+            out += "$"
+        elif sign[-1:] == ("+" if there else "-"):
+            out += substituted(word, variables, undefined, depth + 1) if depth < DEEPEST else word
+        elif there:
+            out += variables[name]
+        elif sign[-1:] != "+":
+            undefined(name)
+            out += f"${name}"
     return out + text[position:]
-
-
-def one_variable(name: str, rest: str, variables: Mapping[str, str], undefined: Notes, depth: int) -> str:
-    """The value of `${NAME…}`. rest: the text after the name."""
-    found = re.match(r"(:?)([-?+])(.*)", rest, re.DOTALL)
-    colon, sign, word = found.groups() if found else ("", "", "")
-    if depth > DEEPEST:
-        return rest
-    there = bool(variables.get(name)) if colon else name in variables
-    if sign == "+":
-        return substituted(word, variables, undefined, depth + 1) if there else ""
-    if there or (not sign and name in variables):
-        return variables[name]
-    if sign == "-":
-        return substituted(word, variables, undefined, depth + 1)
-    undefined(name)
-    return f"${name}"
 
 
 def closing(text: str, start: int) -> int:

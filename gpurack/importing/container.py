@@ -27,8 +27,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount. source: a path or the name of a volume, "" for an anonymous volume. options: (section, name, value) of
-    Compose's long syntax."""
+    """A mount.
+
+    source: a path or the name of a volume, "" for an anonymous volume. options: (section, name, value) of Compose's
+    long syntax.
+    """
 
     kind: Literal["bind", "volume", "tmpfs"]
     source: str
@@ -50,7 +53,10 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A published port. ip: "" for all addresses. host: None if Docker chooses it, or a variable (unset) does."""
+    """A published port. ip: "" for all addresses. host: None if Docker chooses it, or a variable (unset) does.
+
+    ip is a variable without a value if it begins with `$`.
+    """
 
     ip: str
     host: int | None
@@ -65,8 +71,8 @@ class ContainerRun:
 
     where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
     aliases: other names by which containers reach it. links: its own names for other containers. host_network: uses the
-    host's network. running: found on a host.
-    compose: all other settings as Compose fields.
+    host's network. running: found on a host. alternative:
+    the text starts it only if it did not start another one. compose: all other settings as Compose fields.
     """
 
     where: str
@@ -84,4 +90,5 @@ class ContainerRun:
     interactive: bool = False
     detached: bool = True
     running: bool = False
+    alternative: bool = False
     compose: Mapping[str, Any] = field(default_factory=dict)

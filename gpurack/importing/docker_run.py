@@ -1,61 +1,59 @@
-"""Parse `docker run …` to a ContainerRun. The options are those of Docker 28's `docker run --help`."""
+"""Parse `docker run …` to a ContainerRun.
+
+The options are those of Docker 28's `docker run --help`, and common ones of podman-run(1) 5.
+"""
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from gpurack.importing import gpus
-from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.recognise import engine_of
+from gpurack.importing.service import Unreadable, container
 
-FLAGS = (
-    "d/detach", "i/interactive", "t/tty", "P/publish-all", "q/quiet", "init", "privileged", "read-only", "rm",
-    "sig-proxy", "no-healthcheck", "oom-kill-disable", "disable-content-trust", "use-api-socket",
-)  # fmt: skip
-LISTS = (
-    "a/attach", "e/env", "l/label", "p/publish", "v/volume", "add-host", "annotation", "blkio-weight-device",
-    "cap-add", "cap-drop", "device", "device-cgroup-rule", "device-read-bps", "device-read-iops", "device-write-bps",
-    "device-write-iops", "dns", "dns-option", "dns-opt", "dns-search", "env-file", "expose", "group-add", "label-file",
-    "link", "link-local-ip", "log-opt", "mount", "network-alias", "net-alias", "security-opt", "storage-opt", "sysctl",
-    "tmpfs", "ulimit", "volumes-from",
-)  # fmt: skip
-SINGLE = (
-    "c/cpu-shares", "h/hostname", "m/memory", "u/user", "w/workdir", "blkio-weight", "cgroup-parent", "cgroupns",
-    "cidfile", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpus", "cpuset-cpus", "cpuset-mems",
-    "detach-keys", "domainname", "entrypoint", "gpus", "health-cmd", "health-interval", "health-retries",
-    "health-start-interval", "health-start-period", "health-timeout", "ip", "ip6", "ipc", "isolation", "kernel-memory",
-    "log-driver", "mac-address", "memory-reservation", "memory-swap", "memory-swappiness", "name", "network", "net",
-    "oom-score-adj", "pid", "pids-limit", "platform", "pull", "restart", "runtime", "shm-size", "stop-signal",
-    "stop-timeout", "userns", "uts", "volume-driver",
-)  # fmt: skip
-COMPOSE = {
-    "cap-add": "cap_add", "cap-drop": "cap_drop", "device": "devices", "add-host": "extra_hosts", "dns": "dns",
-    "group-add": "group_add", "security-opt": "security_opt", "tmpfs": "tmpfs", "init": "init",
-    "privileged": "privileged", "read-only": "read_only", "cpu-shares": "cpu_shares", "hostname": "hostname",
-    "memory": "mem_limit", "user": "user", "workdir": "working_dir", "cpus": "cpus", "cpuset-cpus": "cpuset",
-    "ipc": "ipc", "memory-reservation": "mem_reservation", "memory-swap": "memswap_limit", "pid": "pid",
-    "oom-score-adj": "oom_score_adj", "pids-limit": "pids_limit", "platform": "platform", "restart": "restart",
-    "shm-size": "shm_size", "stop-signal": "stop_signal", "userns": "userns_mode", "uts": "uts",
-    "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
-}  # fmt: skip
-"""Options of docker run → Compose's field with the same value."""
-PROPAGATION = ("shared", "slave", "private", "rshared", "rslave", "rprivate")
-MOUNT_OPTIONS = {
-    **{word: ("bind", "propagation", word) for word in PROPAGATION},
-    "z": ("bind", "selinux", "z"), "Z": ("bind", "selinux", "Z"), "nocopy": ("volume", "nocopy", True),
-}  # fmt: skip
-"""Options behind `SOURCE:TARGET:` → their place in Compose's long syntax."""
-OLD_DOCKER = "nvidia-docker"
-"""The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
+SHARED_NETWORK = "gpurack's containers share one network and reach each other by name"
+OWN_PULLS = "gpurack pulls an image when the inventory changes it"
+FLAGS = """
+    d/detach i/interactive q/quiet t/tty disable-content-trust sig-proxy P/publish-all replace rm use-api-socket
+    init= no-healthcheck=healthcheck.disable oom-kill-disable= privileged= read-only=
+"""
+LISTS = """
+    a/attach expose blkio-weight-device device-read-bps device-read-iops device-write-bps device-write-iops
+    hooks-dir link-local-ip mount net-alias/network-alias requires secret volumes-from
+    add-host=extra_hosts annotation=annotations cap-add= cap-drop= device=devices device-cgroup-rule=device_cgroup_rules
+    dns= dns-option/dns-opt= dns-search= env-file= e/env=environment group-add= l/label=labels label-file= link=links
+    log-opt=logging.options p/publish=ports security-opt= storage-opt= sysctl=sysctls tmpfs= ulimit=ulimits
+    v/volume=volumes
+"""
+SINGLE = """
+    arch authfile blkio-weight cgroups cidfile conmon-pidfile cpuset-mems detach-keys health-on-failure image-volume ip
+    ip6 kernel-memory net/network pidfile pod pull sdnotify systemd tls-verify volume-driver
+    cgroup-parent= cgroupns=cgroup cpu-period= cpu-quota= cpu-rt-period= cpu-rt-runtime= c/cpu-shares= cpus=
+    cpuset-cpus=cpuset domainname= entrypoint= gpus= health-cmd=healthcheck.test
+    health-interval=healthcheck.interval health-retries=healthcheck.retries
+    health-start-interval=healthcheck.start_interval health-start-period=healthcheck.start_period
+    health-timeout=healthcheck.timeout h/hostname= ipc= isolation= log-driver=logging.driver mac-address=
+    m/memory=mem_limit memory-reservation=mem_reservation memory-swap=memswap_limit memory-swappiness=mem_swappiness
+    name=container_name oom-score-adj= pid= pids-limit= platform= restart= runtime= shm-size= stop-signal=
+    stop-timeout=stop_grace_period u/user= userns=userns_mode uts= w/workdir=working_dir
+"""
+"""Options, as `short/long=field of Compose`; `long=` has its own name there. Without `=`, Compose has no such field."""
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
-    "detach",
+    "detach", "replace", "authfile", "pidfile", "conmon-pidfile", "tls-verify",
 }  # fmt: skip
-"""Options that only concern the caller's terminal, or have no effect."""
-
-
-class Unreadable(Exception):
-    """Docker would not accept the command; the text says why."""
+"""Options that only concern the caller, or have no effect."""
+PODMAN_USERS = ("keep-id", "auto", "nomap")
+"""User namespaces that Docker does not have."""
+LEFT_OUT = {
+    "pull": OWN_PULLS, "rm": "gpurack removes its containers itself", "publish-all": "`port` sets the published port",
+}  # fmt: skip
+BEFORE = ("sudo", "nohup", "exec", "eval", "time", "env", "timeout", "command")
+"""Programs that start the one behind them and their options."""
+OLD_DOCKER = "nvidia-docker"
+"""The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,20 +72,29 @@ def without_values(message: str) -> str:
     return re.sub(r"(=|explicit argument ).*", r"\1…", message, flags=re.DOTALL)
 
 
-def parser_of(flags: Sequence[str], lists: Sequence[str], single: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser of options, each `s/long` or `long`, that raises Unreadable. An absent list is empty."""
+def parser_of(flags: str, lists: str, single: str) -> argparse.ArgumentParser:
+    """A parser of options, each with its names as in `s/long`, that raises Unreadable. An absent list is empty."""
     parser = _Parser(add_help=False, allow_abbrev=False)
-    for names, settings in ((flags, {"action": "store_true"}), (lists, {"action": "append", "default": []}),
-                            (single, {})):  # fmt: skip
-        for name in names:
-            short, _, long = name.rpartition("/")
-            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), dest=long, **settings)
+    for options, settings in ((flags, {"action": "store_true"}), (lists, {"action": "append", "default": []}),
+                              (single, {})):  # fmt: skip
+        for option in options.split():
+            names = option.partition("=")[0].split("/")
+            spelled = [f"-{name}" if len(name) == 1 else f"--{name}" for name in names]
+            parser.add_argument(*spelled, dest=names[-1], **settings)
     return parser
 
 
 PARSER = parser_of(FLAGS, LISTS, SINGLE)
 PARSER.add_argument("image")
 PARSER.add_argument("command", nargs=argparse.REMAINDER)
+FIELDS = {
+    long: field or long.replace("-", "_")
+    for option in f"{FLAGS} {LISTS} {SINGLE} image= command=".split()
+    for names, equals, field in [option.partition("=")]
+    if equals
+    for long in [names.rpartition("/")[2]]
+}
+"""Option → Compose's field."""
 
 
 def run_words(words: Sequence[str]) -> list[str] | None:
@@ -104,8 +111,8 @@ def run_words(words: Sequence[str]) -> list[str] | None:
 def docker_words(words: Sequence[str]) -> list[str]:
     """The words after `docker` (podman, nerdctl), [] for another command."""
     rest = list(words)
-    while rest and rest[0] in ("sudo", "nohup", "exec", "time", "-E", "-n"):
-        rest = rest[1:]
+    while rest and (rest[0] in BEFORE or (len(rest) < len(words) and re.match(r"-|\w+=|\d+[smh]?$", rest[0]))):
+        rest = rest[2 if rest[0] in ("-u", "--user", "-g") else 1 :]
     if not rest or rest[0].rsplit("/", 1)[-1] not in ("docker", "podman", "nerdctl", OLD_DOCKER):
         return []
     rest = rest[1:]
@@ -125,80 +132,58 @@ def unfinished(words: Sequence[str]) -> bool:
 
 def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
     """The words after `docker run`. Raises Unreadable."""
-    options = {
-        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False, [])
-    }
+    options = {name: value for name, value in parsed(plain(words)).items() if value not in (None, False, [])}
+    service = service_of(options)
+    if str(service.get("userns_mode")).startswith(PODMAN_USERS):
+        options["userns"] = service.pop("userns_mode")
+    network = options.pop("network", "default")
+    if re.fullmatch("host|none|container:.*", network):
+        service["network_mode"] = network
+    elif network not in ("bridge", "default"):
+        options[f"network {network}"] = True
+    service["networks"] = {network: {"aliases": options.pop("network-alias", [])}}
     findings: list[Finding] = []
-
-    def changed(what: str) -> None:
-        findings.append(Finding("changed", where, what))
-
-    compose = {COMPOSE[name]: options.pop(name) for name in list(options) if name in COMPOSE}
-    compose |= _other_fields(options)
-    network = options.pop("network", None) or options.pop("net", None)
-    if network and network not in ("host", "bridge", "default"):
-        changed(
-            f"--network {network} is left out: gpurack's containers share one network and reach each other by name."
-        )
-    if pull := options.pop("pull", None):
-        changed(f"--pull {pull} is left out: gpurack pulls an image when the inventory changes it.")
-    if options.pop("rm", None):
-        changed("--rm is left out: gpurack removes its containers itself.")
-    if options.pop("publish-all", None):
-        changed("--publish-all is left out: `port` sets the published port.")
-    environment, unset = environment_of(options.pop("env", []))
-    mounts = [mount(text) for text in options.pop("volume", [])] + [
-        long_mount(text) for text in options.pop("mount", [])
-    ]
-    ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
-    requested, runtime = gpus.option(options.pop("gpus", None)), options.pop("runtime", None)
-    given = given_gpus(requested, compose, runtime, environment, where, findings)
-    if unset:
-        compose["environment"] = unset
-    entrypoint = options.pop("entrypoint", None)  # "" takes the image's entry point away
-    run = ContainerRun(
-        where=where,
-        name=options.pop("name", None),
-        image=options.pop("image"),
-        command=tuple(options.pop("command", ())),
-        entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
-        environment=given.environment,
-        mounts=tuple(mounts),
-        ports=tuple(ports),
-        gpus=given.gpus,
-        aliases=(*options.pop("network-alias", []), *options.pop("net-alias", [])),
-        links=links(options.pop("link", [])),
-        host_network=network == "host",
-        interactive=bool(options.get("interactive")),
-        detached=bool(options.get("detach")),
-        compose=compose,
-    )
-    for name in options.keys() - NO_MEANING:
-        shown = f" {options[name]}" if options[name] is not True else ""
-        findings.append(Finding("open", where, f"--{name}{shown} was not converted. Set it in compose: {{…}}."))
-    return run, findings
+    for name, value in options.items():
+        shown = f"--{name}" if value is True else f"--{name} {value}"
+        if why := SHARED_NETWORK if name.startswith("network ") else LEFT_OUT.get(name):
+            findings.append(Finding("changed", where, f"{shown} is left out: {why}."))
+        elif name not in NO_MEANING:
+            findings.append(Finding("open", where, f"{shown} was not converted. Set it in compose: {{…}}."))
+    run = container(where, None, service, findings)
+    return replace(run, interactive="interactive" in options, detached="detach" in options), findings
 
 
-def given_gpus(
-    requested: gpus.Gpus,
-    compose: dict[str, Any],
-    runtime: str | None,
-    environment: Mapping[str, str],
-    where: str,
-    findings: list[Finding],
-) -> gpus.Given:
-    """The GPUs of a container. Removes their devices from compose and adds findings. requested: as in gpus.given."""
-    given = gpus.given(requested, compose.pop("devices", []), runtime, environment)
-    if given.devices:
-        compose["devices"] = given.devices
-    findings += [Finding("changed", where, what) for what in given.changed]
-    findings += [Finding("open", where, what) for what in given.open]
-    return given
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The options and what follows them. A variable without a value before more options holds options, not the image.
+
+    >>> parsed(["-d", "$OPTIONS", "--name", "one", "lab/x:1"])["image"], parsed(["$IMAGE", "--model", "a"])["image"]
+    ('lab/x:1', '$IMAGE')
+    """
+    found = vars(PARSER.parse_args(words))
+    if found["image"].startswith(("$", "`")) and found["command"][:1] and found["command"][0].startswith("-"):
+        at = len(words) - len(found["command"]) - 1
+        try:
+            without = parsed([*words[:at], *words[at + 1 :]])
+        except Unreadable:
+            return found
+        return without if is_plausible(without["image"]) else found
+    return found
+
+
+def is_plausible(image: str) -> bool:
+    """Can a word be an image, and not an argument of a program?
+
+    >>> [is_plausible(word) for word in ("lab/x:1", "ollama/ollama", "$IMAGE", "8", "$THREADS", "/m/a.gguf", "a/b")]
+    [True, True, True, False, False, False, False]
+    """
+    named = re.fullmatch(r"[a-z0-9][\w.-]*(:\d+)?(/[\w.-]+)*(:[\w.-]+|@sha256:\w+)", image)
+    variable = re.fullmatch(r"\$\{?\w*(image|img)\w*\}?", image, re.IGNORECASE)
+    return bool(named or variable or engine_of(image))
 
 
 def plain(words: Sequence[str]) -> list[str]:
     """The words with `--rm=true` as `--rm`, and without `--rm=false`; argparse allows no values for flags."""
-    flags = {flag for name in FLAGS for short, _, long in [name.rpartition("/")] for flag in (f"--{long}", f"-{short}")}
+    flags = {f"-{'-' * (len(name) > 1)}{name}" for name in re.findall(r"[\w-]+(?=[/=\s])", FLAGS)}
     kept = []
     for word in words:
         flag, _, value = word.partition("=")
@@ -209,124 +194,53 @@ def plain(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _other_fields(options: dict[str, Any]) -> dict[str, Any]:
-    """Remove from `options` the options that Compose writes differently; return them as Compose fields."""
-    words: dict[str, Any] = {}
-    for option, word in (("label", "labels"), ("sysctl", "sysctls")):
-        if option in options:
-            words[word] = dict(text.partition("=")[::2] for text in options.pop(option))
-    if "ulimit" in options:
-        words["ulimits"] = ulimits(options.pop("ulimit"))
-    if "stop-timeout" in options:
-        words["stop_grace_period"] = f"{options.pop('stop-timeout')}s"
-    if "log-driver" in options or "log-opt" in options:
-        words["logging"] = {"driver": options.pop("log-driver", "json-file")}
-        if "log-opt" in options:
-            words["logging"]["options"] = dict(text.partition("=")[::2] for text in options.pop("log-opt"))
-    health: dict[str, Any] = {
-        name.replace("-", "_"): options.pop(f"health-{name}")
-        for name in ("interval", "retries", "timeout", "start-period", "start-interval")
-        if f"health-{name}" in options
-    }
-    if "health-cmd" in options:
-        health = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
-    if health:
-        words["healthcheck"] = health
-    if options.pop("no-healthcheck", None):
-        words["healthcheck"] = {"disable": True}
-    return words
+def service_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Compose that options become. Removes them from options."""
+    service: dict[str, Any] = {}
+    for name in [name for name in options if name in FIELDS]:
+        section, _, key = FIELDS[name].rpartition(".")
+        place = service.setdefault(section, {}) if section else service
+        place[key] = CHANGED.get(name, lambda value: value)(options.pop(name))
+    if "logging" in service:
+        service["logging"].setdefault("driver", "json-file")
+    if long := options.pop("mount", None):
+        service["volumes"] = [*service.get("volumes", []), *map(long_mount, long)]
+    return service
+
+
+def as_map(texts: Sequence[str]) -> dict[str, str]:
+    """A map for texts such as `NAME=value`."""
+    return dict(text.partition("=")[::2] for text in texts)
 
 
 def ulimits(texts: Sequence[str]) -> dict[str, Any]:
     """Compose's map for `memlock=-1:-1`."""
     found: dict[str, Any] = {}
-    for text in texts:
-        name, _, limits = text.partition("=")
+    for name, limits in as_map(texts).items():
         soft, _, hard = limits.partition(":")
         found[name] = int(soft) if not hard or soft == hard else {"soft": int(soft), "hard": int(hard)}
     return found
 
 
-def environment_of(texts: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """(variables with values, names that take their value from the caller's environment)"""
-    values = {name: value for name, equals, value in (text.partition("=") for text in texts) if equals}
-    return values, [text for text in texts if "=" not in text]
+CHANGED: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("annotation", "label", "log-opt", "storage-opt", "sysctl"), as_map),
+    "ulimit": ulimits,
+    "entrypoint": lambda program: [program] if program else [],  # "" takes the image's entry point away
+    "health-cmd": lambda command: ["CMD-SHELL", command],
+    "stop-timeout": lambda seconds: f"{seconds}s",
+}
+"""Options that Compose writes differently."""
 
 
-def links(texts: Sequence[Any]) -> dict[str, str]:
-    """A container's own names for others, by `NAME:ALIAS`.
-
-    >>> links(["db:database", "llm"])
-    {'database': 'db', 'llm': 'llm'}
-    """
-    return {alias or name: name for name, _, alias in (str(text).partition(":") for text in texts)}
-
-
-def mount(text: str) -> Mount:
-    """A mount of `SOURCE:TARGET[:ro]`, also with Windows drives.
-
-    >>> mount("c:/models:/models")
-    Mount(kind='bind', source='c:/models', target='/models', read_only=False, options=())
-    """
-    drive = re.match(r"[A-Za-z]:[\\/][^:]*:", text)
-    head, tail = (text[:2], text[2:]) if drive else ("", text)
-    parts = tail.split(":")
-    if len(parts) == 1:
-        return Mount("volume", "", text)
-    source, target, *options = parts
-    source = head + source
-    is_path = bool(drive) or source.startswith(("/", ".", "~", "$"))
-    words = ",".join(options).split(",")
-    more = tuple(MOUNT_OPTIONS[word] for word in words if word in MOUNT_OPTIONS)
-    return Mount("bind" if is_path else "volume", source, target, "ro" in words, more)
-
-
-def long_mount(text: str) -> Mount:
-    """A mount of `type=bind,source=/a,target=/b,readonly`. Raises Unreadable for other types."""
-    options = dict(part.partition("=")[::2] for part in text.split(","))
-    kind = options.get("type", "volume")
-    if kind not in ("bind", "volume", "tmpfs"):
-        raise Unreadable(f"--mount type {kind} is not supported.")
-    source = options.get("source") or options.get("src") or ""
-    target = options.get("target") or options.get("dst") or options.get("destination") or ""
-    read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
-    more: list[tuple[str, str, Any]] = []
-    if "bind-propagation" in options:
-        more.append(("bind", "propagation", options["bind-propagation"]))
+def long_mount(text: str) -> dict[str, Any]:
+    """Compose's long syntax for `type=bind,source=/a,target=/b,readonly`."""
+    options = as_map(text.split(","))
+    found: dict[str, Any] = {"type": options.get("type", "volume")}
+    for name, key, *section in (("src", "source"), ("source", "source"), ("dst", "target"), ("destination", "target"),
+                                ("target", "target"), ("bind-propagation", "propagation", "bind"),
+                                ("tmpfs-size", "size", "tmpfs")):  # fmt: skip
+        if name in options:
+            (found.setdefault(section[0], {}) if section else found)[key] = options[name]
     if "volume-nocopy" in options:
-        more.append(("volume", "nocopy", True))
-    if "tmpfs-size" in options:
-        more.append(("tmpfs", "size", options["tmpfs-size"]))
-    return Mount(kind, source, target, read_only, tuple(more))  # type: ignore[arg-type]
-
-
-def ports_of(text: str) -> list[Port]:
-    """The ports of `[IP:][HOST:]CONTAINER[/PROTOCOL]`, also of ranges. Raises Unreadable.
-
-    >>> ports_of("127.0.0.1:8001:8000")
-    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp', unset='')]
-    """
-    body, _, protocol = text.partition("/")
-    rest, _, inside = body.rpartition(":")
-    ip, _, outside = rest.rpartition(":")
-    if rest.endswith("]") or ("." in rest and not ip):
-        ip, outside = rest, ""
-    unset = outside if outside.startswith("$") else ""
-    outside = "" if unset else outside
-    try:
-        insides = _range(inside)
-        outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
-        outsides = outsides[:1] if len(insides) == 1 else outsides  # of which Docker takes a free one
-        return [
-            Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
-            for host, port in zip(outsides, insides, strict=True)  # Docker refuses ranges of different lengths
-        ]
-    except ValueError:
-        raise Unreadable(f"-p {text} is not a valid port.") from None
-
-
-def _range(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    if ports := list(range(int(first), int(last or first) + 1)):
-        return ports
-    raise ValueError(text)
+        found["volume"] = {"nocopy": True}
+    return {**found, "read_only": any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))}

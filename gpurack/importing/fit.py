@@ -41,7 +41,7 @@ def placed(imported: Imported, hardware: Mapping[str, int]) -> Imported:
 
     Each model keeps its number of GPUs (`all` counts as one). They share a GPU, with `vram`, only if more find room
     so. Of three orders (the text's, least and most demanding first) the one that places most models counts. A finding
-    names the places, and the models without room, which stay unchanged.
+    names the places, and the models without room, which are disabled.
     """
     kinds = [kind for kind, count in hardware.items() for _ in range(count)]
     wanted = {name: fields for name, fields in imported.models.items() if fields.get("gpus")}
@@ -59,7 +59,9 @@ def placed(imported: Imported, hardware: Mapping[str, int]) -> Imported:
     what = f"placed by the names of the weights, which is an estimate. {listed}." if listed else "no model uses a GPU."
     found = [Finding("open", "--fit", what)]
     if left := wanted.keys() - places.keys():
-        found.append(Finding("open", "--fit", f"no room was found for {', '.join(sorted(left))}. Choose another host."))
+        models |= {name: {**models[name], "enabled": False} for name in left}
+        what = f"no room was found for {', '.join(sorted(left))}. Disabled; choose another host."
+        found.append(Finding("open", "--fit", what))
     for name, gpus in places.items():
         total = estimate(wanted[name])
         if total and total / len(gpus) > min(GPU_KINDS[kinds[gpu]].memory for gpu in gpus):

@@ -12,8 +12,11 @@ Value = str | int | float | bool
 
 @dataclass
 class Flags:
-    """The flags of a command. given: long flag (with dashes, without leading ones) → its values. spelled: flag → its
-    original spelling. positional: words without a flag. strange: flags that `args` does not support, as written."""
+    """The flags of a command.
+
+    given: long flag (with dashes, without leading ones) → its values. spelled: flag → its original spelling.
+    positional: words without a flag. strange: flags that `args` does not support, as written.
+    """
 
     given: dict[str, list[Value]] = field(default_factory=dict)
     spelled: dict[str, str] = field(default_factory=dict)

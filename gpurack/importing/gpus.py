@@ -14,7 +14,7 @@ Gpus = str | int | tuple[str, ...] | None
 """`all`, a number of any GPUs, ids, or None for no GPU."""
 CDI = re.compile(r"(nvidia\.com|amd\.com)/gpu=")
 NVIDIA = re.compile(r"/dev/nvidia(?P<index>\d+)|/dev/nvidia(ctl|-uvm|-uvm-tools|-modeset)|/dev/nvidia-caps(/.*)?")
-DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+)|/by-path/.*|/card\d+)?/?")
+DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+|\$.+)|/by-path/.*|/card(\d+|\$.+))?/?")
 FIRST_NODE = 128
 """The number of the first render node."""
 KFD = "/dev/kfd"
@@ -25,8 +25,8 @@ AS_DEVICES = "the devices of its GPUs are left out: `gpus` adds them."
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a container was given. devices, environment: the rest, without GPUs. changed, open: findings."""
+class ContainerGpus:
+    """The GPUs of a container. devices, environment: the rest, without GPUs. changed, open: findings."""
 
     gpus: Gpus
     devices: list[Any]
@@ -35,7 +35,9 @@ class Given:
     open: tuple[str, ...] = ()
 
 
-def given(requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str]) -> Given:
+def container_gpus(
+    requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str]
+) -> ContainerGpus:
     """The GPUs of a container. requested: by --gpus or a reservation. devices: as Compose or Docker write them."""
     gpus, rest = requested, list(devices)
     changed: list[str] = []
@@ -66,7 +68,7 @@ def given(requested: Gpus, devices: Sequence[Any], runtime: str | None, environm
             gpus = ids(shown.split(","))
         if gpus is not None:
             changed.append(RUNTIME)
-    return Given(gpus, rest, variables, tuple(dict.fromkeys(changed)), tuple(unclear))
+    return ContainerGpus(gpus, rest, variables, tuple(dict.fromkeys(changed)), tuple(unclear))
 
 
 def source(device: Any) -> str:
@@ -86,12 +88,14 @@ def rendered(paths: Sequence[str], unclear: list[str]) -> Gpus:
     nodes = [found["render"] for path in paths if (found := DRI.fullmatch(path)) and found["render"]]
     if not nodes:
         return "all"
-    for node in nodes:
-        unclear.append(
-            f"/dev/dri/renderD{node} is set to GPU {int(node) - FIRST_NODE}, by its number. Check it with "
-            "`gpurack status`, or use the GPU's PCI address."
-        )
-    return tuple(str(int(node) - FIRST_NODE) for node in nodes)
+    gpus = [str(int(node) - FIRST_NODE) if node.isdigit() else node for node in nodes]
+    for node, gpu in zip(nodes, gpus, strict=True):
+        if gpu != node:
+            unclear.append(
+                f"/dev/dri/renderD{node} is set to GPU {gpu}, by its number. Check it with `gpurack status`, or use "
+                "the GPU's PCI address."
+            )
+    return tuple(gpus)
 
 
 def ids(texts: Sequence[str]) -> Gpus:
@@ -124,17 +128,18 @@ def option(text: str | None) -> Gpus:
 
 
 def reserved(devices: Any) -> Gpus:
-    """The GPUs of Compose's `gpus` or of its device reservations (NVIDIA's driver, AMD's, or CDI)."""
+    """The GPUs of Compose's `gpus` or of its device reservations (NVIDIA's driver, AMD's, or CDI).
+
+    >>> reserved([{"device_ids": ["0"]}, {"device_ids": ["3"]}]), reserved([{"count": 1}, {"device_ids": ["3"]}])
+    (('0', '3'), 2)
+    """
     if not devices or isinstance(devices, str):
         return option(devices or None)
-    named: list[str] = []
-    for device in devices:
-        if device.get("device_ids"):
-            named += map(str, device["device_ids"])
-        else:
-            count = str(device.get("count", "all"))
-            return "all" if count in ("all", "-1") else int(count) or None
-    return ids(named)
+    named = [str(one) for device in devices for one in device.get("device_ids") or ()]
+    counts = [str(device.get("count", "all")) for device in devices if not device.get("device_ids")]
+    if not all(map(str.isdigit, counts)):  # all, -1, or a variable without a value
+        return "all"
+    return sum(map(int, counts), len(named)) or None if counts else ids(named)
 
 
 def narrowed(gpus: Gpus, visible: str) -> Gpus:
@@ -146,7 +151,7 @@ def narrowed(gpus: Gpus, visible: str) -> Gpus:
     known = None if gpus == "all" else tuple(map(str, range(gpus))) if isinstance(gpus, int) else tuple(gpus or ())
     found: list[str] = []
     for item in filter(None, (part.strip() for part in visible.split(","))):
-        if not re.fullmatch(r"-?\d+|(GPU|MIG)-[\w/-]+", item):
+        if not re.fullmatch(r"-?\d+|(GPU|MIG)-[\w-]+|\$.+", item):
             raise ValueError(item)
         if item.startswith("-"):
             break

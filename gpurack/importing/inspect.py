@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gpurack.facts.record import COMPOSE, PREVIOUS, PROJECTS, is_generation
 from gpurack.host_data import json_values
-from gpurack.importing import docker_run, gpus
-from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.service import container as container_of
 from gpurack.shell import sh
 
 COMMAND = sh(
@@ -17,15 +18,25 @@ COMMAND = sh(
     '$docker image inspect $($docker inspect -f "{{.Image}}" $ids | sort -u); }'
 )
 """One remote command: inspects the running containers, then their images. The user must be allowed to use Docker."""
-SHM_SIZE = 64 << 20
-"""Docker's default, in bytes."""
 WORDS = {
-    "CapAdd": "cap_add", "CapDrop": "cap_drop", "ExtraHosts": "extra_hosts", "Dns": "dns", "GroupAdd": "group_add",
-    "SecurityOpt": "security_opt", "Privileged": "privileged", "ReadonlyRootfs": "read_only", "Sysctls": "sysctls",
-    "Init": "init", "PidsLimit": "pids_limit", "CpusetCpus": "cpuset", "CpuShares": "cpu_shares", "Memory": "mem_limit",
-    "OomScoreAdj": "oom_score_adj",
+    "CapAdd": "cap_add", "CapDrop": "cap_drop", "ExtraHosts": "extra_hosts", "Dns": "dns", "DnsSearch": "dns_search",
+    "DnsOptions": "dns_opt", "GroupAdd": "group_add", "SecurityOpt": "security_opt", "Privileged": "privileged",
+    "ReadonlyRootfs": "read_only", "Sysctls": "sysctls", "Init": "init", "PidsLimit": "pids_limit",
+    "CpusetCpus": "cpuset", "CpuShares": "cpu_shares", "CpuPeriod": "cpu_period", "CpuQuota": "cpu_quota",
+    "Memory": "mem_limit", "MemoryReservation": "mem_reservation", "OomScoreAdj": "oom_score_adj",
+    "OomKillDisable": "oom_kill_disable", "IpcMode": "ipc", "PidMode": "pid", "UTSMode": "uts",
+    "UsernsMode": "userns_mode", "CgroupParent": "cgroup_parent", "DeviceCgroupRules": "device_cgroup_rules",
+    "StorageOpt": "storage_opt", "ShmSize": "shm_size",
 }  # fmt: skip
 """Fields of HostConfig → Compose's fields with the same value."""
+DEFAULTS = {"IpcMode": ("private", "shareable"), "ShmSize": (64 << 20,)}
+"""Values that Docker sets itself."""
+OF_IMAGE = {"User": "user", "WorkingDir": "working_dir", "StopSignal": "stop_signal"}
+"""Fields of Config, which an image may bring → Compose's fields."""
+HEALTH = {
+    "Test": "test", "Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period",
+    "StartInterval": "start_interval", "Retries": "retries",
+}  # fmt: skip
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -91,83 +102,67 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
     config, host = item["Config"], item["HostConfig"]
     if not isinstance(config["Image"], str):
         raise TypeError("the image is not text")
-    where = f"container {name}"
-    brought = set(image.get("Env") or [])
-    environment, _ = docker_run.environment_of([text for text in config.get("Env") or [] if text not in brought])
-    command = tuple(map(str, config.get("Cmd") or ())) if config.get("Cmd") != image.get("Cmd") else ()
-    entrypoint = (
-        tuple(map(str, config["Entrypoint"] or ())) if config.get("Entrypoint") != image.get("Entrypoint") else None
-    )
-    compose = compose_fields(config, host, image)
-    given = docker_run.given_gpus(gpus_of(host), compose, host.get("Runtime"), environment, where, findings)
-    network = str(host.get("NetworkMode", ""))
-    joined = (item.get("NetworkSettings") or {}).get("Networks") or {}
-    aliases = (str(alias) for settings in joined.values() for alias in (settings or {}).get("Aliases") or [])
-    if network.startswith("container:"):
-        findings.append(Finding("open", where, f"network {network} was not converted."))
-    return ContainerRun(
-        where=where,
-        name=name,
-        image=config["Image"],
-        command=command,
-        entrypoint=entrypoint or None,
-        environment=given.environment,
-        mounts=tuple(mount(settings) for settings in item.get("Mounts") or []),
-        ports=tuple(ports(host.get("PortBindings") or {})),
-        gpus=given.gpus,
-        aliases=tuple(dict.fromkeys(alias for alias in aliases if alias not in (name, str(item.get("Id"))[:12]))),
-        links=docker_run.links([re.sub(r":.*/", ":", str(text).lstrip("/")) for text in host.get("Links") or []]),
-        host_network=network == "host",
-        running=True,
-        compose=compose,
-    )
+    where, network = f"container {name}", str(host.get("NetworkMode", ""))
+    settings = {
+        **compose_fields(config, host, image),
+        "image": config["Image"],
+        "environment": [text for text in config.get("Env") or [] if text not in (image.get("Env") or [])],
+        "volumes": list(map(mount, item.get("Mounts") or [])),
+        "ports": ports(host.get("PortBindings") or {}),
+        "gpus": gpus_of(host),
+        "runtime": host.get("Runtime"),
+        "network_mode": network if network == "host" or network.startswith("container:") else None,
+        "links": [re.sub(r":.*/", ":", str(text).lstrip("/")) for text in host.get("Links") or []],
+        "networks": {
+            network: {"aliases": (settings or {}).get("Aliases")}
+            for network, settings in ((item.get("NetworkSettings") or {}).get("Networks") or {}).items()
+        },
+    }
+    for key, field in (("Cmd", "command"), ("Entrypoint", "entrypoint")):
+        if config.get(key) and config[key] != image.get(key):
+            settings[field] = list(map(str, config[key]))
+    run = container_of(where, name, settings, findings)
+    names = (name, str(item.get("Id"))[:12])
+    return replace(run, running=True, aliases=tuple(alias for alias in run.aliases if alias not in names))
 
 
-def gpus_of(host: Mapping[str, Any]) -> gpus.Gpus:
-    """The GPUs of --gpus or CDI."""
-    named: list[str] = []
-    for request in host.get("DeviceRequests") or []:
-        if request.get("DeviceIDs"):
-            named += map(str, request["DeviceIDs"])
-        elif request.get("Count"):
-            return "all" if request["Count"] == -1 else int(request["Count"])
-    return gpus.ids(named)
+def gpus_of(host: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The GPUs of --gpus or CDI, as Compose writes them."""
+    requests = host.get("DeviceRequests") or []
+    return [{"device_ids": one.get("DeviceIDs"), "count": one.get("Count")} for one in requests
+            if one.get("DeviceIDs") or one.get("Count")]  # fmt: skip
 
 
-def mount(settings: Mapping[str, Any]) -> Mount:
-    """One entry of Mounts."""
+def mount(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of Mounts, as Compose writes it."""
     kind = str(settings.get("Type")) if settings.get("Type") in ("volume", "tmpfs") else "bind"
     source = settings.get("Name") if kind == "volume" else settings.get("Source")
-    return Mount(kind, str(source or ""), settings["Destination"], not settings.get("RW", True))  # type: ignore[arg-type]
+    return {
+        "type": kind,
+        "source": source,
+        "target": settings["Destination"],
+        "read_only": not settings.get("RW", True),
+    }
 
 
-def ports(bindings: Mapping[str, Any]) -> list[Port]:
-    """The published ports of PortBindings. The same port on IPv4 and IPv6 is one."""
+def ports(bindings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The published ports of PortBindings, as Compose writes them. The same port on IPv4 and IPv6 is one."""
     found = []
     for inside, places in bindings.items():
         number, _, protocol = inside.partition("/")
         for place in places or []:
-            ip = place.get("HostIp", "")
-            found.append(
-                Port(
-                    "" if ip in ("0.0.0.0", "::") else ip,
-                    int(place.get("HostPort") or 0) or None,
-                    int(number),
-                    protocol,
-                )
-            )
-    return list(dict.fromkeys(found))
+            ip, outside = place.get("HostIp", ""), int(place.get("HostPort") or 0)
+            ip = "" if ip in ("0.0.0.0", "::") else ip
+            found.append({"host_ip": ip, "published": outside, "target": number, "protocol": protocol})
+    return found
 
 
 def compose_fields(config: Mapping[str, Any], host: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     """The other settings that differ from Docker's defaults, as Compose fields."""
-    settings: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
-    if host.get("IpcMode") not in (None, "", "private", "shareable"):
-        settings["ipc"] = host["IpcMode"]
-    if host.get("PidMode"):
-        settings["pid"] = host["PidMode"]
-    if host.get("ShmSize") not in (None, 0, SHM_SIZE):
-        settings["shm_size"] = host["ShmSize"]
+    settings: dict[str, Any] = {
+        word: host[key] for key, word in WORDS.items() if host.get(key) and host[key] not in DEFAULTS.get(key, ())
+    }
+    settings |= {word: config[key] for key, word in OF_IMAGE.items() if config.get(key) not in ("", image.get(key))}
     policy = host.get("RestartPolicy") or {}
     if policy.get("Name") not in (None, "", "no"):
         retries = policy.get("MaximumRetryCount")
@@ -180,7 +175,16 @@ def compose_fields(config: Mapping[str, Any], host: Mapping[str, Any], image: Ma
         }
     if host.get("Devices"):
         settings["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
-    for key, word in (("User", "user"), ("WorkingDir", "working_dir")):
-        if config.get(key) and config.get(key) != image.get(key):
-            settings[word] = config[key]
+    if host.get("Tmpfs"):
+        settings["tmpfs"] = [f"{path}:{options}".rstrip(":") for path, options in host["Tmpfs"].items()]
+    if (health := config.get("Healthcheck")) and health != image.get("Healthcheck"):
+        settings["healthcheck"] = {
+            HEALTH[key]: f"{value / 1e9:g}s" if isinstance(value, int) and key != "Retries" else value
+            for key, value in health.items()
+            if value
+        }
+    brought = (image.get("Labels") or {}).items()
+    labels = {name: value for name, value in (config.get("Labels") or {}).items() if (name, value) not in brought}
+    if own := {name: value for name, value in labels.items() if not name.startswith((COMPOSE, "gpurack."))}:
+        settings["labels"] = own
     return settings

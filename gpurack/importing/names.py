@@ -11,8 +11,12 @@ from gpurack.importing.translation import Entry
 T = TypeVar("T")
 HOST = re.compile(r"(?i)(^|[-_])(host(name)?|server|addr(ess)?)$")
 """Names of settings whose whole value is the name of a host."""
+PORT = re.compile(r"(?i)(^|[-_])port$")
+"""Names of settings whose whole value is a port, of the host in the setting beside it."""
 HERE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
-URL = re.compile(r"(?P<before>://(?:[^/@\s]*@)?|^)(?P<host>[\w.-]+|\[::1\])(?::(?P<port>\d+))?(?=[/\s?;,'\"]|$)")
+URL = re.compile(
+    r"(?P<before>://(?:[^/@\s]*@)?|^|(?<=[\s\"'=]))(?P<host>[\w.-]+|\[::1\])(?::(?P<port>\d+))?(?=[/\s?;,'\"]|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,7 @@ def adapt(
     findings: list[Finding] = []
 
     def note(kind: Any, what: str) -> None:
-        if (finding := Finding(kind, entry.where, what)) not in findings:
-            findings.append(finding)
+        findings.append(Finding(kind, entry.where, what))
 
     def changed(found: re.Match[str], name: str) -> str:
         host, port, health = found["host"], int(found["port"] or 0), name == "healthcheck"
@@ -84,6 +87,15 @@ def adapt(
             return [walk(item, name) for item in value]
         return URL.sub(lambda found: changed(found, name), value) if isinstance(value, str) else value
 
+    env = entry.fields.get("env", {})
+    for name in filter(PORT.search, env):
+        beside = [
+            value for other, value in env.items() if HOST.search(other) and HOST.sub("", other) == PORT.sub("", name)
+        ]
+        target = known.get(beside[0]) if beside else None
+        if target and target.key and str(env[name]) == str(target.before) != str(target.after):
+            env[name] = str(target.after)
+            note("changed", f"{name}={target.before} became {target.after}, the port of {target.key} in gpurack.")
     for field in ("env", "args"):
         if field in entry.fields:
             entry.fields[field] = walk(entry.fields[field])

@@ -2,20 +2,26 @@
 
 import html
 import re
+from itertools import pairwise
 
 from gpurack.importing.compose_file import is_compose
+from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.words import HEREDOC
 
 FENCE = re.compile(r"^(?P<indent>[ \t>]*)(?P<mark>`{3,}|~{3,})\s*(?P<language>[\w+.-]*)[^`]*$")
 SHELL = ("", "sh", "bash", "shell", "console", "zsh", "shell-session", "powershell", "ps1", "cmd", "bat", "text", "txt")
 YAML = ("yaml", "yml", "docker-compose", "compose", "dockercompose")
 INDENTED = re.compile(r"^( {4,}|\t)[ \t]*([$#]\s+)?(sudo\s+)?(docker|podman|nvidia-docker)\s+(run|build|exec|create)\b")
+OF_A_SCRIPT = re.compile(r"^([$#]\s|sudo\s)*(docker|podman|nvidia-docker)\s|\b(do|then|else)\s*$|\{\s*$", re.MULTILINE)
+"""Lines in which a script with indented commands differs from notes."""
 ENTITY = re.compile(r"&(#\d+|quot|gt|lt|amp|apos);")
 
 
 def is_markdown(text: str) -> bool:
-    """True if the text has fenced blocks."""
-    return any(FENCE.match(line) for line in text.splitlines())
+    """True if the text has fenced blocks, or commands only in indented ones."""
+    lines = text.splitlines()
+    indented = any(INDENTED.match(line) and not before.strip() for before, line in pairwise(lines))
+    return any(FENCE.match(line) for line in lines) or (indented and not OF_A_SCRIPT.search(text))
 
 
 def has_blocks(text: str) -> bool:
@@ -60,11 +66,21 @@ def split(text: str) -> tuple[str, list[tuple[int, str]]]:
 
 def documents(text: str) -> list[tuple[int, str]]:
     """The compose files in here-documents, with their first lines."""
+    return [(line, body) for line, _, body in heredocs(text) if is_compose(body)]
+
+
+def variables(text: str) -> dict[str, str]:
+    """The variables of the `.env` files that here-documents write."""
+    files = (dotenv(body) for _, command, body in heredocs(text) if re.search(r"(^|[\s/>])\.env\b", command))
+    return {name: value for file in files for name, value in file.items()}
+
+
+def heredocs(text: str) -> list[tuple[int, str, str]]:
+    """(first line, the command, the content) of each here-document."""
     lines, found = text.splitlines(), []
     for at, line in enumerate(lines):
         if opened := HEREDOC.search(line):
             end = next((n for n in range(at + 1, len(lines)) if lines[n].strip() == opened["word"]), len(lines))
             body = "\n".join(lines[at + 1 : end])
-            if is_compose(body):
-                found.append((at + 2, body))
+            found.append((at + 2, line, body if opened[1] else re.sub(r"\\([$`\\])", r"\1", body)))
     return found

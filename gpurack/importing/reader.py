@@ -9,6 +9,7 @@ from typing import Any
 from gpurack.engines.base import Engine
 from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, notes, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.service import Unreadable
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
 from gpurack.spec.secret_names import is_secret
@@ -32,9 +33,15 @@ IGNORED_DOCKER = {
 }  # fmt: skip
 
 
-QUADLET = re.compile(r"^\[Container\]\s*$", re.MULTILINE)
+NOT_IMPORTED = {
+    "a Quadlet file of Podman": re.compile(r"^\[Container\]\s*$", re.MULTILINE),
+    "a Kubernetes manifest": re.compile(r"\A(?:#.*\n|---\s*\n|\s*\n)*(?:apiVersion|kind): *\S"),
+}
+"""Kinds of files that are recognised, but not imported."""
 Pulls = dict[tuple[Engine, str | None], list[str]]
 """(engine, container or None if unknown) → the models pulled in it."""
+INSIDE = re.compile(r"\b(docker|podman|nerdctl)\s(.*\s)?(run|create)\s", re.DOTALL)
+"""A command of a container in another one."""
 NO_DOCKER = "not a docker command."
 BUILT_HERE = (
     'builds a local folder. Set image: {"build": {"git": …, "revision": …, "dockerfile": …}} in its entry, or keep the '
@@ -46,7 +53,7 @@ BUILT_HERE = (
 class Imported:
     """The result. host: fields of the host. models, services, jobs: entries by name. findings: everything else.
 
-    places: name of an entry → its place in the source.
+    places: name of an entry → its place in the source. refused: entries by kind that `gpurack plan` would refuse.
     """
 
     host: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +62,7 @@ class Imported:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -84,8 +92,8 @@ def read(
     known = Known(variables=given, files=dict(files or {}))
     if inspect.is_inspect(text):
         runs, findings = inspect.read(text)
-    elif QUADLET.search(text):
-        raise compose_file.NoCompose("is a Quadlet file of Podman, which is not imported. Pass a docker run command.")
+    elif other := next((what for what, pattern in NOT_IMPORTED.items() if pattern.search(text)), None):
+        raise compose_file.NoCompose(f"is {other}, which is not imported. Pass a docker run command.")
     elif compose_file.is_compose(text) and not notes.has_blocks(text):
         runs, findings, images = compose_file.read(text, given, known.files, profiles)
         known = replace(known, images=images)
@@ -119,8 +127,12 @@ def read(
     }
     for entry, run in made:
         imported.findings += names.adapt(entry, run, known_names, published)
-        add(imported, entry, named=run.name is not None)
-    imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
+        add(imported, entry, run)
+    data = json.dumps(imported.data)  # plan says which variables of secrets to export
+    exported = [name for name in re.findall(r'"env": "(\w+)"', data) if f"${name}" not in data]
+    asked = [f"${name} is not defined. Pass --set {name}=…." for name in exported]
+    needed = dict.fromkeys(finding for finding in imported.findings if finding.what not in asked)
+    imported.findings = sorted(needed, key=line_of)
     return imported
 
 
@@ -145,19 +157,31 @@ def line_of(finding: Finding) -> int:
     return int(found[1]) if found else 0
 
 
-def add(imported: Imported, entry: Entry, named: bool) -> None:
-    """Add an entry. Of two with the same name the last one wins. Containers without a name (named) get numbers."""
+def add(imported: Imported, entry: Entry, run: ContainerRun) -> None:
+    """Add an entry. Of two with the same name the last one wins, of alternatives the first.
+
+    Containers without a name get numbers. Alternatives without a name are those of the entry with their port.
+    """
     others = imported.entries[entry.kind]
+    if run.name is None and run.alternative and (port := entry.fields.get("port")):
+        every = {**imported.models, **imported.services}
+        if first := next((key for key, fields in every.items() if fields.get("port") == port), None):
+            what = f"is another branch's container with port {port}; {first} is used. This one had image {run.image}."
+            imported.findings.append(Finding("open", run.where, what))
+            return
     before = others.get(entry.key)
-    if not named and before is not None and before != entry.fields:
+    if run.name is None and before is not None and before != entry.fields:
         number = next(number for number in range(2, 1000) if f"{entry.key}-{number}" not in others)
         entry.key, before = f"{entry.key}-{number}", None
     if before is not None and before != entry.fields:
-        differ = [name for name in {**before, **entry.fields} if before.get(name) != entry.fields.get(name)]
-        earlier = "; ".join(f"{name}: {before.get(name, 'not set')!s}" for name in differ)
-        imported.findings.append(
-            Finding("open", entry.where, f"{entry.key} is defined twice; this one is used. The first had {earlier}.")
-        )
+        used, other = (before, entry.fields) if run.alternative else (entry.fields, before)
+        which = ("the first one", "This one") if run.alternative else ("this one", "The first")
+        earlier = "; ".join(f"{name}: {other.get(name, 'not set')!s}" for name in {**before, **entry.fields}
+                            if used.get(name) != other.get(name))  # fmt: skip
+        what = f"{entry.key} is defined twice; {which[0]} is used. {which[1]} had {earlier}."
+        imported.findings.append(Finding("open", entry.where, what))
+        if run.alternative:
+            return
     elif before is not None:
         imported.findings.append(Finding("changed", entry.where, f"{entry.key} is defined twice identically."))
     others[entry.key] = entry.fields
@@ -168,12 +192,14 @@ def add(imported: Imported, entry: Entry, named: bool) -> None:
 def import_notes(text: str, known: Known, profiles: Sequence[str]) -> tuple[list[ContainerRun], list[Finding], Known]:
     """(containers of a script or of Markdown notes, also of compose files in them; findings; what the text shows)"""
     shell, compose = notes.split(text)
+    defined = words.read(shell, known.variables).variables if compose else {}
+    given = {**defined, **notes.variables(shell), **known.variables}
     runs, findings, known = import_script(shell, known)
     if notes.is_markdown(text):
         findings = [finding for finding in findings if not finding.what.endswith(NO_DOCKER)]
     for number, block in compose:
         try:
-            more, found, images = compose_file.read(block, known.variables, known.files, profiles)
+            more, found, images = compose_file.read(block, given, known.files, profiles)
         except compose_file.NoCompose as error:
             findings.append(Finding("open", f"line {number}", str(error)))
             continue
@@ -201,7 +227,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
         for name in command.undefined if options is not None or building is not None else ():
             if is_secret(name):
                 continue  # its entry reads it from the environment
-            what = f"{name} is not defined." + (f" Pass --set {name[1:]}=…." if name[:2] != "$(" else "")
+            what = f"{name} is not defined." + (f" Pass --set {name[1:]}=…." if re.fullmatch(r"\$\w+", name) else "")
             findings.append(Finding("open", command.where, what))
         checkout = checkout.after(command.words)
         if building is not None:
@@ -213,15 +239,14 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             continue
         try:
             container, found = docker_run.parse(options, command.where)
-        except (docker_run.Unreadable, ValueError) as error:
+        except (Unreadable, ValueError) as error:
             findings.append(Finding("open", command.where, f"invalid docker run: {error}"))
             continue
-        runs.append(container)
+        runs.append(replace(container, alternative=command.alternative))
         findings += found
     started = {built.full(recognise.moved(run.image)) for run in runs}
-    for one in dict.fromkeys(images.values()):
-        if not started & {name for name, other in images.items() if other is one}:
-            findings.append(unused(one))
+    used = {id(one) for name, one in images.items() if name in started}
+    findings += [unused(one) for one in dict.fromkeys(images.values()) if id(one) not in used]
     by_container: dict[str, list[str]] = {}
     for (puller, container_name), models in pulls.items():
         names = [run.name or "" for run in runs if recognise.engine_of(run.image) is puller]
@@ -234,17 +259,9 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             )
     engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
     local = {split(image)[0]: engines[container] for image, container in committed.items() if container in engines}
-    return (
-        runs,
-        findings,
-        replace(
-            known,
-            pulls=by_container,
-            engines={**engines, **local},
-            committed={split(image)[0]: container for image, container in committed.items()},
-            images=images,
-        ),
-    )
+    sources = {split(image)[0]: container for image, container in committed.items()}
+    known = replace(known, pulls=by_container, engines={**engines, **local}, committed=sources, images=images)
+    return runs, findings, known
 
 
 def build(
@@ -253,7 +270,7 @@ def build(
     """Handle a docker build: add what it was built from to images, for the entries that use it."""
     try:
         names, found = built.parse(options, command.where, checkout)
-    except docker_run.Unreadable as error:
+    except Unreadable as error:
         return [Finding("open", command.where, f"invalid docker build: {error}")]
     if found is None:
         return [Finding("open", command.where, f"`{secret.masked_command(command.words)}`: {BUILT_HERE}.")]
@@ -300,4 +317,7 @@ def other(command: words.Command, committed: dict[str, str], pulls: Pulls, login
         return [Finding(kind, command.where, f"`{shown}`: {why}.")]  # type: ignore[arg-type]
     if rest:
         return [Finding("open", command.where, f"`{shown}`: not converted.")]
+    if INSIDE.search(" ".join(command.words)):
+        what = f"`{shown}`: starts a container through another program. Pass that docker run command itself."
+        return [Finding("open", command.where, what)]
     return [Finding("left out", command.where, f"`{shown}`: {NO_DOCKER}")]

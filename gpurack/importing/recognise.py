@@ -91,7 +91,9 @@ def version_of(engine: Engine, reference: str, with_gpus: bool) -> str | None:
         return None
     computes = (None, "7.5", "8.0", "8.6", "8.9", "9.0")
     accelerators = [Accelerator("nvidia", compute) for compute in computes] if with_gpus else [CPU]
-    for candidate in dict.fromkeys((tag, tag.lstrip("v"), *(part.lstrip("v") for part in _tails(tag)))):
+    parts = tag.split("-")  # `server-cuda-b7000` → `cuda-b7000`, `b7000`
+    tails = ["-".join(parts[start:]).lstrip("v") for start in range(len(parts))]
+    for candidate in dict.fromkeys((tag, *tails)):
         try:
             chosen = {engine.image(candidate, accelerator) for accelerator in accelerators}
         except LookupError:
@@ -99,9 +101,3 @@ def version_of(engine: Engine, reference: str, with_gpus: bool) -> str | None:
         if chosen == {reference.removeprefix("docker.io/")}:
             return candidate
     return None
-
-
-def _tails(tag: str) -> list[str]:
-    """`server-cuda-b7000` → `cuda-b7000`, `b7000`."""
-    parts = tag.split("-")
-    return ["-".join(parts[start:]) for start in range(1, len(parts))]

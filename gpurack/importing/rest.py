@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from gpurack.engines.dialect import CONNECTS_TO
+from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME
 from gpurack.host_data import yaml_from_host
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
@@ -20,6 +20,8 @@ def convert_environment(t: Translation) -> None:
     fetches = bool(t.engine.weights_folders or t.engine.weights_suffixes)
     for name, value in t.environment.items():
         if t.dialect.variables.get(name) == CONNECTS_TO:
+            continue
+        if t.engine.compiled and t.engine.compiled.chose(name, value):
             continue
         if holds_secret(name, value) and not value:
             continue  # as if it was not set
@@ -124,17 +126,15 @@ def convert_pulls(t: Translation) -> None:
 def convert_mounts(t: Translation) -> None:
     """Copy the mounts that are not weights, scripts or caches to `compose.volumes`."""
     kept = []
+    caches = {**t.dialect.caches, **({t.engine.compiled.folder: OWN_VOLUME} if t.engine.compiled else {})}
     texts = json.dumps([t.fields.get("args"), t.fields.get("env"), t.compose.get("command")])
     for mount in t.run.mounts:
-        if t.unknown:
+        target, source = mount.target.rstrip("/"), mount.source or "an anonymous volume"
+        if t.unknown or f"{target}/" in texts:
             kept.append(mount)
-        elif mount.target.rstrip("/") in t.dialect.caches and f"{mount.target.rstrip('/')}/" not in texts:
-            source = mount.source or "an anonymous volume"
-            t.note(
-                "changed",
-                f"{source} on {mount.target} is left out: {t.dialect.caches[mount.target.rstrip('/')]}.",
-            )
-        elif mount not in t.used | t.scripts or f"{mount.target.rstrip('/')}/" in texts:
+        elif target in caches:
+            t.note("changed", f"{source} on {mount.target} is left out: {caches[target]}.")
+        elif mount not in t.used | t.scripts:
             kept.append(mount)
         if mount in t.used and t.fields.get("weights"):
             t.note("changed", f"weights are mounted read-only below /weights instead of {mount.target}.")

@@ -8,9 +8,13 @@ import yaml
 
 from gpurack.importing.container import Finding
 from gpurack.importing.reader import Imported
-from gpurack.screen import printable
+from gpurack.screen import printable, representation
 
 WIDTH = 116
+SCHEMA = "gpurack.schema.json"
+"""The file that `gpurack schema` is written to, beside the inventory."""
+SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA}"
+"""The first line of a YAML inventory, for editors."""
 TITLES = {
     "open": "To fill in or decide",
     "changed": "Converted differently",
@@ -22,52 +26,44 @@ def as_python(imported: Imported, host: str) -> str:
     """The import as a Python inventory, or as a part to paste into one."""
     lines = ["gpu_hosts = ([", f"    ({text(host)}, {{"]
     for name, value in imported.host.items():
-        lines.append(f"        {text(name)}: {inline(value)},")
+        lines.append(f"        {text(name)}: {quoted(value)!r},")
     for kind, entries in imported.entries.items():
-        if entries:
-            lines.append(f"        {text(kind)}: {{")
-            for key, fields in entries.items():
-                lines += field_lines(key, fields, 12)
-            lines.append("        },")
+        refused = imported.refused.get(kind, {})
+        if entries or refused:
+            inside = [line for key, fields in entries.items() for line in field_lines(key, fields)]
+            inside += [f"# {line}" for key, fields in refused.items() for line in field_lines(key, fields)]
+            lines += [f"        {text(kind)}: {{", *(f"            {line}" for line in inside), "        },"]
     lines += ["    }),", "], {})"]
     return "\n".join(lines) + "\n"
 
 
-def field_lines(key: str, value: Any, indent: int) -> list[str]:
+def field_lines(key: str, value: Any) -> list[str]:
     """`"key": value,` on one line if it fits, else one line per part."""
-    space = " " * indent
-    line = f"{space}{text(key)}: {inline(value)},"
-    if len(line) <= WIDTH or not isinstance(value, Mapping | list) or not value:
-        return [line]
-    opening, closing = ("[", "]") if isinstance(value, list) else ("{", "}")
-    return [f"{space}{text(key)}: {opening}", *parts(value, indent + 4), f"{space}{closing},"]
+    lines = representation(quoted({key: value}), WIDTH - 9).split("\n")
+    lines = [line[4:] for line in lines[1:-1]] if len(lines) > 1 else [lines[0][1:-1]]
+    return [line if line.endswith(("{", "[", ",")) else f"{line}," for line in lines]
 
 
-def parts(value: Any, indent: int) -> list[str]:
-    """The lines inside a map or a list."""
-    space, lines = " " * indent, []
-    if isinstance(value, Mapping):
-        return [line for name, item in value.items() for line in field_lines(str(name), item, indent)]
-    for item in value:
-        line = f"{space}{inline(item)},"
-        short = len(line) <= WIDTH or not isinstance(item, Mapping) or not item
-        lines += [line] if short else [f"{space}{{", *parts(item, indent + 4), f"{space}}},"]
-    return lines
+class _Text(str):
+    """A text whose representation has double quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return text(self)
 
 
-def inline(value: Any) -> str:
-    """A value as Python code, with double quotes.
+def quoted(value: Any) -> Any:
+    """A value whose representation is Python code with double quotes.
 
-    >>> inline({"gpus": [0], "port": 8000, "weights": None})
-    '{"gpus": [0], "port": 8000, "weights": None}'
+    >>> quoted({"gpus": [0], "port": 8000, "weights": None})
+    {"gpus": [0], "port": 8000, "weights": None}
     """
-    if isinstance(value, str):
-        return text(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{text(str(key))}: {inline(item)}" for key, item in value.items()) + "}"
+        return {_Text(key): quoted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(inline, value)) + "]"
-    return repr(value)
+        return list(map(quoted, value))
+    return _Text(value) if isinstance(value, str) else value
 
 
 def text(value: str) -> str:
@@ -78,7 +74,9 @@ def text(value: str) -> str:
 
 def as_yaml(imported: Imported, host: str) -> str:
     """The import as a YAML inventory, for `gpurack.load`."""
-    return yaml_text({"hosts": {host: imported.data}})
+    refused = yaml_text({kind: entries for kind, entries in imported.refused.items() if entries}).splitlines()
+    more = "".join(f"    # {line}\n" for line in refused) if imported.refused else ""
+    return f"{SCHEMA_LINE}\n{yaml_text({'hosts': {host: imported.data}})}{more}"
 
 
 def yaml_text(data: Mapping[str, Any], flow: bool | None = None) -> str:
@@ -89,29 +87,39 @@ def yaml_text(data: Mapping[str, Any], flow: bool | None = None) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Write YAML without anchors, so that each entry can be copied alone. Texts with unprintable characters are in
-    double quotes, where the escapes that `screen.printable` writes mean the same characters."""
+    """Write YAML without anchors, so that each entry can be copied alone.
+
+    Texts with unprintable characters are in double quotes, where the escapes that `screen.printable` writes mean the
+    same characters.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if printable(text) == text else '"')
 
 
-_Plain.add_representer(str, _quoted)
+_Plain.add_representer(str, _represented)
 
 
 def comments(imported: Imported, plan: Sequence[str] = ()) -> str:
-    """What was imported, and the findings, as comments of an inventory. plan: the errors that `gpurack plan` would
-    report."""
+    """Return what was imported, and the findings, as comments of an inventory.
+
+    plan: the errors that `gpurack plan` would report.
+    """
     entries = [entry for entries in imported.entries.values() for entry in entries.items()]
     sections = {"Imported": [taken(imported, key, fields) for key, fields in entries if key in imported.places]}
     for kind, title in TITLES.items():
         sections[title] = grouped([finding for finding in imported.findings if finding.kind == kind])
     sections["Errors to fix before `gpurack plan` accepts it"] = list(plan)
-    lines = [line for title, found in sections.items() if found for line in (f"# {title}:", *map(comment, found))]
+    lines = [
+        line
+        for title, found in sections.items()
+        if found
+        for line in (f"# {title}:", *(f"#   {one_line(line)}" for line in found))
+    ]
     return "\n".join(lines) + "\n" if lines else ""
 
 
@@ -120,7 +128,8 @@ def taken(imported: Imported, key: str, fields: Mapping[str, Any]) -> str:
     gpus = fields.get("gpus")
     named = "all GPUs" if gpus == "all" else f"GPU{'s' * (len(gpus) > 1)} {', '.join(map(str, gpus))}" if gpus else ""
     port = f"port {fields['port']}" if "port" in fields else "runs once"
-    return f"{imported.places[key]}: {key} ({', '.join(filter(None, (fields['engine'], named, port)))})"
+    off = "" if fields.get("enabled", True) else "disabled"
+    return f"{imported.places[key]}: {key} ({', '.join(filter(None, (fields['engine'], named, port, off)))})"
 
 
 def grouped(findings: Sequence[Finding]) -> list[str]:
@@ -161,11 +170,6 @@ def few(items: Sequence[str]) -> str:
     ('a, b', 'a, b, c and 3 more')
     """
     return ", ".join(items) if len(items) < 5 else f"{', '.join(items[:3])} and {len(items) - 3} more"
-
-
-def comment(line: str) -> str:
-    """A line as a comment below a title."""
-    return f"#   {one_line(line)}"
 
 
 def one_line(line: str) -> str:

@@ -8,9 +8,9 @@ from gpurack.importing import built, helpers, jobs, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, convert_address
 from gpurack.importing.arguments import convert_args, convert_own_flags, environment_to_flags
-from gpurack.importing.cards import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.command import read_arguments
 from gpurack.importing.container import ContainerRun, Finding, Kind
+from gpurack.importing.gpu_fields import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.image import choose_engine, convert_image
 from gpurack.importing.rest import (
     convert_compose,

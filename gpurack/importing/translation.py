@@ -142,9 +142,7 @@ class Translation:
         windows = WINDOWS.match(path)
         if windows:
             linux = f"/mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
-            what = f"{path} is a Windows path; set to {linux}, its path in WSL. Set the path on the server."
-            if Finding("open", self.where, what) not in self.findings:
-                self.note("open", what)
+            self.note("open", f"{path} is a Windows path; set to {linux}, its path in WSL. Set the path on the server.")
             return linux
         base = {".": "PWD", "~": "HOME"}.get(path[:1])
         if base is None:
@@ -155,9 +153,7 @@ class Translation:
             while rest.startswith("../"):
                 parts, rest = parts[:-1], rest[3:]
             return "/".join([*parts, rest]).rstrip("/")
-        what = f"{path} depends on ${base}. Pass --set {base}=/…."
-        if Finding("open", self.where, what) not in self.findings:
-            self.note("open", what)
+        self.note("open", f"{path} depends on ${base}. Pass --set {base}=/….")
         return path
 
     def number(self, name: str, text: str, kind: type[int] | type[float] = int) -> Any:

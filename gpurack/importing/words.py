@@ -3,10 +3,11 @@
 Prompts, broken continuations, those of PowerShell and cmd, and placeholders such as `<model>` are repaired first.
 """
 
+import operator
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import tree_sitter_bash
@@ -21,18 +22,41 @@ MOST, STEPS, LONGEST, DEEPEST, TRIES, LONGEST_QUOTE = 64, 5000, 20_000, 40, 12, 
 """The most words of a loop, statements, characters of a command's variables, nested calls or statements that are
 followed, errors after which the rest is parsed as a whole again, and lines of a quote in a line that is not valid."""
 DOCKER = re.compile(r"\b(docker|podman|nerdctl)\b")
+STARTS = re.compile(rf"{DOCKER.pattern}\s+run\b")
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 WINDOWS = re.compile(r"\s[`^]\s*$")
 """The continuation of PowerShell and of cmd."""
+WINDOWS_PATH = re.compile(r"(?<=[\s=])([A-Za-z]:|\$\{?\w+\}?)\\(?=\w)[^\s'\"]*")
+"""A path outside of quotes, whose backslashes are no escapes."""
+SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
+    (r"\$(\{?)env:", r"$\1"),  # PowerShell: $env:NAME
+    (r"^\s*\$(\w+)\s*=\s*(?=\S)", r"\1="),  # PowerShell: $NAME = value
+    (r"(?i)%cd%|(?<=[\s\"'=])\(pwd\)", "$PWD"),  # cmd, fish
+    (r"%([A-Z_]{3,})%", r"${\1}"),  # cmd: %NAME%
+    (r"^\s*set\s+\"?(\w+)=([^\"']*?)\"?\s*$", r"\1='\2'"),  # cmd: set NAME=value
+    (r"^\s*set(?:\s+-\w+)*\s+(\w+)\s+([^\s\"']+|\"[^\"]*\"|'[^']*')\s*$", r"\1=\2"),  # fish: set -x NAME value
+    (r"^Environment=\"?(\w+)=([^\"']*?)\"?\s*$", r"\1='\2'"),  # systemd
+    (r"^Exec\w+=[-@:+!|]*", ""),  # systemd
+    (r"^\t@-?(?=\w)", ""),  # make: @command
+    (r"\$\(([A-Z_]+)\)", r"${\1}"),  # make: $(NAME)
+    (r"^(\w+)(?:\s+=|\s*[:?]=)\s*(\S+)\s*$", r"\1=\2"),  # make: NAME := value
+))  # fmt: skip
+"""What other shells, make and systemd write differently."""
 HEREDOC = re.compile(r"(?<!<)<<-?\s*(['\"]?)(?P<word>\w+)\1")
 """The beginning of a here-document. Its end may be indented, as in a list of Markdown."""
 PLACEHOLDER = re.compile(r"<[A-Za-z]([\w .-]*[\w.-])?>")
 HIDDEN = str.maketrans("<> ", "\ue000\ue001\ue002")
 """Characters of placeholders, which must not redirect or end a word."""
 SHOWN = {new: old for old, new in HIDDEN.items()}
-CONDITIONS = ("if_statement", "while_statement", "case_statement", "c_style_for_statement")
+RANGE = re.compile(r"\{(-?\d{1,9})\.\.(-?\d{1,9})(?:\.\.-?(\d{1,9}))?\}")
+NOT_EXPANDED = re.compile(r"(?<!\$)\{[^{}\s\"]*(?:,|\.\.)[^{}\s\"]*\}")
+"""`{0..3}` or `{0..6..2}`, and other braces of bash: `{a..c}`, `{a,b}`."""
+CONDITIONS = ("if_statement", "while_statement", "case_statement")
 WORDS = ("string", "raw_string", "ansi_c_string", "concatenation")
+CALCULATED = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod,
+              "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}  # fmt: skip
+ALTERNATIVES = ("elif_clause", "else_clause")
 REDIRECTIONS = ("heredoc_redirect", "herestring_redirect")
 EXPANSIONS = ("simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution")
 Value = tuple[Sequence[str], tuple[str, ...]]
@@ -45,24 +69,29 @@ END, BEGUN = "\0", "\1"
 
 @dataclass(frozen=True)
 class Command:
-    """One simple command. where: `line 3`. undefined: the undefined variables and `$(…)` in its words."""
+    """One simple command. where: `line 3`. undefined: the undefined variables and `$(…)` in its words.
+
+    alternative: it is in an `else` or another branch that is not the first.
+    """
 
     where: str
     words: tuple[str, ...]
     undefined: tuple[str, ...] = ()
+    alternative: bool = False
 
 
 @dataclass
 class Script:
     """The commands of a text. comments: (where, text) of comment lines. exported: variables that commands get.
 
-    plain: is it one command and nothing else?
+    plain: is it one command and nothing else? variables: their last values, without those that are not known.
     """
 
     commands: list[Command] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     comments: list[tuple[str, str]] = field(default_factory=list)
     exported: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     plain: bool = False
 
 
@@ -84,7 +113,8 @@ def read(
         wrong = reader.parse(lines, at, end)
         at = end if wrong == end else reader.parse_alone(lines, wrong)
         tries += wrong < end
-    return reader.script
+    known = {name: words[0] for name, (words, undefined) in reader.known.items() if len(words) == 1 and not undefined}
+    return replace(reader.script, variables=known)
 
 
 @cache
@@ -117,14 +147,18 @@ def opens_quote(text: str) -> bool:
 
 
 class _Reader:
-    """Follows the statements of a script. functions: name → its body. inside: depth of conditions."""
+    """Follows the statements of a script.
+
+    functions: name → its body. inside: in a condition. alternative: in a branch that is not the first.
+    """
 
     def __init__(self, known: dict[str, Value], unfinished: Callable[[Sequence[str]], bool]) -> None:
         self.script, self.known, self.unfinished = Script(), known, unfinished
         self.functions: dict[str, Node] = {}
         self.undefined: list[str] = []
         self.arguments: Sequence[str] = ()
-        self.inside = self.depth = self.first_row = 0
+        self.inside = self.alternative = False
+        self.depth = self.first_row = 0
         self.left, self.budget, self.last_row = STEPS, LONGEST, -1
 
     def repaired(self, lines: Sequence[str]) -> list[str]:
@@ -141,6 +175,8 @@ class _Reader:
                 line = HEREDOC.sub("", line)
             continued = bool(found) and found[-1].endswith("\\")
             line = line if continued else PROMPT.sub("", line)
+            for pattern, new in SPELLINGS:
+                line = pattern.sub(new, line)
             docker = bool(DOCKER.search(line)) or (docker and continued)
             if docker and WINDOWS.search(line):
                 line = WINDOWS.sub(" \\\\", line)
@@ -148,7 +184,8 @@ class _Reader:
                 self.script.findings.append(Finding("changed", f"line {row + 1}", SPACE))
                 line = line.rstrip()
             line = re.sub(r"(?<!\\)((?:\\\\)*)\\$", r"\1 \\", line)
-            line = re.sub(r"\$(\{?)env:", r"$\1", line)  # PowerShell's
+            if docker:
+                line = WINDOWS_PATH.sub(lambda one: one[0].replace("\\", "\\\\"), line)
             found.append(PLACEHOLDER.sub(lambda one: one[0].translate(HIDDEN), line))
         return found
 
@@ -205,6 +242,8 @@ class _Reader:
             self.functions[shown(node.child_by_field_name("name"))] = node.child_by_field_name("body") or node
         elif node.type == "for_statement":
             self.loop(node, where)
+        elif node.type == "c_style_for_statement":
+            self.counting_loop(node, where)
         elif node.type in ("variable_assignment", "variable_assignments", "declaration_command"):
             assignments = [node] if node.type == "variable_assignment" else node.named_children
             for one in assignments:
@@ -213,11 +252,16 @@ class _Reader:
         elif node.type == "command":
             self.command(node, where)
         elif node.type in CONDITIONS:
+            if node.type == "while_statement" and STARTS.search(shown(node)):
+                self.script.findings.append(Finding("open", where, "repeats as long as a command says so; read once."))
+            before = self.inside, self.alternative
+            items = [child for child in node.named_children if child.type == "case_item"]
             for child in node.named_children:  # what a condition runs, runs
                 condition = child == node.child_by_field_name("condition")
-                self.inside += not condition
+                later = child.type in ALTERNATIVES or child in items[1:]
+                self.inside, self.alternative = before[0] or not condition, before[1] or later
                 self.run([child], where if condition else "")
-                self.inside -= not condition
+            self.inside, self.alternative = before
         elif node.type in ("list", "pipeline", "redirected_statement", "negated_command"):
             self.run(node.children, where)
         elif node.type not in ("test_command", "file_redirect", *REDIRECTIONS):
@@ -236,6 +280,8 @@ class _Reader:
             before, self.arguments = self.arguments, words
             self.run([self.functions[words[0]]])
             self.arguments = before
+        elif words[:1] == ["shift"] and self.arguments and re.fullmatch(r"\d{0,4}", "".join(words[1:])):
+            self.arguments = [self.arguments[0], *self.arguments[1 + int("".join(words[1:]) or 1) :]]
         elif words:
             first, last = (self.first_row + point.row for point in (node.start_point, node.end_point))
             if first == self.last_row + 1 and self.continues(words):
@@ -243,7 +289,8 @@ class _Reader:
                 self.script.findings.append(Finding("changed", f"line {first}", MISSING))
                 where, words = before_it.where, [*before_it.words, *words]
                 self.undefined = [*before_it.undefined, *self.undefined]
-            self.script.commands.append(Command(where, tuple(words), tuple(dict.fromkeys(self.undefined))))
+            undefined = tuple(dict.fromkeys(self.undefined))
+            self.script.commands.append(Command(where, tuple(words), undefined, self.alternative))
             self.last_row = last
 
     def continues(self, words: Sequence[str]) -> bool:
@@ -256,8 +303,11 @@ class _Reader:
         """Read `NAME=value`, `NAME+=value`, `NAME=(…)`."""
         name, value = shown(node.child_by_field_name("name")), node.child_by_field_name("value")
         if self.inside:
-            self.script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
-            return
+            taken = not "".join(self.known.get(name, ((), ()))[0])
+            how = "taken, because nothing before sets it" if taken else "ignored"
+            self.script.findings.append(Finding("open", where, f"sets {name} under a condition; {how}."))
+            if not taken:
+                return
         before, missing = self.known.get(name, ([], ())) if node.children[1].type == "+=" else ([], ())
         if value is not None and value.type == "array":
             items = [*before, *self.words(value.named_children)]
@@ -274,7 +324,8 @@ class _Reader:
         """Read a loop's body once for each word. Words that are not in the text stay open."""
         name, body = shown(node.child_by_field_name("variable")), node.child_by_field_name("body")
         items = self.words(node.children_by_field_name("value"))[:MOST]
-        undefined = tuple(dict.fromkeys(self.undefined))
+        braces = [braces for item in items for braces in NOT_EXPANDED.findall(item)]
+        undefined = tuple(dict.fromkeys([*self.undefined, *braces]))
         if undefined and items:
             self.script.findings.append(Finding("open", where, f"repeats for {', '.join(undefined)}; read once."))
             items = [f"${name}"]
@@ -282,11 +333,67 @@ class _Reader:
             self.known[name] = ([item], undefined)
             self.run([body] if body else [])
 
+    def counting_loop(self, node: Node, where: str) -> None:
+        """Read the body of `for ((i=0; i<4; i++))` for each number, once if they are not known."""
+        start, condition, update, body = (
+            node.child_by_field_name(name) for name in ("initializer", "condition", "update", "body")
+        )
+        if start and start.type == "variable_assignment":
+            first = self.value_of(start.child_by_field_name("value") or start)
+            self.known[shown(start.child_by_field_name("name"))] = ([] if first is None else [str(first)], ())
+        name = shown(update).removesuffix("++").removeprefix("++")
+        steps = update is not None and "++" in shown(update) and re.fullmatch(r"\w+", name)
+        if not (condition and steps) or self.value_of(condition) is None:
+            what = f"repeats while `{shown(condition)}`; read once." if condition else "repeats for ever; read once."
+            self.script.findings.append(Finding("open", where, what))
+            self.run([body] if body else [])
+            return
+        for _ in range(MOST):
+            number = "".join(self.known.get(name, ((), ()))[0])
+            if not self.value_of(condition) or not number.isdecimal():
+                break
+            self.run([body] if body else [])
+            self.known[name] = ([str(int(number) + 1)], ())
+
+    def value_of(self, node: Node) -> int | None:
+        """The number of an arithmetic expression, None if it is unknown."""
+        text = shown(node)
+        if node.type in ("arithmetic_expansion", "parenthesized_expression") and len(node.named_children) == 1:
+            return self.value_of(node.named_children[0])
+        if node.type == "binary_expression" and len(node.children) == 3 and len(text) < MOST:
+            first, second = (self.value_of(node.children[at]) for at in (0, 2))
+            sign = shown(node.children[1])
+            if first is None or second is None or sign not in CALCULATED or (sign in "/%" and not second):
+                return None
+            return int(CALCULATED[sign](first, second))
+        if counted := re.fullmatch(r"\$\{#(\w+)\[[@*]\]\}", text):
+            items, missing = self.known.get(counted[1], ((), ()))
+            return len(items) if items and not missing else None
+        text = "".join(self.known.get(text.strip("${}"), ([text], ()))[0])
+        return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+
+    def sequence(self, node: Node) -> Sequence[int]:
+        """The numbers of `$(seq 0 3)`; none for anything else."""
+        if node.type != "command_substitution" or not re.match(r"(\$\(|`)\s*seq\s", shown(node)):
+            return ()
+        undefined, self.undefined = self.undefined, []
+        texts = self.words(node.named_children[0].named_children)[1:]
+        self.undefined = undefined
+        if not 1 <= len(texts) <= 2 or not all(re.fullmatch(r"\d{1,9}", text) for text in texts):
+            return ()
+        first, last = (int(texts[0]) if texts[1:] else 1), int(texts[-1])
+        return range(first, min(last, first + MOST) + 1)
+
     def words(self, nodes: Iterable[Node]) -> list[str]:
         """The words that the words of a command become."""
-        pieces = (piece for node in nodes if node.type != "comment" for piece in [*self.pieces(node), (END, True)])
-        joined = "".join(re.sub(r"\s+", END, text) if splits else BEGUN + text for text, splits in pieces)
-        return [word.replace(BEGUN, "") for word in joined.split(END) if word]
+        found: list[str] = []
+        for node in nodes:
+            pieces = self.pieces(node) if node.type != "comment" else ()
+            joined = "".join(re.sub(r"\s+", END, text) if splits else BEGUN + text for text, splits in pieces)
+            words = [word.replace(BEGUN, "") for word in joined.split(END) if word]
+            unquoted = node.type in ("brace_expression", "concatenation")
+            found += [one for word in words for one in expanded_ranges(word)] if unquoted else words
+        return found
 
     def pieces(self, node: Node, quoted: bool = False) -> Iterator[Piece]:
         """The parts of a word with their values. quoted: it is not split."""
@@ -295,6 +402,10 @@ class _Reader:
             yield text if quoted else text[1:-1], False
         elif node.type == "ansi_c_string":
             yield re.sub(r"\\(.)", lambda one: {"n": "\n", "t": "\t"}.get(one[1], one[1]), text[2:-1]), False
+        elif numbers := self.sequence(node):
+            for at, number in enumerate(numbers):
+                yield from ([(END, True)] if at else [])
+                yield str(number), False
         elif node.type in EXPANSIONS:
             yield from self.expanded(node, text, quoted)
         elif node.type == "string":
@@ -316,7 +427,11 @@ class _Reader:
 
     def expanded(self, node: Node, text: str, quoted: bool) -> Iterator[Piece]:
         """The value of a variable or command. An unknown one stays in the text and is undefined."""
+        if node.type == "arithmetic_expansion" and (number := self.value_of(node)) is not None:
+            yield str(number), False
+            return
         name, sign, at = text.removeprefix("$"), "", 0
+        element: Value = (), ()
         if node.type == "expansion" and node.named_children:
             first = node.named_children[0]
             name, at = shown(first), first.end_byte
@@ -325,6 +440,8 @@ class _Reader:
                 sign, at = following[-1], at + len(following)
             elif following != "}" or first != node.children[1]:
                 name = text  # ${NAME##*/}, ${#NAME} and the like
+            if first.type == "subscript" and name != text:
+                element = self.element(first)
         elif text in ("$(pwd)", "`pwd`"):
             name, text = "PWD", "$PWD"
         elif re.fullmatch(r"\$[$?!#-]", text):
@@ -334,7 +451,8 @@ class _Reader:
         of_call = (
             self.arguments[int(name) :][:1] if name.isdigit() else self.arguments[1:] if every and not every[1] else ()
         )
-        values, missing = (of_call, ()) if of_call else self.known.get(every[1] or "" if every else name, ((), ()))
+        known = element if element[0] else self.known.get(every[1] or "" if every else name, ((), ()))
+        values, missing = (of_call, ()) if of_call else known
         there = bool("".join(values))
         if (sign and sign in "-=" and not there) or (sign == "+" and there):
             self.depth += 1
@@ -353,6 +471,30 @@ class _Reader:
                 yield END, True
             yield value[: self.budget], not (quoted or every or re.search(r"\$\(|`", value))
             self.budget = max(self.budget - len(value), 0)
+
+    def element(self, node: Node) -> Value:
+        """The value of `ARRAY[0]`, nothing if it is not known."""
+        items, missing = self.known.get(shown(node).partition("[")[0], ((), ()))
+        index = self.value_of(node.named_children[-1]) if items else None
+        found = items[index : index + 1] if index is not None else ()
+        return found, tuple(one for one in missing if one in "".join(found))
+
+
+def expanded_ranges(word: str) -> list[str]:
+    """The words that bash makes of `{0..3}` in a word.
+
+    >>> expanded_ranges("gpu{08..10}"), expanded_ranges("{3..1}"), expanded_ranges("{0..6..3}")
+    (['gpu08', 'gpu09', 'gpu10'], ['3', '2', '1'], ['0', '3', '6'])
+    """
+    found, at = [""], 0
+    for one in RANGE.finditer(word):
+        first, last, step = int(one[1]), int(one[2]), int(one[3] or 1) or 1
+        padded = re.match(r"-?0\d", one[1]) or re.match(r"-?0\d", one[2])
+        width = max(len(one[1]), len(one[2])) if padded else 0
+        numbers = (range(first, last + 1, step) if first <= last else range(first, last - 1, -step))[:MOST]
+        found = [f"{before}{word[at : one.start()]}{number:0{width}}" for before in found for number in numbers][:MOST]
+        at = one.end()
+    return [before + word[at:] for before in found]
 
 
 def literal(source: bytes, escaped: str) -> Iterator[Piece]:

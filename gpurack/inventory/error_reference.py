@@ -9,12 +9,12 @@ from gpurack.spec.error_codes import INVENTORY
 from gpurack.spec.live_codes import LIVE
 
 INTRODUCTION = """\
-<!-- Made by `make docs` from gpurack/spec/error_codes.py and live_codes.py; change it there. -->
+<!-- Made by `make docs` from gpurack/spec/error_codes.py, live_codes.py and step_codes.py; change it there. -->
 # Errors and warnings
 
-Read this page when an error or warning needs more explanation than its own line. Each section is one code, which
-`gpurack plan --json`, `plan --live --json` and `status --json` print as `code`. Codes never change their meaning; words
-in `{braces}` are filled in.
+Read this page when an error or warning needs more explanation than its own line. Each section is one code. `--json`
+prints it as `code` or in `codes` (that of `gpurack import` has only sentences), and `pyinfra` prints a line `codes: …`
+where a run fails. Codes never change their meaning; words in `{braces}` are filled in.
 """
 
 

@@ -2,15 +2,20 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpurack.inventory.load import YAML
-from gpurack.spec.problems import InventoryError, NotAsked, Problem, nearest
+from gpurack.inventory.fleet import layers_of
+from gpurack.inventory.load import YAML, read_inventory
+from gpurack.shell import word
+from gpurack.spec.merge import merge_all
+from gpurack.spec.problems import ENTRIES, InventoryError, NotAsked, Problem, nearest
 
 DEPLOY = re.compile(r"^\s*(from|import) gpurack\.deploys\b", re.MULTILINE)
 FOLDERS = (".", "inventories")
 """Where inventories are looked for, below the working directory."""
+INVENTED = Path("inventories/lab.yaml")
+"""The inventory of examples, in help and docs."""
 FOLDER = "It has {0}. Run `{1} {2}`."
 
 
@@ -27,6 +32,13 @@ def inventories(folder: Path = Path()) -> list[Path]:
         python = {path.stem for path in paths if path.suffix == ".py"}
         found += [path.relative_to(folder) for path in paths if path.suffix == ".py" or path.stem not in python]
     return found
+
+
+def without_hosts(folder: Path = Path()) -> Path | None:
+    """The only YAML file of a project that can be meant as its inventory, although it does not look like one."""
+    paths = [folder / "lab.yaml", folder / "lab.yml", *sorted((folder / FOLDERS[1]).glob("*.y*ml"))]
+    found = [path for path in paths if path.is_file() and not path.stem.endswith(".lock")]
+    return found[0].relative_to(folder) if len(found) == 1 else None
 
 
 def is_inventory(path: Path) -> bool:
@@ -68,19 +80,19 @@ def chosen(given: str | None, command: str, limits: bool = True) -> Path:
         known = inventories()
         if len(known) == 1:
             return known[0]
+        if not known and (broken := without_hosts()):
+            return broken  # reading it says what is wrong
         if not known:
             raise NotAsked([Problem.of("inventory-not-given", command=command)])
         paths = ", ".join(map(str, known))
-        raise NotAsked([Problem.of("several-inventories", paths=paths, command=command, first=known[0])])
+        raise NotAsked([Problem.of("several-inventories", paths=paths, command=command, first=word(str(known[0])))])
     path = Path(given)
     if path.exists():
         if is_deploy(path):
             raise deploy_given(path, [], command)
         if path.is_dir() and (known := [path / each for each in inventories(path)]):
-            paths = ", ".join(map(str, known))
-            raise NotAsked(
-                [Problem.of("inventory-is-folder", "", str(path), hint=FOLDER.format(paths, command, known[0]))]
-            )
+            hint = FOLDER.format(", ".join(map(str, known)), command, word(str(known[0])))
+            raise NotAsked([Problem.of("inventory-is-folder", "", str(path), hint=hint)])
         return path
     if problem := missing(path, command, limits):
         raise NotAsked([problem])
@@ -94,17 +106,41 @@ def missing(path: Path, command: str, limits: bool = True) -> Problem | None:
     """
     known = inventories()
     for inventory in known:
+        if hosts := hosts_of_model(str(path), inventory):
+            limit = f" --limit {hosts[0]}" if limits and len(hosts) == 1 else ""
+            meant = f"{command} {word(str(inventory))}{limit}"
+            return Problem.of("model-given", "", str(path), hosts=", ".join(hosts), command=meant)
         if re.search(rf"(?<![\w.-]){re.escape(str(path))}(?![\w.-])", inventory.read_text(errors="replace")):
-            meant = f"{command} {inventory}{f' --limit {path}' if limits else ''}"
+            meant = f"{command} {word(str(inventory))}{f' --limit {path}' if limits else ''}"
             return Problem.of("host-given", "", str(path), command=meant)
     if guess := nearest(str(path), map(str, known)):
         return Problem.of("inventory-misspelt", "", str(path), guess=guess)
     if path.suffix in (".py", *YAML):
         return None  # read_inventory reports it
-    return Problem.of("inventory-not-a-file", "", str(path), command=command)
+    return Problem.of("inventory-not-a-file", "", str(path), command=command, inventory=word(str(example(known))))
+
+
+def example(known: Sequence[Path]) -> Path:
+    """The inventory that a hint names: the first one of the project, or an invented one. known: its inventories."""
+    return known[0] if known else INVENTED
+
+
+def hosts_of_model(given: str, inventory: Path) -> list[str]:
+    """The hosts of a model that is given by its name, or as HOST/MODEL; [] if the inventory has none, or errors."""
+    host, _, model = given.rpartition("/")
+    try:
+        loaded = read_inventory(inventory)
+        hosts = {each.name: merge_all(layers_of(loaded, each)) for each in loaded}
+    except Exception:  # it is named by the command that reads it
+        return []
+    return [
+        name
+        for name, data in hosts.items()
+        if host in ("", name) and any(isinstance(data.get(kind), Mapping) and model in data[kind] for kind in ENTRIES)
+    ]
 
 
 def deploy_given(deploy: Path, others: Sequence[str], command: str) -> InventoryError:
     """The error of a deploy file where an inventory belongs, or beside one. others: the other arguments."""
     inventory = next((other for other in others if is_inventory(Path(other))), "INVENTORY")
-    return NotAsked([Problem.of("deploy-given", "", str(deploy), command=f"{command} {inventory}")])
+    return NotAsked([Problem.of("deploy-given", "", str(deploy), command=f"{command} {word(inventory)}")])

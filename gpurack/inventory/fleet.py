@@ -8,12 +8,14 @@ read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, is_misspelt, unknown_engine
 from gpurack.engines.container import CPU
 from gpurack.engines.known_flags import unknown_flag_errors
 from gpurack.inventory.checks.admin_files import unreadable_copies, unreadable_images
@@ -22,7 +24,7 @@ from gpurack.inventory.checks.connections import connected, connection_problems
 from gpurack.inventory.checks.gpus import gpu_problems
 from gpurack.inventory.checks.indentation import misplaced_entries, without_value
 from gpurack.inventory.checks.network import mirror_problems, unreadable_ca, unused_logins
-from gpurack.inventory.checks.ssh_fields import host_name_problems, ssh_field_problems
+from gpurack.inventory.checks.ssh_fields import host_name_problems, ssh_field_problems, unknown_fields
 from gpurack.inventory.checks.users import user_problems
 from gpurack.inventory.secrets import shared_keys, unreadable_secrets
 from gpurack.spec.compose_keys import unknown_keys
@@ -31,10 +33,12 @@ from gpurack.spec.image import Build
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
-from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, wrong_type
+from gpurack.spec.problems import ENTRIES, InventoryError, Problem, from_pydantic, nearest, wrong_type
 from gpurack.spec.secret import Secret
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
+OF_EVERY_ENTRY = ("defaults", "engines")
+"""The fields of a host that every entry gets."""
 KNOWN_OF_HOST = {
     "": HOST_FIELDS,
     "docker": tuple(Docker.model_fields),
@@ -56,6 +60,9 @@ KNOWN_OF_MODEL = {
     "api_key": tuple(Secret.model_fields),
 }
 CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
+
+ANY_ENGINE = "vllm"
+"""What an entry with an unknown engine is checked with, for the errors of its other fields."""
 
 Fleet = dict[str, Host]
 
@@ -89,10 +96,11 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
     fleet: Fleet = {}
     problems: list[Problem] = []
     names: set[str] = set()
-    for name, host_layers in layers.items():
-        every = list(host_layers)
+    listed = {name: list(host_layers) for name, host_layers in layers.items()}
+    alone = not any(_mapping(layer.get(kind)) for every in listed.values() for layer in every for kind in ENTRIES)
+    for name, every in listed.items():
         data = allowing_restart(merge_all(every))
-        problems += without_value(name, every)
+        problems += without_value(name, every, alone)
         names |= {str(key) for kind in ("models", "services") for key in _mapping(data.get(kind))}
         host, found = check_host(name, data)
         problems += found
@@ -126,15 +134,13 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
 
     The spec is None if it could not be built.
     """
-    problems = [
-        Problem.unknown("unknown-field", key, HOST_FIELDS, name, key)
-        for key in data
-        if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
-    ]
-    if wrong := not_maps(name, data):
+    problems = unknown_fields(name, data, HOST_FIELDS)
+    misspelt = {problem.path for problem in problems}
+    wrong = not_maps(name, data)
+    if wrong or any(nearest(key, HOST_FIELDS) in OF_EVERY_ENTRY for key in misspelt):
         return None, problems + wrong  # what follows from them would be errors of every entry
     problems += host_name_problems(name, data) + ssh_field_problems(name, data)
-    problems += misplaced_entries(name, {key: data[key] for key in data if key not in HOST_FIELDS})
+    problems += misplaced_entries(name, {key: data[key] for key in sorted(data.keys() - misspelt - {*HOST_FIELDS})})
     data, found = without_unknown_defaults(name, data)
     problems += found
     entries: dict[str, dict[str, Any]] = {"models": {}, "services": {}, "jobs": {}}
@@ -144,7 +150,9 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
                 continue  # removed by a later layer
             merged = with_version(data, entry) if kind == "jobs" else _with_defaults(data, entry)
             model, found = check_model(name, kind, str(entry_name), merged)
-            problems += found
+            problems += (
+                found if model else [where_written(problem, f"{kind}.{entry_name}.", entry, data) for problem in found]
+            )
             if model:
                 checked[str(entry_name)] = model
     own = {key: data[key] for key in Host.model_fields if key in data and key not in entries}
@@ -164,6 +172,21 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
     return host, problems + clashes(name, host)
 
 
+def where_written(problem: Problem, prefix: str, entry: Any, data: Mapping[str, Any]) -> Problem:
+    """The error of a field of an entry, at `defaults` or `engines` if the entry has the field from there.
+
+    prefix: `models.X.`. data: of the host.
+    """
+    field, dot, rest = problem.path.removeprefix(prefix).partition(".")
+    if not (problem.path.startswith(prefix) and isinstance(entry, Mapping)) or field in entry:
+        return problem
+    defaults = _mapping(data.get("defaults"))
+    engine = str(entry.get("engine", defaults.get("engine")))
+    layers = {f"engines.{engine}": _mapping(_mapping(data.get("engines")).get(engine)), "defaults": defaults}
+    path = next((path for path, layer in layers.items() if field in layer), None)
+    return replace(problem, path=f"{path}.{field}{dot}{rest}") if path else problem
+
+
 def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Job | None, list[Problem]]:
     """The spec of one merged entry of `models`, `services` or `jobs` (kind), and its errors."""
     path = f"{kind}.{name}"
@@ -173,7 +196,9 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
         return None, [Problem.of("invalid-entry-name", host, path)]
     engine = entry.get("engine")
     if engine is not None and (not isinstance(engine, str) or engine not in ENGINES):
-        return None, [Problem.unknown("unknown-engine", engine, list(ENGINES), host, f"{path}.engine")]
+        model, others = check_model(host, kind, name, {**entry, "engine": ANY_ENGINE})
+        found = [problem for problem in others if model is None and problem.path != path]  # the rest is of that engine
+        return None, [unknown_engine(engine, host, f"{path}.engine"), *found]
     try:
         words = without_nones(entry)
         if isinstance(entry.get("compose"), Mapping):
@@ -188,13 +213,10 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
         if hint and words.get("image") is None and any(problem.code == "one-image-source" for problem in found):
             return None, [Problem.of("image-missing", host, f"{path}.image", hint=hint)]  # a version is refused next
         return None, found
-    found = (
-        version_problems(model)
-        + section_problems(kind, model)
-        + ENGINES[model.engine].check(model)
-        + unknown_flag_errors(model)
-    )
-    found += unknown_keys(model.compose)
+    found = section_problems(kind, model)  # the others may follow from it
+    if not found:
+        found = version_problems(model) + ENGINES[model.engine].check(model)
+        found += [*unknown_flag_errors(model), *unknown_keys(model.compose)]
     return model, [problem.at(host, path) for problem in found]
 
 
@@ -241,8 +263,8 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
     ]
     for engine, entry in _mapping(data.get("engines")).items():
         path = f"engines.{engine}"
-        if engine not in ENGINES and nearest(engine, ENGINES, 0.85):
-            problems.append(Problem.unknown("unknown-engine", engine, list(ENGINES), name, path))
+        if is_misspelt(engine):
+            problems.append(unknown_engine(engine, name, path))
         elif entry is not None and not isinstance(entry, Mapping):
             problems.append(wrong_type("a map", entry, "engines").at(name, path))
     return problems
@@ -309,12 +331,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _belongs_to_pyinfra(key: str) -> bool:
-    return key.startswith(("ssh_", "_", "docker_", "dockerssh_", "vagrant_", "chroot_", "winrm_"))
-
-
 def without_models(fleet: Fleet) -> Problem | None:
-    """The error of an inventory without any model or job, for a deploy of models."""
-    if any(host.models or host.jobs for host in fleet.values()):
+    """The error of an inventory without any model, service or job, for a deploy of models."""
+    if any(host.entries or host.jobs for host in fleet.values()):
         return None
     return Problem.of("no-models")
+
+
+def require_models(fleet: Fleet, path: Path) -> Fleet:
+    """The fleet of this inventory. Raises InventoryError if it has neither a model nor a job."""
+    if problem := without_models(fleet):
+        raise InventoryError([problem.at(str(path))])
+    return fleet

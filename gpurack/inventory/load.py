@@ -19,14 +19,22 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_state
 
 from gpurack.inventory.yaml_errors import explained
-from gpurack.spec.problems import InventoryError, Problem, wrong_type
+from gpurack.shell import sh
+from gpurack.spec.problems import InventoryError, Problem, nearest, wrong_type
 
-APPLY = "gpurack apply {inventory}"
-"""The command by which an inventory is applied."""
 YAML = (".yaml", ".yml")
 TOP = ("all", "groups", "hosts")
 NO_HOSTS = Problem.of("no-hosts")
 Groups = dict[str, tuple[list[Any], dict[str, Any]]]
+
+
+def apply_command(inventory: object) -> str:
+    """The command by which an inventory is applied, to paste into a shell. inventory: its path.
+
+    >>> apply_command("my lab/lab.yaml")
+    "gpurack apply 'my lab/lab.yaml'"
+    """
+    return sh("gpurack apply {}", str(inventory))
 
 
 def load(path: str) -> Groups:
@@ -50,6 +58,11 @@ def parse_yaml(path: Path) -> Any:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
+        if conflict := re.search(r"^(<{7}|={7}|>{7})( |$)", text, re.MULTILINE):
+            where = f"{path}:{text.count(chr(10), 0, conflict.start()) + 1}"
+            what = "is a mark of git: two versions of the file were not merged"
+            hint = "Keep one of the two parts, and remove the marks."
+            raise InventoryError([Problem.of("invalid-yaml", "", where, what=what, hint=hint)])
         return yaml.load(text, Loader=_Strict)
     except OSError as error:
         raise InventoryError([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
@@ -63,9 +76,12 @@ def parse_yaml(path: Path) -> Any:
 
 def to_groups(content: Any, path: str) -> Groups:
     """The three maps all, groups, hosts → groups of (hosts, data). Raises InventoryError."""
+    misspelt = nearest("hosts", filter(None, map(str, content))) if isinstance(content, Mapping) else None
+    if misspelt and misspelt not in TOP:
+        raise InventoryError([Problem.unknown("unknown-key", misspelt, TOP, "", f"{path} {misspelt}")])
     if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping):
         raise InventoryError([Problem.of("no-hosts-map", "", path)])
-    problems = [Problem.unknown("unknown-key", key, TOP, "", f"{path} {key}") for key in content if key not in TOP]
+    problems = [unknown_top(key, path) for key in content if key not in TOP]
     data = _map(content.get("all"), f"{path} all", problems)
     known = _map(content.get("groups"), f"{path} groups", problems)
     groups: Groups = {"all": ([], data)}
@@ -114,12 +130,17 @@ def read_inventory(path: Path) -> Inventory:
         inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except SyntaxError as error:
         line = f": {error.text.strip()}" if error.text else "."
+        if path.suffix != ".py":
+            line = f". If it is YAML, rename it to {path.with_suffix(YAML[0])}."
         where = f"{error.filename or path}:{error.lineno}"
         raise InventoryError([Problem.of("invalid-python", "", where, what=error.msg, line=line)]) from None
     except UnicodeDecodeError as error:
         raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
     except UnexpectedExternalError as error:
         raise InventoryError([_raised(error.exception, error.filename)]) from None
+    if not len(inventory) and path.suffix != ".py":
+        right = path.with_suffix(YAML[0])
+        raise InventoryError([Problem.of("inventory-ending", "", str(path), ending=path.suffix, right=right)])
     return with_hosts(inventory)
 
 
@@ -210,6 +231,17 @@ def _is_not_a_group(value: ast.expr) -> bool:
     return isinstance(first, ast.Tuple | ast.Constant)
 
 
+def unknown_top(key: Any, path: str) -> Problem:
+    """The error of a key beside `hosts` that is not known there: it may be a field of hosts."""
+    from gpurack.inventory.fleet import HOST_FIELDS
+
+    where = f"{path} {key}"
+    if key in HOST_FIELDS:
+        hint = f"It is a field of hosts: move it into the map `all`, as in all: {{{key}: …}}, or into a host."
+        return Problem.of("unknown-key", "", where, name=key, hint=hint)
+    return Problem.unknown("unknown-key", key, TOP, "", where)
+
+
 def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
     if value is None:
         return {}
@@ -217,6 +249,10 @@ def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
         problems.append(wrong_type("a map", value, where.rpartition(" ")[2]).at("", where))
         return {}
     return dict(value)
+
+
+PYTHON_WORDS = {"null": "None", "none": "None", "true": "True", "yes": "True", "false": "False", "no": "False"}
+"""Words of YAML and JSON → those of Python."""
 
 
 class _Number(float):
@@ -255,8 +291,9 @@ class _Strict(yaml.SafeLoader):
         for key_node, value_node in node.value:
             key = key_node.value
             if value_node.tag == "tag:yaml.org,2002:null" and not value_node.value and _glued(key):
-                field, _, value = key.partition(":")
-                what = f"a space is missing after the colon; write {field}: {value}"
+                field, sign, value = re.split("([:=])", key, maxsplit=1)
+                what = "a space is missing after the colon" if sign == ":" else "YAML wants a colon in place of `=`"
+                what += f"; write {field}: {value}"
                 raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
             if (
                 key in VERSIONS
@@ -269,8 +306,8 @@ class _Strict(yaml.SafeLoader):
 
 
 def _glued(key: Any) -> bool:
-    """Is it `port:8000`, which YAML reads as a key without a value?"""
-    return isinstance(key, str) and bool(re.fullmatch(r"[a-z_]+:[^\s/][^:]*", key))
+    """Is it `port:8000` or `threads=8`, which YAML reads as a key without a value?"""
+    return isinstance(key, str) and bool(re.fullmatch(r"[a-z_]+:[^\s/][^:]*|[A-Za-z_-]+=\S+", key))
 
 
 def _raised(error: Exception, filename: str) -> Problem:
@@ -278,4 +315,6 @@ def _raised(error: Exception, filename: str) -> Problem:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     hint = f". Is the environment variable {error} set?" if isinstance(error, KeyError) else "."
+    if isinstance(error, NameError) and (right := PYTHON_WORDS.get(str(error.name).lower())):
+        hint = f". Python writes {right}."
     return Problem.of("inventory-raised", "", f"{filename}:{lines[-1]}" if lines else filename, what=what, hint=hint)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gpurack.inventory.load import parse_yaml
+from gpurack.shell import word
 from gpurack.spec.host import Host
 from gpurack.spec.lock import Lock, place
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic
@@ -21,7 +22,7 @@ def read_lock(inventory: Path | None) -> Lock | None:
     except ValidationError as error:
         found = from_pydantic("", "", error, {})[0]
         where = f"{path} {found.path}".rstrip()
-        problem = Problem.of("invalid-lock", "", where, what=found.message, inventory=inventory)
+        problem = Problem.of("invalid-lock", "", where, what=found.message, inventory=word(str(inventory)))
         raise InventoryError([problem]) from None
 
 

@@ -15,6 +15,8 @@ ACTOR = "GPURACK_ACTOR"
 PATIENCE = 10
 """Seconds that git may take."""
 LONGEST = 100
+NEW_FILES = ("*.py", "*.yaml", "*.yml")
+"""The files of an inventory: itself, its group_data and its lock."""
 
 
 def claim(
@@ -31,8 +33,10 @@ def claim(
 def origin(lab: str | None, inventory: Path | None) -> Origin:
     """Return who applies an inventory, and from what. inventory: its file, None if unknown."""
     top, commit = clone(inventory.parent.resolve()) if inventory else ("", "")
-    place = os.path.relpath(inventory.resolve(), top) if inventory and top else ""
-    return Origin(lab or "", actor(), commit, place)
+    if not inventory or not top:
+        return Origin(lab or "", actor())
+    place = os.path.relpath(inventory.resolve(), top)
+    return Origin(lab or "", actor(), commit, place, uncommitted(inventory.parent.resolve()))
 
 
 def actor() -> str:
@@ -59,6 +63,21 @@ def clone(folder: Path) -> tuple[str, str]:
 
 
 @once
+def uncommitted(folder: Path) -> bool:
+    """Does the clone of an inventory's folder have changes that no commit has?
+
+    Those are changes of any file that git knows, and new files below the folder that an inventory may consist of.
+    False if git fails.
+    """
+    asked = (
+        ("status", "--porcelain", "--untracked-files=no"),
+        ("ls-files", "--others", "--exclude-standard", "--", *NEW_FILES),
+    )
+    said = (git(folder, *words) for words in asked)
+    return any(one is not None and not one.returncode and bool(one.stdout) for one in said)
+
+
+@once
 def contains(folder: Path, commit: str) -> bool:
     """Is a commit in the history of what is checked out?"""
     if not re.fullmatch("[0-9a-f]{7,64}", commit):
@@ -71,7 +90,11 @@ def git(folder: Path, *words: str) -> "subprocess.CompletedProcess[str] | None":
     """Run git in a folder. None if it is not installed or hangs."""
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+            ["git", "--no-optional-locks", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

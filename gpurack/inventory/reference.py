@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gpurack import screen
-from gpurack.spec.host import Cards, Docker, Host, Nvidia
+from gpurack.inventory.checks.ssh_fields import SSH_FIELDS
+from gpurack.spec.host import Docker, Download, Gpus, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
@@ -63,7 +64,7 @@ hosts:
 key by key, lists and single values replace, `null` (Python: `None`) removes; in `docker.daemon` it also removes the key
 from the host's daemon.json. (pyinfra's own host data replaces whole maps.)
 
-**For ssh**, use pyinfra's fields (`ssh_user`, `ssh_port`, `ssh_key`, …) or your ~/.ssh/config.
+**For ssh**, use your ~/.ssh/config, or [pyinfra's fields](#ssh) (`ssh_user`, `ssh_port`, `ssh_key`, …).
 
 **In editors.** `gpurack schema > inventories/gpurack.schema.json` writes a JSON Schema. With the first line of the
 example above, editors with the YAML language server complete and check a YAML inventory. `gpurack completion bash`
@@ -78,7 +79,8 @@ LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("Job", Job, ""),
     ("docker", Docker, ""),
     ("nvidia", Nvidia, ""),
-    ("hardware: {count, memory}", Cards, ""),
+    ("download", Download, ""),
+    ("hardware: {count, memory}", Gpus, ""),
     ("Secret", Secret, ""),
     ("weights: {url, sha256}", UrlWeights, ""),
     ("weights: {hf, revision}", HfWeights, ""),
@@ -92,12 +94,29 @@ LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
 )  # fmt: skip
 
 
+OF_SSH = """\
+Fields of a host (also in `all` and groups) by which gpurack and pyinfra connect. Without one, ~/.ssh/config decides,
+then the default. A field replaces what ~/.ssh/config says."""
+JSON_WORDS = {
+    "string": "text", "integer": "number", "number": "number", "boolean": "true or false", "object": "map",
+}  # fmt: skip
+"""Type in JSON schema → in the words of an inventory."""
+
+
 def inventory_page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for title, level, text in LEVELS:
         parts.append(f"\n## {title}\n\n{text or paragraph(level)}\n\n{table(level)}")
+    parts.append(f"\n## ssh\n\n{OF_SSH}\n\n{ssh_table()}")
     return "".join(parts)
+
+
+def ssh_table() -> str:
+    """pyinfra's fields of ssh."""
+    lines = ["| field | value | |", "|---|---|---|"]
+    lines += [f"| `{name}` | {JSON_WORDS[kind]} | {text} |" for name, (kind, text) in SSH_FIELDS.items()]
+    return "\n".join(lines) + "\n"
 
 
 def paragraph(level: type[BaseModel]) -> str:

@@ -1,7 +1,9 @@
 """The JSON Schema of a YAML inventory, from the same pydantic models that check it."""
 
+import functools
 from typing import Any
 
+from gpurack import screen
 from gpurack.inventory.checks.ssh_fields import SSH_FIELDS
 from gpurack.spec.host import Host
 
@@ -21,8 +23,8 @@ def inventory_schema() -> dict[str, Any]:
     host["properties"]["engines"] = {"type": "object", "additionalProperties": entry}
     definitions["Job"] = _optional(definitions["Job"])
     definitions["Model"] = entry  # what a model leaves out may come from defaults or engines
-    host["properties"] |= {name: {"type": kind, "description": text} for name, (kind, text) in SSH_FIELDS.items()}
     layer = _optional(host) | {"patternProperties": {"^_": {}}}  # pyinfra's arguments, such as _sudo_password
+    layer["properties"] |= {name: {"type": kind, "description": text} for name, (kind, text) in SSH_FIELDS.items()}
     member = {
         **layer,
         "properties": {**layer["properties"], "groups": {"type": "array", "items": {"type": "string"}}},
@@ -40,6 +42,12 @@ def inventory_schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+@functools.cache
+def schema_text() -> str:
+    """The schema as JSON. pydantic takes a tenth of a second for it."""
+    return screen.as_json(inventory_schema())
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import yaml
 
 NAME = r"[\w.@/-]+"
+OPENS = re.compile(r":\s*(#.*)?$")
+"""A line whose value is in the lines below it."""
 AT_THE_START = {
     r"'-'|'\?'": (
         'some lines of one level begin with "- ", others do not',
@@ -20,10 +22,6 @@ AT_THE_START = {
 }
 """What PyYAML found in place of the next line of a map → what is wrong, what to write."""
 OTHERS = {
-    r"found character '\\t'": (
-        "a tab, where YAML wants spaces",
-        "Write spaces, two more for each level: `    {name}:`.",
-    ),
     r"found character '(.)' that cannot start": (
         'a value cannot begin with "{0}"',
         'Put it in quotes: `{key}: "{0}…"`.',
@@ -84,6 +82,8 @@ def explained(error: yaml.YAMLError, text: str) -> Mistake:
         return _in_brackets(opened[1], opened[2], begun.line, at.line)
     if problem == "mapping values are not allowed here":
         return _second_colon(lines, at.line, at.column)
+    if "found character '\\t'" in problem:
+        return _tab(lines, at.line)
     if problem == "expected <block end>, but found '<block mapping start>'":
         return _indented(lines, at.line, at.column)
     line = begun.line if "expected ':'" in problem else at.line
@@ -124,15 +124,50 @@ def _second_colon(lines: list[str], line: int, column: int) -> Mistake:
 
 def _indented(lines: list[str], line: int, column: int) -> Mistake:
     """The error of a line that begins in a column of its own."""
-    open_levels: list[int] = []
-    for each in lines[:line]:
-        if each.strip() and each.lstrip()[0] != "#":
-            indent = len(each) - len(each.lstrip(" "))
-            open_levels = [level for level in open_levels if level < indent] + [indent]
-    right = [level for level in open_levels if level < column][-1:] + [one for one in open_levels if one > column][:1]
-    example = f"{' ' * right[0]}{_first_name(lines[line])}:" if right else ""
+    levels = _open_levels(lines[:line])
+    right = [level for level in levels if level < column][-1:] + [one for one in levels if one > column][:1]
+    example = f": `{' ' * right[0]}{_first_name(lines[line])}:`" if len(right) == 1 else ""
     what = f"is indented by {column} spaces, which fits no line above"
-    return Mistake(line + 1, what, f"Write {' or '.join(map(str, right))} spaces: `{example}`.")
+    return Mistake(line + 1, what, f"Write {' or '.join(map(str, right))} spaces{example}.")
+
+
+def _tab(lines: list[str], line: int) -> Mistake:
+    """The error of a tab. The right indentation is shown where the lines around it tell it."""
+    text, what = lines[line], "a tab, where YAML wants spaces"
+    if "\t" not in text[: len(text) - len(text.lstrip())]:
+        return Mistake(line + 1, what, "Write a space in its place.")
+    above = next((each for each in reversed(lines[:line]) if _counts(each)), "")
+    below = next((each for each in lines[line + 1 :] if _counts(each)), "")
+    right: list[int] = []
+    if "\t" in below[: len(below) - len(below.lstrip())]:
+        pass  # neither line tells it
+    elif OPENS.search(above):
+        right = [_indent(above) + 2]
+    elif OPENS.search(text):
+        right = [level for level in _open_levels(lines[:line]) if level < _indent(below)]
+    elif below and _indent(below) == _indent(above):
+        right = [_indent(below)]
+    if not right:
+        return Mistake(line + 1, what, "Write spaces, two more for each level.")
+    return Mistake(line + 1, what, f"Write {right[-1]} spaces: `{' ' * right[-1]}{_first_name(text)}:`.")
+
+
+def _open_levels(lines: list[str]) -> list[int]:
+    """The columns in which a line after these can begin, of the levels that are open."""
+    levels: list[int] = []
+    for each in filter(_counts, lines):
+        levels = [level for level in levels if level < _indent(each)] + [_indent(each)]
+    return levels
+
+
+def _counts(line: str) -> bool:
+    """Does a line have more than a comment?"""
+    return bool(line.strip()) and line.lstrip()[0] != "#"
+
+
+def _indent(line: str) -> int:
+    """The number of spaces that a line begins with."""
+    return len(line) - len(line.lstrip(" "))
 
 
 def _first_name(line: str) -> str:

@@ -14,6 +14,7 @@ from gpurack.remote import Command, run
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
+from gpurack.spec.problems import Problem
 
 MANIFEST_LIMIT = 300
 """Seconds for files/manifest.sh; 32 homes at once take at most 40 of them."""
@@ -31,16 +32,18 @@ def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
         return seen
     apart = [part for part in seen.late if part.startswith(("user ", "weights "))]
     if missing := seen.hanging(without=apart):
-        return replace(seen, trouble=" ".join(problem.what for problem in missing))
+        alone = missing[0] if len(missing) == 1 else None
+        return replace(seen, trouble=alone or Problem.of("not-inspected", what=" ".join(one.what for one in missing)))
     if not paths:
         return seen
     if "python3" not in seen.tools:
-        return replace(seen, trouble=NO_PYTHON)
+        return replace(seen, trouble=Problem.of("not-inspected", what=NO_PYTHON))
     readers = weights.readers(wanted)
     asked = "\n".join(f"{readers.get(path, '')}|{path}" for path in paths)
     ok, lines = run_as_root(host, seen, sh("python3 -c {}", hasher()), stdin=asked)
     if not ok:
-        return replace(seen, trouble=f"could not read the sha256 of the weights: {last_line(lines)}.")
+        why = f"could not read the sha256 of the weights: {last_line(lines)}."
+        return replace(seen, trouble=Problem.of("not-inspected", what=why))
     outdate(host)
     seen = snapshot(host, wanted)
     late = {f"user {user}": f"did not finish reading their weights: {why}" for user, why in unanswered(lines).items()}

@@ -37,7 +37,7 @@ def system(facts: HostFacts) -> Iterator[str]:
     """Operating system, architecture, GPUs and secrets' files."""
     yield f"os {facts.os.name}"
     yield f"arch {facts.arch}"
-    yield from (f"card {card.index} {card.name} {card.memory_total or 0} MiB" for card in facts.gpus)
+    yield from (f"gpu {gpu.index} {gpu.name} {gpu.memory_total or 0} MiB" for gpu in facts.gpus)
     yield from (of_entry(f"secret {path} {mode} uid {uid}", facts) for path, (mode, uid) in facts.secrets.items())
 
 
@@ -85,7 +85,7 @@ def without_labels(labels: Any) -> Any:
 def shown(value: Any, facts: HostFacts) -> str:
     """A value on one line, with the indexes of GPUs instead of their UUIDs."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    numbers = {card.uuid: f"card-{card.index}" for card in facts.gpus}
+    numbers = {gpu.uuid: f"gpu-{gpu.index}" for gpu in facts.gpus}
     return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text)
 
 

@@ -7,8 +7,10 @@ import re
 
 
 def fingerprint(armored: str) -> str:
-    """The fingerprint of the first key: 40 hex digits for version 4 (RFC 4880, 12.2), 64 for version 6 (RFC 9580,
-    5.5.4.3). Raises ValueError if the text is not a key."""
+    """Return the fingerprint of the first key. Raises ValueError if the text is not a key.
+
+    It has 40 hex digits for version 4 (RFC 4880, 12.2), 64 for version 6 (RFC 9580, 5.5.4.3).
+    """
     found = re.search(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*\n(?:[^\n]+\n)*?\s*\n([A-Za-z0-9+/=\s]+?)\n=", armored)
     try:
         body = _first_packet(base64.b64decode(found[1] if found else ""))

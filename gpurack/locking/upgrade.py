@@ -27,8 +27,11 @@ PARTS = ("docker", "toolkit", "images", "weights")
 
 @dataclass(frozen=True)
 class News:
-    """The newest versions that a host can get. packages: name → versions, newest first. images: model →
-    `reference@sha256:…`. commits: path of the weights on the host → commit. errors: what could not be looked up."""
+    """The newest versions that a host can get.
+
+    packages: name → versions, newest first. images: model → `reference@sha256:…`. commits: path of the weights on the
+    host → commit. errors: what could not be looked up.
+    """
 
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
@@ -61,11 +64,11 @@ def names_of_packages(what: Sequence[str], spec: Host, facts: HostFacts, old: Ho
 
 def newest_request(what: Sequence[str], spec: Host, facts: HostFacts) -> dict[str, Any]:
     """The input of files/newest.py: the images and the repositories on hubs to look up."""
-    cards = ledger.assign(spec, facts).uuids
+    assigned = ledger.assign(spec, facts).uuids
     images, hubs = [], []
     for name, model in spec.entries.items():
-        if model.enabled and chosen(what, "images", name) and references(model) and name in cards:
-            image = desire(name, spec, facts, cards[name]).image
+        if model.enabled and chosen(what, "images", name) and references(model) and name in assigned:
+            image = desire(name, spec, facts, assigned[name]).image
             named = next(each for each in references(model) if mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
         if model.enabled and chosen(what, "weights", name):
@@ -109,8 +112,11 @@ def newest(pin: Pin | None, have: Sequence[str]) -> str:
 def upgraded_model(
     what: Sequence[str], name: str, spec: Host, old: ModelLock | None, seen: ModelLock | None, news: News
 ) -> ModelLock:
-    """The pins of one model. Weights that the next run fetches have no sha256 yet, unless the inventory has it; run
-    `gpurack lock` after that run."""
+    """Return the pins of one model.
+
+    Weights that the next run fetches have no sha256 yet, unless the inventory has it. `gpurack lock` adds it after that
+    run.
+    """
     model, old, seen = spec.entries[name], old or ModelLock(), seen or ModelLock()
     image, ollama, main = old.image, old.ollama, weights.host_path(spec, model)
     commits, files = pins.commits(old, main), old.weights

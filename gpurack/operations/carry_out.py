@@ -11,11 +11,21 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
 from gpurack.facts.model import HostFacts
-from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
+from gpurack.facts.record import Replacing
+from gpurack.operations.commands import (
+    PYTHON,
+    Refusal,
+    Streamed,
+    carry_out,
+    slow,
+    under_lock,
+    until_changed,
+    waiting_command,
+)
 from gpurack.operations.run_state import host_run, outdate, snapshot
-from gpurack.plan.host import waiting
+from gpurack.plan.host import waiting, waiting_for
 from gpurack.plan.steps import Finding, Kind, Plan, Step
-from gpurack.shell import sh
+from gpurack.shell import grouped, sh
 from gpurack.spec.host import Host as Spec
 from gpurack.spec.problems import Problem
 
@@ -80,6 +90,8 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         return
     announce(plan.findings, plan.errors)
     failed = yield from carry_out_steps(plan.steps)
+    if host.state.is_executing:  # a step that fails ends the operation before
+        run.host_changes += dict.fromkeys(step.reason for step in plan.steps if step.reason and step.user not in failed)
     errors = [*plan.errors]
     if plan.down is None:
         errors += failed.values()
@@ -94,7 +106,22 @@ def when_free(operation: str, spec: Spec, facts: HostFacts) -> Generator[Pyinfra
     if not facts.busy:
         return facts
     announce(waiting(facts))
-    yield slow(PYTHON, under_lock(sh("true"), operation))
+    yield waiting_command(Streamed(PYTHON, _stdin=under_lock(sh("true"), operation)))
+    outdate(host)
+    return snapshot(host, spec)
+
+
+def when_changed(
+    operation: str, spec: Spec, facts: HostFacts, changes: Sequence[Replacing]
+) -> Generator[PyinfraCommand, None, HostFacts]:
+    """Return the host's facts as soon as another run has ended these changes, or after an hour.
+
+    One that takes longer keeps its entries, and the runner says so (files/claims.py).
+    """
+    if not changes:
+        return facts
+    announce(waiting_for(changes))
+    yield waiting_command(slow(grouped(until_changed(one) for one in changes)))
     outdate(host)
     return snapshot(host, spec)
 

@@ -1,6 +1,7 @@
 """How steps become pyinfra commands. These classes act; gpurack/plan decided what to do."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.run_state import host_run, outdate, reasons_of, refresh
+from gpurack.facts.record import Replacing
+from gpurack.operations.phases import INSTALL, said
+from gpurack.operations.run_state import PROGRESS, host_run, outdate, reasons_of, refresh
 from gpurack.plan.steps import DockerRestart, Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.plan.system.daemon_json import Apply
 from gpurack.plan.system.rootless import SetUp
@@ -24,6 +27,14 @@ USER_PROGRAM = 300
 """Seconds that a program may run as a user. It waits for that user's daemon, which may never answer."""
 QUICK = 1800
 """Seconds that a step without a progress line may take: systemctl, nvidia-ctk, rm."""
+CHANGING = 3600
+"""Seconds that a run waits until another one has ended a change in several Dockers."""
+LONG = 4
+"""Hours that a step with progress lines may take: packages, containers to remove."""
+MERCY = 60
+"""Seconds in which such a step ends by itself after that, before it is killed."""
+WRITING = 120
+"""Seconds that a run waits while another one writes gpurack's files."""
 NAMED = 60
 """Characters of a command that a message has."""
 PYTHON = sh("python3 -")
@@ -33,16 +44,29 @@ SIGN_OF_LIFE = 5
 """Seconds between two lines of output of a slow command."""
 
 
+FAILURES = {
+    "daemon_json": "daemon-json-not-applied",
+    "docker_restart": "docker-not-restarted",
+    "rootless": "rootless-failed",
+}
+"""Program of files/ → the code of its failure."""
+
+
 class Changing(Command):
     """A command that changes the host. The snapshot is outdated afterwards, also if it fails."""
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         outdate(host)
+        begun = time.monotonic()
         ok, output = super().execute(state, host, connector_arguments)
+        host_run(host).took({INSTALL: time.monotonic() - begun})
         if not ok:
-            host_run(host).failed(output.output_lines)
+            host_run(host).failed(list(output.output_lines))
             refresh(host)
+            # pyinfra prints the output of a failed command, and the end of the run says why it failed
+            known = {line for why in reasons_of(output.output_lines) for line in (why.split("\n")[0], f"error {why}")}
+            output = CommandOutput([each for each in output if each.line not in known])
         return ok, output
 
 
@@ -50,19 +74,27 @@ class Streamed(Command):
     """A changing command whose output appears line by line while it runs, also without -vvv.
 
     A line "error NAME: …" is remembered for the table at the end, and so is the sentence that `explain` returns for a
-    failure. of_user: it is for one user's rootless Docker and never fails; `problem` then says what went wrong, so that
-    other users are served.
+    failure. code: of a failure for which the program names none. of_user: it is for one user's rootless Docker and
+    never fails; `problem` then says what went wrong, so that other users are served. of_models: it calls the models'
+    runner, which says itself how long its phases took. waits: it changes nothing, and only waits for another run.
     """
 
     explain: Callable[[Sequence[str]], Problem | None] = staticmethod(lambda lines: None)
+    code = "step-failed"
     of_user = False
+    of_models = False
+    waits = False
     problem: Problem | None = None
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         outdate(host)
+        (host_run(host).waited if self.waits else host_run(host).acted).add(host.executing_op_hash)
         connector_arguments.update(self.connector_arguments)
+        begun = time.monotonic()
         ok, output = run(host, self, print_output=True, print_input=state.print_input, **connector_arguments)
+        installing = {} if self.of_models or self.waits else {INSTALL: time.monotonic() - begun}
+        host_run(host).took(said(output.output_lines) or installing)
         if not ok:
             known = self.explain(output.output_lines)
             if known:
@@ -73,7 +105,7 @@ class Streamed(Command):
             elif known:
                 host_run(host).failures.append(known)
             else:
-                host_run(host).failed(output.output_lines)
+                host_run(host).failed(list(output.output_lines), self.code)
             if not self.of_user:
                 refresh(host)
         # pyinfra would print the output of a failed command again.
@@ -116,14 +148,16 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         )
         yield Changing(kept)
     elif isinstance(step, Shell):
-        text, told = step.command if step.slow else within_limit(step.command), {}
-        if step.locks:
+        text, told = telling(within_hours(step.command)) if step.slow else within_limit(step.command), {}
+        if step.locks:  # it prints while it waits for them: only so it sees a lost connection
             text, told = PYTHON, {"_stdin": under_lock(text, step.reason, step.locks)}
-        command = slow(text, **told) if step.slow else Streamed(script(text), **told)
+        command = Streamed(script(text), **told)
         command.explain = step.explain
         yield command
     elif isinstance(step, Folder):
-        yield Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders_program())
+        making = Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders_program())
+        making.code = "folder-not-made"
+        yield making
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, DockerRestart):
@@ -148,23 +182,38 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     return write_files([WriteFile("", path, content, mode)])
 
 
+WHOLE = "whole"
+"""Follows the content of files. The shell of a run that was killed while it sent gets the beginning only."""
+
+
 def write_files(files: Sequence[WriteFile]) -> Changing:
     """Write several files by one command, each as `write_file` does."""
     beside = {file.path: f"{file.path}.gpurack-new" for file in files}
     folders = sorted({file.path.rpartition("/")[0] for file in files})
+    text = "".join([*(file.content for file in files), WHOLE, "\n"])
     # Two runs on a fresh host may write the same file. The models' lock would block for minutes, so there is another.
+    # It is taken once all has arrived: a run whose connection is dead waits for hours, and must keep none waiting.
     commands = [
-        sh("umask 077 && install -d -m 700 {run} && exec 9>{run}/files && flock 9", run=paths.RUN),
+        sh("umask 077 && install -d -m 700 {run} && sent=$(mktemp {run}/sent.XXXXXX)", run=paths.RUN),
+        sh("trap 'rm -f \"$sent\"' EXIT"),
+        sh('head -c {} >"$sent"', len(text.encode())),
+        sh('exec 9>{run}/files <"$sent"', run=paths.RUN),
+        # in braces: only this failed, and nothing before it
+        sh(
+            "{ flock -w {} 9 || { echo {}; exit 1; }; }",
+            WRITING,
+            "error another run writes gpurack's files on this host",
+        ),
         sh("(umask 022 && mkdir -p {})", folders),  # also the folders above them are for everyone
     ]
     for file in files:
         new, size = beside[file.path], len(file.content.encode())
         commands.append(sh("head -c {size} > {new} && chmod {mode} {new}", size=size, new=new, mode=file.mode))
+    commands.append(sh('read -r end && [ "$end" = {} ]', WHOLE))
     # On disk before a file gets its name, and the names before what comes next: a power cut leaves old or new files.
     commands.append(sh("sync {}", list(beside.values())))
     commands += [sh("mv -f {} {}", new, path) for path, new in beside.items()]
     commands.append(sh("sync {}", folders))
-    text = "".join(file.content for file in files)
     return Changing(script(all_of(commands)), _stdin=text)
 
 
@@ -175,14 +224,31 @@ def apply_daemon_json(step: Apply) -> Streamed:
     return program("daemon_json", job, step.user, step.become)
 
 
-def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str | None = None) -> str:
+def under_lock(
+    command: Sh, what: str, users: Sequence[str] = ("",), stdin: str | None = None, heard: bool = True
+) -> str:
     """Return input for `python3 -` that runs a command while it holds the locks of these users' Dockers.
 
     No other run changes their containers meanwhile. users: "" is the host's own Docker. what: the text for other runs
-    that wait.
+    that wait. heard: end where the connection is lost while it waits, as nothing was changed yet?
     """
-    job = {"folder": paths.RUN, "what": what, "users": list(users), "argv": ["sh", "-c", command], "stdin": stdin}
+    job: dict[str, Any] = {"folder": paths.RUN, "what": what, "users": list(users), "heard": heard}
+    job |= {"argv": ["sh", "-c", command], "stdin": stdin}
     return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock')}"
+
+
+def until_changed(change: Replacing, folder: str = paths.RUN) -> Sh:
+    """Return the command that waits until another run has ended a change in several Dockers, or for CHANGING seconds.
+
+    That run holds a file of its own meanwhile, and not the host's lock (files/claims.py).
+    """
+    return sh(
+        '[ ! -e {file} ] || { read -r by <{file}; echo waiting for another gpurack run, which changes {names}: "$by"; '
+        "flock -s -o -w {limit} {file} true || echo it has not ended; }",
+        file=f"{folder}/change.{change.batch}",
+        names=", ".join(sorted(change.names)),
+        limit=CHANGING,
+    )
 
 
 def program(name: str, job: Mapping[str, Any] | str, user: str = "", become: Sh = NOTHING) -> Streamed:
@@ -190,37 +256,54 @@ def program(name: str, job: Mapping[str, Any] | str, user: str = "", become: Sh 
 
     The program does not inherit the lock. become: the words in front of a command that run it as this user. A user's
     program has a time limit, and its output goes to a file, so that processes that it leaves behind cannot keep the
-    connection open.
+    connection open. Each line of it names whose it is: its user can make it print anything, as if it were of another
+    model.
     """
     text = f"JOB = {json.dumps(job)!r}\n{whole_program(name)}"
     if not become:
-        return Streamed(PYTHON, _stdin=under_lock(PYTHON, name, [user], text))
-    limited = under_lock(sh("timeout -k 5 {} {} python3 -", USER_PROGRAM, become), name, [user], text)
+        # What a restart of Docker stopped is started again, whatever happens.
+        alone = Streamed(PYTHON, _stdin=under_lock(PYTHON, name, [user], text, heard=name != "docker_restart"))
+        alone.code = FAILURES.get(name, Streamed.code)
+        return alone
     command = sh(
         "said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
-        '( ulimit -f 20480; exec python3 - >"$said" 2>&1 ); code=$?; '
-        "[ $code != 124 ] && [ $code != 137 ] || echo {}; "
-        'head -c 100000 "$said"; exit $code',
-        f"error {user}'s Docker: no end in {USER_PROGRAM} s",
+        '( ulimit -f 20480; exec timeout -k 5 {limit} {become} python3 - >"$said" 2>&1 ); code=$?; '
+        "[ $code != 124 ] && [ $code != 137 ] || echo {late}; "
+        'head -c 100000 "$said" | awk -v who={who} \'index($0, "error " who) == 1 || /^    [|] / { print; next } '
+        'sub(/^error /, "") { print "error " who $0; next } { print who $0 }\'; exit $code',
+        limit=USER_PROGRAM,
+        become=become,
+        late=f"error {user}'s Docker: no end in {USER_PROGRAM} s",
+        who=f"{user}'s Docker: ",
     )
-    return Streamed(script(command), _stdin=limited)
+    return Streamed(PYTHON, _stdin=under_lock(command, name, [user], text))
 
 
-def slow(command: Sh, _stdin: str | None = None) -> Streamed:
-    """Return a long command: it prints its last line every few seconds, and its last 15 lines if it fails."""
-    text = sh(
-        "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); exec 3<{stdin}; "
-        '( {command} ) >"$log" 2>&1 <&3 & work=$!; '
+def slow(command: Sh) -> Streamed:
+    """Return a long command that needs no lock."""
+    return Streamed(script(telling(command)))
+
+
+def telling(command: Sh) -> Sh:
+    """Return a long command that prints its last line every few seconds, and its last 15 lines if it fails."""
+    return sh(
+        "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); "
+        '( {command} ) >"$log" 2>&1 </dev/null & work=$!; '
         "( while sleep {seconds} >/dev/null 2>&1 </dev/null && {alive}; do spent=$(( $(date +%s) - begun )); "
-        'printf "%d:%02d  %s\\n" $((spent / 60)) $((spent % 60)) '
+        "printf {progress} $((spent / 60)) $((spent % 60)) "
         '"$(tail -c 400 "$log" | tr "\\r" "\\n" | grep . | tail -n 1 | cut -c 1-110)"; done ) & life=$!; '
         'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }',
         command=command,
-        stdin=sh("/dev/null") if _stdin is None else sh("&0"),
         seconds=SIGN_OF_LIFE,
         alive=ALIVE,
+        progress=PROGRESS,
     )
-    return Streamed(script(text)) if _stdin is None else Streamed(script(text), _stdin=_stdin)
+
+
+def waiting_command(command: Streamed) -> Streamed:
+    """Return a command as one that waits for another run. Its time is none of the installation."""
+    command.waits = True
+    return command
 
 
 def within_limit(command: Sh) -> Sh:
@@ -237,6 +320,18 @@ def within_limit(command: Sh) -> Sh:
         limit=QUICK,
         command=script(command),
         late=f"error {name}: no end in {QUICK} s",
+    )
+
+
+def within_hours(command: Sh) -> Sh:
+    """Return a long command that is ended after LONG hours: even a slow mirror has answered by then."""
+    return sh(
+        "timeout -k {mercy} {limit}h {command}; code=$?; "
+        "[ $code != 124 ] && [ $code != 137 ] || printf '%s\\n' {late}; exit $code",
+        mercy=MERCY,
+        limit=LONG,
+        command=script(command),
+        late=f"error this step did not end within {LONG} h",
     )
 
 

@@ -18,8 +18,9 @@ from gpurack.spec.problems import Problem
 @fail_only_this_host("Connections")
 def connections(spec: Host) -> Generator[PyinfraCommand, None, None]:
     """
-    Print which models on other hosts the host's services do not reach. This is not a failure: they are used as soon as
-    they answer.
+    Print which models on other hosts the host's services do not reach.
+
+    This is not a failure: they are used as soon as they answer.
 
     + spec: the host's spec
 

@@ -25,12 +25,21 @@ from gpurack.operations.carry_out import (
     fail_only_this_host,
     refused_before,
     unattended,
+    when_changed,
     when_free,
 )
-from gpurack.operations.commands import Refusal, Streamed, carry_out
+from gpurack.operations.commands import Refusal, Streamed, carry_out, script
 from gpurack.operations.copying import Copy
 from gpurack.operations.run_state import host_run, outdate, snapshot
-from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, unfinished
+from gpurack.plan.host import (
+    JOBS,
+    MODELS,
+    MODELS_OF_JOBS,
+    awaited_changes,
+    may_remove,
+    refused_removals,
+    unfinished,
+)
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.failures import retried, unknown_retries
 from gpurack.plan.models.jobs import desire_job, due
@@ -41,6 +50,7 @@ from gpurack.plan.models.stop import plan_stop
 from gpurack.plan.run import Run, Verb, as_preview
 from gpurack.plan.steps import Plan
 from gpurack.plan.system.docker import unanswered
+from gpurack.remote import Command
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
@@ -49,6 +59,7 @@ PRUNED = "ollama"
 """The value of `--data prune=` that removes models which an ollama has in addition to those listed."""
 ACTIONS = {"Models": "apply", "Jobs": "jobs", "Stop": "stop"}
 """Operation → what the runner is called with."""
+RECOVER = sh("python3 {} recover", paths.RUNNER)
 YES = "yes"
 """The value that `--data renew=` and `--data take_over=` support."""
 
@@ -95,44 +106,80 @@ def models(
 
         models.models(name="Models", spec=read_fleet(inventory)[host.name])
     """
+    if refused := host_run(host).refused:
+        yield from carry_out_models(spec, refused)
+        return
     facts = yield from (usable if prepare is None else answering)("Models", spec)
     if facts is None:
         return
-    number = None if allow_remove is None else str(allow_remove)
-    for word, value, known in (
-        ("prune", prune, PRUNED),
-        ("renew", renew, YES),
-        ("take_over", take_over, YES),
-        ("prepare", prepare, YES),
-        ("allow_remove", number, number if number and number.isdecimal() else "N"),
-    ):
-        if value not in (None, known):
-            yield from carry_out_plan("Models", Plan(errors=(unsupported(word, value, known),)))
-            return
+    words = {"prune": prune, "renew": renew, "take_over": take_over, "prepare": prepare, "allow_remove": allow_remove}
+    if wrong := unsupported_words(words):
+        yield from carry_out_plan("Models", Plan(errors=tuple(wrong)))
+        return
     mine = ",".join(item for item in str(retry or "").split(",") if item.strip().startswith(f"{host.name}/"))
     if unknown := unknown_retries(mine, {host.name: spec}):
         yield from carry_out_plan("Models", Plan(errors=tuple(unknown)))
         return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
     run = host_run(host)
-    rights = claim(
-        spec.lab,
-        Path(inventory) if inventory else None,
-        commits(facts),
-        take_over == YES,
-        run.removals_confirmed if run.removals_confirmed is not None or number is None else int(number),
-    )
+    rights = rights_of(spec, facts, inventory, take_over, allow_remove)
     wanted = this_run(spec, prune == PRUNED, renew == YES, retry, rights)
     wanted = replace(wanted, only=only, rollback=rollback, database=database, verb=verb)
     if prepare:
         yield from carry_out_preparation(spec, stage.plan(spec, facts, as_preview(wanted)), facts)
         return
+    changes = awaited_changes(stage.plan(spec, facts, wanted), facts) if facts.changing else ()
+    if changes:
+        facts = yield from when_changed("Models", spec, facts, changes)
+        rights = rights_of(spec, facts, inventory, take_over, allow_remove)
+        wanted = replace(wanted, claim=rights)
     plan = stage.plan(spec, facts, wanted)
     if plan.removals.names:  # the plan of another stage may know none
         run.removals = plan.removals
     if rights.allowed == plan.removals.number:
         run.removals_confirmed = rights.allowed
     yield from carry_out_models(spec, plan)
+    if plan.nothing and host_run(host).host_changes and host.state.is_executing:
+        yield noting(rights.origin.payload)
+
+
+def noting(origin: Mapping[str, Any]) -> Command:
+    """Return the command that puts what earlier stages changed into the host's history, where no model is changed.
+
+    It never fails. A host without a record, or with an older runner, keeps none of it.
+    """
+    run = host_run(host)
+    told, run.host_changes = {"verb": "apply", "origin": origin, "host": run.host_changes}, []
+    return Command(script(sh("python3 {} note || :", paths.RUNNER)), _stdin=json.dumps(told))
+
+
+def rights_of(
+    spec: Host, facts: HostFacts, inventory: str | None, take_over: str | None, allow_remove: int | str | None
+) -> Claim:
+    """Return what a run may do with models that are there. The arguments are those of `models`, and valid."""
+    confirmed = host_run(host).removals_confirmed
+    if confirmed is None and allow_remove is not None:
+        confirmed = int(allow_remove)
+    return claim(spec.lab, Path(inventory) if inventory else None, commits(facts), take_over == YES, confirmed)
+
+
+def refuses_removals(
+    spec: Host,
+    inventory: str | None,
+    take_over: str | None = None,
+    allow_remove: int | str | None = None,
+    renew: str | None = None,
+    retry: str | None = None,
+) -> bool:
+    """Say whether this run leaves the host alone, because removals are not confirmed (plan/host.py).
+
+    Then `models` refuses by the same plan. The arguments are those of `models`.
+    """
+    facts, run = snapshot(host, spec), host_run(host)
+    if run.refused is None and may_remove(spec, facts):
+        rights = rights_of(spec, facts, inventory, take_over, allow_remove)
+        run.refused = refused_removals(spec, facts, this_run(spec, renew=renew == YES, retry=retry, rights=rights))
+    return run.refused is not None
 
 
 def this_run(
@@ -174,6 +221,7 @@ def stop(
     facts = yield from usable("Stop", spec)
     if facts is None:
         return
+    facts = yield from when_changed("Stop", spec, facts, facts.changing_now([entry]))
     rights = claim(spec.lab, Path(inventory) if inventory else None, commits(facts))
     yield from carry_out_models(spec, plan_stop(entry, spec, facts, rights, hold), "Stop")
 
@@ -205,7 +253,18 @@ def jobs(spec: Host, prepare: str | None = None, inventory: str | None = None) -
     if prepare:
         yield from carry_out_preparation(spec, JOBS.plan(spec, facts, as_preview(wanted)), facts, "Jobs")
         return
+    changes = awaited_changes(JOBS.plan(spec, facts, wanted), facts) if facts.changing else ()
+    facts = yield from when_changed("Jobs", spec, facts, changes)
     yield from carry_out_models(spec, JOBS.plan(spec, facts, wanted), "Jobs")
+
+
+def unsupported_words(words: Mapping[str, Any]) -> list[Problem]:
+    """Return an error for each of these words of `--data` whose value is not the known one; None is not given."""
+    number = str(words.get("allow_remove"))
+    known = {"prune": PRUNED, "renew": YES, "take_over": YES, "prepare": YES}
+    known["allow_remove"] = number if number.isdecimal() else "N"
+    given = {word: str(words[word]) for word in known if words.get(word) is not None}
+    return [unsupported(word, value, known[word]) for word, value in given.items() if value != known[word]]
 
 
 def unsupported(word: str, value: str | None, known: str) -> Problem:
@@ -216,11 +275,15 @@ def unsupported(word: str, value: str | None, known: str) -> Problem:
 def usable(operation: str, spec: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
     """Return the host's facts once no other run works on it; None if an error was printed instead."""
     facts = snapshot(host, spec)
+    host_run(host).unfinished = []
     if not (facts.blind or refused_before(operation)):
         facts = yield from when_free(operation, spec, facts)
         if facts.interrupted:
             announce(unfinished(facts))
-            yield Streamed(sh("python3 {} recover", paths.RUNNER))
+            recovery = Recovery() if operation in ("Models", "Stop") else Streamed(RECOVER)
+            yield recovery
+            if isinstance(recovery, Recovery) and operation == "Models":
+                host_run(host).unfinished = recovery.left
             if host.state.is_executing:
                 outdate(host)
     return (yield from answering(operation, spec))
@@ -243,7 +306,7 @@ def carry_out_models(spec: Host, plan: ModelsPlan, operation: str = "Models") ->
     errors = list(plan.errors.values())
     run = host_run(host)
     announce(plan.findings, errors)
-    if plan.nothing:
+    if plan.nothing and not run.unfinished:
         if not plan.later:
             host.noop(f"{operation}: nothing to do")
         return
@@ -252,9 +315,10 @@ def carry_out_models(spec: Host, plan: ModelsPlan, operation: str = "Models") ->
             run.planned[change.model] = change.action
     yield from carry_out_files(plan, plan.job or {})
     if plan.job:
-        yield RunnerCall(spec, plan, errors, ACTIONS[operation])
-    elif errors:
-        yield Refusal(errors)
+        job, run.host_changes = {**plan.job, "host": run.host_changes}, []
+        yield RunnerCall(spec, replace(plan, job=job) if job["host"] else plan, errors, ACTIONS[operation])
+    elif errors or run.unfinished:
+        yield Refusal([*errors, *run.unfinished])
 
 
 def carry_out_files(plan: ModelsPlan, job: Mapping[str, Any]) -> Iterator[PyinfraCommand]:
@@ -285,8 +349,32 @@ def carry_out_preparation(
         yield Refusal(errors)
 
 
+class Recovery(Streamed):
+    """Ends what earlier runs left. What cannot be ended yet, say because a user's Docker does not answer, is in `left`.
+
+    It keeps no other model from its change, so this never fails."""
+
+    of_models = True
+
+    def __init__(self) -> None:
+        super().__init__(RECOVER)
+        self.left: list[Problem] = []
+
+    @override
+    def execute(
+        self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
+    ) -> tuple[bool, CommandOutput]:
+        run = host_run(host)
+        before = len(run.failures)
+        _, output = super().execute(state, host, connector_arguments)
+        self.left, run.failures[before:] = run.failures[before:], []
+        return True, output
+
+
 class PrepareCall(Streamed):
     """A call of the runner that brings what the host lacks."""
+
+    of_models = True
 
     def __init__(self, spec: Host, job: Mapping[str, Any]) -> None:
         super().__init__(sh("python3 {} prepare", paths.RUNNER), _stdin=json.dumps(job))
@@ -307,6 +395,8 @@ class RunnerCall(Streamed):
     Errors that were known before make it fail at the end, when the other models are done.
     """
 
+    of_models = True
+
     def __init__(self, spec: Host, plan: ModelsPlan, errors: list[Problem], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
         self.spec, self.plan, self.errors = spec, plan, errors
@@ -325,11 +415,12 @@ class RunnerCall(Streamed):
             if change.action != Action.KEEP and not failed and happened(change, self.spec, before, after, ok):
                 run.done[change.model] = change.action
         run.restored |= restored(before, after)
-        acts = [change.action for change in self.plan.changes if change.action != Action.KEEP]
-        if ok and not self.plan.steps and acts and all(action in (Action.CHECK, Action.WAIT) for action in acts):
+        acting = [change for change in self.plan.changes if change.action != Action.KEEP]
+        if ok and not self.plan.steps and acting and all(change.looks_only for change in acting):
             run.asked += 1
-        run.failures += self.errors
-        return ok and not self.errors, output
+        errors = [*self.errors, *(run.unfinished if after.interrupted else ())]
+        run.failures += errors
+        return ok and not errors, output
 
 
 def killed(lines: Sequence[str]) -> Problem | None:

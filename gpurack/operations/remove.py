@@ -6,7 +6,7 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, when_free
+from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, when_changed, when_free
 from gpurack.operations.commands import Refusal
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.remove import plan_remove
@@ -27,4 +27,5 @@ def remove(spec: Host, what: str = "models") -> Generator[PyinfraCommand, None, 
         yield Refusal([facts.blind])
         return
     facts = yield from when_free("Remove", spec, facts)
+    facts = yield from when_changed("Remove", spec, facts, facts.changing_now())
     yield from carry_out_plan("Remove", plan_remove(facts, what, spec.lab))

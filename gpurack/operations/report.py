@@ -5,7 +5,9 @@ host. SSH is closed by then, so everything in it was seen before (pyinfra 3.10.0
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.api import State
@@ -13,30 +15,43 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 
 from gpurack import paths, screen
 from gpurack.engines.urls import endpoint, loopback_note
-from gpurack.facts.model import HostFacts
-from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import Fleet
-from gpurack.operations.run_state import HostRun, host_run
-from gpurack.plan.models import weights
-from gpurack.plan.models.computing import on_the_cpu
+from gpurack.operations.entry_state import Condition, EntryState, entry_state, job_state
+from gpurack.operations.phases import slowest
+from gpurack.operations.run_state import HostRun, changed, host_run, refresh
 from gpurack.plan.models.diff import Action
-from gpurack.plan.models.health import Health, failing, health
-from gpurack.plan.models.jobs import desire_job, due
-from gpurack.plan.models.neighbours import unreached
+from gpurack.plan.models.jobs import desire_job
 from gpurack.plan.models.slots import gpus_text
-from gpurack.plan.models.stopped import described, stop_of
+from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem, grouped, line_of
+from gpurack.spec.problems import grouped, line_of
 
 LONG = 40
 """Rows of the longest table that lists everything. A longer one lists only what needs attention or was changed."""
-QUIET = ("ready", "done", "disabled")
-"""States of what a long table leaves out."""
 SEEN = (Action.CHECK, Action.WAIT)
 """Actions that change nothing."""
-STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"} | {
-    "maintenance": "yellow", "held": "yellow", "stopped": "yellow",
+STYLES = dict.fromkeys((Condition.READY, Condition.DONE), "green") | {
+    Condition.DISABLED: "dim", Condition.REMOVED: "dim",
+    Condition.MAINTENANCE: "yellow", Condition.HELD: "yellow", Condition.STOPPED: "yellow", Condition.LOADING: "yellow",
 }  # fmt: skip
+"""The others are red."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. name: of the entry, "-" for a host that failed before its entries were inspected."""
+
+    host: str
+    name: str
+    engine: str
+    gpus: str
+    endpoint: str
+    state: EntryState
+
+    @classmethod
+    def of_host(cls, host: str, condition: Condition, text: str) -> Self:
+        """Return the only row of a host."""
+        return cls(host, "-", "", "", "", EntryState(condition, text))
 
 
 @dataclass
@@ -50,6 +65,17 @@ class Report(BaseStateCallback):
     removing: bool = False
     begun: float = field(default_factory=time.monotonic)
     printed: bool = False
+
+    def operation_host_success(  # type: ignore[override]
+        self, state: State, host: PyinfraHost, op_hash: str, retry_count: int = 0
+    ) -> None:
+        """Inspect a host again that its last operation changed, while it is connected.
+
+        Called by pyinfra after each operation on a host. The runner's calls do that themselves.
+        """
+        mine = [each for each in state.get_op_order() if each in state.ops.get(host, {})]
+        if mine and mine[-1] == op_hash:
+            refresh(host)
 
     def host_disconnect(self, state: State, host: PyinfraHost) -> None:  # type: ignore[override]
         """Called by pyinfra for every host at the end of the run."""
@@ -69,30 +95,32 @@ class Report(BaseStateCallback):
                     run.done = dict.fromkeys(self.fleet[name].entries, Action.REMOVE)
         console = screen.console(stderr=True)
         everything = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
-        rows = everything if len(everything) <= LONG else [row for row in everything if row[-1] not in QUIET]
+        rows = everything if len(everything) <= LONG else [row for row in everything if not row.state.quiet]
         if rows:
             table = screen.table("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE")
             for row in rows:
-                style = next((style for word, style in STYLES.items() if row[-1].startswith(word)), "red")
-                table.add_row(*row[:-1], screen.line((row[-1], style)))
+                text = screen.line((row.state.text, STYLES.get(row.state.condition, "red")))
+                table.add_row(row.host, row.name, row.engine, row.gpus, row.endpoint, text)
             console.print()
             console.print(table)
-            if note := loopback_note((row[0], row[4]) for row in rows):
+            if note := loopback_note((row.host, row.endpoint) for row in rows):
                 console.print(screen.line((note, "dim")), soft_wrap=True)
         if quiet := len(everything) - len(rows):
             console.print(f"{quiet} more are ready, done or disabled; --limit HOST lists those of a host.")
+        for name, words in slowest({name: run.phases for name, run in runs.items()}).items():
+            console.print(screen.line((name, "bold"), f" took {words}"), soft_wrap=True)
         for name, run in sorted(runs.items()):
             for line in grouped(run.failures):
                 console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)
         console.print(self.summary(state))
 
-    def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
+    def rows(self, state: State, name: str) -> list[Row]:
         """Return the rows of one host. A host that failed before its models were inspected has one row."""
         if self.left_out(state, name):
             return []
         host, spec = state.inventory.get_host(name), self.fleet[name]
         if spec.maintenance:  # in a project without gpurack's config.py, which leaves the host out
-            return [(name, "-", "", "", "", f"maintenance: {spec.maintenance}")]
+            return [Row.of_host(name, Condition.MAINTENANCE, f"maintenance: {spec.maintenance}")]
         run = host_run(host)
         if run.snapshot is None or run.snapshot.trouble:
             why = (
@@ -100,7 +128,8 @@ class Report(BaseStateCallback):
                 if host.connected
                 else run.connect_error or "Could not connect, see above"
             )
-            return [(name, "-", "", "", "", f"FAILED: {line_of(run.failures[:1]) if run.failures else why}")]
+            text = f"FAILED: {line_of(run.failures[:1]) if run.failures else why}"
+            return [Row.of_host(name, Condition.FAILED, text)]
         dry = state.current_stage < StateStage.Execute
         models = [self.row(name, model, spec, run, dry) for model in spec.entries]
         return models + [job_row(name, job, spec, run, dry) for job in spec.jobs]
@@ -109,54 +138,17 @@ class Report(BaseStateCallback):
         """Is the host excluded from this run (`--limit`, `--exclude`)?"""
         return state.limit_hosts is not None and state.inventory.get_host(name) not in state.limit_hosts
 
-    def row(self, host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
+    def row(self, host: str, name: str, spec: Host, run: HostRun, dry: bool) -> Row:
         """Return the row of a model or service. dry: nothing is changed."""
         entry = spec.entries[name]
-        text = self.state_of(name, spec, run)
-        if name in run.planned and dry and not text.startswith("FAILED"):
+        state = entry_state(name, spec, run, self.removing)
+        if (action := run.planned.get(name)) and dry and state.condition != Condition.FAILED:
             # GPU and endpoint are the inventory's. The running container may still have others.
-            text += f", to be {run.planned[name].outcome}"
+            more = "" if action == Action.WAIT else f", to be {action.outcome}"
+            state = replace(state, text=f"{state.text}{more}", changed=True)
         url = endpoint(host, spec, entry) if entry.enabled else ""
         gpus = gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
-        return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
-
-    def state_of(self, name: str, spec: Host, run: HostRun) -> str:
-        """Return `ready, recreated` · `disabled` · `FAILED: why` · `not running`."""
-        try:
-            return self._state_of(name, spec, run)
-        except Exception as error:
-            return f"FAILED: {not_understood(error)}"
-
-    def _state_of(self, name: str, spec: Host, run: HostRun) -> str:
-        seen = run.snapshot or HostFacts()
-        if not spec.entries[name].enabled:
-            return "disabled"
-        now = health(name, spec.entries[name], seen)
-        if failure := run.failure(spec.path_of(name)):
-            text = failed(failure)
-            known = now == Health.READY and not run.outdated and " serves" not in text
-            return f"{text.rstrip('.')}, the previous one serves" if known else text
-        if self.removing and run.done.get(name) == Action.REMOVE:
-            return "removed"
-        if run.outdated and run.failures:  # a command failed, and the host could not be inspected since
-            return "unknown"
-        if now == Health.READY:
-            if name in on_the_cpu(spec, seen):
-                return "DEGRADED: computes on the CPU, not on its GPUs"
-            without = (f"without {other}" for other in unreached(name, spec, seen))
-            return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
-        if by := stop_of(name, spec.entries[name], seen):
-            return described(by, seen).message.rstrip(".")
-        # An error of the whole host also explains why this model does not run.
-        entries = [spec.path_of(other) for other in spec.everything]
-        if stopped := next((failure for failure in run.failures if failure.path not in entries), None):
-            return failed(stopped)
-        container = seen.container(name, spec.entries[name].dockerd)
-        if container is None:
-            return "no container"
-        if now == Health.FAILED and (problem := failing(name, spec.entries[name], seen)):
-            return problem.message.rstrip(".")
-        return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
+        return Row(host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, state)
 
     def summary(self, state: State) -> str:
         """Return `13 of 13 models answered, 1 changed, 12.3 s.`"""
@@ -170,7 +162,7 @@ class Report(BaseStateCallback):
             everything += len(spec.entries)
             for model, entry in spec.entries.items():
                 enabled += entry.enabled
-                answered += bool(run.snapshot and entry.enabled and self.answers(model, spec, run))
+                answered += bool(run.snapshot and entry_state(model, spec, run, self.removing).serves)
         if self.removing and state.current_stage >= StateStage.Execute:
             gone = sum(len(run.done) for run in runs.values())
             changed = "hosts changed" if self.touched(state) else "nothing changed"
@@ -181,12 +173,9 @@ class Report(BaseStateCallback):
         seconds = time.monotonic() - self.begun
         if state.current_stage < StateStage.Execute:
             return f"Nothing was changed. {answered} of {enabled} {self.noun()} answer now."
-        begun = [name for name, run in runs.items() if run.outdated and not run.failures]
-        if begun and not self.touched(state):
-            names = ", ".join(begun)
-            return (
-                f"Interrupted. What {names} began to change is finished or undone there. Run again to see the result."
-            )
+        begun = [name for name, run in runs.items() if run.interrupted and run.outdated and not run.failures]
+        if begun:
+            return f"Interrupted. {continues(begun)}"
         done = [f"{changes} changed"] * bool(changes) + [f"{back} failed and restored"] * bool(back)
         changed = ", ".join(done) or ("hosts changed" if self.touched(state) else "nothing changed")
         return f"{answered} of {enabled} {self.noun()} answered, {changed}. {total} operations, {seconds:.1f} s."
@@ -197,35 +186,26 @@ class Report(BaseStateCallback):
 
     def touched(self, state: State) -> bool:
         """Did any operation change anything?"""
-        changing = sum(
-            data.operation_meta.is_complete() and data.operation_meta.did_change()
-            for operations in state.ops.values()
-            for data in operations.values()
-        )
-        return changing > sum(host_run(state.inventory.get_host(name)).asked for name in self.fleet)
-
-    def answers(self, name: str, spec: Host, run: HostRun) -> bool:
-        """Does an entry serve now, as before a change that failed or after it?"""
-        ready = health(name, spec.entries[name], run.snapshot or HostFacts()) == Health.READY
-        return ready and self.state_of(name, spec, run) != "unknown"
+        return any(changed(state, state.inventory.get_host(name)) for name in self.fleet)
 
 
-def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
+def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> Row:
     """Return the row of a job. Its endpoint column shows the path of its result. dry: nothing is changed."""
     job = spec.jobs[name]
     gpus = gpus_text(job).strip("[]") or "CPU"
-    result = weights.result_path(spec, name) or paths.job_log(name)
-    if not job.enabled:
-        text = "disabled"
-    elif failure := run.failure(spec.path_of(name)):
-        text = failed(failure)
-    elif why := due(desire_job(name, spec), run.snapshot or HostFacts()):
-        text = f"to be run: {why}" if dry else f"not done: {why}"
-    else:
-        text = ", ".join(["done", *([run.done[name].outcome] if name in run.done else [])])
-    return (host, name, f"{job.engine} {job.version or 'image'}", gpus, result, text)
+    result = desire_job(name, spec).result or paths.job_log(name)
+    return Row(host, name, f"{job.engine} {job.version or 'image'}", gpus, result, job_state(name, spec, run, dry))
 
 
-def failed(failure: Problem) -> str:
-    """Return a failure's first line for the table."""
-    return f"FAILED: {failure.message}".split("\n")[0]
+def continues(hosts: Sequence[str], inventory: str = "") -> str:
+    """Return what is known of hosts that a run began to change when it was interrupted.
+
+    >>> continues(["gpu1"], "lab.yaml")
+    'What gpu1 began is finished or undone there. What its models do now is not known here: gpurack status lab.yaml'
+    """
+    whose = "its" if len(hosts) == 1 else "their"
+    command = sh("gpurack status {}", inventory) if inventory else "gpurack status"
+    return (
+        f"What {', '.join(hosts)} began is finished or undone there. "
+        f"What {whose} models do now is not known here: {command}"
+    )

@@ -30,7 +30,7 @@ def bring_back(
     ready = chosen(facts.ready.get((user, name), ()), facts.container(name, user), number)
     back = back_to(ready, name, spec)
     patched = with_words(inventory, path, host.name, spec.path_of(name), back.words)
-    exact = exact_image(back, name, user, again(host, patched[host.name]))
+    exact = exact_image(back, user, again(host, patched[host.name]))
     if exact is not back:
         patched = with_words(inventory, path, host.name, spec.path_of(name), exact.words)
         again(host, patched[host.name])

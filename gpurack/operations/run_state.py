@@ -5,26 +5,35 @@ something changes (`outdated`). An unchanged run is one remote command for each 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from pyinfra.api import Host as PyinfraHost
-from pyinfra.api import Inventory
+from pyinfra.api import Inventory, State
 from pyinfra.api.state import StateStage
 
 from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
+from gpurack.paths import NEW_SERVES, SERVES_AGAIN
 from gpurack.plan.models.diff import Action
+from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.models.removal import NOTHING, Removals
+from gpurack.plan.packages.package_errors import AVAILABLE
 from gpurack.plan.questions import questions
 from gpurack.plan.steps import Finding
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
+from gpurack.spec.step_codes import STEPS
 
-SAYS_NO_REASON = re.compile(r"there: |\d+:\d\d  ")
-"""Lines of plan/packages/package_errors.py, and of progress (operations/commands.py: slow)."""
+PROGRESS = "%d:%02d  %s\\n"
+"""A line of progress, for printf (operations/commands.py: slow)."""
+CODES = "codes: "
+"""The beginning of the line with the codes of failures (files/common.py: say_codes)."""
+SAYS_NO_REASON = re.compile(rf"{AVAILABLE}|\d+:\d\d  |(Killed|Terminated) *$|{CODES}")
+"""Lines that list packages, those of `PROGRESS`, what a shell says of a command that a signal ended, and `CODES`."""
+SAYS_IT_SERVES = re.compile(rf"` {SERVES_AGAIN} |^{NEW_SERVES} ")
 _KEY = "gpurack"
 """The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
 
@@ -39,11 +48,17 @@ class HostRun:
     snapshot: the last one, taken in pyinfra's stage `taken_in`. outdated: has a command changed the host since?
     connect_error: why ssh failed. refused_by: the operation that refused the host, "" if none did. users_down: user →
     why that user's rootless Docker is not ready. announced: findings that were printed. refused_now: errors printed at
-    Execute. foreseen: errors known before anything is changed. planned, done: entry → what will be done to it, and what
-    was done. confirmed: did the admin confirm the plan before the operations were added (`gpurack apply`)? restored:
-    entries that were down because their change failed. asked: operations that changed nothing, and only asked models.
-    idle: does the plan that the caller made do nothing (`gpurack apply`)? Then no operation is added.
-    removals: what this run would remove. removals_confirmed: their number, where the admin gave it.
+    Execute. foreseen: errors known before anything is changed. serving: failures that say which container serves now.
+    planned, done: entry → what will be done to it, and what was done. confirmed: did the admin confirm the plan before
+    the operations were added (`gpurack apply`)? restored: entries that were down because their change failed. asked:
+    operations that changed nothing, and only asked models. waited, acted: hashes of operations that waited for another
+    run, and of those that changed the host. idle: does the plan that the caller made do nothing
+    (`gpurack apply`)? Then no operation is added.
+    unfinished: why interrupted changes could not be ended before the models were planned.
+    host_changes: what the stages before the models changed, until it is in the host's history.
+    phases: phase of the run → seconds. removals: what this run would remove. removals_confirmed: their number, where
+    the admin gave it. refused: the plan that leaves the host alone, because removals are not confirmed.
+    interrupted: did the admin end the run (Ctrl-C)?
     """
 
     spec: Host | None = None
@@ -57,20 +72,35 @@ class HostRun:
     refused_now: list[str] = field(default_factory=list)
     foreseen: list[Problem] = field(default_factory=list)
     failures: list[Problem] = field(default_factory=list)
+    serving: list[Problem] = field(default_factory=list)
+    unfinished: list[Problem] = field(default_factory=list)
     planned: dict[str, Action] = field(default_factory=dict)
     done: dict[str, Action] = field(default_factory=dict)
     confirmed: bool = False
     restored: set[str] = field(default_factory=set)
     asked: int = 0
+    waited: set[str | None] = field(default_factory=set)
+    acted: set[str | None] = field(default_factory=set)
     idle: bool = False
+    host_changes: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
     removals: Removals = NOTHING
     removals_confirmed: int | None = None
+    refused: ModelsPlan | None = None
+    interrupted: bool = False
 
-    def failed(self, lines: Iterable[str]) -> None:
-        """Record why a command failed, from its output."""
+    def took(self, phases: Mapping[str, float]) -> None:
+        """Add the seconds of some phases."""
+        for name, seconds in phases.items():
+            self.phases[name] = self.phases.get(name, 0) + seconds
+
+    def failed(self, lines: Sequence[str], code: str = "step-failed") -> None:
+        """Record why a command failed, from its output. code: of failures for which its program names none."""
         spec = self.spec or Host()
         places = {name: spec.path_of(name) for name in spec.everything}
-        found = [failure_in(text, places) for text in reasons_of(lines)]
+        codes = codes_in(lines)
+        found = [failure_in(text, places, codes, code) for text in reasons_of(lines)]
+        self.serving += [failure for failure in found if SAYS_IT_SERVES.search(failure.message)]
         self.failures += found or [Problem.of("step-killed", what="a command on the host")]
 
     def failure(self, path: str) -> Problem | None:
@@ -116,22 +146,37 @@ def outdate(host: PyinfraHost) -> None:
 
 
 def refresh(host: PyinfraHost) -> None:
-    """Take a new snapshot for the table at the end, because a command failed and the host leaves the run."""
+    """Take a new snapshot for the table at the end, because no operation of this host follows."""
     run = host_run(host)
     if run.outdated and run.spec is not None:
         snapshot(host, run.spec)
 
 
-def failure_in(text: str, places: Mapping[str, str]) -> Problem:
+def failure_in(text: str, places: Mapping[str, str], codes: Mapping[str, str], code: str) -> Problem:
     """Return the failure in a line of a host's program (`alpha: why`), about an entry or the host.
 
-    >>> [(one.path, one.what) for one in (failure_in("alpha: oh", {"alpha": "models.alpha"}), failure_in("E: no", {}))]
-    [('models.alpha', 'oh'), ('', 'E: no')]
+    codes: of `codes_in`. code: for what they do not have.
+
+    >>> failure_in("alpha: oh", {"alpha": "models.alpha"}, {"alpha": "exited"}, "step-failed")
+    Problem(host='', path='models.alpha', code='exited', parameters=(('what', 'oh'),))
+    >>> failure_in("E: no", {}, {}, "step-failed").what
+    'E: no'
     """
     about, colon, sentence = text.partition(": ")
     if colon and about in places:
-        return Problem.of("step-failed", path=places[about], what=sentence)
-    return Problem.of("step-failed", what=text)
+        return Problem.of(codes.get(about, code), path=places[about], what=sentence)
+    return Problem.of(codes.get(about, code), what=text)
+
+
+def codes_in(lines: Iterable[str]) -> dict[str, str]:
+    """Return name → code of its failure, from the output of the runner. That of an older gpurack says none.
+
+    >>> codes_in(["error ada's Docker: oh", "codes: ada's Docker time-is-up, beta unheard-of"])
+    {"ada's Docker": 'time-is-up'}
+    """
+    said = [part for line in lines if line.startswith(CODES) for part in line.removeprefix(CODES).split(", ")]
+    pairs = (part.rpartition(" ") for part in said)
+    return {name: code for name, _, code in pairs if code in STEPS}
 
 
 def reasons_of(lines: Iterable[str]) -> list[str]:
@@ -148,3 +193,11 @@ def reasons_of(lines: Iterable[str]) -> list[str]:
             sentences[-1] += f"\n{line}"
     apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
     return sentences or apt[:1] or found[-1:]
+
+
+def changed(state: State, host: PyinfraHost) -> bool:
+    """Did any operation of this run change a host? One that only tested models, or waited for another run, did not."""
+    run = host_run(host)
+    only_waited = run.waited - run.acted
+    done = [data.operation_meta for key, data in state.ops.get(host, {}).items() if key not in only_waited]
+    return sum(meta.is_complete() and meta.did_change() for meta in done) > run.asked

@@ -1,9 +1,11 @@
 """The stages of a host, in the order of a run: the table that deploys, `--dry` and `plan --live` read. Pure."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from gpurack.facts.model import HostFacts
+from gpurack.facts.record import Replacing
+from gpurack.plan.models.diff import Action
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
 from gpurack.plan.models.ownership import own_view
@@ -83,9 +85,41 @@ def with_remarks(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
     return replace(plan, warnings=(*facts.remarks, *plan.warnings))
 
 
+def may_remove(spec: Host, facts: HostFacts) -> bool:
+    """Say whether the host has models that the inventory lacks, so that a run may be refused for them."""
+    return not facts.blind and any(name not in spec.entries for _, name in facts.ours)
+
+
+def refused_removals(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan | None:
+    """Return the plan of the models where it leaves the host alone, because removals are not confirmed; else None.
+
+    Then it is the plan of the whole host: no other stage may change anything. Every view reads it (`preview`, the
+    operations of a run). Only the plan knows: what a new entry replaces is not removed.
+    """
+    if not (run.unattended or run.executing) or not may_remove(spec, facts):  # else the prompt asks
+        return None
+    plan = plan_serving(spec, facts, run)
+    return plan if "" in plan.errors else None
+
+
 def waiting(facts: HostFacts) -> list[Finding]:
     """Return the finding for a host that another run works on. Models and jobs wait for it."""
     return as_findings("change", [Problem.of("another-run", who=facts.busy)] if facts.busy else [])
+
+
+def awaited_changes(plan: ModelsPlan, facts: HostFacts) -> tuple[Replacing, ...]:
+    """Return the changes of another run, in several Dockers, that have to end before a plan is carried out.
+
+    They are about entries of the plan. A job may need what any of them gives up.
+    """
+    runs_job = any(change.action == Action.RUN for change in plan.changes)
+    return facts.changing_now(None if runs_job else plan.concerned)
+
+
+def waiting_for(changes: Sequence[Replacing]) -> list[Finding]:
+    """Return the finding for changes of another run that have to end first."""
+    names = ", ".join(sorted(name for one in changes for name in one.names))
+    return as_findings("change", [Problem.of("another-run", who=f"it changes {names}")] if names else [])
 
 
 def unfinished(facts: HostFacts) -> list[Finding]:
@@ -101,17 +135,21 @@ class Preview:
     findings: everything that it would print before it changes anything, each line once. removals: what it would remove
     because the inventory does not have it. idle: is it certain that no stage does anything, so that none has to be
     planned again? False where something can be known only during the run: of users' Dockers, jobs and other hosts.
+    refused: the plan that leaves the host alone, None where no removal is refused.
     """
 
     findings: tuple[Finding, ...] = ()
     removals: Removals = NOTHING
     idle: bool = False
+    refused: ModelsPlan | None = None
 
 
 def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
     """Return what a run would do on a host."""
     if facts.blind:
         return Preview(tuple(as_findings("error", [facts.blind])))
+    if refused := refused_removals(spec, facts, run):
+        return Preview(tuple(refused.findings), refused.removals, refused=refused)
     lines: dict[Finding, None] = {}
     removals = NOTHING
     idle = not (facts.busy or facts.interrupted or unanswered(facts))
@@ -123,6 +161,8 @@ def preview(spec: Host, facts: HostFacts, run: Run) -> Preview:
             lines |= dict.fromkeys([*waiting(facts), *unfinished(facts)])
         plan = stage.plan(spec, facts, run)
         idle = idle and plan.nothing
+        if isinstance(plan, ModelsPlan):
+            lines |= dict.fromkeys(waiting_for(awaited_changes(plan, facts)))
         lines |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)

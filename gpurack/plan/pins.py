@@ -10,12 +10,13 @@ from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.packages.base import Pin, upstream
 from gpurack.plan.packages.platforms import ENGINES_OF
+from gpurack.shell import word
 from gpurack.spec import lock
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.model import Model
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, nearest
 from gpurack.spec.weights import HfWeights, ModelScopeWeights, belongs
 
 TOOLKIT = "nvidia-container-toolkit"
@@ -121,10 +122,15 @@ def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Pr
     for name, host in fleet.items():
         if inventory and host.lock:
             for path, what, pin in host_contradictions(host, host.lock):
-                command = f"gpurack lock {inventory} {pin} --upgrade"
+                command = f"gpurack lock {word(str(inventory))} {pin} --upgrade"
                 parts = {"lock": lock.place(inventory), "what": what, "command": command}
                 found.append(Problem.of("lock-contradiction", name, path, **parts))
     return found
+
+
+def is_pinned_otherwise(spec: Host, name: str, locked: HostLock) -> bool:
+    """Does a lock contradict an entry of a host?"""
+    return any(pin == name for _, _, pin in host_contradictions(spec, locked))
 
 
 def host_contradictions(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
@@ -151,7 +157,9 @@ def entry_contradictions(spec: Host, model: Model, locked: ModelLock) -> Iterato
     wanted = [split_digest(image) for image in images.references(model)]
     if locked.image and wanted:
         if locked.reference not in [reference for reference, _ in wanted]:
-            yield "version" if model.version else "image", f"image {locked.reference}, not {wanted[0][0]}."
+            references = [reference for reference, _ in wanted]  # for one kind of GPU each
+            alike = nearest(locked.reference, references) or references[0]
+            yield "version" if model.version else "image", f"image {locked.reference}, not {alike}."
         elif all(digest and digest != locked.digest for _, digest in wanted):
             yield "image", f"{short(locked.digest)} for it."
     path = weights.host_path(spec, model)

@@ -60,15 +60,17 @@ def images_by_user(spec: Host) -> Iterator[tuple[str, str]]:
 
 
 def probes(spec: Host) -> Iterator[tuple[str | int, ...]]:
-    """Yield (user, model, port inside, path, address, port) of every enabled model.
+    """Yield (user, model, port inside, path, address, port) of every enabled model, for each Docker that may have it.
 
-    path: where it reports that it is ready. address: on the host; "lan" is the address of the default route.
+    One whose move to another Docker failed still serves in the former one. path: where it reports that it is ready.
+    address: on the host; "lan" is the address of the default route.
     """
     for name, model in spec.entries.items():
         if model.enabled:
             engine = ENGINES[model.engine]
             where = "lan" if model.bind == "lan" else address(model.bind, HostFacts())
-            yield model.dockerd, name, engine.listens(model), engine.ready_at(model), where, model.port
+            for user in dict.fromkeys((model.dockerd, "", *spec.users)):
+                yield user, name, engine.listens(model), engine.ready_at(model), where, model.port
 
 
 def counters(spec: Host) -> Iterator[tuple[str, ...]]:
@@ -81,7 +83,7 @@ def counters(spec: Host) -> Iterator[tuple[str, ...]]:
 def logs(spec: Host) -> Iterator[tuple[str, str]]:
     """Yield (user, model) of every enabled model with GPUs whose log says whether it computes on them."""
     for name, model in spec.entries.items():
-        if model.enabled and model.gpus and ENGINES[model.engine].logs_cuda:
+        if model.enabled and model.gpus and ENGINES[model.engine].log_shows(model):
             yield model.dockerd, name
 
 

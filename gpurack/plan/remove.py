@@ -15,8 +15,8 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 ASKABLE = ("models", "all")
-PATIENCE = 120
-"""Seconds that a command may take in a user's Docker."""
+PATIENCE, PATIENCE_OF_HOST = 120, 600
+"""Seconds that a command may take in a user's Docker, and in the host's own."""
 
 
 def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
@@ -36,7 +36,8 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
         return Plan(errors=(Problem.of("remove-would-stop-others", names=", ".join(foreign)),))
     steps: list[Step] = []
     for user in ("", *users):
-        docker = sh("{} docker", with_time_limit(user, facts.users[user])) if user else sh("docker")
+        limited = with_time_limit(user, facts.users[user]) if user else sh("timeout -k 5 {}", PATIENCE_OF_HOST)
+        docker = sh("{} docker", limited)
         mine = {name: container.id for (whose, name), container in sorted(facts.proven.items()) if whose == user}
         # Both containers of a model whose replacement was interrupted.
         beside = [each for each in facts.containers if each.user == user and each.id in facts.generations]
@@ -45,12 +46,14 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
         if names:
             whose = f" of {user}" if user else ""
             command = sh("{} rm --force -- {} >/dev/null", docker, ids)
-            if user:
-                late = f"error {', '.join(names)}: the Docker of {user} did not remove them within {PATIENCE} s."
-                command = sh("{ {}; code=$?; [ $code != 124 ] || echo {}; (exit $code); }", command, late)
-            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user, locks=(user,)))
+            # A change in the host's Docker and a user's holds the lock of the user's alone.
+            locks = (user,) if user else ("", *users)
+            slow = f"The Docker{whose} did not remove them within {PATIENCE if user else PATIENCE_OF_HOST} s."
+            late = f"error {', '.join(names)}: {slow}"
+            command = sh("{ {}; code=$?; [ $code != 124 ] || echo {}; (exit $code); }", command, late)
+            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user, locks=locks))
             network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
-            steps.append(Shell(f"remove the project's network{whose}", network, user=user, locks=(user,)))
+            steps.append(Shell(f"remove the project's network{whose}", network, user=user, locks=locks))
     if paths.BOOT_UNIT in facts.files:
         command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
@@ -62,6 +65,11 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
     if folders or any(path.startswith(ours) for path in (*facts.files, *facts.secrets)):
         command = sh("rm -rf {}", ours)
         steps.append(Shell("remove compose.yaml, secrets and the runner", command, locks=("", *users)))
+    if paths.LOG_AGE in facts.files:
+        command = sh("rm -rf {} && rm -f {}", paths.LOGS, paths.LOG_AGE)
+        steps.append(
+            Shell("remove kept logs, which nothing would remove after their time", command, locks=("", *users))
+        )
     # A daemon that does not answer now is asked next time. A user without an account has no daemon.
     asked = [user for user in facts.record or () if not user or user in facts.users]
     if paths.RECORD in facts.files and all(facts.docker_of(user) for user in asked):
@@ -115,7 +123,8 @@ def packages(facts: HostFacts) -> list[Step]:
         if paths.HELD in facts.files:
             steps.append(Shell("forget which packages gpurack held", sh("rm -f {}", paths.HELD)))
     # The path of a home may contain "/gpurack-" as well.
-    files = sorted(path for path in facts.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
+    named = (path for path in facts.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
+    files = sorted(path for path in named if path != paths.LOG_AGE)
     if files:
         steps.append(Shell("remove gpurack's repository files and keys", sh("rm -f {}", files)))
     rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in facts.files]

@@ -7,13 +7,15 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
+from gpurack.engines.hints import Hint, argument_hints
 from gpurack.facts.model import Container, HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, files, images, keys, ledger, neighbours, probes, pulls, weights
 from gpurack.plan.models.batches import batches, depth, lanes
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, container_of_change, replaced
-from gpurack.plan.models.failures import given
+from gpurack.plan.models.failures import dependencies
+from gpurack.plan.models.observed import Observed
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secret import UPSTREAM
@@ -125,6 +127,13 @@ def proven_ids(facts: HostFacts) -> dict[str, dict[str, str]]:
     return found
 
 
+def own_hints(one: DesiredService) -> list[Hint]:
+    """Return the hints for arguments that the program of a service refuses."""
+    words = [*(one.container.entrypoint or ()), *(one.container.command or ())]
+    field = "version" if one.entry.image is None else "image"
+    return argument_hints(words, list(one.entry.args), one.entry.engine, field)
+
+
 def entry(
     change: Change,
     desired: Mapping[str, DesiredService],
@@ -141,6 +150,7 @@ def entry(
             "from": change.user,
             "old_key": keys.current_key(name, change.user, facts),
             "lanes": [],
+            **(draining(container) if container else {}),
         }
     one, model = desired[name], desired[name].entry
     project, services = projects[one.user], projects[one.user].services
@@ -159,14 +169,16 @@ def entry(
         "url": one.url,
         "served_name": one.answers_as,
         "timeout": model.ready_seconds,
-        "hints": [hint.payload for hint in hints_of(model.engine)],
+        "hints": [hint.payload for hint in [*hints_of(model.engine), *own_hints(one)]],
         "definition": hashlib.sha256(label.encode()).hexdigest(),
         "label": label,
-        "given": given(one, facts),
+        "given": dependencies(one, facts),
         **({"words": words} if (words := unlabelled(model)) else {}),
     }
     if change.action in (Action.CREATE, Action.RECREATE):
         data |= proofs(one)
+    elif change.action == Action.START:
+        data |= weights_to_read(one)
     if limit := probes.driver_limit(one, facts):
         data["driver"] = limit
     if container:
@@ -178,15 +190,15 @@ def entry(
     if counter := ENGINES[model.engine].counter:
         data["counter"] = [counter.path, counter.name]
         # Of the old container. If that has another engine, it is not asked, because its counters are elsewhere.
-        if ENGINES[model.engine].running and had(container, model.engine):
-            data["running"] = [counter.path, ENGINES[model.engine].running]
+        if container and had(container, model.engine):
+            data |= running_requests(model.engine)
     if asleep := ENGINES[model.engine].sleeping:
         data["sleeping"] = list(asleep)
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
-        data["gateway"] = gateway(one, project.key(name), spec, facts)
+        data["gateway"] = gateway(one, project.key(name), facts)
     if change.action == Action.CREATE and (old := replaced(one, facts)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
@@ -207,17 +219,39 @@ def entry(
     return data
 
 
-def proofs(desired: DesiredService) -> dict[str, Any]:
-    """Return what the runner proves of a new container before the old one stops.
+def draining(container: Container) -> dict[str, Any]:
+    """Return how the runner asks a container that is removed or stopped for its running requests, so that they may end.
 
-    weights: the paths whose headers it reads, for an engine whose formats are known. cuda_untested: does it need CUDA,
-    and has no probe of it?
+    The address comes from a label, which a user may have written in the user's own Docker: there it must be a port that
+    the container publishes (files/dockerd.py: own_url).
     """
-    cuda, dry, engine = probes.cuda_probe(desired), probes.dry_start(desired), ENGINES[desired.entry.engine]
-    weights = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
+    url = container.labels.get(paths.PROBE_LABEL, "") if not container.user else ""
+    return {"url": url, **running_requests(str(ledger.label(container.labels).get("engine")))}
+
+
+def running_requests(engine: str) -> dict[str, Any]:
+    """Return where an engine counts its running requests; nothing if it does not, or is unknown."""
+    known = ENGINES.get(engine)
+    return {"running": [known.counter.path, known.running]} if known and known.counter and known.running else {}
+
+
+def proofs(desired: DesiredService) -> dict[str, Any]:
+    """Return what the runner proves of a new container: before the old one stops, and by its log.
+
+    cuda_untested: does it need CUDA, and has no probe of it? log: Engine.log_shows, for a model with NVIDIA's GPUs.
+    """
+    cuda, dry = probes.cuda_probe(desired), probes.dry_start(desired)
     untested = cuda is None and probes.needs_cuda(desired)
-    found = {"cuda": cuda, "cuda_untested": untested, "dry_start": dry, "weights": weights}
-    return {word: value for word, value in found.items() if value}
+    log = ENGINES[desired.entry.engine].log_shows(desired.entry) if desired.devices.nvidia_access else ""
+    found = {"cuda": cuda, "cuda_untested": untested, "dry_start": dry, "log": log}
+    return {word: value for word, value in found.items() if value} | weights_to_read(desired)
+
+
+def weights_to_read(desired: DesiredService) -> dict[str, list[str]]:
+    """Return the paths of the weights whose headers the runner reads first, for an engine whose formats are known."""
+    engine = ENGINES[desired.entry.engine]
+    found = [path for _, path in desired.weights] if engine.weights_suffixes or engine.weights_folders else []
+    return {"weights": found} if found else {}
 
 
 def unlabelled(model: Model) -> dict[str, Any]:
@@ -226,9 +260,9 @@ def unlabelled(model: Model) -> dict[str, Any]:
     return pull | ({"config": model.config} if model.config is not None else {})
 
 
-def had(container: Container | None, engine: str) -> bool:
+def had(container: Container, engine: str) -> bool:
     """Was a container created for this engine?"""
-    return container is not None and ledger.label(container.labels).get("engine") == engine
+    return ledger.label(container.labels).get("engine") == engine
 
 
 def todays_secrets(desired: DesiredService, facts: HostFacts) -> list[str]:
@@ -239,7 +273,7 @@ def todays_secrets(desired: DesiredService, facts: HostFacts) -> list[str]:
     """
     container = facts.ours.get((desired.user, desired.name))
     definition = ledger.label(container.labels) if container else {}
-    folder = paths.container_file(desired.user, keys.current_key(desired.name, desired.user, facts), "")
+    folder = desired.observed(facts).folder
     own = {files.file_of(path) for path in desired.container.files}
     same = definition.get("connects_to", []) == desired.definition.get("connects_to", [])
     return [
@@ -249,7 +283,7 @@ def todays_secrets(desired: DesiredService, facts: HostFacts) -> list[str]:
     ]
 
 
-def gateway(desired: DesiredService, key: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
+def gateway(desired: DesiredService, key: str, facts: HostFacts) -> dict[str, Any]:
     """Return how to test a gateway (files/asking.py), and the models behind it. key: its own in compose.yaml.
 
     The gateway is asked with its own host key, each model with its own key. Models in the gateway's own Docker come
@@ -258,8 +292,10 @@ def gateway(desired: DesiredService, key: str, spec: Host, facts: HostFacts) -> 
     behind = [
         {
             "serves": list(other.serves),
-            "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
-            "key": neighbours.key_file(spec, desired.name, index, key) if other.key else None,
+            "url": addresses.probe_url(Observed(other.name, other.model, facts))
+            if other.here
+            else neighbours.ready_url(other),
+            "key": paths.container_file(desired.user, key, f"{UPSTREAM}{index}") if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
             "sleeping": ENGINES[other.model.engine].sleeping,
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),

@@ -97,7 +97,7 @@ class DockerRestart(Step):
     what: Literal["record", "finish"]
 
 
-def owe_restart(why: str) -> Step:
+def owe_restart(why: str) -> Shell:
     """Return the step that notes that Docker must restart before this run or the next one ends."""
     command = sh("install -d -m 700 {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
     return Shell(f"note that Docker must restart: {why}", command)
@@ -112,7 +112,7 @@ class Finding:
 
     problems: what it says, with codes; none for a plain change. entry: the model, service or job that it changes. down:
     the seconds that the entry is expected to be down for it, as far as they are known; those of several entries where
-    one line is for all of them.
+    one line is for all of them. looks_only: does nothing change, because a model is only tested?
     """
 
     kind: Kind
@@ -120,6 +120,7 @@ class Finding:
     problems: tuple[Problem, ...] = ()
     entry: str = ""
     down: tuple[int, ...] = field(default=(), compare=False)
+    looks_only: bool = field(default=False, compare=False)
 
     @property
     def without_entry(self) -> str:

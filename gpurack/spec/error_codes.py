@@ -1,7 +1,7 @@
-"""Every kind of error and warning: its stable code, its sentences and its cause (docs/errors.md). Those that need a
-host are in live_codes.py, and part of `CODES`.
+"""Every kind of error and warning: its stable code, its sentences and its cause (docs/errors.md).
 
-A code never changes its meaning; its sentences may. `Problem.of(code, host, path, …)` fills in the parameters.
+Those that need a host are in live_codes.py, and part of `CODES`. A code never changes its meaning; its sentences may.
+`Problem.of(code, host, path, …)` fills in the parameters.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ SHAPE: Mapping[str, Code] = {
     "missing-field": Code("is missing.", "{hint}", "The field is required.", "Add the field: docs/inventory.md."),
     "section-without-value": Code(
         "has no value.",
-        "Is it indented wrongly? Write `{section}: {{}}` for none.",
+        "Is it indented wrongly? {hint}",
         "A section without a value would remove everything from the host that an earlier run started.",
     ),
     "entry-outside-section": Code(
@@ -89,6 +89,12 @@ SHAPE: Mapping[str, Code] = {
         "must be {limit}, not {value}.", "", "The number is outside the allowed range.", "Write a number in the range."
     ),
     "empty-value": Code("is empty.", "", "The field needs a value.", "Give a value, or remove the field."),
+    "connection-field-empty": Code(
+        "is empty.",
+        "Write {example}, or remove the line.",
+        "pyinfra takes no empty value for a field of the connection: null does not remove it.",
+        "Give a value, or remove the field.",
+    ),
     "unknown-value": Code(
         "must be {expected}, not {value}.", "", "The field takes one of a few words.", "Use one of the listed words."
     ),
@@ -126,9 +132,14 @@ SHAPE: Mapping[str, Code] = {
 
 FILES: Mapping[str, Code] = {
     "no-inventory-file": Code("file not found.", "", "The inventory file does not exist.", "Check the path."),
+    "confirmation-missing": Code(
+        "Confirmation needs a terminal. Nothing was changed.",
+        "Run with -y to apply, or gpurack diff to see the changes.",
+        "Without -y, an admin confirms the changes. A script cannot.",
+    ),
     "inventory-not-given": Code(
         "no inventory given, and this folder has none.",
-        "Run `{command} PATH`, or in the folder of your inventory. `gpurack init DIR` writes a new one.",
+        "Run `{command} PATH`, or change to the folder of your inventory. `gpurack init DIR` writes a new one.",
         "Without INVENTORY, a command takes the only one of the folder or of its folder inventories/.",
     ),
     "several-inventories": Code(
@@ -141,12 +152,18 @@ FILES: Mapping[str, Code] = {
         "Run `{command}`.",
         "The first argument is the inventory file; `--limit` chooses hosts in it.",
     ),
+    "model-given": Code(
+        "is a model of {hosts}, not an inventory.",
+        "Run `{command}`.",
+        "The first argument is the inventory file. A run changes only what differs from it.",
+        "Name the inventory file.",
+    ),
     "inventory-misspelt": Code(
         "file not found.", "Did you mean {guess}?", "The inventory file does not exist.", "Check the path."
     ),
     "inventory-not-a-file": Code(
         "is not a file.",
-        "Give an inventory: `{command} inventories/lab.yaml`.",
+        "Give an inventory: `{command} {inventory}`.",
         "Hosts and models are described in a file; a host name alone says nothing about models.",
     ),
     "deploy-given": Code(
@@ -171,6 +188,12 @@ FILES: Mapping[str, Code] = {
         "cannot be read: {why}.", "", "The file could not be opened.", "Check path and permissions."
     ),
     "not-utf8": Code("is not UTF-8 text (byte {byte}).", "Save it as UTF-8.", "Inventories are UTF-8 text."),
+    "inventory-ending": Code(
+        "was read as Python, because of its ending `{ending}`, and has no hosts.",
+        "If it is YAML or JSON, which is YAML also, rename it to {right}.",
+        "gpurack reads .yaml and .yml as YAML, and everything else as Python.",
+        "Rename the file.",
+    ),
     "invalid-yaml": Code(
         "{what}.", "{hint}", "The file is not valid YAML, or has a key twice.", "Correct the named line."
     ),
@@ -195,8 +218,8 @@ FILES: Mapping[str, Code] = {
     "no-models": Code(
         "no host has any models.",
         "Add a `models` map to a host (docs/inventory.md). To stop a host's last model, keep its entry with `enabled: "
-        "false`; to leave a host alone, set `maintenance`. For Docker and the toolkit alone, run deploys/docker.py and "
-        "deploys/nvidia_toolkit.py.",
+        "false`; to leave a host alone, set `maintenance`. For Docker and the toolkit alone, call `docker` and "
+        "`nvidia_toolkit` of gpurack.deploys by pyinfra (docs/own-project.md).",
         "A deploy of models without any model is usually a mistake.",
     ),
     "yaml-given-to-pyinfra": Code(
@@ -210,12 +233,12 @@ FILES: Mapping[str, Code] = {
     "key-given-twice": Code(
         '"{name}" is given twice; Python keeps only the last.',
         "Rename or remove one.",
-        "The first would be lost without a word, and a run would remove its model.",
+        "The first would be lost silently, and a run would remove its model.",
     ),
     "host-given-twice": Code(
         '"{name}" is in this list twice; pyinfra keeps only the last.',
         "Merge the two entries.",
-        "The data of the first would be lost without a word.",
+        "The data of the first would be lost silently.",
     ),
     "not-a-group": Code(
         "`{name}` is not a group of hosts.",
@@ -289,12 +312,12 @@ HOSTS: Mapping[str, Code] = {
         "Check the path; it has to be armored.",
     ),
     "mirror-with-login": Code(
-        "contains credentials, which apt and dnf would keep in files that everybody can read.",
+        "contains credentials, which apt and dnf would keep in files that every user can read.",
         "Give a registry's login in `registries`; let a package mirror allow the hosts by address.",
         "Credentials do not belong in an inventory.",
     ),
     "proxy-with-login": Code(
-        "contains credentials, which apt, dnf and dockerd would keep in files that everybody can read.",
+        "contains credentials, which apt, dnf and dockerd would keep in files that every user can read.",
         "Name a forwarder that logs in for the hosts (cntlm, or squid with cache_peer login=).",
         "Credentials do not belong in an inventory.",
     ),
@@ -348,6 +371,11 @@ SECRETS: Mapping[str, Code] = {
         "a secret does not belong in an inventory.",
         'Say where it is: {{"env": "NAME"}}, {{"file": "~/path"}} or {{"command": ["pass", "show", "lab"]}}.',
         "Inventories are committed and shared.",
+    ),
+    "secret-variable-not-read": Code(
+        "`${name}` is not filled in here.",
+        'Write {{"env": "{name}"}}.',
+        "An inventory is data: no shell reads it.",
     ),
     "invalid-secret-variable": Code(
         "is not the name of an environment variable.",
@@ -695,9 +723,14 @@ GPUS: Mapping[str, Code] = {
         "Give it one instance, or a GPU that is not in MIG mode.",
         "CUDA shows a process only its first MIG instance, so tensor parallel over them is impossible.",
     ),
+    "gpus-apart": Code(
+        "wants {one} and {other}, which cannot share a CUDA context.",
+        "Name the GPUs of one kind by their indices.",
+        "On a DGX Station a program that sees the GB300 and the other GPU crashes.",
+    ),
     "gpu-not-found": Code(
         "{gpu} does not exist; {has}.{broken}",
-        "Choose one of these, or correct `hardware`.",
+        "Choose one of these{also}.",
         "The host, or what `hardware` says of it, has no such GPU.",
         "Correct the number, or `hardware`.",
     ),
@@ -713,8 +746,16 @@ GPUS: Mapping[str, Code] = {
         "These versions are in gpurack's table of defects (gpurack/spec/known_defects.py).",
         "Pin another version.",
     ),
+    "driver-older-than-image": warning(
+        "{engine} {version} needs NVIDIA's driver {oldest} or newer, the host has {driver}. It runs only where its "
+        "image has a compatibility library that supports this driver and GPU.",
+        "{hint}",
+        "A CUDA of a newer major version runs with an older driver only by NVIDIA's forward compatibility, which "
+        "GeForce and TITAN do not have.",
+        "Update the driver, or choose an older version.",
+    ),
     "no-image-for-arm64": Code(
-        "{engine} publishes no image of version {version} for arm64, and this host is one.",
+        "{engine} publishes no image of version {version} for this kind of arm64 host.",
         "{hint}",
         "An image of another architecture ends with `exec format error`.",
         "Choose another engine, or name an `image` for arm64.",
@@ -735,6 +776,17 @@ LOCK: Mapping[str, Code] = {
         "the lock file does not exist yet.",
         "Run `gpurack lock {inventory}` to write it.",
         "The command compares with the lock.",
+    ),
+    "locked-host-unknown": Code(
+        "is in the lock but not in the inventory.",
+        "Run `gpurack lock {inventory}` to remove it.",
+        "A host was removed from the inventory or renamed.",
+    ),
+    "lock-not-compared": Code(
+        "{what}",
+        "",
+        "A user's Docker, or a process that reads weights, did not answer in time.",
+        "Find out what hangs on the host, and run again.",
     ),
     "invalid-lock": Code(
         "{what}", "Write it again with `gpurack lock {inventory}`.", "The lock was edited, or merged with conflicts."
@@ -795,6 +847,27 @@ WARNINGS: Mapping[str, Code] = {
         "Inventories are committed, and containers' settings are readable on the host.",
         "Refer to the secret, or put it into a file on the host.",
     ),
+    "password-in-inventory": warning(
+        "`{field}` is a password in plain text in {file}.",
+        'Use a key (`ssh_key`, or the ssh agent), or in an inventory in Python `getpass()` or `os.environ["NAME"]`.',
+        "Inventories are committed and shared.",
+    ),
+    "port-of-ssh": warning(
+        "port 22 is the host's own for ssh.",
+        "Choose another, for example 8000.",
+        "sshd uses the port, so the container cannot start. If the model starts first, nobody can log in.",
+    ),
+    "unknown-log-driver": warning(
+        'Docker has no log driver "{name}".',
+        "{hint}",
+        "dockerd does not start a container with it, unless a plugin has this name.",
+        "Use `local`, `json-file` or `journald`.",
+    ),
+    "daemon-key-with-underscore": warning(
+        '"{key}" is not a key of daemon.json.',
+        "Write `{right}`.",
+        "dockerd refuses a file with unknown keys, so a run would fail.",
+    ),
     "prompts-in-log": warning(
         "{settings}: what clients ask is written to its log on the host.", "", "Prompts may be private.", "Remove it."
     ),
@@ -813,13 +886,13 @@ WARNINGS: Mapping[str, Code] = {
         "http:// and git:// prove neither server nor content.",
     ),
     "no-key": warning(
-        "no key, open to everyone who can reach the host.",
+        "no key, open to anyone who can reach the host.",
         "{hint}",
         "`api_key: null` with an open `bind`.",
         "Set `api_key`; bind an engine without keys to loopback, behind a gateway (litellm).",
     ),
     "key-guards-part": warning(
-        "its key guards /v1 only: {routes} and more stay open to everyone who can reach the host.",
+        "its key guards /v1 only: {routes} and more stay open to anyone who can reach the host.",
         "Bind it to loopback behind a gateway (litellm).",
         "The engine checks the key on some of its routes only.",
     ),

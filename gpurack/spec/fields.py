@@ -124,6 +124,10 @@ def _repository(value: Any) -> Any:
     found = re.match(r"https?://[^/]+/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)", value) if isinstance(value, str) else None
     if found:
         raise Wrong("invalid-repository", value=value, hint=f'Write "{found[1]}".')
+    apart = re.fullmatch(r"([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)[@:]([A-Za-z0-9._/-]+)", str(value))
+    if apart:
+        hint = f'Write "{apart[1]}", and beside it "revision": "{apart[2]}".'
+        raise Wrong("invalid-repository", value=value, hint=hint)
     return value
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gpurack.spec.host import Cards, Host
+from gpurack.spec.host import Gpus, Host
 
 Vendor = Literal["nvidia", "amd"]
 
@@ -15,6 +15,23 @@ SHARED = 0.95
 servers on one GPU fail above a sum of about 0.95."""
 SYSTEM_RESERVE = 8.0
 """GiB of a host's memory that models on a GPU that shares it (GB10) leave to the system, its caches and Docker."""
+
+
+CONSUMER = re.compile(r"GeForce|TITAN|\bGTX\b|\bRTX [2-9]0[5-9]0\b", re.IGNORECASE)
+
+
+def is_consumer(name: str) -> bool:
+    """Is it a GeForce or TITAN? False if unknown.
+
+    Those alone certainly run no CUDA of a newer major version than their driver's (error 804). NVIDIA's CUDA
+    compatibility guide supports that by a library in the image: on data-centre GPUs, and on some workstation GPUs.
+
+    >>> [is_consumer(name) for name in ("NVIDIA GeForce RTX 4090", "RTX 3060", "NVIDIA TITAN V", "GTX 1080")]
+    [True, True, True, True]
+    >>> [is_consumer(name) for name in ("RTX 6000 Ada", "RTX A6000", "Quadro RTX 5000", "A30", "Tesla T4", "")]
+    [False, False, False, False, False, False]
+    """
+    return bool(CONSUMER.search(name))
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,7 @@ GPU_KINDS = {
     "MI300X": GpuKind(192.0, None), "MI325X": GpuKind(256.0, None), "MI355X": GpuKind(288.0, None),
     "RX 7900 XTX": GpuKind(24.0, None), "RX 9070 XT": GpuKind(16.0, None), "PRO W7900": GpuKind(48.0, None),
     "AI PRO R9700": GpuKind(32.0, None),
+    "GTX 1070": GpuKind(8.0, "6.1"), "RTX PRO 2000": GpuKind(15.9, "12.0"),
     "GB10": GpuKind(119.6, "12.1", unified=True, arm64=True), "Thor": GpuKind(122.8, "11.0", unified=True, arm64=True),
     "GH200": GpuKind(95.6, "9.0", arm64=True), "GB200": GpuKind(184.3, "10.0", arm64=True),
     "GB300": GpuKind(268.6, "10.3", arm64=True), "B300": GpuKind(268.6, "10.3"),
@@ -146,17 +164,17 @@ def is_named(kind: str, seen: str) -> bool:
 
 def hardware(spec: Host) -> list[str]:
     """The names of a host's GPUs by index, from `hardware: {"A30": 4}`; [] without `hardware`."""
-    return [name for name, cards in spec.hardware.items() for _ in range(count_of(cards))]
+    return [name for name, gpus in spec.hardware.items() for _ in range(count_of(gpus))]
 
 
-def count_of(cards: int | Cards) -> int:
+def count_of(gpus: int | Gpus) -> int:
     """The number of GPUs of one kind in `hardware`."""
-    return cards.count if isinstance(cards, Cards) else cards
+    return gpus.count if isinstance(gpus, Gpus) else gpus
 
 
 def kind_of(name: str, spec: Host) -> GpuKind | None:
     """The kind of a GPU in `hardware`, with the memory that is written there; None if nothing is known of it."""
-    kind, cards = GPU_KINDS.get(name), spec.hardware.get(name)
-    if not isinstance(cards, Cards):
+    kind, gpus = GPU_KINDS.get(name), spec.hardware.get(name)
+    if not isinstance(gpus, Gpus):
         return kind
-    return replace(kind or GpuKind(cards.gib, ""), memory=cards.gib)
+    return replace(kind or GpuKind(gpus.gib, ""), memory=gpus.gib)

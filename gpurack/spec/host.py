@@ -96,11 +96,15 @@ def _rate_from_text(value: Any) -> Any:
 class Download(Strict):
     """How a host fetches weights."""
 
-    rate: Annotated[int, BeforeValidator(_rate_from_text)] | None = Field(
+    rate: Annotated[int, BeforeValidator(_rate_from_text, json_schema_input_type=str)] | None = Field(
         None, description="bytes per second at most for all downloads together, as in `50MB/s`; default: no limit"
     )
     connections: int | None = Field(
-        None, ge=1, le=64, description="downloads at once; default: 1 with a `rate`, else no limit"
+        None,
+        ge=1,
+        le=64,
+        description="connections at once of all downloads together, up to 4 for a large file; default: 1 with `rate`, "
+        "else no limit",
     )
 
     @property
@@ -112,7 +116,7 @@ class Download(Strict):
         return {"rate": max(1, self.rate // connections), "connections": connections}
 
 
-class Cards(Strict):
+class Gpus(Strict):
     """GPUs of one kind in `hardware`, with the memory that each has."""
 
     count: int = Field(ge=1, description="their number")
@@ -135,8 +139,8 @@ class Host(Strict):
     hardware: dict[
         str,
         Annotated[
-            Annotated[int, Field(ge=1), Tag("Number")] | Annotated[Cards, Tag("Cards")],
-            Discriminator(lambda value: "Cards" if isinstance(value, dict | Cards) else "Number"),
+            Annotated[int, Field(ge=1), Tag("Number")] | Annotated[Gpus, Tag("Gpus")],
+            Discriminator(lambda value: "Gpus" if isinstance(value, dict | Gpus) else "Number"),
         ],
     ] = Field(
         {},
@@ -154,7 +158,7 @@ class Host(Strict):
     reserved_gpus: list[Gpu] = Field([], description="GPUs that gpurack does not use")
     docker: Docker = Field(Docker(), description="the Docker engine")
     nvidia: Nvidia = Field(Nvidia(), description="the NVIDIA Container Toolkit and the driver")
-    mirrors: dict[str, Annotated[Mirror, BeforeValidator(url_alone)]] = Field(
+    mirrors: dict[str, Annotated[Mirror, BeforeValidator(url_alone, json_schema_input_type=str | Mirror)]] = Field(
         {},
         description='mirrors: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, `"modelscope"`, '
         "any registry",
@@ -162,7 +166,7 @@ class Host(Strict):
     registries: dict[str, Login] = Field(
         {}, description='logins, by the host name of the registry: `{"ghcr.io": {"user": …, "password": {"env": …}}}`'
     )
-    proxy: Annotated[Proxy, BeforeValidator(url_alone)] | None = Field(
+    proxy: Annotated[Proxy, BeforeValidator(url_alone, json_schema_input_type=str | Proxy)] | None = Field(
         None, description="the HTTP proxy for packages, images and weights; `{url, no_proxy}`"
     )
     ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")

@@ -1,13 +1,14 @@
 """Image references, by Docker's own rules: which registry, repository, tag and digest a name means.
 
-Pure.
+Pure. The programs of files/ use it also: files/image_ref.py is a link to it. So it imports nothing of gpurack, and
+Python 3.6 can run it.
 
 Source: github.com/distribution/reference, which Docker and Compose use (reference.go: the grammar; normalize.go:
 ParseNormalizedNamed, splitDockerDomain, FamiliarName).
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 HUB = "docker.io"
 _OFFICIAL = "library/"
@@ -20,8 +21,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST_NAME = 255
 
 
-@dataclass(frozen=True)
-class ImageRef:
+class ImageRef(NamedTuple):
     """An image reference in full.
 
     registry: `docker.io`, `ghcr.io`, `mirror:5000`. repository: its path there, `library/redis`. tag: "" if not written
@@ -43,11 +43,7 @@ class ImageRef:
         'reg:5000/a/b'
         """
         name, tag, digest = split(text)
-        first, slash, rest = name.partition("/")
-        if slash and (first == "localhost" or set(first) & {".", ":"} or first != first.lower()):
-            registry, repository = HUB if first == f"index.{HUB}" else first, rest
-        else:
-            registry, repository = HUB, name
+        registry, repository = _split_registry(name)
         if registry == HUB and "/" not in repository:
             repository = _OFFICIAL + repository
         valid = (
@@ -86,8 +82,8 @@ class ImageRef:
         """
         if self.registry != HUB:
             return self.name
-        short = self.repository.removeprefix(_OFFICIAL)
-        return self.repository if "/" in short else short
+        official, _, short = self.repository.rpartition("/")
+        return short if f"{official}/" == _OFFICIAL else self.repository
 
     @property
     def familiar(self) -> str:
@@ -108,7 +104,24 @@ class ImageRef:
         return f"{mirror.rstrip('/')}/{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
-def split(text: str) -> tuple[str, str | None, str | None]:
+def _split_registry(name: str) -> "tuple[str, str]":
+    """(registry, repository) of a name without tag and digest."""
+    first, slash, rest = name.partition("/")
+    if slash and (first == "localhost" or set(first) & {".", ":"} or first != first.lower()):
+        return HUB if first == f"index.{HUB}" else first, rest
+    return HUB, name
+
+
+def registry_of(text: str) -> str:
+    """The registry of a reference, as `registries` has it, also where Docker would reject the reference.
+
+    >>> registry_of("index.docker.io/a/b:1"), registry_of("reg:5000/A@sha256:0"), registry_of("redis")
+    ('docker.io', 'reg:5000', 'docker.io')
+    """
+    return _split_registry(split(text)[0])[0]
+
+
+def split(text: str) -> "tuple[str, str | None, str | None]":
     """(name, tag, digest) as written; None for a missing part. Also splits invalid references such as `a/b:${TAG}`.
 
     >>> split("reg:5000/a/b:1"), split("a/b"), split("a@sha256:0")
@@ -132,7 +145,7 @@ def same_repository(one: str, other: str) -> bool:
         return False
 
 
-def split_digest(text: str) -> tuple[str, str]:
+def split_digest(text: str) -> "tuple[str, str]":
     """(the text before the digest, the digest or "").
 
     >>> split_digest("a/b:1@sha256:0")

@@ -12,17 +12,18 @@ from typing import Literal
 from gpurack.spec.gpu_access import Access
 from gpurack.spec.problems import Problem
 
-Component = Literal["toolkit", "docker", "driver", "vllm", "compute"]
+Component = Literal["toolkit", "docker", "driver", "vllm", "ollama", "compute"]
 TITLES: dict[Component, str] = {
     "toolkit": "NVIDIA Container Toolkit",
     "docker": "Docker",
     "driver": "the NVIDIA driver",
     "vllm": "vLLM",
+    "ollama": "ollama",
     "compute": "a GPU of compute capability",
 }
 FIELDS: dict[Component, str] = {"toolkit": "nvidia.toolkit", "docker": "docker.version", "driver": "nvidia.driver"}
 """Components that a field of the host pins. Engines are named in the models' own fields."""
-ENGINES: tuple[Component, ...] = ("vllm",)
+ENGINES: tuple[Component, ...] = ("vllm", "ollama")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Defect:
 
 
 _TOOLKIT = "https://github.com/NVIDIA/nvidia-container-toolkit"
+_OLLAMA = "https://github.com/ollama/ollama/blob/main/docs/gpu.mdx"
 _NEWER = "Use 1.20.1 or newer."
 DEFECTS = (
     Defect(
@@ -116,6 +118,18 @@ DEFECTS = (
         "Use a newer vLLM, or set LD_LIBRARY_PATH: /usr/local/nvidia/lib64:/usr/local/nvidia/lib in its `env`.",
         "https://github.com/gpustack/gpustack/issues/4678",
         ("cdi", "runtime"),
+    ),
+    Defect(
+        {"ollama": Versions("0.12"), "driver": Versions("", "550")},
+        "it does not use GPUs with drivers before branch 550, and computes on the CPU",
+        "Install driver 550 or newer.",
+        _OLLAMA,
+    ),
+    Defect(
+        {"ollama": Versions("0.12"), "driver": Versions("550", "570"), "compute": Versions("5.0", "7.0")},
+        "it does not use GPUs older than Volta with drivers before branch 570, and computes on the CPU",
+        "Install branch 570 or 580.",
+        _OLLAMA,
     ),
 )
 

@@ -1,10 +1,14 @@
-"""Every kind of error and warning that needs a host to be found: the part of the table for what `plan --live`, a run
-and `status` say. spec/error_codes.py joins it to the codes of inventories; the rules for codes are there.
+"""Every kind of error and warning that is found on a host: what `plan --live`, a run and `status` say.
+
+Those that a program on the host names are in step_codes.py.
+
+spec/error_codes.py joins them to the codes of inventories; the rules for codes are there.
 """
 
 from collections.abc import Mapping
 
 from gpurack.spec.code import Code, warning
+from gpurack.spec.step_codes import STEPS
 
 SIGNED_MIRROR = (
     'A mirror that signs with its own key needs that key in the inventory: mirrors: {{…: {{"url": …, "key": …}}}}.'
@@ -75,7 +79,7 @@ INSPECTION: Mapping[str, Code] = {
     "step-killed": Code(
         "{what} was killed, or ended without a message.",
         "Run again: a run continues where the last one stopped.",
-        "Somebody ended it, memory ran out, or the host went down meanwhile.",
+        "A user or the kernel (out of memory) killed it, or the host shut down.",
     ),
     "step-failed": Code(
         "{what}",
@@ -120,16 +124,14 @@ DOCKER: Mapping[str, Code] = {
         "Holds that gpurack sets are noted since this version; holds of older versions count as an admin's.",
     ),
     "docker-kept-silent": Code(
-        "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
-        "",
+        "docker.source is keep, but no Docker daemon answers.",
+        "Start Docker, or set `docker.source` to docker-ce or distro.",
         "With `keep`, gpurack installs no Docker.",
-        "Start Docker, or choose another `docker.source`.",
     ),
     "docker-kept-without-compose": Code(
-        "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
-        "",
-        "With `keep`, gpurack installs no Compose, and it runs the models through Compose.",
+        "docker.source is keep, but Docker has no Compose v2 (`docker compose version`).",
         "Install docker-compose-plugin or docker-compose-v2.",
+        "With `keep`, gpurack installs no Compose, and it runs the models through Compose.",
     ),
     "docker-missing": Code(
         "Docker is not installed.", RUN_DOCKER, "This deploy does not install Docker, or has not done it yet."
@@ -137,10 +139,9 @@ DOCKER: Mapping[str, Code] = {
     "docker-silent": Code("Docker does not answer.", CHECK_DOCKER, "Docker is installed, but `docker info` failed."),
     "docker-late": Code("Docker {why}.", CHECK_DOCKER, "`docker info` did not end within its time limit."),
     "distribution-without-docker": Code(
-        '{system} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.',
-        "",
+        "{system} has no Docker with Compose v2 of its own.",
+        'Write docker: {{"source": "docker-ce"}}.',
         "The inventory asks for the distribution's Docker, and this one has none that fits.",
-        'Write docker: {"source": "docker-ce"}.',
     ),
     "docker-conflict": Code(
         "{name} {version} is installed and conflicts with {wanted}.",
@@ -232,6 +233,16 @@ DRIVER: Mapping[str, Code] = {
         INSTALL_DRIVER,
         "gpurack installs no drivers.",
     ),
+    "wsl-without-driver": Code(
+        "{wish}WSL has no GPU of NVIDIA.",
+        "Install NVIDIA's driver in Windows, none in WSL, and run `wsl --shutdown` there.",
+        "In WSL the driver is that of Windows. A driver for Linux breaks it.",
+    ),
+    "jetson": Code(
+        "{wish}its GPU belongs to a Jetson, which gpurack does not support.",
+        "Use a host with NVIDIA's usual driver, or the CPU (`gpus: []`).",
+        "A Jetson before Thor has another driver, and needs images that are made for it.",
+    ),
     "gpus-not-shown": Code(
         "wants a GPU, but nvidia-smi -L shows none.{says}",
         "",
@@ -247,8 +258,9 @@ DRIVER: Mapping[str, Code] = {
     "driver-mismatch": Code(
         "the NVIDIA kernel module is {kernel}, but nvidia-smi says: {message}.",
         "Running models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then "
-        "run again.",
+        "run again.{also}",
         "The driver's packages were upgraded while the old kernel module was loaded.",
+        "Reboot the host, then run again. A reboot also stops what gpurack does not manage; the message names it.",
     ),
     "not-started": Code(
         "not started: the NVIDIA driver and its library have different versions.",
@@ -318,6 +330,12 @@ DRIVER: Mapping[str, Code] = {
         "A CDI spec names device nodes and files of the driver, which a new driver or a reboot changes.",
         "Remove the file; the next run creates a spec if none is left.",
     ),
+    "cdi-spec-unrefreshed": warning(
+        "{file} gives the GPUs, and nothing refreshes this file when the driver changes.",
+        "`{command}`; the toolkit refreshes /var/run/cdi/nvidia.yaml by itself.",
+        "A CDI spec in /etc/cdi that was made by hand or by another program gets old with the next driver.",
+        "Remove the file; the next run creates a spec if none is left.",
+    ),
     "gpu-unhealthy": warning(
         "GPU {gpu} {what}.",
         "",
@@ -345,10 +363,9 @@ GPUS: Mapping[str, Code] = {
         "Take a GPU out of `reserved_gpus`, or set gpus: [].",
     ),
     "gpu-reserved": Code(
-        "GPU {gpu} is reserved (reserved_gpus); choose another.",
-        "",
+        "GPU {gpu} is reserved (reserved_gpus).",
+        "Choose another GPU, or remove this one from `reserved_gpus`.",
         "`reserved_gpus` keeps GPUs free of models.",
-        "Choose another GPU, or take this one out of `reserved_gpus`.",
     ),
     "gpu-broken": Code(
         "GPU {gpu} ({uuid}) {fault}, so no model can start on it.",
@@ -379,10 +396,9 @@ GPUS: Mapping[str, Code] = {
         "{gpus} names one GPU twice.", "", "An index, a UUID and a PCI address can name the same GPU.", "Remove one."
     ),
     "vram-needs-percentage": Code(
-        "{gpu} does not report its memory, so vram has to be a percentage: write {example}.",
-        "",
+        "{gpu} does not report its memory, so `vram` has to be a percentage.",
+        "Write a percentage, for example {example}.",
         "Where GPU and CPU share memory, nvidia-smi reports no size.",
-        "Write a percentage, as in the message.",
     ),
     "gpu-in-use": Code(
         "GPU {gpu} is in use by {who}, which gpurack does not manage. This model was not changed.",
@@ -396,7 +412,7 @@ GPUS: Mapping[str, Code] = {
     ),
     "gpu-fell-off": Code(
         "GPU {gpu} {what}",
-        "",
+        "{also}",
         "The kernel lists the GPU, but the driver does not reach it.",
         "Reboot the host: only that restores a GPU that fell off the bus.",
     ),
@@ -432,14 +448,16 @@ OWNERS: Mapping[str, Code] = {
         "A wrong inventory, branch or indentation looks the same.",
     ),
     "removal-from-old-clone": Code(
-        "would remove {names}, applied from {commit} ({who}), which is not in this clone.",
-        "Run `git pull` first (in a shallow clone `git fetch --unshallow`), or confirm the removal without -y.",
+        "would remove {names}, applied from {commit} ({who}). That commit is not in {where}.",
+        "{way}{also}",
         "The entry may have been added after this clone was last updated.",
+        "Update the clone of the inventory, or run without `-y` at a terminal and confirm.",
     ),
     "old-clone": warning(
-        "{names}: applied from {commit} ({who}), which is not in this clone.",
-        "Run `git pull` before you remove any of them.",
+        "{names}: applied from {commit} ({who}). That commit is not in {where}, so `-y` refuses the removal.",
+        "{way}",
         "The entry may have been added after this clone was last updated.",
+        "Update the clone of the inventory, or run without `-y` at a terminal and confirm.",
     ),
     "not-in-inventory": warning(
         "also runs: {names} (not in the inventory; the next apply removes {them})",
@@ -450,7 +468,7 @@ OWNERS: Mapping[str, Code] = {
     "others-on-host": Code(
         "models of another lab run here: {names}. Nothing was removed.",
         "Set `enabled: false` for your own and run deploys/models.py.",
-        "deploys/remove.py takes away what all models of the host need.",
+        "deploys/remove.py removes what all models of the host need.",
     ),
 }
 
@@ -529,7 +547,7 @@ MODELS: Mapping[str, Code] = {
     "no-first-account": Code(
         "its database has no account yet, and {what}",
         "",
-        "Whoever comes first becomes the administrator.",
+        "The first visitor becomes the administrator.",
         "Give the first account in `keys`, or bind it to loopback until the account exists.",
     ),
     "wrong-model-answers": Code(
@@ -553,8 +571,9 @@ MODELS: Mapping[str, Code] = {
     "computes-on-cpu": warning(
         "it answers, but computes on the CPU: {why}.",
         "Look for an error of CUDA: {logs}. Then restart it: {command}.",
-        "Its log has an error of CUDA, or nvidia-smi lists no process of it and other containers explain all memory in "
-        "use on its GPUs. llama.cpp and others continue on the CPU if CUDA does not start, about fifty times slower.",
+        "Its log has an error of CUDA or says that it found no GPU, or nvidia-smi lists no process of it and other "
+        "containers explain all memory in use on its GPUs. llama.cpp and others continue on the CPU if CUDA does "
+        "not start, about fifty times slower.",
         "Search for `failed to initialize CUDA` in its log, fix what [troubleshooting.md](troubleshooting.md) says, "
         "and restart the model. `gpurack verify` tests CUDA in its container.",
     ),
@@ -596,7 +615,7 @@ MODELS: Mapping[str, Code] = {
     "model-held": warning(
         "held since {since}: {why}{by}.",
         "",
-        "`gpurack stop --hold` stopped it. Runs and boots leave it stopped, and its GPUs stay its own.",
+        "`gpurack stop --hold` stopped it. Runs and boots leave it stopped, and its GPUs stay reserved for it.",
         "`gpurack start INVENTORY HOST/MODEL` starts it again.",
     ),
     "model-stopped": warning(
@@ -660,7 +679,7 @@ PACKAGES: Mapping[str, Code] = {
     "repository-unreachable": Code(
         "repository {repository} cannot be read{why}.",
         "{hint}",
-        "The host does not reach the repository, or it is not there.",
+        "The host cannot reach the repository, or the repository does not exist.",
         "Check the host's network and proxy, or set a mirror.",
     ),
     "package-not-found": Code(
@@ -731,13 +750,19 @@ WARNINGS: Mapping[str, Code] = {
     "weights-changeable": warning(
         "weights of {names} are in folders that {who} can write to, and so change what is served.",
         "Make root the owner (chown root:, chmod go-w), or let gpurack fetch the weights.",
-        "The container reads what somebody else may replace.",
+        "The container reads what other users may replace.",
+    ),
+    "removal-waits": warning(
+        "{name} is not in the inventory, and stays: `{successor}` takes its {things}, and has an error.",
+        "It is removed with the change to `{successor}`. To remove it now, set `enabled: false` for `{successor}`.",
+        "A model that another one replaces serves until that one is created.",
+        "Fix the error of the new entry, or disable the entry.",
     ),
     "older-settings": warning(
-        "{models} with settings of an older gpurack; `gpurack apply --renew` recreates {them}.",
-        "",
+        "{models} with settings of an older gpurack.",
+        "`gpurack apply --renew` recreates {them}.",
         "An upgrade of gpurack recreates no container.",
-        "Recreate them when it suits: `gpurack apply --renew`, or `--data renew=yes` with pyinfra.",
+        "Run `gpurack apply --renew`, or pyinfra with `--data renew=yes`.",
     ),
     "upstream-not-reached": warning(
         "{service} cannot reach {model}.",
@@ -757,4 +782,5 @@ LIVE: Mapping[str, Code] = {
     **JOBS,
     **PACKAGES,
     **WARNINGS,
+    **STEPS,
 }

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from gpurack.screen import printable
+from gpurack.shell import word
 from gpurack.spec.fields import Like, Strict
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
@@ -101,7 +102,7 @@ def text(lock: Lock, inventory: Path) -> str:
     """The content of the file: sorted, one line per fact, the same text for the same facts."""
     hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}
     body: str = yaml.safe_dump({"hosts": hosts}, allow_unicode=True, width=10**9, default_flow_style=False)
-    return HEADER.format(inventory=inventory.name) + body
+    return HEADER.format(inventory=word(inventory.name)) + body
 
 
 def facts(host: HostLock) -> dict[str, str]:

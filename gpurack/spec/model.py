@@ -198,7 +198,7 @@ class Model(Strict):
         [],
         description='indices, UUID prefixes (also of MIG instances) or PCI addresses, `"all"`, or `[]` for the CPU',
     )
-    vram: Annotated[Vram, BeforeValidator(vram_from_text)] | None = Field(
+    vram: Annotated[Vram, BeforeValidator(vram_from_text, json_schema_input_type=str)] | None = Field(
         None,
         description='its share of each GPU, `"6GiB"` or `"30%"`, so that others can share it; default: the whole GPU',
     )
@@ -251,6 +251,10 @@ class Model(Strict):
     )
     compose: dict[str, Any] = Field({}, description="any other Compose settings, merged over the service")
 
+    def name_served(self, key: str) -> str:
+        """Return the name that clients use. key: its key in the inventory."""
+        return self.served_name or key
+
     @property
     def ready_seconds(self) -> int:
         """`ready_timeout` in seconds."""
@@ -302,7 +306,7 @@ class Job(Strict):
     gpus: Annotated[Gpus, _GPUS] = Field(
         [], description='as for a model: indices or UUID prefixes, `"all"`, or `[]` for the CPU'
     )
-    vram: Annotated[Annotated[Vram, BeforeValidator(vram_from_text)] | None, _GPUS] = Field(
+    vram: Annotated[Annotated[Vram, BeforeValidator(vram_from_text, json_schema_input_type=str)] | None, _GPUS] = Field(
         None, description="its share of each GPU that it shares with models; default: the whole GPU"
     )
     env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")

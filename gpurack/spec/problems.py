@@ -110,7 +110,7 @@ def places_of(fault: Sequence[Problem]) -> list[str]:
     """
     hosts: dict[str, list[str]] = {}
     for problem in fault:
-        hosts.setdefault(problem.host, []).append(problem.path.partition(".")[2] or problem.path)
+        hosts.setdefault(problem.host, []).append(_short(problem.path))
     alike: dict[tuple[str, ...], list[str]] = {}
     for host, names in hosts.items():
         alike.setdefault(tuple(filter(None, names)), []).append(host)
@@ -250,12 +250,42 @@ def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mappin
     for item in error.errors():
         written, last = item["loc"][:-1], item["loc"][-1:]  # an unknown field is named last, and may look like a tag
         tagged = [*written, *(last if item["type"] != "extra_forbidden" else ())]
-        location = [str(part) for part in tagged if not _is_union_tag(part)]
+        location = [str(part) for before, part in zip(("", *tagged), tagged, strict=False) if _is_name(before, part)]
         location += [str(part) for part in last] if item["type"] == "extra_forbidden" else []
         path = ".".join(part for part in (prefix, *location) if part)
         known = fields.get(location[0] if len(location) > 1 else "", ()) if location else ()
         problems.append(_of_pydantic(item, known).at(host, path))
-    return problems
+    return without_misspelt(problems, fields)
+
+
+def without_misspelt(problems: Sequence[Problem], fields: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """The problems without required fields that are missing because they are misspelt, as `prot` for `port`.
+
+    The unknown field names them. fields: as of `from_pydantic`.
+    """
+    meant = {
+        (problem.host, parent, field)
+        for problem in problems
+        if problem.code == "unknown-field"
+        for parent, _, word in [problem.path.rpartition(".")]
+        if (field := meant_field(word, [known for names in fields.values() for known in names]))
+    }
+    return [
+        problem
+        for problem in problems
+        if problem.code != "missing-field"
+        or (problem.host, *(problem.path.rpartition(".")[part] for part in (0, 2))) not in meant
+    ]
+
+
+def meant_field(word: str, known: Sequence[str]) -> str | None:
+    """The field that an unknown one was meant to be, or None.
+
+    >>> meant_field("prot", ["port"]), meant_field("ports", ["port", "gpus"]), meant_field("colour", ["port"])
+    ('port', 'port', None)
+    """
+    other = next((field for words, (field, _) in MEANT.items() if word.lower() in words and field in known), None)
+    return other or nearest(word, known)
 
 
 TYPES = {
@@ -281,6 +311,9 @@ EXAMPLES = {
     "ssh_port": "ssh_port: 22",
     "all": 'all: {"docker": {"source": "docker-ce"}}',
     "hardware": 'hardware: {"A30": 4}',
+    "daemon": 'daemon: {"live-restore": True}',
+    "maintenance": 'maintenance: "RMA until 15 Jan"',
+    "ssh_user": 'ssh_user: "root"',
     "mirrors": 'mirrors: {"docker.io": "mirror.uni.example/hub"}',
     "env": 'env: {"NAME": "value"}',
     "compose": 'compose: {"shm_size": "8gb"}',
@@ -342,6 +375,15 @@ def _is_union_tag(part: Any) -> bool:
     return isinstance(part, str) and (part[:1].isupper() or part.startswith(("function-", "list[", "constrained")))
 
 
+def _is_name(before: Any, part: Any) -> bool:
+    """Is a part of pydantic's location one of the inventory? before: the part in front of it."""
+    return before in NAMES_BELOW or not _is_union_tag(part)
+
+
+NAMES_BELOW = ("hardware", "env", "compose", "config")
+"""The maps whose keys are anyone's names, also in capitals."""
+
+
 def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
     kind, value, context = item["type"], repr(item.get("input")), item.get("ctx", {})
     wrong = context.get("error")
@@ -357,7 +399,8 @@ def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
     if kind in ("string_too_short", "too_short"):
         return Problem.of("empty-value")
     if kind in TYPES:
-        return wrong_type(TYPES[kind], item.get("input"), str(item["loc"][-1]))
+        field = "hardware" if item["loc"][0] == "hardware" else str(item["loc"][-1])  # else the name of a GPU
+        return wrong_type(TYPES[kind], item.get("input"), field)
     if kind in LIMITS:
         words, name = LIMITS[kind]
         return Problem.of("out-of-range", limit=f"{words} {context[name]}", value=value)

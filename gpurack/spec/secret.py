@@ -22,6 +22,9 @@ UPSTREAM = "upstream_key_"
 PERSON = "keys."
 """Prefix of the names of clients' keys; the name of the user or group follows."""
 
+PATIENCE = 300
+"""Seconds that the command of a secret may take: it may ask its user."""
+
 
 class SecretError(Exception):
     """A secret could not be read on the admin's machine. The text says which and why, never its value."""
@@ -40,6 +43,8 @@ class Secret(Strict):
     @model_validator(mode="before")
     @classmethod
     def _is_reference(cls, value: Any) -> Any:
+        if isinstance(value, str) and (name := re.fullmatch(r"\$\{?([A-Z][A-Z0-9_]+)\}?", value)):
+            raise Wrong("secret-variable-not-read", name=name[1])
         if not isinstance(value, dict | Secret):
             raise Wrong("secret-in-inventory")
         return value
@@ -93,7 +98,9 @@ class Secret(Strict):
         try:
             if self.file is not None:
                 return Path(self.file).expanduser().read_text()
-            return _output_of(tuple(self.command or []))
+            if (said := _output_of(tuple(self.command or []))) is None:
+                raise SecretError(f"{self.source()} has not ended within {PATIENCE // 60} min.")
+            return said
         except subprocess.CalledProcessError as error:
             raise SecretError(f"{self.source()} ended with exit code {error.returncode}.") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -102,15 +109,20 @@ class Secret(Strict):
 
 
 @once
-def _output_of(command: tuple[str, ...]) -> str:
-    """Once per run: a password manager may ask its user."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _output_of(command: tuple[str, ...]) -> str | None:
+    """Once per run: a password manager may ask its user. None if it does not end."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    except subprocess.TimeoutExpired:
+        return None
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a host's secrets. entries: container → name → value, as of read_secrets. hf_token, logins: of the
-    Hugging Face token and of registries."""
+    """The values of a host's secrets.
+
+    entries: container → name → value, as of read_secrets. hf_token: of Hugging Face. logins: of registries.
+    """
 
     entries: Mapping[str, Mapping[str, str]] = field(repr=False)
     hf_token: str | None = field(repr=False)

@@ -151,6 +151,8 @@ _WEIGHTS: dict[str, type[Strict]] = {
 
 HUB = r"(?:huggingface\.co|hf\.co)"
 REPOSITORY = r"[\w.-]+/[\w.-]+"
+TYPOGRAPHIC = "“”„‟‘’‚«»"
+"""Quotes of word processors, which neither YAML nor Python takes for quotes."""
 
 
 def source_hint(value: str) -> str:
@@ -160,6 +162,8 @@ def source_hint(value: str) -> str:
     'Write {"hf": "a/b", "revision": "main", "file": "m.gguf"}.'
     >>> source_hint("https://huggingface.co/a/b")
     'Write {"hf": "a/b"}.'
+    >>> source_hint("hf:BAAI/bge-m3"), source_hint("“/w/a.gguf”")
+    ('Write {"hf": "BAAI/bge-m3"}.', 'Write it with straight quotes: "/w/a.gguf".')
     >>> source_hint("~/m.gguf")
     'Write "/home/USER/m.gguf" for a file on the host, or {"copy": "~/m.gguf"} for one on this machine.'
     """
@@ -168,6 +172,12 @@ def source_hint(value: str) -> str:
         return f"Write {json.dumps({key: word for key, word in words.items() if word})}."
     if re.match(r"https?://", value):
         return f'Write {{"url": "{value}", "sha256": "…"}}, or {{"hf": …}} for the Hub.'
+    if kind := re.fullmatch(rf"(hf|modelscope):(?://)?({REPOSITORY})", value):
+        return f'Write {{"{kind[1]}": "{kind[2]}"}}.'
+    if value.strip(TYPOGRAPHIC) != value:
+        return f'Write it with straight quotes: "{value.strip(TYPOGRAPHIC)}".'
+    if variable := re.match(r"\$\{?(\w+)\}?", value):
+        return f"Variables such as {variable[0]} are not filled in. Write an absolute path on the host."
     if value.startswith("~"):
         there = f"/home/USER/{value.partition('/')[2]}"
         return f'Write "{there}" for a file on the host, or {{"copy": "{value}"}} for one on this machine.'

@@ -7,6 +7,8 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
+from gpurack.facts.docker import container, info
+from gpurack.facts.lines import each
 from gpurack.facts.model import (
     SOURCES,
     USER_DAEMON_JSON,
@@ -21,7 +23,6 @@ from gpurack.facts.model import (
     User,
 )
 from gpurack.facts.nvidia import instances, number, with_indices
-from gpurack.facts.parse import container, each, info
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights
@@ -45,6 +46,7 @@ FILES = (
     paths.HOOK_CONFIG,
     paths.DOCKERD_ROOTLESS,
     rootless.TMPFILES,
+    paths.LOG_AGE,
 )
 HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
 """Files in the home of each user with a rootless Docker."""
@@ -108,14 +110,14 @@ def model_questions(name: str, spec: Host, model: Model, secrets: Mapping[str, s
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
         "cards": bool(model.gpus),
         "cuda": [probe.entrypoint, probe.arguments] if probe else None,
-        "cuda log": by_cuda and probe is None,
+        "cuda log": by_cuda and bool(engine.log_shows(model)),
     }
 
 
 def names_of(name: str, spec: Host, model: Model) -> list[str]:
     """Return the names that an entry answers to; for a service, those of the models it connects to."""
     behind = [served for connection in spec.connections(name) for served in connection.serves]
-    return ENGINES[model.engine].serves(model, model.served_name or name) or behind
+    return ENGINES[model.engine].serves(model, model.name_served(name)) or behind
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def record(files: Mapping[str, File]) -> HostRecord:
 
 
 def container_of(said: Mapping[str, Any], user: str) -> Container:
-    """Convert an inspected container of a user's Docker to Container. Raises what facts.parse.container raises."""
+    """Convert an inspected container of a user's Docker to Container. Raises what facts.docker.container raises."""
     words = {
         "id": said["Id"],
         "name": said["Name"],
@@ -316,4 +318,4 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
 def driver_of(cards: Mapping[str, Any]) -> Driver:
     """Convert NVIDIA's driver to Driver."""
     said = {"exit_code": cards["exit_code"], "message": cards["message"]}
-    return Driver(kernel=cards["kernel"], pci=cards["known"], **said)
+    return Driver(kernel=cards["kernel"], pci=cards["known"], platform="wsl" if cards["wsl"] else "", **said)

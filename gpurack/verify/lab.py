@@ -4,6 +4,7 @@ import hmac
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -16,17 +17,16 @@ from pyinfra.api import Config, State
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
-from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import json_from_host, not_understood
 from gpurack.inventory.fleet import read_fleet
-from gpurack.inventory.load import APPLY, read_inventory
+from gpurack.inventory.load import apply_command, read_inventory
 from gpurack.inventory.lock_file import with_lock
 from gpurack.inventory.secrets import read_secrets
-from gpurack.plan.models import ledger
+from gpurack.plan.models import failures, ledger
 from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.diff import Change, compare
-from gpurack.plan.models.keys import current_key
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.plan import mounted
 from gpurack.plan.models.stopped import described, stop_of
 from gpurack.pyinfra_patches import read_any_bytes
@@ -34,6 +34,7 @@ from gpurack.shell import by_ssh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.secret import SecretError
 from gpurack.verify.drift import Unreachable, Unread
 from gpurack.verify.evidence import Seen, enabled, limit, script, whole
 from gpurack.verify.reach import run_as_root, testinfra_host
@@ -97,15 +98,28 @@ class Entry:
         return f"{self.server.name} {self.name}"
 
     @property
+    def observed(self) -> Observed:
+        """It beside its host's facts. Raises Unread."""
+        return Observed(self.name, self.model, self.server.state)
+
+    @property
     def resting(self) -> str:
         """Who stopped it, when and why; "" if nobody did. Raises Unread."""
-        stopped = stop_of(self.name, self.model, self.server.state)
+        stopped = stop_of(self.observed)
         return described(stopped, self.server.state).message if stopped else ""
 
     @property
     def fix(self) -> str:
-        """The command that usually fixes it: the host's."""
-        return self.server.fix
+        """The command that usually fixes it: the host's, which tries again what failed and is left out otherwise."""
+        return self.server.fix + (f" --retry {self.server.name}/{self.name}" if self.failed_before else "")
+
+    @cached_property
+    def failed_before(self) -> bool:
+        """Would a run refuse to create it, because the same failed before? False if unknown."""
+        with suppress(Unread, SecretError, LookupError):
+            secrets = self.server.secrets.get(self.name, {})
+            return failures.failed_before(self.server.name, self.desired, self.server.state, secrets) is not None
+        return False
 
     @property
     def container(self) -> Any:
@@ -136,7 +150,7 @@ class Entry:
     @property
     def uuids(self) -> tuple[str, ...]:
         """The GPUs that it should have; if it can have none now, those that it had. Raises Unread."""
-        had = ledger.kept_gpus(self.name, self.model, self.server.state) or ()
+        had = ledger.kept_gpus(self.observed) or ()
         return self.server.gpu_ledger.uuids.get(self.name, had)
 
     @cached_property
@@ -151,10 +165,10 @@ class Entry:
 
         None for a file of an older gpurack that this one leaves unchanged.
         """
-        key = current_key(self.name, self.model.dockerd, self.server.state)
+        folder = self.observed.folder
         state = replace(self.server.state, secrets=dict.fromkeys(self.server.seen["secrets"]["files"], ("", 0)))
         return {
-            paths.container_file(self.model.dockerd, key, file): text and salted(text, self.server.salt)
+            f"{folder}{file}": text and salted(text, self.server.salt)
             for file, text in mounted(self.desired, self.change.outdated, state).items()
         }
 
@@ -181,7 +195,7 @@ class Lab:
         if not chosen:
             words = {"limit": " ".join(limit), "hosts": ", ".join(fleet)}
             raise InventoryError([Problem.of("limit-matches-nothing", "", str(path), **words)])
-        apply = APPLY.format(inventory=path)
+        apply = apply_command(path)
         self.salt = token_hex(16)
         self.servers = {
             host.name: Server(host.name, fleet[host.name], host, f"{apply} --limit {host.name}", self.salt, self.gather)

@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
 from gpurack.facts.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
-from gpurack.facts.unreachable import why_unreachable
+from gpurack.facts.unreachable import login_user, why_unreachable
 from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.verify.drift import Unreachable, Unread
@@ -73,7 +73,8 @@ def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:
     except TimeoutError:
         why = f"{program}: no answer within {limit} s"
         raise Unread(why, by_ssh(host.name, sh("dmesg | tail"))) from None
-    for mark, why in {NO_SUDO: "sudo is not installed", SUDO_PASSWORD: "sudo requires a password"}.items():
+    user, _ = login_user(host)
+    for mark, why in {NO_SUDO: "sudo is not installed", SUDO_PASSWORD: f"sudo requires a password for {user}"}.items():
         if mark in result.stdout:
             raise Unread(f"root or sudo is required, but {why}", f"log in as root, or allow sudo on {host.name}")
     if result.failed:

@@ -356,7 +356,8 @@ def test_driver(server: Server) -> Iterator[Drift]:
         return
     if cards["exit_code"]:
         yield Drift("nvidia-smi", "an answer", f"{cards['message']} (exit {cards['exit_code']})", reboot(server))
-    for library in sorted({gpu.driver for gpu in server.state.gpus if gpu.driver} - {cards["kernel"]}):
+    libraries = {gpu.driver for gpu in server.state.gpus if gpu.driver} - {cards["kernel"]}
+    for library in sorted(libraries) if not cards["wsl"] else ():  # Windows has the driver
         yield Drift("the driver's libraries", f"{cards['kernel']}, as the kernel module", library, reboot(server))
     version = server.spec.nvidia.driver or (server.spec.lock and server.spec.lock.driver)
     if version and not nvidia_driver.is_a(cards["kernel"], version):
@@ -378,10 +379,10 @@ def test_toolkit(server: Server) -> Iterator[Drift]:
 
 
 @on_hosts(has_nvidia)
-def test_cards(server: Server) -> Iterator[Drift]:
+def test_gpus(server: Server) -> Iterator[Drift]:
     """The GPUs are those of `hardware`, and none that the kernel knows is lost."""
     names, gpus = hardware(server.spec), server.state.gpus
-    known = server.state.driver.pci or {gpu.pci: gpu.uuid for gpu in gpus}
+    known = server.state.driver.pci or {gpu.pci or gpu.uuid: gpu.uuid for gpu in gpus}
     if names and len(known) != len(names):
         fix = "correct `hardware`, or check why the kernel does not find them: dmesg"
         yield Drift("GPUs", str(len(names)), str(len(known)), fix)
@@ -427,8 +428,7 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     found, wanted = server.seen["secrets"], enabled(server.spec)
     theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
     state = server.state
-    folders = {paths.container_file(one.dockerd, current_key(name, one.dockerd, state), ""): name
-               for name, one in wanted.items()}  # fmt: skip
+    folders = {Entry(server, name, model).observed.folder: name for name, model in wanted.items()}
     of_labs = of_others(server.spec, state)
     others = {paths.container_file(user, current_key(name, user, state), "") for user, name in of_labs}
     for path, file in found["files"].items():

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.cuda_faults import continues_without, fault
+from gpurack.cuda_faults import fault, untested
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.hints import cuda_hint
 from gpurack.engines.ollama import full_name
 from gpurack.facts.gpus import MISMATCH
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, probes, weights
-from gpurack.plan.models.computing import uses_gpus
+from gpurack.plan.models.computing import said_by_log, uses_gpus
 from gpurack.plan.models.diff import Action
 from gpurack.plan.models.health import Health, failing, judge, restarted
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.slots import gpus_text
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
@@ -28,7 +29,7 @@ from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
 from gpurack.verify.drift import Drift, on_models
-from gpurack.verify.evidence import container_of, names_of, processes_of, published, whole
+from gpurack.verify.evidence import names_of, processes_of, published, whole
 from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
 from gpurack.verify.weights import expected_hashes, known
@@ -216,30 +217,36 @@ def listed(uuids: set[str]) -> str:
 
 
 @on_models()
-def test_cards(entry: Entry) -> Iterator[Drift]:
+def test_gpus(entry: Entry) -> Iterator[Drift]:
     """The GPUs that Docker gives it, that it sees inside, and that its processes use are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
     if problem := entry.server.gpu_ledger.errors.get(entry.name):
-        yield Drift("cards", f"gpus {gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
+        yield Drift("GPUs", f"gpus {gpus_text(entry.model)}", str(problem), ssh(entry, sh("reboot")))
     if container is None:
         return
-    expected = set(entry.desired.devices.nodes) or uuids
-    if given_gpus(container) != expected:
-        yield Drift("GPUs given by Docker", listed(expected), listed(given_gpus(container)), recreate(entry))
+    devices = entry.desired.devices
+    expected = set(devices.nodes) or uuids
+    given = set(devices.names) if devices.nvidia_access == "cdi" else expected
+    if given_gpus(container) != given:
+        yield Drift("GPUs given by Docker", listed(given), listed(given_gpus(container)), recreate(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi fails everywhere then; test_driver reports it
     inside = set(whole(entry.answers.get("cards inside", ()), f"the GPUs inside {entry.name}"))
-    if inside != expected:
+    if inside != expected and not (driver.platform == "wsl" and expected <= inside):  # there it gets all GPUs
         yield Drift("GPUs seen inside", listed(expected), listed(inside), recreate(entry))
     whose = entry.server.state.uid_of(entry.model.dockerd)
     used = {uuid for uuid, *owner, _ in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # of a MIG instance, drivers name the instance or its GPU
     used -= {gpu.parent for gpu in entry.server.state.gpus if gpu.uuid in uuids and gpu.parent}
-    seen = container_of(container, entry.model.dockerd)
-    facts = replace(entry.server.state, gpu_processes=processes_of(entry.server.seen["processes"]))
-    on_the_cpu = answers(entry) == Health.READY and not uses_gpus(entry.model, seen, uuids, facts)
+    on_the_cpu = answers(entry) == Health.READY and computes(entry) is False
     if not used <= uuids or on_the_cpu:
         yield Drift("GPUs its processes use", listed(uuids), listed(used), recreate(entry))
+
+
+def computes(entry: Entry) -> bool | None:
+    """Has its running container anything on its GPUs, by nvidia-smi on the host? None if unknown."""
+    facts = replace(entry.server.state, gpu_processes=processes_of(entry.server.seen["processes"]))
+    return uses_gpus(replace(entry.observed, facts=facts), entry.uuids)
 
 
 @on_models(lambda entry: bool(entry.model.gpus))
@@ -252,26 +259,28 @@ def test_cuda(entry: Entry) -> Iterator[Drift]:
     if status(entry) != "running" or desired.devices.nvidia_access is None or engine.uses_graphics_driver(entry.model):
         return
     said = whole(entry.answers.get("cuda", ""), f"CUDA in {entry.name}")
-    found = fault(said, probes.least(desired)) if engine.cuda_probe else continues_without(said)
-    if found is None:
-        neither = f"{engine.name} has no program for it, nor a line in its log"
-        what = "the container printed nothing of it" if engine.cuda_probe else neither
-        warnings.warn(f"{entry.title}: CUDA was not tested: {what}.", stacklevel=1)
-    elif found:
+    log = whole(entry.answers.get("cuda log", ""), f"the log of {entry.name}")
+    proven = fault(said, probes.least(desired), probes.is_official(desired)) if engine.cuda_probe else None
+    logged = said_by_log(entry.model, log, computes(entry))
+    if found := proven or logged:
         yield Drift("CUDA in its container", "works", found, cuda_hint(found))
+    elif proven is None and logged is None:
+        neither = f"{engine.name} has no program for it, nor a line in its log"
+        what = untested(said) if engine.cuda_probe else neither
+        warnings.warn(f"{entry.title}: CUDA was not tested: {what}.", stacklevel=1)
 
 
 @on_models()
 def test_bound(entry: Entry) -> Iterator[Drift]:
     """It is published where `bind` and `port` say, and nothing else listens on that port."""
     container, server = entry.container, entry.server
-    expected = addresses.address_of(entry.name, server.spec, server.state), entry.model.port
+    expected = addresses.address_of(entry.observed), entry.model.port
     bindings = published(container) if container else {expected}
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
         yield Drift("published", place(*expected), found, recreate(entry))
     every = server.spec.entries.items()
-    of_all = {(addresses.address_of(name, server.spec, server.state), one.port) for name, one in every}
+    of_all = {(addresses.address_of(Observed(name, one, server.state)), one.port) for name, one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"
@@ -375,8 +384,7 @@ def ready_answer(entry: Entry) -> tuple[int, str]:
 
 def answers(entry: Entry) -> Health:
     """Return what its answer to the readiness request means."""
-    engine, model = ENGINES[entry.model.engine], entry.model
-    return judge(*ready_answer(entry), engine.answers_as(model, model.served_name or entry.name))
+    return judge(*ready_answer(entry), entry.observed.answers_as)
 
 
 @on_models()
@@ -385,15 +393,14 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
     engine, model = ENGINES[entry.model.engine], entry.model
     code, body = ready_answer(entry)
     what = f"GET {engine.ready_at(model)}"
-    served = engine.answers_as(model, model.served_name or entry.name)
     match answers(entry):
         case Health.READY:
-            if problem := failing(entry.name, model, entry.server.state):
+            if problem := failing(entry.observed):
                 yield Drift("the last run's test request", "passed", problem.message.rstrip("."), restart(entry))
-            if again := restarted(entry.name, model, entry.server.state):  # the next run tests it
+            if again := restarted(entry.observed):  # the next run tests it
                 yield Drift("its container", "as at its last test", again)
         case Health.RENAMED:
-            yield Drift(what, f'the name "{served}"', body[:100], recreate(entry))
+            yield Drift(what, f'the name "{entry.observed.answers_as}"', body[:100], recreate(entry))
         case _:
             yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
     for name in model.pull if code == 200 else ():

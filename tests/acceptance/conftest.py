@@ -45,6 +45,13 @@ class Run:
         done = any(line.rstrip().endswith("] Success") for line in self.output.splitlines())
         return self.exit_code == 0 and "nothing changed" in self.output and not done
 
+    @property
+    def only_tested(self) -> bool:
+        """Did it change nothing, and only test models that were started since their last test, if any?"""
+        changes = [line for line in self.output.splitlines() if "] ~ " in line]
+        tests = [line for line in changes if line.rstrip().endswith(": it was started since its last test")]
+        return self.exit_code == 0 and "nothing changed" in self.output and changes == tests
+
     def lines(self, host: str) -> list[str]:
         """The lines that pyinfra printed for one host."""
         return [line for line in self.output.splitlines() if line.strip().startswith(f"[{host}]")]
@@ -209,9 +216,9 @@ def standard() -> dict[str, dict[str, Any]]:
 
 
 def containers(host: Host) -> dict[str, dict[str, Any]]:
-    """All containers of a host by name, as `docker inspect` has them."""
+    """All containers of a host by name, as `docker inspect` has them. One that is removed meanwhile is left out."""
     ids = host.root("docker ps -aq --no-trunc").stdout.split()
-    inspected = json.loads(host.root(f"docker inspect {' '.join(ids)}").stdout) if ids else []
+    inspected = json.loads(host.root(f"docker inspect {' '.join(ids)}", check=False).stdout) if ids else []
     return {data["Name"].lstrip("/"): data for data in inspected}
 
 

@@ -90,7 +90,7 @@ def test_inventory_without_models_is_an_error(lab: Lab, cpu1: Host) -> None:
     """When models are to be deployed."""
     run = refused(lab, cpu1, {})
     assert "no host has any models. Add a `models` map" in run.output
-    assert "deploys/docker.py" in run.output
+    assert "For Docker and the toolkit alone, call `docker` and `nvidia_toolkit` of gpurack.deploys" in run.output
 
 
 @pytest.mark.parametrize(

@@ -236,11 +236,11 @@ def test_model_that_never_gets_ready_is_reported(lab: Lab, host: Host, tmp_path:
     run = lab.run(lab.inventory({"gpu1": {"models": wanted}}), deploy=str(deploy))
     assert run.exit_code == 1, run.output
     assert "silent: loading" in run.output
-    assert "not ready after 0:06" in sentence(run, "silent")
+    assert "not ready after 6 s" in sentence(run, "silent")
     assert "http://127.0.0.1:8019/v1/models" in sentence(run, "silent")
     assert "/var/lib/gpurack/logs/_/silent.failed.log" in sentence(run, "silent")
     assert "| tensors are missing" in run.output
-    assert "FAILED: not ready after 0:06" in run.row("gpu1", "silent")
+    assert "FAILED: not ready after 6 s" in run.row("gpu1", "silent")
     for name in GOOD:
         assert identities(host)[name] == before[name]
     assert "silent" not in containers(host)

@@ -53,7 +53,7 @@ def test_model_that_computes_on_the_cpu_is_degraded_until_it_is_restarted(lab: L
     assert run.row("gpu1", "beta").endswith("ready")
     found = status(inventory)
     assert (found.returncode, "DEGRADED" in found.stdout) == (1, True), found.stdout
-    assert list(verify(lab, inventory, {}).failed) == [("gpu1", "alpha cards")]
+    assert list(verify(lab, inventory, {}).failed) == [("gpu1", "alpha gpus")]
     restarted(gpu1, "alpha", 8000)
     run = lab.run(inventory)
     assert (run.exit_code, "DEGRADED" in run.output) == (0, False), run.output

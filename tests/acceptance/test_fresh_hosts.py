@@ -101,10 +101,10 @@ def test_long_steps_print_progress(first: Run) -> None:
     gpu1, cpu1 = first.lines("gpu1"), first.lines("cpu1")
     assert any(re.search(r"\] 0:05 +\S", line) for line in gpu1), "apt"
     assert any(
-        re.search(r"gamma: fetching weights, [\d.]+ [kM]B of [\d.]+ MB, \d+ kB/s, 0:0\d", line) for line in gpu1
+        re.search(r"gamma: fetching weights, [\d.]+ [kM]B of [\d.]+ MB, \d+ kB/s, \d s", line) for line in gpu1
     ), first.output
-    assert any(re.search(r"delta: loading, 0:0\d", line) for line in cpu1), first.output
-    assert any(re.search(rf"delta: ready after 0:{LOADING:02d}|delta: ready after 0:\d\d", line) for line in cpu1)
+    assert any(re.search(r"delta: loading, \d s", line) for line in cpu1), first.output
+    assert any(re.search(rf"delta: ready after {LOADING} s|delta: ready after \d+ s", line) for line in cpu1)
 
 
 def test_every_model_says_its_own_sentence(gpu1: Host, cpu1: Host, first: Run) -> None:

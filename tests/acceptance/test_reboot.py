@@ -57,7 +57,7 @@ def test_everything_runs_after_reboot_and_next_run_changes_nothing(lab: Lab, gpu
         assert {name: id for name, (id, _) in identities(host).items()} == before[host.name]
     after = identities(gpu1)
     run = lab.run(lab.inventory(standard()))
-    assert run.unchanged, run.output
+    assert run.only_tested, run.output
     assert identities(gpu1) == after
 
 
@@ -82,7 +82,7 @@ def test_late_driver_delays_only_gpu_models(lab: Lab, gpu1: Host, cpu1: Host) ->
     assert cards(gpu1, "alpha") == gpu1.gpus.uuids[:1]
     after = identities(gpu1)
     run = lab.run(lab.inventory(standard()))
-    assert run.unchanged, run.output
+    assert run.only_tested, run.output
     assert identities(gpu1) == after
 
 
@@ -113,6 +113,6 @@ def test_renumbered_gpus_move_no_model(lab: Lab, gpu1: Host, cpu1: Host) -> None
     assert cards(gpu1, "alpha") == [first]
     assert gpu1.gpus.uuids[3] == first
     run = lab.run(lab.inventory(standard()))
-    assert run.unchanged, run.output
+    assert run.only_tested, run.output
     gpu1.gpus.swap(0, 3)
     gpu1.reboot()

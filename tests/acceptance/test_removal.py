@@ -84,15 +84,20 @@ def test_emptying_a_host_needs_its_number(lab: Lab, gpu1: Host) -> None:
     empty = of_lab(lab, "nlp", {})
     shown = lab.run(empty, "--dry")
     assert shown.exit_code == 0, shown.output
-    assert any("1 REMOVE (of 1 models here; with -y: --allow-remove 1)" in line for line in shown.lines("gpu1"))
+    assert any("1 REMOVE (of 1 model; with -y: --allow-remove 1)" in line for line in shown.lines("gpu1"))
     for refused in (
         lab.run(empty, confirm=False),
         lab.run(empty, "-y", "--data", "allow_remove=2", confirm=False),
     ):
         assert refused.exit_code == 1, refused.output
         assert "would remove 1 of 1 models: alpha. No model was changed." in refused.output
+    daemon_json = gpu1.get("/etc/docker/daemon.json")
+    hosts = {"gpu1": {"models": {}, "docker": {"daemon": {"debug": True}}}, "cpu1": {"models": GAMMA}}
+    refused = lab.run(lab.inventory(hosts, {"lab": "nlp"}), confirm=False)
+    assert refused.exit_code == 1, refused.output
+    assert gpu1.get("/etc/docker/daemon.json") == daemon_json, "Docker was changed before the refusal"
     cancelled = lab.run(empty, yes=False, stdin="2\n")
-    assert "gpu1: REMOVE 1 of 1 models: alpha" in cancelled.output
+    assert "gpu1: REMOVE 1 of 1 model: alpha" in cancelled.output
     assert identities(gpu1) == before
     run = lab.run(empty, yes=False, stdin="1\n\n")
     assert run.exit_code == 0, run.output

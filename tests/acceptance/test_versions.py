@@ -159,7 +159,7 @@ def test_main_job_works_on_debian_12(lab: Lab) -> None:
     host = lab.testbed.add("bookworm1", "gpu-bookworm")
     distro = lab.run(lab.inventory({"bookworm1": {"models": models()}}))
     assert distro.exit_code == 1
-    remedy = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}'
+    remedy = 'has no Docker with Compose v2 of its own. Write docker: {"source": "docker-ce"}'
     assert any(remedy in line for line in distro.lines("bookworm1"))
     assert host.root("command -v docker", check=False).returncode != 0
 

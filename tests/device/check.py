@@ -40,8 +40,8 @@ FACTS = (
 """What facts about GPU hosts are missing or were never seen on a real machine."""
 ENTRY = {"gpus": [0], "image": "gpurack-device", "port": 8000}
 CONTAINER = Path(__file__).with_name("container.sh")
-SECONDS = 400
-"""The most for the part with a container; the other parts take a minute."""
+SECONDS = 480
+"""The most for all of it. The part with a container gets what the others leave, which is 80 at least."""
 
 
 def make() -> str:
@@ -49,17 +49,19 @@ def make() -> str:
     probe = shlex.join(["sh", *PYTHON.arguments])
     lines = [
         "set -u",
+        "began=$(date +%s)",
         'mkdir -p "$1"',
         *_file("snapshot.sh", script(questions(models(alpha={})))),
         *_file("container.sh", container()),
-        'timeout 240 sh "$1/snapshot.sh" >"$1/snapshot"',
+        'timeout 120 sh "$1/snapshot.sh" >"$1/snapshot"',
         f'timeout 60 {probe} >"$1/probe" 2>&1',
         "{",
         *(f"echo '$ {fact}'; timeout 20 {fact} 2>&1; echo \"exit code $?\"" for fact in FACTS),
         f"echo '$ the probe without a visible GPU'; CUDA_VISIBLE_DEVICES= timeout 60 {probe} 2>&1",
         '} >"$1/facts"',
         '[ -z "${2-}${IMAGE-}" ] ||',
-        f'\ttimeout {SECONDS} unshare --mount --propagation private sh "$1/container.sh" "$1" "${{2-}}"',
+        f'\ttimeout "$(({SECONDS} - $(date +%s) + began))" unshare --mount --propagation private \\',
+        '\t\tsh "$1/container.sh" "$1" "${2-}"',
     ]
     return "\n".join(lines) + "\n"
 
@@ -74,7 +76,7 @@ def container() -> str:
     desired = desire("alpha", models(alpha=ENTRY), host_state(gpus=1), (uuid(0),))
     probe = cuda_probe(desired)
     assert probe
-    command, [weights] = desired.service["command"], desired.service["volumes"]
+    command, [weights, _] = desired.service["command"], desired.service["volumes"]
     given = _words(probe["run"][probe["run"].index("--device") :])
     return "\n".join([
         f'listing() {{ docker run --rm --network none {given} "$IMAGE" {shlex.join(probe["arguments"])}; }}',

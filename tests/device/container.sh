@@ -4,6 +4,7 @@
 # own, and llama.cpp is compiled for the machine's GPU. Else IMAGE and MODEL name an image with llama-server and a model,
 # and the CDI specs are the toolkit's. check.py writes the functions `listing` and `serve` before, in gpurack's words.
 set -u
+trap 'exit 1' TERM # so that what follows EXIT is done when the time is up
 out=$1 brought=${2-} name=gpurack-device
 uuid=$(nvidia-smi --query-gpu=uuid --format=csv,noheader | head -n 1)
 
@@ -82,7 +83,8 @@ make_image() {
 
 if [ -n "$brought" ]; then
 	work=$(mktemp -d) root=$(mktemp -d) IMAGE=gpurack-device:latest MODEL=/model/alpha.gguf dockerd=
-	trap 'docker rm --force "$name" >/dev/null 2>&1; [ -z "$dockerd" ] || { kill "$dockerd"; wait; }; rm -rf "$work"' EXIT
+	trap 'docker rm --force "$name" >/dev/null 2>&1; [ -z "$dockerd" ] || { kill "$dockerd"; wait; }; rm -rf "$work"
+		umount -l "$root" && rmdir "$root"' EXIT
 	docker() { in_root docker "$@"; }
 	step root make_root
 	step compile compile

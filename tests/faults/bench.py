@@ -7,18 +7,20 @@ import re
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.acceptance import hook, owners
+from tests.acceptance import hook
 from tests.acceptance.conftest import Lab, Run
-from tests.faults import manifest
+from tests.faults import manifest, states
+from tests.faults.deploys import DEPLOYS, KEY, STATES, Deploy, names_of, ports
 from tests.faults.manifest import Manifest, differences
-from tests.faults.points import DEPLOYS, KEY, PROGRAMS, STATES, Deploy, Point, Trial, in_chain, names_of, ports
+from tests.faults.points import Point, Trial
 from tests.faults.results import TRIES, Cell, saw, useless
-from tests.faults.strike import DISK_FULL, FAULTS, small_disk
+from tests.faults.strike import DISK_FULL, FAULTS, SMALL
 from tests.testbed import Host, Testbed, TestbedError
 from tests.testbed.hosts import HOST_KEYS
 from tests.testbed.shell import progress
@@ -28,34 +30,19 @@ ENDS = 300
 FINDS_DEAD_HOST = 60
 """Seconds in which a run ends whose host answers no more, on a busy machine."""
 SECRET = "sk-faults-0123456789"
-HOSTS = {
-    "fresh": "gpu9",
-    **dict.fromkeys(("change", "swap", "removal"), "gpu6"),
-    **dict.fromkeys(("upgrade", "downgrade"), "gpu8"),
-}
-"""Deploy → the host on which it is disturbed."""
-SMALL = "gpu7"
-"""The host with a small disk, for all deploys."""
-SIDE_BY_SIDE = 3
-"""Hosts at work at once: runs often wait."""
+HOSTS = ("gpu6", "gpu7", "gpu8")
+"""At work at once: runs often wait."""
 OTHERS = ("others", "networks")
 """Parts of the manifest with ids of what is not gpurack's: as before the fault."""
 Results = dict[Trial, Future[Cell]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """A host on which deploys are disturbed.
-
-    state: the one that it is in, "" for a fresh host, None where unknown. owned: are its owners' things there? known,
-    calls: deploy → manifest after an undisturbed run, and the calls of that run."""
+    """A host on which deploys are disturbed."""
 
     lab: Lab
     name: str
-    state: str | None = None
-    owned: bool = False
-    known: dict[str, Manifest] = field(default_factory=dict)
-    calls: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def host(self) -> Host:
@@ -81,56 +68,31 @@ class Bench:
         """A plain run."""
         return self.lab.run(self.inventory(state), env={KEY["env"]: SECRET}, timeout=ENDS)
 
-    def settle(self, state: str) -> None:
-        """Bring the host into a state, from its base image where it is in none of which a run leads there."""
-        if not state or not self.state or source_of(self.state) != source_of(state):
-            self.begin()
-        if state != self.state and state:
-            run = self.run(state)
-            assert run.exit_code == 0, run.output
-        if state and not self.owned:
-            owners.move_in(self.host)
-            self.owned = True
-        self.state = state
+    def restore(self, state: str, *, small: bool = False) -> None:
+        """Recreate the host in a saved state, and wait until its models answer. small: with a small disk."""
+        testbed = self.lab.testbed
+        testbed.restored(self.name, states.image(testbed.engine, state), {SMALL: b""} if small else {})
+        for name in names_of(state):
+            url = f"http://127.0.0.1:{STATES[state]['models'][name]['port']}/health"
+            look = f"curl -sf -m 2 --retry 60 --retry-delay 1 --retry-all-errors {url}"
+            self.host.root(f"/usr/bin/{look}", timeout=120)
 
-    def begin(self) -> None:
-        """Make the host from its base image, with what its owners have there without Docker."""
-        self.state, self.owned = None, False
-        if self.name in self.lab.testbed.hosts:
-            self.lab.testbed.recreate(self.name)
-        else:
-            self.lab.testbed.add(self.name, "gpu")
-        if self.name == SMALL:
-            small_disk(self.host)
-        self.host.put('{"labels": ["rack=7"]}\n', "/etc/docker/daemon.json")
-        self.host.root("apt-mark hold sudo")
-        hook.install(self.host, PROGRAMS, remote=True)
-
-    def undisturbed(self, deploy: Deploy) -> None:
-        """Carry a deploy out without a fault, and remember its calls and what the host is then."""
-        self.settle(deploy.before)
-        with hook.recorded(self.host) as calls:
-            run = self.run(deploy.after)
-        assert run.exit_code == 0, run.output
-        self.state = deploy.after
-        self.calls[deploy.name], self.known[deploy.name] = calls, manifest.read(self.host)
-
-    def cell(self, deploy: Deploy, point: Point, fault: str) -> Cell:
-        """Carry a deploy out with a fault at a point, then plain runs."""
-        if deploy.name not in self.known:
-            self.undisturbed(deploy)
-        self.settle(deploy.before)
+    def cell(self, deploy: Deploy, point: Point, fault: str, expected: Manifest) -> Cell:
+        """Carry a deploy out with a fault at a point, then plain runs. expected: the manifest of an undisturbed run."""
+        begun = time.monotonic()
+        self.restore(deploy.before, small=fault == DISK_FULL)
         others = {part: found for part, found in manifest.read(self.host).items() if part in OTHERS}
         progress(f"{self.name}: {deploy.name}, {fault} {point}")
-        begun = time.monotonic()
+        restored = time.monotonic()
         with watched(self.host, names_of(deploy.before) & names_of(deploy.after)) as watch:
             output = self.hit(deploy, point, fault)
-            runs, wrong = self.recover(deploy, {**self.known[deploy.name], **others})
-        self.state = deploy.after if runs else None
+            ended = time.monotonic()
+            runs, wrong = self.recover(deploy, {**expected, **others})
         wrong = [*([] if FAULTS[fault].mute else useless(output)), *wrong]
         said = "" if FAULTS[fault].mute else saw(output)
         down = f"{watch.longest():.0f}" if watch.names else "-"
-        progress(f"{self.name}: {runs} runs, down {down} s, {time.monotonic() - begun:.0f} s in all; {said} {wrong}")
+        times = f"{restored - begun:.0f} + {ended - restored:.0f} + {time.monotonic() - ended:.0f} s"
+        progress(f"{self.name}: {runs} runs, down {down} s, {times}; {said} {wrong}")
         return Cell(deploy.name, str(point), fault, runs, down, said, "; ".join(wrong)[:1000])
 
     def hit(self, deploy: Deploy, point: Point, fault: str) -> str:
@@ -167,11 +129,6 @@ class Bench:
                 return number, wrong
             wrong += bad
         return 0, wrong
-
-
-def source_of(state: str) -> str:
-    """Which packages of Docker a state has."""
-    return str(STATES[state].get("docker", {}).get("source", ""))
 
 
 @dataclass
@@ -231,43 +188,54 @@ def watched(host: Host, names: set[str]) -> Iterator[Watch]:
             thread.join(10)
 
 
-def host_for(trial: Trial) -> str:
-    """The host for a trial: deploys that lead to each other share one, and a small disk survives no power cut."""
-    return SMALL if trial.fault == DISK_FULL else HOSTS[trial.deploy]
-
-
 def carry_out(
-    trials: Iterable[Trial], at: Mapping[str, Bench], done: Callable[[Cell], None] = lambda cell: None
+    trials: Iterable[Trial], benches: Iterable[Bench], done: Callable[[Cell], None] = lambda cell: None
 ) -> Results:
     """Begin to carry out trials, on the hosts side by side. Returns trial → the future of its cell.
 
-    at: benches by host. done: called with each cell when it is known."""
-    results: Results = {}
-    by_host: dict[str, list[Trial]] = {}
-    for trial in trials:
-        results[trial] = Future()
-        by_host.setdefault(host_for(trial), []).append(trial)
-    turns = threading.Semaphore(SIDE_BY_SIDE)
+    done: called with each cell when it is known, by one thread at a time."""
+    results: Results = {trial: Future() for trial in trials}
+    left, alone = deque(results), threading.Lock()
+    benches = list(benches)
 
-    def work(bench: Bench) -> None:
-        for trial in in_chain(by_host[bench.name]):
-            with turns:
-                try:
-                    cell = bench.cell(DEPLOYS[trial.deploy], trial.point, trial.fault)
+    def work(bench: Bench, known: Mapping[str, states.Undisturbed]) -> None:
+        while True:
+            try:
+                trial = left.popleft()
+            except IndexError:
+                return
+            deploy = DEPLOYS[trial.deploy]
+            try:
+                cell = bench.cell(deploy, trial.point, trial.fault, known[trial.deploy].manifest)
+                with alone:
                     done(cell)
-                    results[trial].set_result(cell)
-                except BaseException as error:
-                    bench.state = None
-                    results[trial].set_exception(error)
+                results[trial].set_result(cell)
+            except BaseException as error:
+                results[trial].set_exception(error)
 
-    for name in by_host:
-        threading.Thread(target=work, args=(at[name],), daemon=True).start()
+    def begin() -> None:
+        try:
+            known = states.make(benches)
+        except BaseException as error:
+            for future in results.values():
+                future.set_exception(error)
+            raise
+        for bench in benches:
+            threading.Thread(target=work, args=(bench, known), daemon=True).start()
+
+    threading.Thread(target=begin, daemon=True).start()
     return results
 
 
-def benches(folder: Path) -> dict[str, Bench]:
-    """A bench for each host; a host is made when it is needed. folder: each has one below it, for inventories."""
-    testbed, names = Testbed.up([]), {*HOSTS.values(), SMALL}
-    for name in names:
+def all_benches(folder: Path) -> list[Bench]:
+    """The hosts of the suite, made anew: a trial that was interrupted left one without a network, or switched off.
+
+    folder: each has one below it, for inventories."""
+    testbed = Testbed.up([])
+    for name in HOSTS:
+        if name in testbed.hosts:
+            testbed.remove(name)
+    testbed = Testbed.up(HOSTS)
+    for name in HOSTS:
         (folder / name).mkdir()
-    return {name: Bench(Lab(replace(testbed), folder / name), name) for name in names}
+    return [Bench(Lab(replace(testbed), folder / name), name) for name in HOSTS]

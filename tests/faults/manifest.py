@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.faults.points import bare
+from tests.faults.deploys import bare
 from tests.testbed import Host
 
 FOLDERS = (
@@ -43,7 +43,7 @@ LOOKS = {
 """Section → the command that prints it."""
 SEPARATOR = "\x1e"
 OURS = "gpurack.model"
-HISTORY = re.compile(r"/var/lib/gpurack/(logs|backups)/")
+HISTORY = re.compile(r"/var/lib/gpurack/(logs|backups)[/\t]")
 OWN_SECTION = ("/etc/gpurack/compose.yaml", "/etc/docker/daemon.json")
 """Files whose content is compared by what it says."""
 SALTED = re.compile(r"\b[0-9a-f]{32}:[0-9a-f]{32}\b")
@@ -176,6 +176,7 @@ def of_record(record: Mapping[str, Any], ours: Mapping[str, Any]) -> Manifest:
         "replacing": replacing,
         "failed": sorted(failures),
         "images": images,
+        "pulling": record.get("pulling", {}),
     }
 
 

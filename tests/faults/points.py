@@ -1,4 +1,4 @@
-"""The deploys of the suite, and the points at which a run of one can be held. Pure.
+"""The points at which a run of a deploy can be held, and which of them are tried. Pure.
 
 A point is a call of a program on the host, or a remote command, counted from the begin of the run: independent of time.
 """
@@ -9,66 +9,18 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.acceptance.conftest import model
 from tests.acceptance.hook import REMOTE
+from tests.faults.deploys import FIRST
 
-COUNTS = Path(__file__).with_name("counts.json")
-"""Deploy → stage → number of calls in an undisturbed run; written by `make test-faults-all`."""
+POINTS = Path(__file__).with_name("points.json")
+"""Deploy → the calls of an undisturbed run, grouped; written by `make test-faults-all`."""
 SEED = 20261129
 """Of the sample: another one gives other points and other faults there."""
 DOCKERD = "kill -9 of dockerd"
-KEY = {"env": "FAULTS_KEY"}
-ALPHA = model("alpha", [0], 8000, api_key=KEY)
-CHANGED = {**ALPHA, "context": 512}
-BETA = model("beta", [1, 2], 8001)
-GAMMA = model("gamma", [], 8002)
-SWAPPED = {"alpha": {**CHANGED, "gpus": [1, 2], "port": 8001}, "beta": {**BETA, "gpus": [0], "port": 8000}}
-FIRST = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
-
-
-def docker_ce(version: str) -> dict[str, Any]:
-    """A host with this version of Docker's own packages, which serves the first models."""
-    return {"docker": {"source": "docker-ce", "version": version}, "models": FIRST}
-
-
-STATES: Mapping[str, dict[str, Any]] = {
-    "first": {"models": FIRST},
-    "changed": {"models": {**FIRST, "alpha": CHANGED}},
-    "swapped": {"models": {**SWAPPED, "gamma": GAMMA}},
-    "fewer": {"models": SWAPPED},
-    "docker 26": docker_ce("26.1.5"),
-    "docker 28": docker_ce("28.5.2"),
-}
-"""Name → what the inventory says of the host."""
-
-
-@dataclass(frozen=True)
-class Deploy:
-    """A run of the main job. before, after: names in STATES; before "" is a fresh host."""
-
-    name: str
-    before: str
-    after: str
-
-
-DEPLOYS = {
-    deploy.name: deploy
-    for deploy in (
-        Deploy("fresh", "", "first"),
-        Deploy("change", "first", "changed"),
-        Deploy("swap", "changed", "swapped"),
-        Deploy("removal", "swapped", "fewer"),
-        Deploy("upgrade", "docker 26", "docker 28"),
-        Deploy("downgrade", "docker 28", "docker 26"),
-    )
-}
-PROGRAMS = ("apt-get", "apt-mark", "curl", "docker", "nvidia-ctk", "systemctl")
-"""The programs on the host whose calls can be held."""
 STAGES = (
     REMOTE,
     "apt-get update",
@@ -138,29 +90,122 @@ def stage_of(call: str) -> str | None:
     return None
 
 
-def load() -> dict[str, list[Point]]:
-    """Deploy → the points of an undisturbed run, by counts.json."""
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
-    return {deploy: of_counts(known) for deploy, known in counts.items()}
+@dataclass(frozen=True)
+class Call:
+    """A call that changes something.
+
+    remote: how many remote commands had begun. like: what it does, without what differs between models. repeated: how
+    many calls of this remote command had the very same words before."""
+
+    stage: str
+    number: int
+    remote: int
+    like: str
+    repeated: int
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.number}"
 
 
-def of_counts(known: Mapping[str, int]) -> list[Point]:
-    """All points of a run that has so many calls of each stage."""
-    return [
-        Point(stage, number, when)
-        for stage, count in known.items()
-        for number in range(1, count + 1)
-        for when in ("before", *(["after"] if stage in AFTER else []))
-    ]
+def like(call: str) -> str:
+    """A call without what differs between the models and runs: names, generations, ids, GPUs, digests, pids, files.
 
-
-def counts(calls: Iterable[str]) -> dict[str, int]:
-    """Stage → number of its calls in a run.
-
-    >>> counts(["docker stop a", "docker ps", "apt-get -q update", "docker stop b"])
-    {'apt-get update': 1, 'docker stop': 2}
+    >>> like("docker update --restart no 0123456789ab"), like("docker start beta.2"), like("curl -D /dev/fd/11 -C -")
+    ('docker update --restart no ID', 'docker start NAME', 'curl -D /dev/fd/N -C -')
     """
-    return dict(sorted(Counter(stage for call in calls if (stage := stage_of(call))).items()))
+    text = re.sub(rf"\b({'|'.join(FIRST)})(\.\d+)?\b", "NAME", call)
+    text = re.sub(r"GPU-[0-9a-f-]{36}", "GPU", text)
+    text = re.sub(r"\.prepare-\d+", ".prepare-PID", text)
+    text = re.sub(r"/dev/fd/\d+", "/dev/fd/N", text)
+    return re.sub(r"\b[0-9a-f]{12,}\b", "ID", text)
+
+
+def calls_of(recorded: Iterable[str]) -> list[Call]:
+    """The calls that change something, of all calls of a run (hook.recorded).
+
+    >>> [str(call) for call in calls_of(["ssh-command a", "docker stop a", "docker ps", "docker stop b"])]
+    ['ssh-command 1', 'docker stop 1', 'docker stop 2']
+    """
+    found: list[Call] = []
+    counts: Counter[str] = Counter()
+    for call in recorded:
+        if stage := stage_of(call):
+            counts[stage] += 1
+            same = f"{counts[REMOTE]} {call}"
+            found.append(Call(stage, counts[stage], counts[REMOTE], like(call), counts[same]))
+            counts[same] += 1
+    return found
+
+
+def groups(calls: Iterable[Call]) -> list[list[Call]]:
+    """The calls, those that are the same together: of one remote command, and alike but for the model.
+
+    >>> calls = calls_of(["ssh-command a", "docker start alpha", "docker start beta", "ssh-command a"])
+    >>> [[str(call) for call in group] for group in groups(calls)]
+    [['ssh-command 1'], ['docker start 1', 'docker start 2'], ['ssh-command 2']]
+    """
+    found: dict[tuple[int, str, int], list[Call]] = {}
+    for call in calls:
+        found.setdefault((call.remote, call.like, call.repeated), []).append(call)
+    return list(found.values())
+
+
+def until_the_same(calls: Sequence[Call], other: Sequence[Call]) -> list[Call]:
+    """The calls up to the remote command from which on all are those at the end of another run. A remote command alone
+    is not known to be the same.
+
+    >>> one = calls_of(["ssh-command", "apt-get install x", "ssh-command", "ssh-command", "docker start alpha"])
+    >>> [str(call) for call in until_the_same(one, calls_of(["ssh-command", "ssh-command", "docker start beta"]))]
+    ['ssh-command 1', 'apt-get install 1', 'ssh-command 2']
+    """
+    ones, others = (
+        [Counter(call.like for call in some if call.remote == number) for number in range(1, some[-1].remote + 1)]
+        for some in (calls, other)
+    )
+    same = 0
+    while same < min(len(ones), len(others)) and ones[-1 - same] == others[-1 - same]:
+        same += 1
+    while same and ones[-same].total() == 1:
+        same -= 1
+    return [call for call in calls if call.remote <= len(ones) - same]
+
+
+def grouped(recorded: Mapping[str, Sequence[str]]) -> dict[str, list[list[str]]]:
+    """What points.json has: deploy → groups of calls. recorded: deploy → all calls of an undisturbed run.
+
+    A fresh host's models begin as those of a host on which Docker was installed before: they are tried there."""
+    calls = {deploy: calls_of(some) for deploy, some in recorded.items()}
+    calls["fresh"] = until_the_same(calls["fresh"], calls["models"])
+    return {deploy: [[str(call) for call in group] for group in groups(some)] for deploy, some in calls.items()}
+
+
+Found = Mapping[str, Sequence[tuple[Point, ...]]]
+"""Deploy → its points, those that are the same together."""
+
+
+def load() -> dict[str, list[tuple[Point, ...]]]:
+    """The points of points.json."""
+    known = json.loads(POINTS.read_text(encoding="utf-8"))
+    return {deploy: of_groups(some) for deploy, some in known.items()}
+
+
+def of_groups(known: Iterable[Sequence[str]]) -> list[tuple[Point, ...]]:
+    """The points of groups of calls: before them, and after those that AFTER has.
+
+    >>> [list(map(str, group)) for group in of_groups([["docker stop 1", "docker stop 2"]])]
+    [['before docker stop 1', 'before docker stop 2'], ['after docker stop 1', 'after docker stop 2']]
+    """
+    found = []
+    for group in known:
+        calls = [(stage, int(number)) for stage, _, number in (call.rpartition(" ") for call in group)]
+        for when in ("before", *(["after"] if calls[0][0] in AFTER else [])):
+            found.append(tuple(Point(stage, number, when) for stage, number in calls))
+    return found
+
+
+def flat(found: Found) -> dict[str, list[Point]]:
+    """Deploy → its points, in one list."""
+    return {deploy: [point for group in some for point in group] for deploy, some in found.items()}
 
 
 @dataclass(frozen=True)
@@ -174,23 +219,41 @@ class Trial:
     def __str__(self) -> str:
         return f"{self.deploy}: {self.fault} {self.point}"
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is called in results.tsv."""
+        return self.deploy, str(self.point), self.fault
+
 
 def possible(trial: Trial) -> bool:
     """Can the fault hit the run there? On a fresh host there is no dockerd before the first docker command."""
     return trial.fault != DOCKERD or trial.deploy != "fresh" or trial.point.program == "docker"
 
 
-def every(found: Mapping[str, Sequence[Point]], faults: Sequence[str]) -> list[Trial]:
-    """Every deploy, point and fault."""
-    trials = (Trial(deploy, point, fault) for deploy in found for point in found[deploy] for fault in faults)
-    return [trial for trial in trials if possible(trial)]
+def every(found: Found, faults: Sequence[str]) -> Iterator[tuple[Trial, ...]]:
+    """Every deploy, point and fault. Trials that are the same are together; the first is to be made: with each fault
+    at another of the points."""
+    for deploy, some in found.items():
+        for group in some:
+            for turn, fault in enumerate(faults):
+                first = turn % len(group)
+                trials = [Trial(deploy, point, fault) for point in (*group[first:], *group[:first])]
+                if possible(trials[0]):
+                    yield tuple(trials)
 
 
-def sample(found: Mapping[str, Sequence[Point]], faults: Sequence[str], seed: int) -> list[Trial]:
+def missing(found: Found, faults: Sequence[str], known: Collection[tuple[str, str, str]]) -> list[Trial]:
+    """What is still to be tried, in the order in which it is. known: keys of what was."""
+    rest = [trials for trials in every(found, faults) if not any(trial.key in known for trial in trials)]
+    random.Random(SEED).shuffle(rest)  # a part of them is a fair part
+    return [trials[0] for trials in rest]
+
+
+def sample(groups_of: Found, faults: Sequence[str], seed: int) -> list[Trial]:
     """Trials in which every deploy, every stage and every fault occur at least once; the same ones for a seed.
 
     A stage that several deploys have is tried in the one that has fewest trials until then."""
-    chance = random.Random(seed)
+    chance, found = random.Random(seed), flat(groups_of)
     having = {
         stage: [name for name, some in found.items() if any(point.stage == stage for point in some)]
         for stage in {point.stage for some in found.values() for point in some}
@@ -215,38 +278,3 @@ def sample(found: Mapping[str, Sequence[Point]], faults: Sequence[str], seed: in
         deploy = chance.choice([name for name in sorted(found) if name != "fresh"] or sorted(found))
         chosen.append(Trial(deploy, chance.choice(found[deploy]), fault))
     return chosen
-
-
-def in_chain(trials: Iterable[Trial], state: str = "") -> list[Trial]:
-    """Trials in an order in which the end of one is the begin of the next as often as possible.
-
-    >>> point = Point("docker stop", 1, "before")
-    >>> [one.deploy for one in in_chain([Trial(name, point, "") for name in ("swap", "change", "change", "removal")])]
-    ['swap', 'removal', 'change', 'change']
-    """
-    left, ordered = list(trials), []
-    while left:
-        trial = next((one for one in left if DEPLOYS[one.deploy].before == state), left[0])
-        left.remove(trial)
-        ordered.append(trial)
-        state = DEPLOYS[trial.deploy].after
-    return ordered
-
-
-def names_of(state: str) -> set[str]:
-    """The models of a state, "" is none."""
-    return set(STATES[state]["models"]) if state else set()
-
-
-def ports() -> list[int]:
-    """All ports at which models of the states answer."""
-    return sorted({entry["port"] for state in STATES.values() for entry in state["models"].values()})
-
-
-def bare(text: str) -> str:
-    """A text with generations of keys (`alpha.2`) by the name of the entry.
-
-    >>> bare("/etc/gpurack/secrets/alpha.12/api_key beta.2_api_key"), bare("alpha.gguf")
-    ('/etc/gpurack/secrets/alpha/api_key beta_api_key', 'alpha.gguf')
-    """
-    return re.sub(rf"\b({'|'.join(FIRST)})\.\d+", r"\1", text)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from tests.faults import points
+from tests.faults.strike import FAULTS
+
 PATH = Path(__file__).with_name("results.tsv")
 BEGIN, END = "<!-- from tests/faults/results.tsv, by make docs -->", "<!-- end -->"
 USELESS = ("Traceback", "OSError", "executed 0 commands")
@@ -80,9 +83,11 @@ def saw(output: str) -> str:
 
 
 def table(cells: Iterable[Cell]) -> str:
-    """The table for the page, a heading for each deploy."""
-    lines = []
+    """The table for the page: how much was tried, and a heading for each deploy."""
     cells = sorted(cells, key=lambda cell: (cell.fault, cell.point))
+    found, faults = points.load(), tuple(FAULTS)
+    total, left = len(list(points.every(found, faults))), len(points.missing(found, faults, {c.key for c in cells}))
+    lines = ["", f"Tried so far: {total - left} of {total} combinations."]
     for deploy in sorted({cell.deploy for cell in cells}):
         lines += ["", f"### {deploy.capitalize()}", "", "| fault | result |", "|---|---|"]
         for cell in cells:

@@ -17,6 +17,19 @@ DISK = "/mnt/disk"
 FULL = f"{DISK}/filler"
 ROOM = "1200m"
 """Its size: the image, containers, weights, downloaded packages, and some more."""
+SMALL = "/etc/small-disk"
+"""A file: the host boots with a small disk."""
+UNIT = f"""\
+[Unit]
+ConditionPathExists={SMALL}
+DefaultDependencies=no
+Before=sysinit.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/lib/small-disk
+"""
 ON_DISK = ("/var/lib/docker", "/var/lib/gpurack", "/etc/gpurack", "/etc/docker", "/var/cache/apt/archives")
 
 
@@ -69,13 +82,18 @@ def empty(host: Host) -> None:
 
 
 def small_disk(host: Host) -> None:
-    """Put what gpurack, Docker and apt write on a disk of ROOM in memory: once, on a fresh host, without power cuts."""
-    host.root(f"mkdir -p {DISK} && mount -t tmpfs -o size={ROOM} disk {DISK}")
-    for folder in ON_DISK:
-        host.root(
-            f"mkdir -p {folder} {DISK}{folder} && cp -a --no-target-directory {folder} {DISK}{folder} "
-            f"&& mount --bind {DISK}{folder} {folder}"
-        )
+    """Prepare a fresh host: if SMALL exists at its boot, what gpurack, Docker and apt write is on a disk of ROOM in
+    memory, which survives no power cut."""
+    lines = [f"mkdir -p {DISK} && mount -t tmpfs -o size={ROOM} disk {DISK}"]
+    lines += [
+        f"mkdir -p {folder} {DISK}{folder} && cp -a --no-target-directory {folder} {DISK}{folder} "
+        f"&& mount --bind {DISK}{folder} {folder}"
+        for folder in ON_DISK
+    ]
+    host.put("#!/bin/sh -e\n" + "\n".join(lines) + "\n", "/usr/lib/small-disk", 0o755)
+    host.put(UNIT, "/usr/lib/systemd/system/small-disk.service")
+    wants = "/usr/lib/systemd/system/sysinit.target.wants"
+    host.root(f"mkdir -p {wants} && ln -s ../small-disk.service {wants}/")
 
 
 FAULTS = {

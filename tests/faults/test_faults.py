@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.bench import Results, benches, carry_out
+from tests.faults.bench import Results, all_benches, carry_out
 from tests.faults.points import SEED, Trial, load, sample
 from tests.faults.strike import FAULTS
 
@@ -15,7 +15,7 @@ TRIALS = sample(load(), tuple(FAULTS), SEED)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The cells of the chosen trials, which are being carried out."""
     chosen = [item.callspec.params["trial"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
-    return carry_out(chosen, benches(tmp_path_factory.mktemp("faults")))
+    return carry_out(chosen, all_benches(tmp_path_factory.mktemp("faults")))
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=str)

@@ -13,7 +13,7 @@ from tests.faults import manifest
 from tests.faults.soak import Step, serving, steps
 from tests.testbed import Host
 
-NAME = "gpu6"
+NAME = "gpu9"
 SEED = int(os.environ.get("SEED", "15"))
 NUMBER = int(os.environ.get("SOAK", "200"))
 OTHERS = ("others", "networks", "volumes", "holds")
@@ -27,7 +27,7 @@ def host(lab: Lab) -> Host:
     return host
 
 
-@pytest.mark.parametrize("step", steps(SEED, NUMBER), ids=lambda step: step.what)
+@pytest.mark.parametrize("step", list(steps(SEED, NUMBER)), ids=lambda step: step.what)
 def test_change_is_right(lab: Lab, host: Host, step: Step) -> None:
     """Exactly the enabled models serve, on their GPUs; a second run changes nothing; what is others' stays."""
     before = manifest.read(host)

@@ -51,6 +51,7 @@ DIFF = "gpurack diff"
 LISTS = "fresh, with package lists"
 DOCKER = "{source: docker-ce, version: 28.5.2}"
 MODELS = "    models:\n" + LAB.partition("    models:\n")[2]
+BARE = 'lab = [("gpu1.lab", {"docker": {"version": "28.5.2"}})]\n'
 SERVICE = "    services: {gateway: {engine: litellm, version: 1.109.1, port: 4000, connects_to: [gateway]}}\n"
 QWEN = "weights: /w/qwen.gguf, gpus: [0], port: 8000"
 
@@ -58,6 +59,10 @@ MISTAKES = (
     # --- the command
     Mistake("host in place of the inventory", "gpurack apply gpu1.lab"),
     Mistake("unknown host in place of the inventory", "gpurack apply gpu7.lab"),
+    Mistake("unknown host, inventory in the folder", "gpurack endpoints gpu7.lab", files={
+        "inventories/lab.yaml": None, "lab.yaml": LAB}),
+    Mistake("logs of nothing, inventory in the folder", "gpurack logs", files={
+        "inventories/lab.yaml": None, "lab.yaml": LAB}),
     Mistake("misspelt inventory", "gpurack apply inventories/lba.yaml"),
     Mistake("deploy in place of the inventory", "gpurack apply deploys/gpu_host.py"),
     Mistake("deploy before the inventory", "gpurack apply deploys/gpu_host.py inventories/lab.yaml"),
@@ -99,9 +104,15 @@ MISTAKES = (
     Mistake("manifest of no host", "gpurack manifest"),
     Mistake("completion of no shell", "gpurack completion"),
     Mistake("import of a file that is missing", "gpurack import start.sh"),
+    Mistake("import of a folder", "gpurack import inventories"),
+    Mistake("import of an inventory", "gpurack import inventories/lab.yaml"),
+    Mistake("rollback of a host", "gpurack rollback gpu1.lab"),
     Mistake("init without a terminal", "gpurack init my-lab"),
+    Mistake("init of a host without a terminal", "gpurack init my-lab --host gpu1"),
     Mistake("init with a port", "gpurack init my-lab --lab nlp --host gpu1.lab:2222"),
     Mistake("init in a project", "gpurack init --lab nlp", files={"lab.yaml": LAB}),
+    Mistake("one more host in a project", "gpurack init --host gpu2.lab", files={"lab.yaml": LAB}, ssh="refused"),
+    Mistake("endpoints of models on loopback", "gpurack endpoints", lab=("bind: lan, ", "")),
     Mistake("init that adopts nothing", "gpurack init my-lab --lab nlp --adopt qwen-old"),
     # --- ssh and sudo
     Mistake("wrong ssh user", lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_user: ics\n    ssh_port: 2222\n"), ssh="auth"),
@@ -116,6 +127,13 @@ MISTAKES = (
     Mistake("port in the name of a host", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:2222:\n")),
     Mistake("address with a scheme", PLAN, lab=("gpu1.lab:\n", "https://gpu1.lab/:\n")),
     Mistake("ssh_port as text", PLAN, lab=("gpu1.lab:\n", 'gpu1.lab:\n    ssh_port: "ssh"\n')),
+    Mistake("ssh_port in quotes", DIFF, lab=("gpu1.lab:\n", 'gpu1.lab:\n    ssh_port: "22"\n')),
+    Mistake("empty ssh_user", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_user:\n")),
+    Mistake("ssh_port that does not exist", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_port: 99999\n")),
+    Mistake("number as password of sudo", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    _sudo_password: 5\n")),
+    Mistake("_sudo as text", PLAN, lab=("gpu1.lab:\n", 'gpu1.lab:\n    _sudo: "yes"\n')),
+    Mistake("unknown check of host keys", PLAN, lab=(
+        "gpu1.lab:\n", "gpu1.lab:\n    ssh_strict_host_key_checking: foo\n")),
     Mistake("no sudo", snapshot="NEEDS_ROOT"),
     Mistake("sudo with a password", snapshot="NEEDS_PASSWORD"),
     # --- what the host has
@@ -131,6 +149,8 @@ MISTAKES = (
     # --- YAML and Python
     Mistake("tab in YAML", PLAN, lab=("    hardware", "\thardware")),
     Mistake("line indented too deep", PLAN, lab=("    models:\n", "      models:\n")),
+    Mistake("tab in an entry", PLAN, lab=("      qwen", "\tqwen")),
+    Mistake("line between two levels", PLAN, lab=("      bge", "     bge")),
     Mistake("brace not closed", PLAN, lab=("port: 8000}", "port: 8000")),
     Mistake("name without a colon", PLAN, lab=("    models:\n", "    models\n")),
     Mistake("key without a space", PLAN, lab=("port: 8000", "port:8000")),
@@ -141,14 +161,30 @@ MISTAKES = (
     Mistake("docker as text", PLAN, lab=("{source: docker-ce, version: 28.5.2}", "docker-ce")),
     Mistake("defaults as a list", PLAN, lab=("{engine: llama.cpp, bind: lan, api_key: null}", "[llama.cpp]")),
     Mistake("model as text", PLAN, lab=(f"{{{QWEN}}}", "/w/qwen.gguf")),
+    Mistake("models without a value", PLAN, lab=(MODELS, "    models:\n")),
     Mistake("inventory without models", PLAN, lab=("    models:\n", "    modles:\n")),
-    Mistake("no models at all", PLAN, python='lab = [("gpu1.lab", {"docker": {"version": "28.5.2"}})]\n'),
-    Mistake("no models at all, applied", python='lab = [("gpu1.lab", {"docker": {"version": "28.5.2"}})]\n'),
+    Mistake("no models at all", PLAN, python=BARE),
+    *(Mistake(f"no models at all, {verb}", f"gpurack {verb}{' -y' if verb == 'apply' else ''}", python=BARE)
+      for verb in ("apply", "status", "endpoints", "lock", "verify")),
     Mistake("Python with a bracket missing", PLAN, python=IN_PYTHON.replace("}}})", "}}}")),
     Mistake("dict at the top of a Python inventory", PLAN, python=IN_PYTHON + 'docker = {"version": "28.5.2"}\n'),
     Mistake("environment variable of a Python inventory", PLAN, python=f"{WITH_A_VARIABLE}{IN_PYTHON}"),
+    Mistake("empty inventory", PLAN, files={"inventories/lab.yaml": ""}),
+    Mistake("misspelt hosts", PLAN, lab=("hosts:", "host:")),
+    Mistake("two documents", PLAN, files={"inventories/lab.yaml": f"{LAB}---\n{LAB}"}),
+    Mistake("inventory that is not UTF-8", PLAN, files={"inventories/lab.yaml": f"# Schl\udcfcssel\n{LAB}"}),
+    Mistake("inventory of an editor that writes UTF-16", PLAN, files={"inventories/lab.yaml": "\udcff\udcfeh\0"}),
+    Mistake("misspelt field after a byte order mark and CRLF", PLAN, files={
+        "inventories/lab.yaml": "\ufeff" + LAB.replace("bge-m3, gpus", "bge-m3, gups").replace("\n", "\r\n")}),
+    Mistake("YAML with another ending", "gpurack plan lab.txt", files={"lab.txt": LAB}),
+    Mistake("folder with a space", "gpurack plan 'my lab'", files={"my lab/lab.yaml": LAB}),
     # --- fields
+    Mistake("misspelt field of ssh", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_usr: root\n    sudo: true\n")),
+    Mistake("fields of Ansible", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ansible_user: root\n")),
+    Mistake("misspelt defaults", PLAN, lab=("defaults:", "defualts:")),
+    Mistake("misspelt engines", PLAN, lab=("engines:", "engnies:")),
     Mistake("misspelt field", PLAN, lab=("weights: /w/qwen", "wieghts: /w/qwen")),
+    Mistake("misspelt values in defaults", PLAN, lab=("llama.cpp, bind: lan", "llamacpp, bind: lna")),
     Mistake("misspelt engine", PLAN, lab=("engine: llama.cpp", "engine: llamacpp")),
     Mistake("version with v", PLAN, lab=("vllm: {version: 0.33.0}", 'vllm: {version: "v0.10.0"}')),
     Mistake("docker version with v", PLAN, lab=("version: 28.5.2", 'version: "v28.5.2"')),
@@ -164,6 +200,12 @@ MISTAKES = (
     Mistake("vram without a unit", PLAN, lab=("vram: 6GiB", "vram: 6")),
     Mistake("vram in GB", PLAN, lab=("vram: 6GiB", "vram: 6GB")),
     Mistake("key in the inventory", PLAN, lab=("api_key: null", "api_key: sk-live-1234")),
+    Mistake("password of ssh in the inventory", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_password: hush\n")),
+    Mistake("port of ssh", PLAN, lab=("port: 8000", "port: 22")),
+    Mistake("misspelt log driver", PLAN, lab=(DOCKER, "{daemon: {log-driver: jsonfile}}")),
+    Mistake("key of daemon.json with an underscore", PLAN, lab=(DOCKER, "{daemon: {log_driver: local}}")),
+    Mistake("misspelt log driver of a model", PLAN, lab=(
+        "port: 8000", "port: 8000, compose: {logging: {driver: jurnald}}")),
     Mistake("key from a variable that is not set", PLAN, lab=("api_key: null", "api_key: {env: FIRST_DAY_KEY}")),
     Mistake("weights by name", PLAN, lab=("weights: /w/qwen.gguf", "weights: Qwen/Qwen2.5-7B-Instruct-GGUF")),
     Mistake("home of the admin in weights", PLAN, lab=("weights: /w/qwen.gguf", "weights: ~/qwen.gguf")),
@@ -194,4 +236,36 @@ MISTAKES = (
     Mistake("group that is not defined", PLAN, lab=("    models:\n", "    groups: [a30]\n    models:\n")),
     Mistake("name with a space", PLAN, lab=("      qwen:", "      my qwen:")),
     Mistake("service that connects to itself", PLAN, lab=("    models:\n", f"{SERVICE}    models:\n")),
+    # --- what an audit of the first day found
+    Mistake("misspelt field that is required", PLAN, lab=("port: 8000", "prot: 8000")),
+    Mistake("ports of Compose", PLAN, lab=("port: 8000", 'ports: ["8000:8000"]')),
+    Mistake("engine by its long name", PLAN, lab=("engine: vllm", "engine: text-embeddings-inference")),
+    Mistake("engine by the name of its program", PLAN, lab=("engine: llama.cpp", "engine: llama-server")),
+    Mistake("program that gpurack has no engine for", PLAN, lab=("engine: vllm", "engine: text-generation-inference")),
+    Mistake("defaults of an engine by its long name", PLAN, lab=("vllm: {", "text-embeddings-inference: {")),
+    Mistake("ssh configuration that is missing", DIFF, ssh="unknown", lab=(
+        "gpu1.lab:\n", "gpu1.lab:\n    ssh_config_file: /nope\n")),
+    Mistake("hardware with a word as number", PLAN, lab=("{A30: 2}", "{A3O: two}")),
+    Mistake("ssh_key that is missing", DIFF, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_key: ~/.ssh/id_lab\n")),
+    Mistake("number as ssh_user", PLAN, lab=("gpu1.lab:\n", "gpu1.lab:\n    ssh_user: 1000\n")),
+    Mistake("null in Python", PLAN, python=IN_PYTHON.replace("None", "null")),
+    Mistake("inventory in JSON", "gpurack plan lab.json", files={"lab.json": '{"hosts": {}}'}),
+    Mistake("limit of plan", "gpurack plan --limit gpu1.lab"),
+    Mistake("check mode of Ansible", "gpurack apply --check"),
+    Mistake("model in place of the inventory", "gpurack apply qwen"),
+    Mistake("host and model in place of the inventory", "gpurack status gpu1.lab/qwen"),
+    Mistake("version by a letter", "gpurack -V"),
+    Mistake("daemon.json as text", PLAN, lab=(DOCKER, "{source: docker-ce, daemon: live-restore}")),
+    Mistake("revision in the name of a repository", PLAN, lab=(
+        "weights: /w/bge-m3", "weights: {hf: BAAI/bge-m3@main}")),
+    Mistake("defaults beside hosts", PLAN, lab=("hosts:\n", "defaults: {bind: lan}\nhosts:\n")),
+    Mistake("service among the models", PLAN, lab=(
+        "port: 8001}", "port: 8001}\n      chat: {engine: open-webui, version: 0.12.4, port: 3000}")),
+    Mistake("maintenance without a reason", PLAN, lab=("    hardware:", "    maintenance: true\n    hardware:")),
+    Mistake("equals sign in YAML", PLAN, lab=("port: 8000", "port: 8000, args: {threads=8}")),
+    Mistake("files of git that were not merged", PLAN, lab=("hosts:\n", "<<<<<<< HEAD\nhosts:\n")),
+    Mistake("variable of a shell as key", PLAN, lab=("api_key: null", "api_key: $LAB_KEY")),
+    Mistake("variable of a shell in weights", PLAN, lab=("/w/qwen.gguf", "$HOME/qwen.gguf")),
+    Mistake("quotes of a word processor", PLAN, lab=("/w/qwen.gguf", "“/w/qwen.gguf”")),
+    Mistake("repository with a colon", PLAN, lab=("weights: /w/bge-m3", "weights: hf:BAAI/bge-m3")),
 )  # fmt: skip

@@ -22,7 +22,8 @@ from pyinfra.connectors import ssh
 from gpurack.commands.main import main
 from gpurack.facts import snapshot
 from gpurack.facts.gpus import Driver
-from gpurack.facts.model import Carried
+from gpurack.facts.model import Carried, HostFacts
+from gpurack.facts.unreachable import sudo_needs_password
 from gpurack.operations import run_state
 from tests import forked
 from tests.first_day.mistakes import LAB, MISTAKES, Mistake
@@ -66,7 +67,7 @@ LISTS = {
 }
 SNAPSHOTS = {
     "NEEDS_ROOT": snapshot.NEEDS_ROOT,
-    "NEEDS_PASSWORD": snapshot.NEEDS_PASSWORD,
+    "NEEDS_PASSWORD": HostFacts.not_inspected(sudo_needs_password("ada")),
     "fresh, with package lists": replace(FRESH, carried=LISTS),
     "docker.io": host_state(gpus=2, packages=BARE | DOCKER_IO, weights=WEIGHTS),
     "docker.io of Debian 12": host_state(
@@ -86,7 +87,7 @@ def replay(mistake: Mistake, folder: Path) -> str:
     """The screen after a mistake, with the exit code in its last line."""
     prepare(mistake, folder)
     words = shlex.split(mistake.command)
-    environment = {"HOME": str(folder), "XDG_STATE_HOME": f"{folder}/state", "PATH": "/usr/bin:/bin"}
+    environment = {"HOME": str(folder), "XDG_STATE_HOME": f"{folder}/state", "PATH": "/usr/bin:/bin", "LOGNAME": "ada"}
     argv = [words[0].partition("-")[0], *words[1:]]
     done = forked.run(lambda: program(mistake, words[0]), argv, environment, folder)
     shown = (done.stdout + done.stderr).replace(f"{folder}/", "").replace(sys.prefix, "VENV")
@@ -110,7 +111,7 @@ def prepare(mistake: Mistake, folder: Path) -> None:
     for name, text in files.items():
         if text is not None:
             (folder / name).parent.mkdir(exist_ok=True, parents=True)
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def program(mistake: Mistake, command: str) -> None:

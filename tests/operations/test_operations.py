@@ -6,6 +6,7 @@ executing, unattended; then commands, noop and said. A command is its text, or o
 """
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pyinfra.api import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
-from gpurack import deploys, paths
+from gpurack import deploys
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet, read_fleet
 from gpurack.inventory.load import read_inventory
@@ -27,11 +28,14 @@ from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import SIGNS
 from gpurack.operations.commands import (
     PYTHON,
+    WHOLE,
     Refusal,
     Streamed,
     carry_out,
     script,
     slow,
+    telling,
+    within_hours,
     within_limit,
     write_file,
     write_files,
@@ -39,17 +43,19 @@ from gpurack.operations.commands import (
 from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
 from gpurack.plan.models.ownership import commits
+from gpurack.plan.models.plan import runner_files
 from gpurack.plan.packages.base import Packages, Pin
 from gpurack.plan.packages.holds import noting
 from gpurack.plan.packages.platforms import platform_of
-from gpurack.plan.steps import DockerRestart, SetAside, Shell, WriteFile
+from gpurack.plan.steps import DockerRestart, SetAside, Shell
 from gpurack.plan.system.docker import without_start_limit
 from gpurack.resources import program, read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.secret import Secret
-from tests.given import host_state, running
+from tests.given import host_state, models, running
+from tests.unit.test_models_plan import settled
 from tests.unit.test_upgrade_rule import older
 
 CASES = sorted(Path(__file__).parent.glob("*.json"))
@@ -90,6 +96,7 @@ class FakeHost:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.executing_op_hash = None
         stage = StateStage.Execute if self.executing else StateStage.Prepare
         self.connector_data: dict[str, Any] = {"gpurack": HostRun(snapshot=self.found, taken_in=stage)}
         self.state = SimpleNamespace(
@@ -129,33 +136,32 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
         return str(command) == str(next(carry_out(Shell("", sh(form)))))
     if "locked" in form:
         told = json.loads(eval(stdin.partition("\n")[0].removeprefix("JOB = "), {}))
-        wanted = slow(PYTHON, stdin) if form.get("slow") else Streamed(script(PYTHON), _stdin=stdin)
         text = sh(form["locked"])
-        expected = (["sh", "-c", text if form.get("slow") else within_limit(text)], form.get("users", [""]))
-        return (told["argv"], told["users"]) == expected and str(command) == str(wanted)
+        limited = telling(within_hours(text)) if form.get("slow") else within_limit(text)
+        expected = (["sh", "-c", limited], form.get("users", [""]))
+        return (told["argv"], told["users"]) == expected and str(command) == str(Streamed(script(PYTHON)))
     if "docker_restart" in form:
         wanted = next(carry_out(DockerRestart("", form["docker_restart"])))
         return isinstance(wanted, Streamed) and stdin == wanted.connector_arguments["_stdin"]
     if "slow" in form:
-        return str(command) == str(slow(sh(form["slow"])))
+        return str(command) == str(slow(within_hours(sh(form["slow"]))))
     if "install" in form:
         pins = {name: Pin(version) if version else None for name, version in form["install"].items()}
         hold = form.get("hold", [])
         step = noting(family(facts).install("", pins, facts, hold), hold, facts)
         step = without_start_limit(step, facts) if form.get("restarts") else step
-        return isinstance(step, Shell) and str(command) == str(slow(step.command))
+        return isinstance(step, Shell) and str(command) == str(slow(within_hours(step.command)))
     if "hold" in form:
         step = noting(family(facts).hold(form["hold"], facts), form["hold"], facts)
         return str(command) == str(next(carry_out(step)))
     if "write" in form:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
-        return (str(command), stdin) == (str(wanted), content)
+        return (str(command), stdin) == (str(wanted), f"{content}{WHOLE}\n")
     if "runner_but" in form:  # all files of the models' runner except these, which exist
-        files = [(path, "644") for path in paths.RUNNER_PARTS] + [(paths.RUNNER, "755")]
-        missing = [(path, mode) for path, mode in files if path.rpartition("/")[2] not in form["runner_but"]]
-        texts = [WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode) for path, mode in missing]
-        return (str(command), stdin) == (str(write_files(texts)), "".join(text.content for text in texts))
+        texts = [file for file in runner_files() if file.path.rpartition("/")[2] not in form["runner_but"]]
+        content = "".join(text.content for text in texts)
+        return (str(command), stdin) == (str(write_files(texts)), f"{content}{WHOLE}\n")
     if "aside" in form:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
@@ -235,6 +241,29 @@ def test_plan_live_equals_dry_run(path: Path) -> None:
     assert_live_is_dry(wanted, given_host(case, before))
 
 
+@pytest.mark.parametrize("name", ["models-none", "models-first"])
+@pytest.mark.parametrize("executing", [True, False])
+def test_what_docker_changed_is_in_the_history_also_where_no_model_changes(name: str, executing: bool) -> None:
+    docker, models = (
+        json.loads((Path(__file__).parent / f"{case}.json").read_text()) for case in ("daemon-json-reload", name)
+    )
+    wanted, before = (check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"] for case in (models, docker))
+    host = FakeHost(given_host(models, wanted), executing)
+    changed = FakeHost(given_host(docker, before), executing)
+    with ctx_host.use(changed):
+        assert list(host_setup.daemon_json._inner(spec=before))
+    changes = changed.connector_data["gpurack"].host_changes
+    assert bool(changes) == executing
+    host.connector_data["gpurack"].host_changes = list(changes)
+    with ctx_host.use(host):
+        commands = list(models_operation.models._inner(spec=wanted))
+    calls = [each for each in commands if re.search(r"models\.py (apply|note)", str(each))]
+    told = [json.loads(str(each.connector_arguments["_stdin"])) for each in calls]
+    assert [each["host"] for each in told if each.get("host")] == ([changes] if executing else [])
+    assert host.connector_data["gpurack"].host_changes == []
+    assert any(" note || :" in str(each) for each in commands) == (executing and name == "models-none")
+
+
 def test_preparation_waits_for_no_other_run() -> None:
     case = json.loads((Path(__file__).parent / "models-prepared.json").read_text())
     wanted, before = (check_fleet({"gpu1": [case[word]]})["gpu1"] for word in ("inventory", "before"))
@@ -269,6 +298,28 @@ def test_preparation_sets_nothing_up(monkeypatch: pytest.MonkeyPatch, value: str
         for stages in (plan_host.STAGES, plan_host.SET_UP, plan_host.SERVING):
             deploys.carry_out(stages, Host())
     assert seen == [["Models", "Jobs"], [], ["Models", "Jobs"]]
+
+
+def test_refused_removal_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operation refuses by the plan for which the stages before it were left out, also after `gpurack apply -y`."""
+    planned, seen = list[str](), list[list[str]]()
+    plan_models = plan_host.plan_models
+    monkeypatch.setattr(plan_host, "plan_models", lambda *args: planned.append("once") or plan_models(*args))
+    monkeypatch.setattr(deploys, "operations", lambda stages: seen.append([one.name for one in stages]) or {})
+    monkeypatch.setattr(deploys, "privilege", lambda spec: {})
+    facts = replace(host_state(), containers=settled(models(alpha={})).containers)
+    shown = plan_host.preview(Host(), facts, plan_host.Run(unattended=True))
+    for refused in (None, shown.refused):
+        host = FakeHost(facts, unattended=True)
+        host.connector_data["gpurack"].refused = refused
+        planned.clear()
+        with ctx_host.use(host):
+            deploys.carry_out(plan_host.STAGES, Host())
+            [command] = models_operation.models._inner(spec=Host())
+        assert isinstance(command, Refusal)
+        assert planned == ([] if refused else ["once"])
+        assert host.said == [f"{SIGNS[each.kind]} {each.text}" for each in shown.findings]
+    assert seen == [["Models"], ["Models"]]
 
 
 UNSUPPORTED = {"os": "suse 15"}

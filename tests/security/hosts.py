@@ -41,8 +41,8 @@ COPY = "c0de" * 16
 
 
 def runner(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """files/models.py; each model that runs answers by its name."""
-    module = load("models")
+    """files/applying.py; each model that runs answers by its name."""
+    module = load("applying")
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     monkeypatch.setattr("dockerd.USERS", str(tmp_path / "users"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))

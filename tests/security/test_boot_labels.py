@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ case "$*" in *inspect*) echo '{"status":"exited","restarts":0,"code":0,"error":"
 
 @pytest.fixture
 def boot(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = runner(tmp_path, fakes, monkeypatch)
+    runner(tmp_path, fakes, monkeypatch)
     fakes.add("docker", STOPPED)
-    return module.boot
+    return sys.modules["boot"]
 
 
 def there(fakes: Fakes, name: str, label: str = "{}", service: str | None = None) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.facts.docker import with_trusted_label
 from gpurack.facts.model import Container
-from gpurack.facts.parse import with_trusted_label
 from gpurack.facts.record import Entry, HostRecord, Record, services
-from gpurack.plan.models.diff import holdings
+from gpurack.plan.models.holdings import Holdings, held_by
 from tests.given import container, file, host_state
 
 WORDS = json.dumps({"engine": "llama.cpp", "uuids": ["GPU-1"], "cost": "$5"})
@@ -48,9 +48,11 @@ def test_record_counts_before_compose_yaml() -> None:
 
 def test_ignores_claimed_port() -> None:
     """The host's model there would be stopped and started together with eve's, and stay stopped if hers fails."""
-    hers = container("bravo", user="eve", label={"port": 8001}, ports=[("127.0.0.1", 8000), ("127.0.0.1", 8001)])
+    hers = container(
+        "bravo", user="eve", label={"port": 8001, "bind": "loopback"}, ports=[("127.0.0.1", 8000), ("127.0.0.1", 8001)]
+    )
     facts = host_state(containers=[hers])
-    assert holdings(facts.ours["eve", "bravo"]) == {"port 8001"}
+    assert held_by(facts.ours["eve", "bravo"], facts) == Holdings(listeners=frozenset({("127.0.0.1", 8001)}))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def hostile(text: str = EVERYTHING) -> HostFacts:
 
 
 def lab(text: str) -> list[HostStatus]:
-    seen = {"gpu1": hostile(text), "gpu2": HostFacts(trouble=f"could not connect: {text}")}
+    seen = {"gpu1": hostile(text), "gpu2": HostFacts.not_inspected(f"could not connect: {text}")}
     found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
     return [replace(found[0], errors=(*found[0].errors, Problem.of("not-inspected", what=text))), found[1]]
 
@@ -118,13 +118,19 @@ def test_page_shows_ordinary_text_unchanged(tmp_path: Path) -> None:
     assert "lab &amp; co" in (tmp_path / "lab.html").read_text()
 
 
+class FakeHost(SimpleNamespace):
+    """One of pyinfra's hosts. It is a key of `ops`, as there."""
+
+    __hash__ = object.__hash__
+
+
 class Run:
     """pyinfra's state, as far as the report reads it."""
 
     def __init__(self, looks: dict[str, HostFacts | None]) -> None:
         stage = self.current_stage = StateStage.Execute
         self.hosts = {
-            name: SimpleNamespace(
+            name: FakeHost(
                 name=name,
                 connected=seen is not None,
                 connector_data={"gpurack": HostRun(WANTED, seen, stage, connect_error="" if seen else EVERYTHING)},
@@ -134,7 +140,7 @@ class Run:
         self.inventory = SimpleNamespace(get_host=self.hosts.__getitem__)
         self.limit_hosts = None
         self.results: dict[str, Any] = {}
-        self.ops: dict[str, Any] = {}
+        self.ops: dict[FakeHost, Any] = {}
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
@@ -203,7 +209,7 @@ def test_every_command_shows_hostile_host(command: tuple[str, ...], inventory: A
 @pytest.mark.parametrize(
     "said",
     [
-        HostFacts(trouble=EVERYTHING),
+        HostFacts.not_inspected(EVERYTHING),
         RuntimeError(EVERYTHING),
         replace(host_state(), docker={"ServerVersion": 5, "Runtimes": 7, "SecurityOptions": 3}),
         replace(host_state(), containers=(replace(container("alpha"), labels=7, name=None),)),  # type: ignore[arg-type]
@@ -267,7 +273,7 @@ def test_manifest_has_one_line_per_fact(inventory: Any, monkeypatch: pytest.Monk
     assert [line for line in shown.splitlines() if line.startswith("os ")] == ["os Debian GNU/Linux 13 (trixie)"]
 
 
-@pytest.mark.parametrize("said", [HostFacts(trouble=EVERYTHING), RuntimeError(EVERYTHING), host_state()])
+@pytest.mark.parametrize("said", [HostFacts.not_inspected(EVERYTHING), RuntimeError(EVERYTHING), host_state()])
 def test_manifest_of_garbage_is_one_error(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def thorough(host: Any, wanted: Any) -> HostFacts:
         if isinstance(said, Exception):
@@ -283,7 +289,7 @@ def test_manifest_of_garbage_is_one_error(said: Any, tmp_path: Path, monkeypatch
     monkeypatch.setattr(locking, "manifest_lines", lambda *given: [EVERYTHING])
     monkeypatch.setattr(locking, "connected", connected)
     shown = run("manifest", tmp_path / "lab.py", "gpu1")
-    assert shown.startswith("Error: gpu1: ")
+    assert shown.startswith("error  gpu1: ")
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

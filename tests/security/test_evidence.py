@@ -28,6 +28,8 @@ from gpurack.verify.evidence import Seen, Unread, container_of
 from tests.unit.host_programs import FILES, load
 from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, host_evidence
 
+pytestmark = pytest.mark.sampled
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
 

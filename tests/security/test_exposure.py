@@ -14,8 +14,8 @@ import pytest
 from gpurack import listening, paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.facts.model import HostFacts
-from gpurack.facts.parse import addresses
 from gpurack.facts.snapshot import Snapshot, script
+from gpurack.facts.system import addresses
 from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
 from gpurack.inventory.fleet import check_fleet, read_fleet
@@ -28,6 +28,7 @@ from gpurack.plan.models.addresses import address_of, probe_url
 from gpurack.plan.models.desired import desire, digest
 from gpurack.plan.models.devices import devices
 from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
 from gpurack.plan.run import Run
@@ -105,7 +106,7 @@ def test_keeps_serving_model_without_route_with_warning() -> None:
     [warning] = grouped(found.warnings)
     assert warning.startswith("alpha, beta: `bind: lan` needs a default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
-    assert address_of("alpha", wanted, state) == "10.0.0.7"
+    assert address_of(Observed.of("alpha", wanted, state)) == "10.0.0.7"
 
 
 def test_does_not_reopen_model_that_older_gpurack_opened() -> None:
@@ -163,9 +164,9 @@ def test_new_address_recreates_with_reason() -> None:
 def test_lan_is_one_address_everywhere(address: str) -> None:
     wanted, state = models(alpha={"bind": "lan"}), host(address=address)
     [port] = desire("alpha", wanted, state, ()).service["ports"]
-    assert port["host_ip"] == address_of("alpha", wanted, state) == address
+    assert port["host_ip"] == address_of(Observed.of("alpha", wanted, state)) == address
     shown = f"[{address}]" if ":" in address else address
-    assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
+    assert probe_url(Observed.of("alpha", wanted, state)) == f"http://{shown}:8000/v1/models"
     assert listening.overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
     assert held.errors["alpha"].what.startswith("port 8000 is already in use by process nginx")
@@ -239,8 +240,8 @@ def test_snapshot_finds_address_of_default_route(fakes: Fakes, families: str, ad
 def test_refuses_page_without_first_account() -> None:
     found = plan(page(bind="lan"), host())
     assert said(found.errors) == {
-        "chat": "its database has no account yet, and whoever opens the page first becomes its administrator. Give the "
-        'first account in `keys`: {"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
+        "chat": "its database has no account yet, and the first visitor of the page becomes its administrator. "
+        'Give the first account in `keys`: {"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
     }
     assert actions(found) == {"alpha": "create"}
 
@@ -333,7 +334,7 @@ def test_keeps_serving_page_without_account_with_warning() -> None:
 def test_offline_plan_warns_of_missing_account() -> None:
     told = [str(problem) for problem in warnings({"gpu1": page(bind="lan")}) if "administrator" in problem.what]
     assert told == [
-        "gpu1 services.chat: until its database has an account, whoever opens the page first becomes its "
+        "gpu1 services.chat: until its database has an account, the first visitor of the page becomes its "
         'administrator. Give the first account in `keys`: {"admin@uni.example": {"env": "PASSWORD"}}, or write '
         "`bind: loopback`."
     ]

@@ -179,7 +179,9 @@ def test_refuses_token_with_newline(fetcher: Any, fakes: Fakes, token: str, tmp_
     fakes.add("curl", "exit 6")
     for ask in (
         lambda: fetcher.request("http://h/", token),
-        lambda: fetcher.download("alpha", "http://h/", str(tmp_path / "x"), None, token=token),
+        lambda: fetcher.download_file(
+            "alpha", fetcher.Source("http://h/", token), fetcher.Growing(str(tmp_path / "x")), 1
+        ),
     ):
         with pytest.raises(fetcher.Failure, match="`hf_token` contains a control character") as failure:
             ask()
@@ -196,7 +198,7 @@ def test_refuses_redirect_to_file(fetcher: Any, hub: Hub, location: str, tmp_pat
     with pytest.raises(fetcher.Failure, match="cannot fetch weights"):
         fetcher.obtain("alpha", told)
     with pytest.raises(fetcher.Failure, match="cannot fetch weights"):
-        fetcher.download("alpha", told["url"], str(tmp_path / "w/b.part"), None)
+        fetcher.download_file("alpha", fetcher.Source(told["url"]), fetcher.Growing(str(tmp_path / "w/b.part")), None)
     assert list((tmp_path / "w").iterdir()) == []
 
 

@@ -115,7 +115,7 @@ def test_each_part_has_30_seconds() -> None:
 
 def test_unanswered_snapshot_is_uninspected_host() -> None:
     seen = parse(framed(["@@ late", f"system|{WHY}", "@@ end"]))
-    assert seen.trouble == f"The snapshot of the host {WHY}. Check what hangs there."
+    assert str(seen.trouble) == f"The snapshot of the host {WHY}. Check what hangs there."
 
 
 def test_keeps_record_while_its_daemon_is_silent() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import signal
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpurack import paths
 from gpurack.facts.model import User
@@ -31,7 +33,9 @@ from gpurack.shell import NOTHING, sh
 from tests.given import container, host_state, id_of
 from tests.security.hosts import DOCKER, READY, carry_out, entry, runner
 from tests.security.users import needs_root
-from tests.unit.host_programs import FILES, Fakes
+from tests.unit.host_programs import FILES, Fakes, load
+
+pytestmark = pytest.mark.sampled
 
 
 @pytest.fixture
@@ -145,10 +149,19 @@ def test_program_runs_under_lock_without_having_it(monkeypatch: pytest.MonkeyPat
     held = f"import subprocess\nprint(subprocess.call(['flock', '-n', {lock!r}, 'true']))\n"
     done = sent(monkeypatch, tmp_path, held + DESCRIPTORS, user)
     assert done.returncode == 0, done.stderr
-    code, descriptors = done.stdout.splitlines()
+    code, descriptors = (line.removeprefix("ada's Docker: ") for line in done.stdout.splitlines())
     assert code == "1"
     assert "lock" not in descriptors
     assert (tmp_path / "run/lock").exists() == (not user), "the host's lock is not held for a user's program"
+
+
+def test_program_of_user_cannot_speak_for_another_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its user can make it print anything."""
+    prints = ["error alpha: its GPU is gone", "beta: removed", "error ada's Docker: it failed:", "    | its last line"]
+    done = sent(monkeypatch, tmp_path, f"print({chr(10).join(prints)!r})", "ada")
+    assert done.stdout.splitlines() == [
+        "error ada's Docker: alpha: its GPU is gone", "ada's Docker: beta: removed", *prints[2:]
+    ]  # fmt: skip
 
 
 def test_limits_program_of_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,12 +283,76 @@ def test_service_waits_for_users_model_without_lock(models: Any, fakes: Fakes, c
     assert READY == ["beta", "alpha", "gamma"]
 
 
-def test_mixed_group_holds_both_locks(models: Any) -> None:
-    """A GPU moves from a model of the host to one of ada's; bob is not involved."""
-    groups = [[entry("alpha", "remove"), entry("beta", user="ada")], [entry("gamma", user="bob")]]
-    job = models.Job({"projects": {"": {}, "ada": {}, "bob": {}}, "batches": groups})
-    parts = [(sorted(users), [[model["name"] for model in group] for group in mine]) for users, mine in job.parts()]
-    assert sorted(parts) == [(["", "ada"], [["alpha", "beta"]]), (["bob"], [["gamma"]])]
+MIXED = [entry("alpha", "remove"), entry("beta", user="ada")]
+"""A GPU moves from a model of the host to one of ada's."""
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        ([], [(["", "ada"], ["alpha beta"]), (["bob"], [])]),
+        ([[entry("gamma", user="bob")]], [(["", "ada"], ["alpha beta"]), (["bob"], ["gamma"])]),
+        ([[entry("gamma")]], [([""], ["gamma"]), (["", "ada"], ["alpha beta"]), (["bob"], [])]),
+        ([[entry("gamma", user="ada")]], [(["", "ada"], ["alpha beta"]), (["ada"], ["gamma"]), (["bob"], [])]),
+    ],
+    ids=["alone", "bob", "host", "ada"],
+)
+def test_only_mixed_group_needs_both_dockers(models: Any, more: Any, parts: Any) -> None:
+    job = models.Job({"projects": {"": {}, "ada": {}, "bob": {}}, "batches": [MIXED, *more]})
+    found = [(sorted(users), [" ".join(models.names(group)) for group in mine]) for users, mine in job.parts()]
+    assert sorted(found) == parts
+
+
+def test_mixed_group_with_silent_daemon_keeps_no_other_model_of_the_host_from_its_change(
+    models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
+        monkeypatch.setattr(name, 2)
+    users_docker(fakes, '*" config "*) sleep 60;;')
+    assert carry_out(models, [entry("alpha"), entry("beta", user="ada")], [entry("gamma")]).failures == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "gamma: ready after 0:00" in lines
+    assert sorted(line.split(":")[0] for line in lines if line.startswith("error ")) == ["error alpha", "error beta"]
+
+
+def test_mixed_group_and_groups_of_its_dockers_all_change(models: Any, capsys: Any) -> None:
+    """They share compose.yaml, and take turns at the locks."""
+    groups = [entry("alpha"), entry("beta", user="ada")], [entry("gamma")]
+    assert carry_out(models, *groups).failures == 0
+    assert sorted(READY) == ["alpha", "beta", "gamma"]
+    assert "another gpurack run" not in capsys.readouterr().out
+    services = {
+        user: yaml.safe_load(Path(models.Dockerd(user).compose_file).read_text())["services"] for user in ("", "ada")
+    }
+    assert {user: sorted(found) for user, found in services.items()} == {"": ["alpha", "gamma"], "ada": ["beta"]}
+
+
+def test_mixed_group_holds_no_lock_of_the_host_for_any_command_of_a_user(
+    models: Any, fakes: Fakes, common: Any
+) -> None:
+    """ada decides how long each one takes."""
+    probe = f'flock -n {common.LOCK} true && echo "free $1" >>"$STATE/seen" || echo "held $*" >>"$STATE/seen"'
+    fakes.add("docker", f'[ "$OWNER" = ada ] && {{ {probe}; }}\n' + DOCKER)
+    assert carry_out(models, [entry("alpha"), entry("beta", user="ada")]).failures == 0
+    seen = (fakes.folder / "state/seen").read_text().splitlines()
+    assert not [line for line in seen if not line.startswith("free ")]
+    assert {"free compose", "free container", "free image", "free start", "free update"} <= set(seen)
+
+
+def test_daemon_gets_no_more_time_than_it_was_given(models: Any, fakes: Fakes) -> None:
+    users_docker(fakes, "*) sleep 60;;")
+    ada = models.Dockerd("ada")
+    ada.give(0.5)
+    for _ in range(2):
+        with pytest.raises(models.Failure, match=r"the Docker of ada (does not answer|took longer than 0.5 s)"):
+            ada.run("ps")
+    assert len(fakes.calls) == 1
+    assert ada.silent is None, "it may answer within the usual time"
+    ada.extend(3600)
+    assert 20 < ada.allowed(30) <= 30, "so long the run waited for something else"
+    ada.give(None)
+    ada.extend(3600)
+    assert ada.allowed(30) == 30
 
 
 def test_missing_user_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +370,7 @@ def test_flock_closes_lock_in_its_command() -> None:
     """`flock LOCK COMMAND` without `-o` leaves the lock open in the command and everything it starts."""
     sources = [*FILES.iterdir(), *(FILES.parent / "gpurack").rglob("*.py")]
     texts = [path.read_text() for path in sources if path.is_file()]
-    calls = [call for text in texts for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", text)]
+    calls = [call for text in texts for call in re.findall(r"\bflock (?!(?:-w \{\} )?9\b)[^\"'`]*", text)]
     assert calls
     assert [call for call in calls if not re.match(r"flock (-s )?(-n )?-o\b", call)] == []
 
@@ -420,9 +497,60 @@ def test_command_runs_under_locks_of_its_users(tmp_path: Path, monkeypatch: Any,
     assert ("from stdin" in done.stdout) == (stdin is not None)
 
 
+@needs_root
+@pytest.mark.parametrize("heard", [True, False])
+def test_command_that_waits_ends_when_its_connection_is_lost(
+    common: Any, tmp_path: Path, monkeypatch: Any, heard: bool
+) -> None:
+    """But not one that starts again what a restart of Docker stopped."""
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    monkeypatch.setattr(common, "LOCK", f"{tmp_path}/run/lock")
+    text = commands.under_lock(sh("touch {}", f"{tmp_path}/ran"), "finish", heard=heard)
+    file = tmp_path / "program.py"
+    file.write_text(text.replace("EVERY = 5 ", "EVERY = 0 "))
+    with contextlib.ExitStack() as held:
+        assert common.take(common.LOCK, held)
+        process = subprocess.Popen([sys.executable, file], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.close()
+        if heard:
+            assert process.wait(30) == 1
+        else:
+            time.sleep(0.5)
+            assert process.poll() is None
+    assert process.wait(30) == (1 if heard else 0)
+    assert (tmp_path / "ran").exists() != heard
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_slow_step_and_program_of_user_end_too_where_they_wait(
+    common: Any, tmp_path: Path, monkeypatch: Any, user: str
+) -> None:
+    """What keeps their output back must not also keep back that they wait."""
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    touch = sh("touch {}", f"{tmp_path}/ran")
+    monkeypatch.setattr(commands, "SIGN_OF_LIFE", 0.1)
+    (command,) = commands.carry_out(Shell("remove alpha", touch, slow=True, locks=("",)))
+    if user:
+        command = commands.program("rootless", {}, user, sh("{} && true", touch))
+    stdin, raw = str(command.connector_arguments["_stdin"]), command.get_raw_value()
+    (tmp_path / "stdin").write_text(stdin.replace("EVERY = 5 ", "EVERY = 0 "))
+    with contextlib.ExitStack() as held, (tmp_path / "stdin").open() as given:
+        assert common.take(f"{tmp_path}/run/lock{'.ada' if user else ''}", held)
+        process = subprocess.Popen(["sh", "-c", raw], stdout=subprocess.PIPE, stdin=given)
+        assert process.stdout
+        said = select.select([process.stdout], [], [], 20)[0] and process.stdout.readline()
+        process.stdout.close()
+        assert b"waiting for" in (said or b"")
+        assert process.wait(30) == 1
+    assert not (tmp_path / "ran").exists()
+
+
 def test_removal_takes_locks_of_a_run() -> None:
-    """Of each Docker from which it removes containers. It takes all locks before it removes the folders in which runs
-    write."""
+    """Of each Docker from which it removes containers; from the host's also the users', since a change in both holds
+    those alone. It takes all locks before it removes the folders in which runs write."""
     record = {"": {"alpha": Entry(id_of("alpha"), "model")}, "ada": {"beta": Entry(id_of("beta"), "model")}}
     facts = host_state(
         containers=(container("alpha", label={}), container("beta", label={}, user="ada")),
@@ -432,10 +560,25 @@ def test_removal_takes_locks_of_a_run() -> None:
     )
     steps = plan_remove(facts, "models").steps
     assert [(step.reason, step.locks) for step in steps if isinstance(step, Shell)] == [
-        ("remove alpha", ("",)),
-        ("remove the project's network", ("",)),
+        ("remove alpha", ("", "ada")),
+        ("remove the project's network", ("", "ada")),
         ("remove beta of ada", ("ada",)),
         ("remove the project's network of ada", ("ada",)),
         ("remove compose.yaml, secrets and the runner", ("", "ada")),
         ("remove the record of gpurack's containers", ("", "ada")),
     ]
+
+
+def test_a_change_begins_while_a_snapshot_asks_who_holds_it(common: Any, models: Any, monkeypatch: Any) -> None:
+    """It takes the lock for a moment: between the creation of the file and the lock of the run that created it."""
+    claims = load("claims")
+    path = Path(claims.place("b1"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    asking = path.open("w")
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    threading.Timer(0.3, asking.close).start()
+    with contextlib.ExitStack() as held:
+        claims.hold("b1", held)
+        monkeypatch.setattr(claims, "PATIENCE", 0)
+        with contextlib.ExitStack() as other, pytest.raises(common.Failure, match="is held by another process"):
+            claims.hold("b1", other)

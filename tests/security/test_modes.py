@@ -4,10 +4,14 @@ versions left open are closed by the next run.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +160,79 @@ def docker_script() -> str:
     from tests.security.hosts import DOCKER
 
     return DOCKER
+
+
+# --- what a user's Docker is given ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lock", [False, True], ids=["a run", "gpurack lock --upgrade"])
+def test_pull_gets_only_the_login_of_its_registry(fakes: Fakes, tmp_path: Path, monkeypatch: Any, lock: bool) -> None:
+    """The file is the user's, so that their client can read it: other models' logins are not theirs."""
+    runner(tmp_path, fakes, monkeypatch)
+    newest = load("newest")
+    images, dockerd = sys.modules["images"], sys.modules["dockerd"]
+    monkeypatch.setattr(images, "LOGINS", str(tmp_path / "logins"))
+    fakes.add("docker", '[ "$1" != --config ] || cat "$2/config.json" >>"$STATE/given"; exit 1')
+    of = lambda name: {"user": name, "password": f"of-{name}"}  # noqa: E731
+    logins = {"ghcr.io": of("lab"), "nvcr.io": of("boss"), "docker.io": of("hub"), "ghcr.io.evil.example": of("eve")}
+    daemon = dockerd.Dockerd()
+    for image in ("ghcr.io/a/b:1", f"ghcr.io/a/b@sha256:{'0' * 64}"):
+        with contextlib.suppress(images.Failure):
+            if lock:
+                newest.digest({"name": "alpha", "image": image, "user": ""}, logins)
+            else:
+                images.bring(daemon, {"name": "alpha", "image": image}, image, logins)
+    given = [json.loads(line) for line in (fakes.folder / "state/given").read_text().replace("}{", "}\n{").splitlines()]
+    assert given
+    assert {registry for config in given for registry in config["auths"]} == {"ghcr.io"}
+
+
+@pytest.mark.parametrize(("user", "found"), [("ada", {"ghcr.io"}), ("", {"ghcr.io", "nvcr.io"})])
+def test_build_gets_the_logins_of_its_dockerfile(
+    user: str, found: set[str], fakes: Fakes, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """In the host's own Docker it gets all: root alone can read them."""
+    runner(tmp_path, fakes, monkeypatch)
+    images, dockerd = sys.modules["images"], sys.modules["dockerd"]
+    monkeypatch.setattr(images, "LOGINS", str(tmp_path / "logins"))
+    monkeypatch.setattr(images, "BUILDS", str(tmp_path / "builds"))
+    monkeypatch.setattr(
+        images,
+        "checkout",
+        lambda folder, *rest: write_dockerfile(folder, "ARG OF=ghcr.io\nFROM ${OF}/a\nRUN x nvcr.io/b"),
+    )
+    fakes.add("docker", '[ "$1" != --config ] || cat "$2/config.json" >"$STATE/given"; exit 1')
+    logins = {name: {"user": "lab", "password": "p"} for name in ("ghcr.io", "nvcr.io")}
+    wanted = {"git": "https://x", "revision": "main", "dockerfile": "Dockerfile", "target": None, "args": {}}
+    with pytest.raises(images.Failure, match="cannot build image"):
+        images.build(dockerd.Dockerd(user), "alpha", "i:1", wanted, logins)
+    assert json.loads((fakes.folder / "state/given").read_text())["auths"].keys() == found
+
+
+@pytest.mark.parametrize(("acls", "mode_of_hers"), [(True, 0o700), (False, 0o755)])
+def test_source_of_a_build_is_open_to_its_user_only(
+    acls: bool, mode_of_hers: int, fakes: Fakes, tmp_path: Path, monkeypatch: Any
+) -> None:
+    runner(tmp_path, fakes, monkeypatch)
+    images, dockerd = sys.modules["images"], sys.modules["dockerd"]
+    monkeypatch.setattr(images, "BUILDS", str(tmp_path / "builds"))
+    monkeypatch.setattr(images, "checkout", lambda folder, *rest: write_dockerfile(folder, "FROM a"))
+    fakes.add("docker", "exit 1")
+    fakes.add("setfacl", 'echo "$*" >>"$STATE/acls"' if acls else "exit 1")
+    wanted = {"git": "https://x", "revision": "main", "dockerfile": "Dockerfile", "target": None, "args": {}}
+    for user, found in (("", 0o700), ("ada", mode_of_hers)):
+        for old in (tmp_path / "builds").glob("*"):
+            shutil.rmtree(old)
+        with pytest.raises(images.Failure, match="cannot build image"):
+            images.build(dockerd.Dockerd(user), "alpha", "i:1", wanted, {})
+        (folder,) = (tmp_path / "builds").iterdir()
+        assert (mode(folder.parent), mode(folder)) == (0o711, found)
+    if acls:
+        assert (fakes.folder / "state/acls").read_text() == f"-m u:{os.getuid()}:rx {folder}\n"
+
+
+def write_dockerfile(folder: str, dockerfile: str) -> None:
+    (Path(folder) / "Dockerfile").write_text(dockerfile)
 
 
 # --- what the runner tightens ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gpurack.facts.model import Listener, User
 from gpurack.facts.nvidia import gpu_processes
 from gpurack.locking.manifest import manifest
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.preflight import port_holder
+from gpurack.plan.models.preflight import port_in_use
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.rootless import at_boot
 from gpurack.resources import read_text
@@ -36,12 +36,25 @@ def test_claimed_port_counts_for_listeners_of_that_user_only() -> None:
     claimed = container("x", ports=[("127.0.0.1", 8000)], user="eve")
     held = Listener("127.0.0.1", 8000, "docker-proxy (pid 9, user root)")
     facts = replace(host_state(containers=[alpha]), listeners=(held,))
-    assert port_holder(desire("alpha", ALPHA, facts, ()), facts) is None
+    assert port_in_use(desire("alpha", ALPHA, facts, ()), facts) is None
     facts = replace(facts, containers=(*facts.containers, claimed))
-    assert port_holder(desire("alpha", ALPHA, facts, ()), facts) is None
+    assert port_in_use(desire("alpha", ALPHA, facts, ()), facts) is None
     hers = replace(held, owner="rootlesskit (pid 9, user eve)")
-    named = "container `x`, which gpurack does not manage"
-    assert port_holder(desire("alpha", ALPHA, facts, ()), replace(facts, listeners=(hers,))) == named
+    in_use = port_in_use(desire("alpha", ALPHA, facts, ()), replace(facts, listeners=(hers,)))
+    assert in_use
+    assert "container `x`, which gpurack does not manage" in in_use.what
+
+
+def test_unknown_owner_of_our_own_port_is_no_error() -> None:
+    """Docker's proxy began or ended while the snapshot was taken, so no process was found that listens."""
+    alpha = container("alpha", ports=[("127.0.0.1", 8000)], label={})
+    unknown = Listener("127.0.0.1", 8000, "")
+    facts = replace(host_state(containers=[alpha]), listeners=(unknown,))
+    assert port_in_use(desire("alpha", ALPHA, facts, ()), facts) is None
+    bare = replace(host_state(), listeners=(unknown,))
+    in_use = port_in_use(desire("alpha", ALPHA, bare, ()), bare)
+    assert in_use
+    assert "process (unknown)" in in_use.what
 
 
 def test_cgroup_named_like_host_container_is_users() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyinfra.api import Config, Host, Inventory, State
 from pyinfra.connectors import ssh
 
 from gpurack import pyinfra_patches
-from gpurack.commands import import_from_host
+from gpurack.commands import image_save, import_from_host
 from gpurack.facts import snapshot
 from gpurack.facts.model import HostFacts
 from gpurack.locking.gather import manifest_lines
@@ -129,7 +130,7 @@ def test_snapshot_manifest_and_verification_report_it_for_that_host(
 ) -> None:
     monkeypatch.setattr(snapshot, "AS_ROOT", sh("cat >/dev/null; yes"))
     monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("cat >/dev/null; yes")))
-    assert snapshot.take_snapshot(host, questions(spec({}))) == HostFacts(trouble=f"{SENTENCE}.")
+    assert snapshot.take_snapshot(host, questions(spec({}))) == HostFacts.not_inspected(f"{SENTENCE}.")
     monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
     with pytest.raises(OSError, match=SENTENCE):
         manifest_lines(host, host_state())
@@ -144,3 +145,22 @@ def test_import_does_not_wait_for_silent_docker(monkeypatch: pytest.MonkeyPatch)
         import_from_host.Unreachable, match=r"docker inspect did not finish in 1 s\. Try `ssh @local sudo docker"
     ):
         import_from_host.inspect(HERE, None)
+
+
+@pytest.mark.parametrize("says", [b"", b"sha256:" + b"0" * 64 + b" " + b"9" * 5000, b"sha256:" + b"0" * 64 + b" 1000"])
+def test_saving_an_image_of_a_host_that_sends_without_end_stops(
+    says: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It also says how large the image is."""
+    monkeypatch.setattr(image_save, "LARGEST", 100_000)
+    answers = [says or Endless(b"x\n" * 100), Endless(b"x" * 100)]
+
+    def exec_command(command: str) -> Any:
+        answer = answers.pop(0)
+        return None, io.BytesIO(answer) if isinstance(answer, bytes) else answer, Endless(b"e" * 1000)
+
+    file = tmp_path / "image.tar"
+    gpu1: Any = SimpleNamespace(name="gpu1")
+    with pytest.raises(image_save.NotSaved, match=r"has no container or image|sends more than the image has"):
+        image_save._save(SimpleNamespace(exec_command=exec_command), gpu1, "a", file, print)
+    assert not list(tmp_path.iterdir())

@@ -40,6 +40,18 @@ def test_every_promise_names_a_proof() -> None:
     assert [row for row in rows if not proof.search(row.split("|")[2])] == []
 
 
+def test_every_sentence_names_existing_tests() -> None:
+    lines = (CHECKOUT / "tests/security/sentences.md").read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if line.startswith("- ")]
+    assert len(sentences) > 50
+    for line in sentences:
+        proofs = re.findall(r"`([\w./]+)::(\w+)`", line)
+        assert proofs, line
+        for place, name in proofs:
+            path = HOSTILE if place == "hostile" else place if "/" in place else f"tests/security/{place}"
+            assert f"def {name}(" in (CHECKOUT / path).read_text(encoding="utf-8"), (line, name)
+
+
 @pytest.mark.parametrize(
     "topic",
     [

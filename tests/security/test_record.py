@@ -4,6 +4,7 @@ destroy somebody's container.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.security.hosts import COPY, DOCKER, acts, carry_out, entry, runner
 from tests.unit.host_programs import Fakes, container_id, load
@@ -210,7 +213,7 @@ def test_seconds_of_a_start_stay_known_for_the_same_definition(record: Any, mode
     for each in (once, again, {**again, "id": "y"}):
         record.note_ready("", "alpha", each)
     [newest, before] = json.loads(Path(record.RECORD).read_text())["ready"][""]["alpha"]
-    assert (before["at"], before["seconds"]) == ("t2", 42)
+    assert (before["at"], before["until"], before["seconds"]) == ("t1", "t2", 42), "since when it was the newest"
     assert "seconds" not in newest, "another image may take longer"
 
 
@@ -252,10 +255,142 @@ def test_record_stays_small_enough_to_be_read(models: Any, record: Any) -> None:
     assert len(json.loads(Path(record.RECORD).read_text())["volumes"]["eve"]) == 1000
 
 
+@pytest.mark.parametrize("said", ["x" * 10**6, "2026-11-30T21:00:00Z\n", "by hand", "2026-11-30T21:00:00Z" * 9])
+def test_start_time_that_is_no_time_is_empty(said: str) -> None:
+    """It is recorded with the test request, and with a change under way."""
+    import processes  # of files/
+
+    state = {"status": "running", "pid": 7, "restarts": 0, "code": 0, "error": "", "started": said}
+    assert processes.state(dockerd_that_says(json.dumps(state)), COPY)["started"] == ""
+    state["started"] = "2026-11-30T21:00:00.123456789+01:00"
+    assert processes.state(dockerd_that_says(json.dumps(state)), COPY)["started"] == state["started"]
+
+
+def test_ids_of_images_are_ids_and_few(models: Any, record: Any) -> None:
+    """They are recorded before and after each pull, for good: `gpurack prune` skips what is no id."""
+    import images  # of files/
+
+    write(record, {"format": 2, "containers": {}})
+    real = "sha256:" + "a" * 64
+    assert images.image_id(dockerd_that_says(real), "i:1") == real
+    assert images.image_id(dockerd_that_says("x" * 10**6), "i:1") is None
+    assert images.ids(dockerd_that_says(f"{real}\n{'x' * 10**6}\n")) == {real}
+    many = [f"sha256:{number:064d}" for number in range(3000)]
+    with images.noted(dockerd_that_says("\n".join(many), real), "i:1"):
+        pass
+    known = {image: ["i:1"] for image in many[:990]}  # each more costs a write of the whole record
+    write(record, {"format": 2, "containers": {}, "images": {"eve": known}})
+    for image in many[980:1010]:
+        with images.noted(dockerd_that_says("", image), "i:1"):
+            pass
+    record.end_pull("eve", "i:1", real)
+    assert list(json.loads(Path(record.RECORD).read_text())["images"]["eve"]) == many[:1000]
+    assert Path(record.RECORD).stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("part", ["images", "volumes", "pulling"])
+def test_junk_of_an_older_version_is_struck_with_the_next_change(models: Any, record: Any, part: str) -> None:
+    """It would stay for good, as `gpurack prune` skips it."""
+    image, volume, junk = f"sha256:{'a' * 64}", "b" * 64, "x" * 10**5
+    known = {
+        "images": {"eve": {image: ["i:1"], junk: ["i:2"], "--all": []}, "ada": 7, "": {image: "i:1"}},
+        "volumes": {"eve": {volume: "gamma", junk: "gamma", "a b": "gamma"}, "ada": [volume], "": {volume: 1}},
+        "pulling": {"eve": {"i:1": [image, junk, 7], "i:2": "all"}, "ada": None, "": {}},
+    }
+    kept = {
+        "images": {"eve": {image: ["i:1"]}, "": {}},
+        "volumes": {"eve": {volume: "gamma"}, "": {}},
+        "pulling": {"eve": {"i:1": [image]}, "": {}},
+    }
+    write(record, {"format": 2, "containers": {}, part: known[part]})
+    record.note_run("apply", {}, ["create alpha"], {})
+    assert json.loads(Path(record.RECORD).read_text())[part] == kept[part]
+
+
+def test_pulls_that_never_end_are_few(models: Any, record: Any) -> None:
+    """A user's Docker falls silent in each of them, and the next run pulls another version."""
+    write(record, {"format": 2, "containers": {}})
+    before = {f"sha256:{number:064x}" for number in range(1900)}
+    for version in range(12):
+        record.begin_pull("eve", f"v:{version}", before)
+        record.begin_pull("", f"v:{version}", set(list(before)[:10]))
+    assert Path(record.RECORD).stat().st_size < 600_000
+    assert record.before_pull("eve", "v:11") == sorted(before)
+    assert len(json.loads(Path(record.RECORD).read_text())["pulling"][""]) == 12
+
+
+def test_record_is_not_written_larger_than_it_can_be_read(models: Any, record: Any) -> None:
+    write(record, {"format": 2, "containers": {}})
+    before = Path(record.RECORD).read_text()
+    with pytest.raises(OSError, match="larger than 4 MiB") as error:
+        record.note_test("eve", "gamma", COPY, "", 0, "x" * 5 * 10**6)
+    assert error.value.filename == record.RECORD
+    assert Path(record.RECORD).read_text() == before
+    write(record, {"format": 2, "containers": {}, "later": ["x" * 10**6] * 6})  # of an older gpurack
+    with record.changing_all() as found:
+        del found["later"][0]
+    assert len(json.loads(Path(record.RECORD).read_text())["later"]) == 5
+
+
 def test_digest_of_an_image_is_short() -> None:
     sha = "0" * 64
     assert dockerd_that_says(json.dumps([f"r/i@sha256:{sha}"])).repo_digest(f"sha256:{sha}") == f"r/i@sha256:{sha}"
     assert dockerd_that_says(json.dumps([f"{'r' * 10**6}@sha256:{sha}"])).repo_digest(f"sha256:{sha}") == ""
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(COPY),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+SAID = (
+    "status", "pid", "restarts", "code", "error", "started", "grace", "id", "name", "image", "labels", "policy",
+    "retries", "vanishes", "ports", "mounts", "size", "tags",
+)  # fmt: skip
+"""The words of the answers that a user's Docker is asked for."""
+
+
+@given(said=VALUES | st.dictionaries(st.sampled_from(SAID), VALUES, min_size=4))
+def test_any_answer_of_a_users_docker_is_a_value_or_a_failure(said: Any) -> None:
+    """Anything else would end what is done for others, too."""
+    import common
+    import images
+    import leftovers as module
+    import processes
+
+    text, image = json.dumps(said), f"sha256:{COPY}"
+    for ask in (
+        lambda daemon: processes.state(daemon, COPY),
+        lambda daemon: daemon.inspect(COPY),
+        lambda daemon: daemon.details(COPY),
+        lambda daemon: daemon.repo_digest(image),
+        lambda daemon: images.ids(daemon),
+        lambda daemon: images.image_id(daemon, "i:1"),
+        lambda daemon: module.described(daemon, image),
+        lambda daemon: module.containers_of(daemon),
+    ):
+        with contextlib.suppress(common.Failure):
+            ask(dockerd_that_says(text, text))
+    daemon = dockerd_that_says(COPY, text, text)
+    with contextlib.suppress(common.Failure):
+        module.images(daemon, module.containers_of(daemon), {"ready": {}, "images": {"eve": {image: []}}}, [])
+
+
+def test_one_users_docker_keeps_prune_from_no_other(monkeypatch: Any) -> None:
+    module, told = load("leftovers"), list[Any]()
+
+    def containers_of(dockerd: Any) -> Any:
+        return [{"name": "x", "image": {}, "mounts": []}] if dockerd == "eve" else []
+
+    monkeypatch.setattr(module, "Dockerd", lambda user: user)
+    monkeypatch.setattr(module, "containers_of", containers_of)
+    monkeypatch.setattr(module.record, "load", lambda: {"ready": {}, "images": {}})
+    for name in ("definitions", "volumes", "weights", "builds"):
+        monkeypatch.setattr(module, name, lambda *given: [])
+    monkeypatch.setattr(module, "images", lambda dockerd, containers, *rest: [{one["image"] for one in containers}] * 0)
+    job = {"users": ["", "eve"], "remove": False, "images": [], "weights_dir": "/w", "weights": []}
+    module.main(job, lambda found, remove: told.append(found))
+    assert [[one["kind"] for one in found] for found in told] == [["docker"], [], []]
 
 
 @pytest.mark.parametrize(
@@ -273,3 +408,12 @@ def test_published_port_has_an_ip_address(address: Any) -> None:
 def test_image_of_a_container_is_no_option(image: str, known: bool) -> None:
     found = {"status": "running", "policy": "no", "retries": 0, "vanishes": False, "image": image, "ports": {}}
     assert dockerd_that_says(json.dumps(found)).details(COPY)["image"] == (image if known else "")
+
+
+def test_history_marks_texts_that_are_cut(record: Any, models: Any) -> None:
+    why = "alpha: " + "out of memory " * 40
+    record.note_run("apply", {}, ["recreate alpha"], {why: "exited"})
+    (failed,) = json.loads(Path(record.RECORD).read_text())["history"][-1]["failed"]
+    assert len(failed) <= record.LONGEST
+    assert failed.removesuffix("…").rpartition(" ")[2] in ("out", "of", "memory"), "it ends after a word"
+    assert failed.endswith("…")

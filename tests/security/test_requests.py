@@ -18,7 +18,8 @@ import pytest
 
 from tests.unit.host_programs import Fakes, load
 
-HOST, ADA = SimpleNamespace(become=[]), SimpleNamespace(become=["env", "OWNER=ada"])
+HOST = SimpleNamespace(become=[])
+ADA = SimpleNamespace(become=["env", "OWNER=ada"], allowed=lambda limit: limit)
 BOTH = pytest.mark.parametrize("dockerd", [HOST, ADA], ids=["host", "ada"])
 
 
@@ -109,6 +110,51 @@ def test_incomplete_answer_is_none(serve: Any, dockerd: Any) -> None:
     assert load("asking").send(dockerd, serve(work), "/", None, None)[0] == 0
 
 
+@pytest.mark.parametrize("answers", [0, 1, 3])
+def test_key_goes_nowhere_once_its_container_has_ended(serve: Any, answers: int) -> None:
+    """Another user's process may have its port from then on."""
+    asking, asked = load("asking"), []
+    dockerd = SimpleNamespace(
+        become=[], api_key=lambda name: "sk", without_secrets=lambda text: text, logs=lambda name: "no log"
+    )
+
+    def work(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx")
+
+    runs = lambda: len(asked) < answers  # noqa: E731
+    url, counter = serve(work), ("/metrics", "requests")
+    with pytest.raises(asking.Failure, match="its container ended before its test request"):
+        asking.smoke_test(dockerd, "alpha", url, [(f"/{n}", {}) for n in range(9)], None, None, counter, runs)
+    assert len(asked) == answers
+    asked.clear()
+    asking.DRAIN = 5
+    asking.count = lambda *given: asked.append(b"") or 2
+    assert asking.drain(dockerd, "alpha", url, counter, None, runs) == 0
+    assert not asking.rises(dockerd, url, counter, "sk", 2, runs)
+    assert len(asked) == answers
+
+
+def test_gateway_that_has_ended_gets_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models behind it may take minutes before."""
+    asking, sent = load("asking"), []
+    dockerd = SimpleNamespace(user="", must=lambda *words: "sk", id_of=lambda name: "c", logs=lambda name: "no log")
+    request = ("/v1/chat/completions", {})
+    behind = {"serves": ["alpha"], "url": "http://x/health", "key": None, "requests": [request]}
+
+    def send(dockerd: Any, url: str, path: str, *rest: Any) -> tuple[int, str]:
+        sent.append(path)
+        return 200, '{"data": [{"id": "alpha"}]}'
+
+    monkeypatch.setattr(asking, "send", send)
+    monkeypatch.setattr(asking, "awake", lambda *given: True)
+    monkeypatch.setattr(asking, "answered", lambda *given: request[0])
+    gateway = {"key": "/k", "requests": [request], "behind": [behind]}
+    with pytest.raises(asking.Failure, match="its container ended before its test request"):
+        asking.smoke_test_gateway(dockerd, "gateway", "http://x", gateway, None, lambda: False)
+    assert sent == ["/v1/models"]
+
+
 @BOTH
 @pytest.mark.parametrize("key", ["a\r\nX-Evil: 1", "a\nb", "\0"])
 def test_key_cannot_add_header(serve: Any, dockerd: Any, key: str) -> None:
@@ -124,7 +170,8 @@ def test_any_body_is_one_error(serve: Any, dockerd: Any, said: bytes) -> None:
     asking = load("asking")
     gateway = {"key": "/k", "requests": [], "behind": [{"serves": ["alpha"], "url": "", "key": None, "requests": []}]}
     told = SimpleNamespace(
-        become=dockerd.become, must=lambda *words: "sk", id_of=lambda name: name, logs=lambda name: "Look",
+        user="", become=dockerd.become, allowed=lambda limit: limit,
+        must=lambda *words: "sk", id_of=lambda name: name, logs=lambda name: "Look",
         api_key=lambda name: "sk", without_secrets=lambda text: text,
     )  # fmt: skip
     url = serve(answer(said))

@@ -210,7 +210,7 @@ def test_refuses_dockerfile_outside_its_source(fakes: Fakes, tmp_path: Path, mon
     (tmp_path / "shadow").write_text("root:$6$secret")
 
     def checkout(folder: str, *_: Any) -> None:
-        Path(folder).mkdir(parents=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "Dockerfile").symlink_to(tmp_path / "shadow")
 
     monkeypatch.setattr(images, "checkout", checkout)

@@ -19,10 +19,10 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
-from gpurack.plan.host import preview
+from gpurack.plan.host import MODELS, SET_UP, preview
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.run import Run
-from gpurack.plan.steps import Shell, WriteFile
+from gpurack.plan.steps import Shell, WriteFile, WriteFiles
 from gpurack.plan.system.rootless import plan_rootless
 from tests.given import container, framed, host_state, running, spec
 from tests.unit.host_programs import FILES
@@ -144,6 +144,19 @@ def commands_of(facts: HostFacts) -> list[str]:
     return commands
 
 
+def of_root(facts: HostFacts) -> dict[str, str]:
+    """What a run would do as root besides the models, and to those of the host's Docker: a path or an action → all of
+    it."""
+    if facts.blind:
+        return {}
+    steps = [step for stage in SET_UP for step in stage.plan(WANTED, facts, Run()).steps if not step.user]
+    files = [file for step in steps for file in (step.files if isinstance(step, WriteFiles) else [step])]
+    found = {str(getattr(file, "path", repr(file))): repr(file) for file in files}
+    models = MODELS.plan(WANTED, facts, Run())
+    found |= {f"{one.action} {one.model}": repr(one) for one in models.changes if one.model in ("alpha", "lama")}
+    return found
+
+
 def snapshot_with(section: str, lines: list[str]) -> HostFacts:
     """A correct snapshot with this section changed."""
     plain = plain_look()
@@ -170,6 +183,8 @@ def test_the_sections_are_all_that_there_are() -> None:
 def test_any_bytes_in_a_section_give_facts(section: str, lines: list[str]) -> None:
     state = snapshot_with(section, lines)
     assert section == "late" or not state.trouble
+    paths = {path for path in of_root(state).keys() - of_root(snapshot_with("", [])) if path.startswith("/")}
+    assert section in ("os", "machine") or all(any(path in line for line in lines) for path in paths)
     commands = everything(state)
     assert not any("$(id)" in command or "$(touch" in command or ";id" in command for command in commands)
 
@@ -186,6 +201,7 @@ def test_user_output_is_in_no_section_of_root(section: str, lines: list[str]) ->
     state = Snapshot().process(framed([*plain[:-1], *said(section, lines), "@@ end"]))
     without = Snapshot().process(framed([*plain[:-1], *said("own", []), "@@ end"]))
     everything(state)
+    assert of_root(state) == of_root(without)
     own = {f"/home/ada/{name}" for name in (".config/docker/daemon.json",)} | {"/run/user/1001/gpurack-docker-restart"}
     assert set(state.files) - set(without.files) <= own | {
         path for path in state.files if path.startswith("/home/ada/.config/")
@@ -204,6 +220,7 @@ def test_any_bytes_of_a_user_give_facts(raw: bytes) -> None:
     lines = ["@@ user ada", "account 1001 1001 /home/ada", "@@ said ada", base64.b64encode(raw).decode()]
     state = Snapshot().process(framed([*plain_look()[:-1], *lines, "@@ end"]))
     assert not state.trouble
+    assert of_root(state) == of_root(Snapshot().process(framed([*plain_look()[:-1], *said("own", []), "@@ end"])))
     everything(state)
 
 

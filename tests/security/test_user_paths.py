@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import os
 import pwd
 import random
@@ -27,7 +28,7 @@ from rich.console import Console
 from gpurack.commands.diff import previewed, show_hosts
 from gpurack.facts.model import Header, HostFacts, Unit, User
 from gpurack.facts.parse import parse
-from gpurack.facts.snapshot import script
+from gpurack.facts.snapshot import Snapshot, script
 from gpurack.locking import gather
 from gpurack.locking.gather import hasher
 from gpurack.plan.models import weights
@@ -40,9 +41,12 @@ from gpurack.plan.steps import Shell
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from tests.given import framed, host_state, models, models_plan, said, spec
+from tests.security.hosts import carry_out, entry, runner
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
-from tests.unit.host_programs import FILES, Fakes, load, without_parts
+from tests.unit.host_programs import FILES, Fakes, load, plain, without_parts
+
+pytestmark = pytest.mark.sampled
 
 # ruff: noqa: F811 - fixtures
 
@@ -186,14 +190,26 @@ def test_one_users_files_keep_nothing_from_the_others(hashes: Any, tmp_path: Pat
 
 
 @needs_root
-def test_sparse_file_of_a_user_is_read_for_a_limited_time(hashes: Any, home: Path, monkeypatch: Any) -> None:
-    """Under the host's lock, where it belongs to a model of the host's own Docker."""
-    path = home / "sparse"
-    with path.open("wb") as stream:
-        stream.truncate(1 << 40)
+def test_file_of_a_user_is_read_for_a_limited_time(hashes: Any, home: Path, monkeypatch: Any) -> None:
+    """Other models of the run wait for it, where it belongs to a model of the host's own Docker."""
+    (home / "m.gguf").write_bytes(b"weights")
     monkeypatch.setattr(hashes, "LONG", 0)
     with pytest.raises(OSError, match="not read within"):
+        hashes.hash_of(str(home / "m.gguf"))
+
+
+@needs_root
+def test_sparse_file_of_a_user_is_not_read_by_root(hashes: Any, home: Path) -> None:
+    """It costs its user nothing."""
+    path = home / "sparse"
+    with path.open("wb") as stream:
+        stream.write(b"GGUF" * 1000)
+        stream.truncate(1 << 40)
+    with pytest.raises(OSError, match="a sparse file of another user, which is not read"):
         hashes.hash_of(str(path))
+    with path.open("r+b") as stream:
+        stream.truncate(4000)
+    assert hashes.hash_of(str(path)) == hashlib.sha256(b"GGUF" * 1000).hexdigest()
 
 
 @needs_root
@@ -214,6 +230,63 @@ def test_runner_does_not_read_weights_of_another_size(home: Path, monkeypatch: p
 
 
 @needs_root
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("user", ["", USER], ids=["the host's Docker", "the user's"])
+def test_under_a_lock_no_weights_are_read_that_a_user_can_change(
+    home: Path, monkeypatch: Any, user: str, full: bool
+) -> None:
+    """For hours, if the user likes. Neither are they taken for what they were before.
+
+    full: nothing can be remembered on disk, which is no reason to fail.
+    """
+    fetch, hashes, path = load("fetch"), sys.modules["hashes"], home / "m.gguf"
+    if full:
+        monkeypatch.setattr(hashes, "change_memory", lambda changed: None)
+    path.write_bytes(b"weights")
+    give(path)
+    locked = {str(path): hashlib.sha256(b"weights").hexdigest()}
+    fetch.check_locked("alpha", locked, "put it back", user)
+    monkeypatch.setattr(hashes, "hash_of", lambda *given: pytest.fail("it was read"))
+    fetch.check_locked("alpha", locked, "put it back", user, read=False)
+    os.utime(path, (1, 1))
+    with pytest.raises(fetch.Failure, match=f"^{path} changed after its sha256 was checked. Run gpurack again$"):
+        fetch.check_locked("alpha", locked, "put it back", user, read=False)
+
+
+@needs_root
+@pytest.mark.parametrize("meanwhile", ["nothing", "a change"])
+def test_run_reads_weights_of_users_before_it_takes_the_lock(
+    meanwhile: str, home: Path, tmp_path: Path, fakes: Fakes, monkeypatch: Any, capsys: Any
+) -> None:
+    path = home / "m.gguf"
+    path.write_bytes(b"weights")
+    give(path)
+    module = runner(tmp_path, fakes, monkeypatch)
+    fetch, hashes, common = (sys.modules[name] for name in ("fetch", "hashes", "common"))
+    read, real = [], hashes.hash_of
+
+    def reads(what: str) -> None:
+        read.append((what, common.is_held(common.LOCK)))
+
+    def hash_of(*given: Any) -> Any:
+        reads("sha256")
+        return real(*given)
+
+    def header(*argv: str, **options: Any) -> tuple[int, str]:
+        reads("header")
+        os.utime(path, (1, 1)) if meanwhile == "a change" else None
+        return 0, "{}"
+
+    monkeypatch.setattr(hashes, "hash_of", hash_of)
+    monkeypatch.setattr(fetch, "run", header)
+    locked = {str(path): hashlib.sha256(b"weights").hexdigest()}
+    run = carry_out(module, [entry("alpha", sha256=locked, weights=[str(path)])])
+    assert read == [("sha256", False), ("header", False)]
+    assert run.failures == (meanwhile == "a change")
+    assert ("changed after its sha256 was checked. Run gpurack again" in capsys.readouterr().out) == run.failures
+
+
+@needs_root
 def test_runner_reports_links_it_does_not_follow(home: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = load("fetch")
     (home / "m.gguf").symlink_to(secret)
@@ -222,6 +295,122 @@ def test_runner_reports_links_it_does_not_follow(home: Path, secret: Path, monke
         fetch.check_locked("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
     assert f"is a link owned by {USER}, so root does not follow it" in str(failure.value)
     assert hashlib.sha256(SECRET).hexdigest() not in str(failure.value)
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["", USER], ids=["the host's Docker", "the user's"])
+def test_root_does_not_follow_users_link_to_learn_its_size(
+    home: Path, monkeypatch: Any, user: str, capsys: Any
+) -> None:
+    """It may lead to a file server that does not answer, for which root would wait under the host's lock."""
+    fetch, real = load("fetch"), os.stat
+    hashes = sys.modules["hashes"]
+    (home / "blob").write_bytes(b"weights")
+    (home / "folder").mkdir()
+    for link, target in (("m.gguf", "blob"), ("weights", "folder")):
+        (home / link).symlink_to(home / target)
+        give(home / link)
+    give(home / "blob")
+
+    def watched(path: Any, **options: Any) -> Any:
+        if str(path).startswith(str(home)) and options.get("follow_symlinks", True):
+            pytest.fail(f"root follows {path}")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", watched)
+    monkeypatch.setattr("common.Progress.is_due", lambda self: True)
+    locked = {str(home / "m.gguf"): hashlib.sha256(b"weights").hexdigest()}
+    if user:
+        fetch.check_locked("alpha", locked, "put it back", user)
+        assert "checking the weights' sha256, 7 B of 7 B" in capsys.readouterr().out
+    else:
+        with pytest.raises(fetch.Failure, match="root does not follow it"):
+            fetch.check_locked("alpha", locked, "put it back", user)
+        assert hashes.files_of(str(home / "weights")) == [str(home / "weights")]
+
+
+@needs_root
+def test_header_of_weights_in_a_users_folder_is_read_as_that_user(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Also for the host's own Docker: root would follow the user's link, and wait for what it leads to."""
+    fetch, started = load("fetch"), []
+    monkeypatch.setattr(fetch, "run", lambda *argv, **options: started.append(argv) or (0, "{}"))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    os.chown(shared, 0, 4242)
+    (tmp_path / "roots.gguf").write_bytes(b"x")
+    (home / "m.gguf").symlink_to(tmp_path / "roots.gguf")
+    for path in (home / "m.gguf", shared / "m.gguf", tmp_path / "roots.gguf"):
+        fetch.refuse_damaged("alpha", [str(path)])
+    of_user, of_group, of_root = started
+    account = pwd.getpwnam(USER)
+    assert of_user[of_user.index("--reuid") + 1] in (USER, str(account.pw_uid))
+    assert of_group[:6] == ("setpriv", "--reuid", "65534", "--regid", "4242", "--clear-groups")
+    assert of_root[0] == sys.executable
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------------
+
+
+def lines(hashes: Any) -> list[str]:
+    file = Path(hashes.MEMORY)
+    return [line.split(" ", 3)[3] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["", USER], ids=["the host's Docker", "the user's"])
+@pytest.mark.parametrize("name", ["weights", "w-00001-of-00003.gguf"])
+def test_files_that_a_user_names_anew_are_forgotten(hashes: Any, home: Path, user: str, name: str) -> None:
+    """Each `gpurack lock` would add a line for each, until no snapshot of the host can hold them."""
+    folder = home / "weights"
+    folder.mkdir()
+    weights = folder if name == "weights" else folder / name
+    (home / "other").write_bytes(b"x")
+    for path in (folder, home / "other"):
+        give(path)
+    assert hashes.hash_all(user, [str(home / "other")]) == ""
+    for number in range(3):
+        for old in folder.iterdir():
+            old.unlink()
+        file = folder / (f"{number}.safetensors" if name == "weights" else f"w-0000{number}-of-00003.gguf")
+        file.write_bytes(b"x")
+        give(file)
+        assert hashes.hash_all(user, [str(weights)]) == ""
+        assert lines(hashes) == [str(home / "other"), str(file)]
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["", USER], ids=["the host's Docker", "the user's"])
+def test_remembers_a_limited_number_of_a_users_files(
+    hashes: Any, home: Path, user: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = home / "weights"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}").write_bytes(b"x")
+        give(folder / f"{number}")
+    give(folder)
+    monkeypatch.setattr(hashes, "MOST_OF_USER", 7)
+    hashes.hash_all(user, [str(folder)])
+    assert "more than 7 files" in capsys.readouterr().out
+    monkeypatch.setattr(hashes, "MOST_OF_USER", 8)
+    monkeypatch.setattr(hashes, "LONGEST_OF_USER", 100)
+    hashes.hash_all(user, [str(folder)])
+    assert "too long" in capsys.readouterr().out
+    assert lines(hashes) == []
+
+
+def test_snapshot_has_a_limited_part_of_what_is_remembered(fakes: Fakes, tmp_path: Path) -> None:
+    file = tmp_path / "sha256"
+    line = f"7 1.5 {'0' * 64} /w/a\n"
+    file.write_text(line * (20_000_000 // len(line)))
+    text = without_parts(script(questions(models(alpha={}))), "system")
+    text = text.replace("/var/lib/gpurack/sha256 ", f"{file} ").replace("/var/lib/gpurack/sha256\n", f"{file}\n")
+    said = subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60).stdout
+    found = "\n".join(plain(said.decode()))
+    assert 15_900_000 < found.count(line) * len(line) <= 16_000_000
+    seen = Snapshot().process(said.decode().split("\n"))
+    assert (seen.trouble, seen.os.id != "") == (None, True)
 
 
 # --- the user reads --------------------------------------------------------------------------------------------------
@@ -562,6 +751,17 @@ def own(path: Path, dice: random.Random) -> None:
     path.chmod(dice.choice([0o755, 0o755, 0o775, 0o777, 0o1777, 0o2775, 0o700]))
 
 
+def account_of(argv: list[str]) -> tuple[str | int, ...]:
+    """Who runs a command with these words before it, as `keeper` of files/evidence.py says it."""
+    given = dict(itertools.pairwise(argv))
+    if not argv:
+        return tuple(load("evidence").ROOT)
+    if "--clear-groups" not in argv:
+        return (pwd.getpwuid(int(given["--reuid"])).pw_name,)
+    uid, group = int(given["--reuid"]), int(given["--regid"])
+    return (uid, group) if uid == 65534 else (uid,)
+
+
 @needs_root
 def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashes: Any) -> None:
     """The snapshot is POSIX sh, as fresh hosts need it, and verification shares nothing with it on purpose."""
@@ -578,6 +778,7 @@ def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashe
     )
     said = [tuple(line.split("|")) for line in run.stdout.splitlines()]
     kept = [evidence.keeper(path) for path in trees]
+    assert [account_of(hashes.inspector(path, "")) for path in trees] == kept
     assert said == [
         (
             "root" if who == evidence.ROOT else ":".join(map(str, who)),
@@ -692,6 +893,44 @@ def test_weights_unreadable_for_user_are_not_called_missing() -> None:
     assert said([found])[0].startswith(f"weights /w/a.gguf are not readable by {USER}")
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}))
     assert "do not exist" in str(found)
+
+
+# --- keys, which belong to the user of their Docker -------------------------------------------------------------------
+
+
+@pytest.fixture
+def ada(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> Any:
+    """ada's Docker, with twenty keys that she can write into."""
+    module = runner(tmp_path, fakes, monkeypatch)
+    dockerd = module.Dockerd("ada")
+    dockerd.write_files({f"m{number}": {"api_key": f"sk-{number:02}"} for number in range(20)}, ())
+    for path in Path(dockerd.secrets).rglob("api_key"):
+        path.chmod(0o600)
+    return dockerd
+
+
+def test_key_of_any_size_and_bytes_costs_root_little(ada: Any) -> None:
+    """A sparse file costs its user nothing."""
+    key = Path(ada.secrets) / "m0/api_key"
+    with key.open("r+b") as stream:
+        stream.truncate(1 << 40)
+    asking, recovering = sys.modules["asking"], sys.modules["recovering"]
+    assert len(ada.api_key("m0")) <= 1 << 20
+    assert len(asking.key_of({"key": str(key)})) <= 1 << 20
+    assert ada.without_secrets("sk-01, sk-02") == "•••, •••"
+    member = {"restore": ["api_key"], "new_key": "m0", "old_key": "m1"}
+    recovering.todays_files(member, ada)
+    assert (Path(ada.secrets) / "m1/api_key").stat().st_size <= 1 << 20
+    key.write_bytes(b"\xff\xfe")
+    assert ada.api_key("m0") == "\ufffd\ufffd"
+    assert ada.without_secrets("sk-03") == "•••"
+
+
+def test_masks_of_secrets_do_not_grow(ada: Any) -> None:
+    """Each mask would become three, with each further secret that is the sign of the mask."""
+    for path in Path(ada.secrets).rglob("api_key"):
+        path.write_text("•")
+    assert ada.without_secrets("a•b") == "a•••b"
 
 
 # --- homes -----------------------------------------------------------------------------------------------------------

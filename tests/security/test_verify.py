@@ -151,7 +151,7 @@ def test_cgroup_named_like_models_container_is_not_that_container() -> None:
     def claim(parts: dict[str, Any], container: dict[str, Any]) -> None:
         parts["processes"] = [[CARD, ID, None, 9], ["GPU-other", ID, 1001, 9]]
 
-    assert not outcome(test_models.test_cards, entry(change=claim))
+    assert not outcome(test_models.test_gpus, entry(change=claim))
 
 
 def test_silent_host_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

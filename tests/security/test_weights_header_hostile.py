@@ -25,6 +25,8 @@ from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import load
 
+pytestmark = pytest.mark.sampled
+
 MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, also on a busy machine
 HUGE = 2**63
 

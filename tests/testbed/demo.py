@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,11 +11,13 @@ from pathlib import Path
 
 from tests.testbed import Host, Testbed
 from tests.testbed.disk import costs
-from tests.testbed.paths import CHECKOUT
+from tests.testbed.paths import CHECKOUT, STATE
 from tests.testbed.shell import TestbedError
+from tests.testbed.testbed import remove_unused
 
 PYINFRA = str(Path(sys.executable).parent / "pyinfra")
 JOB = ["pyinfra", "inventories/demo.py", "deploys/gpu_host.py", "-y"]
+HOSTS = ("gpu1", "cpu1")
 MODELS = {"gpu1": (("alpha", 8000), ("beta", 8001)), "cpu1": (("gamma", 8000),)}
 QUESTION = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
 
@@ -35,8 +38,9 @@ def main() -> int:
     """Run the demo; return the exit code."""
     begun = time.monotonic()
     print(costs(), flush=True)
-    title("1. Two fresh hosts: gpu1 with four simulated A30, cpu1 without a card")
-    testbed = Testbed.up(["gpu1", "cpu1"])
+    title("1. Two fresh hosts: gpu1 with four simulated A30, cpu1 without a GPU")
+    remove_unused(HOSTS)
+    testbed = Testbed.up(HOSTS)
     title("2. The main job: " + " ".join(JOB))
     if job() != 0:
         return 1
@@ -60,7 +64,10 @@ def title(text: str) -> None:
 
 def job() -> int:
     """Run the main job as an admin would."""
-    return subprocess.run([PYINFRA, *JOB[1:]], cwd=CHECKOUT, stdin=subprocess.DEVNULL, check=False).returncode
+    # what a run remembers of weights belongs to the testbed, not to the user's home
+    environment = {**os.environ, "XDG_STATE_HOME": str(STATE / "state")}
+    words = [PYINFRA, *JOB[1:]]
+    return subprocess.run(words, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def ask(host: Host, port: int) -> str:

@@ -275,7 +275,7 @@ def create(
     name_server: str,
     mirror: Path | None = None,
 ) -> Host:
-    """Make a host from its base image and boot it; it is not waited for.
+    """Make a host from its base image; it is not started.
 
     `files`: what else to write there, path → content (apt's source and its key). `mirror`: the folder at MIRROR.
     """
@@ -317,7 +317,6 @@ def create(
     options += ["--stop-signal", "SIGRTMIN+3"]
     engine.docker("create", *options, image, *_INIT)
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
-    engine.docker("start", container(name))
     return host
 
 

@@ -61,6 +61,7 @@ case $verb in
 	;;
 esac
 """
+_WARNING, _INSTEAD = b"warning: no usable GPU found, ", b"notice: gpusim computes here, "  # of one length
 _RECIPE = cache.recipe(__file__)
 _CREATED = "2026-01-01T00:00:00Z"
 _TOOLS = ("sh", "cat", "cp", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "nc")
@@ -80,15 +81,24 @@ def layers(models: Path) -> list[Layer]:
     """Return the layers of the llama.cpp images, made of the sid folder of suites.made()."""
 
     def make(folder: Path) -> None:
-        compress(models / "image.tar", folder / "base.tar.gz")
+        (folder / "base.tar").write_bytes(as_with_cuda((models / "image.tar").read_bytes()))
+        compress(folder / "base.tar", folder / "base.tar.gz")
         (folder / "app.tar").write_bytes(_app())
         compress(folder / "app.tar", folder / "app.tar.gz")
 
     folder = cache.entry("models-layers", (_RECIPE, models), make, "llama.cpp image")
     return [
-        layer_of(models / "image.tar", folder / "base.tar.gz"),
+        layer_of(folder / "base.tar", folder / "base.tar.gz"),
         layer_of(folder / "app.tar", folder / "app.tar.gz"),
     ]
+
+
+def as_with_cuda(image: bytes) -> bytes:
+    """Return a tar of llama.cpp in which it does not warn that it finds no GPU: with CUDA it would find the simulated
+    one. gpurack takes that warning for a model that computes on the CPU."""
+    if _WARNING not in image:
+        raise ValueError("llama.cpp's image has another warning than `no usable GPU found`")
+    return image.replace(_WARNING, _INSTEAD)
 
 
 def compress(source: Path, target: Path) -> None:

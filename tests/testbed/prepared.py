@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.testbed import cache, hosts
 from tests.testbed.engine import Engine
-from tests.testbed.hosts import KEPT, VOLUMES, Host
+from tests.testbed.hosts import KEPT, LABEL, VOLUMES, Host
 from tests.testbed.inventory import common, mirrors, reach, weights
 from tests.testbed.paths import CHECKOUT, STATE
 from tests.testbed.shell import progress, run
@@ -90,7 +90,8 @@ def save(host: Host, name: str) -> None:
     engine, container = host.engine, hosts.container(host.name)
     progress(f"saving {host.name} as {name}")
     # An image has times in whole seconds, but gpurack remembers nanoseconds of weights, and no ACLs, which users need.
-    host.root(f"apt-get clean; tar --directory=/ --create --acls --file={KEPT} var/lib/gpurack srv")
+    there = "$(ls -d var/lib/gpurack srv 2>/dev/null)"  # a host without models lacks the former
+    host.root(f"apt-get clean; cd /; tar --create --acls --file={KEPT} {there}")
     host.stop()
     volumes = hosts.volumes(engine, host.name, host.kind)
     base = engine.output("inspect", "--format", "{{.Image}}", container)
@@ -103,10 +104,14 @@ def save(host: Host, name: str) -> None:
             engine.docker("rmi", old, check=False)  # it stays while a restored host runs
 
 
-def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes]:
-    """Restore a host's volumes and return its own files."""
+def restore(engine: Engine, name: str, kind: str, image: str) -> None:
+    """Restore a host's volumes, before its first start."""
     volumes = hosts.volumes(engine, name, kind)
     _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={VOLUMES}")
+
+
+def own_files() -> dict[str, bytes]:
+    """Return the files that a restored host does not share with others: path → content."""
     return {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
 
 
@@ -114,6 +119,7 @@ def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: st
     """Run tar in a container that has these volumes, and return its standard output."""
     # overlay2 marks deleted files of a layer in trusted.* attributes, which only CAP_SYS_ADMIN can read
     options = ["--rm", "--network", "none", "--cap-add", "SYS_ADMIN"]
+    options += ["--label", f"{LABEL}="]  # the image has that of a host
     for one, folder in volumes.items():
         options += ["-v", f"{one}:{folder}"]
     tar = ["tar", "--directory=/", "--numeric-owner", "--xattrs", "--xattrs-include=*", *arguments]

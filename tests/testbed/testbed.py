@@ -112,6 +112,24 @@ class Testbed:
             self.hosts = _up(dict.fromkeys(names, kind), images=dict.fromkeys(names, image)).hosts
         return [self.host(one) for one in names]
 
+    def restored(self, name: str, image: str, files: Mapping[str, bytes]) -> Host:
+        """Recreate a host from a saved image (prepared.save), with these files.
+
+        Others may change the testbed while its data are restored and while it boots."""
+        kind = self.host(name).kind
+        hosts.remove(self.engine, name)
+        prepared.restore(self.engine, name, kind, image)
+        with _alone():
+            port = hosts.free_port({host.port for host in hosts.existing(self.engine).values()})
+            files = {**files, **prepared.own_files()}
+            host = hosts.create(self.engine, name, kind, image, port, files, str(_network(self.engine)[-2]))
+            self.engine.docker("start", hosts.container(name))
+            hosts.write_ssh_config(hosts.existing(self.engine))
+        self.hosts[name] = host
+        host.wait()
+        host.root("timeout 60 systemctl is-system-running --wait", check=False)
+        return host
+
     def _anew(self, old: Host, images: Mapping[str, str]) -> Host:
         with _alone():
             hosts.remove(self.engine, old.name)
@@ -186,6 +204,20 @@ def end_used() -> None:
         hosts.write_ssh_config(hosts.existing(engine))
 
 
+def remove_unused(names: Sequence[str]) -> None:
+    """Remove these hosts where they exist, so that `up` makes them anew.
+
+    Raises TestbedError if another process uses one.
+    """
+    with _alone():
+        engine = outer.find()
+        for name in sorted(hosts.existing(engine).keys() & set(names)) if engine else ():
+            in_use.take(name)
+            if not in_use.leave(name):
+                raise TestbedError(f"{name} is used by a test that runs now. Try again after its end.")
+            hosts.remove(engine, name)
+
+
 def down(purge: bool = False) -> None:
     """End the testbed, or what a broken attempt left of it."""
     if not STATE.exists():
@@ -199,7 +231,7 @@ def down(purge: bool = False) -> None:
                 _forget_images(engine)
             if engine.private:
                 engine.stop()
-        gone = [hosts.SSH_CONFIG, hosts.KNOWN_HOSTS, hosts.HOST_KEYS]
+        gone = [hosts.SSH_CONFIG, hosts.KNOWN_HOSTS, hosts.HOST_KEYS, STATE / "state"]
         if purge:
             gone = [path for path in STATE.iterdir() if path.name != "lock"]
         for path in gone:
@@ -249,9 +281,8 @@ def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
     engine, images = _engine(), {}
     for kind in sorted(set(kinds.values())):
         with prepared.one_at_a_time(kind):
-            parts = _parts(engine, signing.key(engine), {hosts.KINDS[kind].image})
-            images[kind] = prepared.image(kind, parts.host_images, parts.repositories, parts.layers)
-            if not _has(engine, images[kind]):
+            images[kind] = prepared_image(engine, kind)
+            if not has(engine, images[kind]):
                 testbed, name = Testbed.up([]), f"prepare-{kind}"
                 testbed.remove(name)  # left by a failed attempt
                 host = testbed.add(name, kind)
@@ -259,6 +290,13 @@ def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
                 prepared.save(host, images[kind])
                 testbed.remove(name)
     return {name: images[kind] for name, kind in kinds.items()}
+
+
+def prepared_image(engine: Engine, kind: str) -> str:
+    """Return the name of the image with a prepared host of this kind. It changes with gpurack and with the parts of the
+    testbed."""
+    parts = _parts(engine, signing.key(engine), {hosts.KINDS[kind].image})
+    return prepared.image(kind, parts.host_images, parts.repositories, parts.layers)
 
 
 def _up(
@@ -377,13 +415,14 @@ def _network(engine: Engine) -> ipaddress.IPv4Network:
 def _image(engine: Engine, folder: Path) -> str:
     """Return the image of a base tar, imported when this Docker does not have it."""
     image = f"gpurack-testbed/base:{folder.name}"
-    if not _has(engine, image):
+    if not has(engine, image):
         progress(f"importing {folder.name}")
         engine.docker("import", str(folder / "image.tar"), image, timeout=300)
     return image
 
 
-def _has(engine: Engine, image: str) -> bool:
+def has(engine: Engine, image: str) -> bool:
+    """Whether this Docker has an image."""
     return bool(engine.output("image", "inspect", "--format", "{{.Id}}", image, check=False))
 
 
@@ -421,5 +460,8 @@ def _host(
         files[source] = files[source].replace(b"http://repo.testbed/debian", f"file:{hosts.MIRROR}".encode())
     progress(f"creating {name} ({kind}{', prepared' if saved else ''})")
     if saved:
-        files |= prepared.restore(engine, name, kind, saved)
+        files |= prepared.own_files()
     hosts.create(engine, name, kind, saved or image, port or hosts.free_port(taken), files, name_server, mirror)
+    if saved:
+        prepared.restore(engine, name, kind, saved)
+    engine.docker("start", hosts.container(name))

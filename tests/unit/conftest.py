@@ -1,6 +1,6 @@
 """Hypothesis for all unit tests: no deadline, because slow cores are no failure; the same examples in every run.
 
-GPURACK_EXAMPLES names the profile: `check` (the default, for the inner loop) or `thorough` (what .ci/run uses).
+The profile is that of tests/sampling.py: `check` (the default, for the inner loop) or `thorough` (what .ci/run uses).
 """
 
 import functools
@@ -9,6 +9,7 @@ import importlib
 import itertools
 import os
 import socketserver
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from pyinfra.api import connectors, inventory
 
+from tests import sampling
+from tests.interrupts import pytest_configure
 from tests.unit import golden
 from tests.unit.host_programs import Fakes
 
-for profile, examples in (("check", 25), ("thorough", 60)):
+__all__ = ["pytest_configure"]
+
+for profile, examples in (("check", 10), ("thorough", 60)):
     settings.register_profile(
         profile,
         deadline=None,
@@ -28,7 +33,7 @@ for profile, examples in (("check", 25), ("thorough", 60)):
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
     )
-settings.load_profile(os.environ.get("GPURACK_EXAMPLES", "check"))
+settings.load_profile(sampling.EXAMPLES)
 
 # The tests start a thousand programs. gevent, which pyinfra_cli puts in the place of `subprocess`, would fork the whole
 # test process for each of them.
@@ -52,11 +57,26 @@ importlib.import_module("common").die_with_parent = None
 gc.disable()  # nearly all of what is made until tests run lasts until the end
 
 
+def pytest_collectstart() -> None:
+    """Keep files of tests compiled: pyinfra and files/models.py forbid that when they are imported."""
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lasts until the end, and most of its turns."""
     gc.freeze()
     gc.enable()
     gc.set_threshold(100_000)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.has_plugin("tests.lanes"):  # somebody runs these tests
+        return
+    marked = [(item.location[0], item) for item in items if item.get_closest_marker("sampled")]
+    left_out = sampling.left_out(marked)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,8 +8,10 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,9 @@ from tests.unit import host_programs
 
 assert host_programs
 import common  # noqa: E402 (of files/)
+
+Moment = tuple[str, int]
+"""A step's text without ids, and how often it was done before."""
 
 
 class Killed(BaseException):
@@ -41,6 +46,8 @@ class Container:
     mounts: list[str] = field(default_factory=list)
     by_hand: bool = False
     restarts: int = 0
+    image_id: str = ""
+    started: str = ""
 
     @property
     def gpus(self) -> set[str]:
@@ -52,19 +59,23 @@ class Container:
 
 
 class FakeDocker:
-    """The daemons of a host. `at`: what happens at the step of that number; `steps`: what was done until now.
+    """The daemons of a host. `at`: what happens at a step of a run (`moment`); `steps`: what was done until now.
 
-    always: what happens at each step of a command. cuda: what a probe of CUDA prints. dry: exit code and output of a
-    dry start. refuses: what the daemon says instead of running one of them. lacks: images that are yet to be pulled.
-    pulling: what happens meanwhile."""
+    always: what happens at each such step, or each step of a command. cuda: what a probe of CUDA prints. dry: exit code
+    and output of a dry start. refuses: what the daemon says instead of running one of them. lacks: images that are yet
+    to be pulled, or gone. pulling: what happens meanwhile. tags: what moved tags mean. watched: is the lock of the
+    host's models held? It must not be while ada's Docker is asked."""
 
     def __init__(self) -> None:
         self.lacks: set[str] = set()
+        self.tags: dict[str, str] = {}
         self.pulling: Callable[[], None] = lambda: None
+        self.watched: Callable[[], bool] = lambda: False
         self.daemons: dict[str, dict[str, Container]] = {"": {}, "ada": {}}
         self.lock, self.numbers = threading.RLock(), itertools.count(1)
         self.steps: list[str] = []
-        self.at: dict[int, str] = {}
+        self.at: dict[Moment, str] = {}
+        self.done: Counter[str] = Counter()
         self.always: dict[str, str] = {}
         self.dead = False
         self.violations: list[str] = []
@@ -88,6 +99,7 @@ class FakeDocker:
         number = next(self.numbers)
         labels = {"com.docker.compose.service": key, "com.docker.compose.project": "gpurack"} if key else {}
         labels |= more.pop("labels", {})
+        more["image_id"] = self.image_id(image)
         return Container(hashlib.sha256(str(number).encode()).hexdigest(), name, image, labels, **more)
 
     def power_cut(self) -> None:
@@ -110,9 +122,11 @@ class FakeDocker:
         with self.lock:
             if self.dead:
                 raise Killed
-            number = len(self.steps)
             self.steps.append(what)
-            wrong = self.at.get(number, "") or self.always.get(what.split()[0], "")
+            text = general(what)
+            wrong = self.at.get((text, self.done[text]), "")
+            self.done[text] += 1
+            wrong = wrong or self.always.get(what) or self.always.get(what.split()[0], "")
             if wrong == "silent":
                 self.silent = "ada"
             if wrong == "kill before":
@@ -138,8 +152,10 @@ class FakeDocker:
             return 127, "not found"
         user = next((word[5:] for word in argv if word.startswith("USER=")), "")
         words = list(argv[argv.index("docker") + 1 :])
+        if user and self.watched():
+            self.violations.append(f"the host's lock was held while ada's Docker was asked: {' '.join(words)}")
         if user and user == self.silent:
-            raise common.TimeIsUp
+            raise common.TimeIsUp("no answer")
         with self.step(" ".join(words)) as wrong, self.lock:
             if words[0] == "run" and wrong in ("hang", "kill after"):
                 self.left(self.daemons[user], words)
@@ -148,6 +164,8 @@ class FakeDocker:
                 raise common.TimeIsUp(f"docker {what} gave no answer within 90 s")
             if wrong == "fail":
                 return 1, "Error response from daemon: it does not work"
+            if wrong == "full":
+                return 1, "Error response from daemon: write /var/lib/docker/containers/a/b: no space left on device"
             if wrong == "away":  # as docker's CLI 26.1 while dockerd is down
                 return (
                     1,
@@ -187,6 +205,8 @@ class FakeDocker:
             return self.compose(daemon, words)
         if words[:2] == ["image", "inspect"] and target in self.lacks:
             raise LookupError(f"No such image: {target}")
+        if command == "image" and "{{.Id}}" in words:
+            return self.image_id(target)
         if command == "image":
             return '["r/i@sha256:' + "0" * 64 + '"]' if "RepoDigests" in " ".join(words) else "sha256:" + "1" * 64
         if command in ("info", "version"):
@@ -239,7 +259,7 @@ class FakeDocker:
                     "restarts": container.restarts,
                     "code": 0,
                     "error": "",
-                    "started": "",
+                    "started": container.started,
                 }
             )
         if "PortBindings" in form:
@@ -252,10 +272,14 @@ class FakeDocker:
             )  # fmt: skip
         if '"restarts"' in form:
             return json.dumps({"status": container.status, "restarts": 0, "code": 0, "error": ""})
-        image = "sha256:" + hashlib.sha256(container.image.encode()).hexdigest()
-        return json.dumps(
-            {"id": container.id, "name": "/" + container.name, "image": image, "labels": container.labels}
-        )
+        named = {"name": "/" + container.name, "image": container.image_id}
+        return json.dumps({"id": container.id, "labels": container.labels, **named})
+
+    def image_id(self, reference: str) -> str:
+        """The id of the image that a reference means now."""
+        if reference.startswith("sha256:"):
+            return reference
+        return self.tags.get(reference, f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}")
 
     def start(self, container: Container) -> None:
         if container.status == "running":
@@ -264,11 +288,16 @@ class FakeDocker:
         for other in others:
             if other.status == "running" and other.gpus & container.gpus:
                 self.violations.append(f"{container.name} ({container.image}) started beside {other.name}")
-        container.status = "running"
+        container.status, container.started = "running", f"0001-01-01T00:00:00.{next(self.numbers):09d}Z"
 
     def compose(self, daemon: dict[str, Container], words: list[str]) -> str | None:
-        path, command = words[words.index("--file") + 1], words[words.index("--file") + 2]
-        services = services_in(Path(path).read_text())
+        path = words[words.index("--file") + 1]
+        services, words = services_in(Path(path).read_text()), words[words.index("--file") + 2 :]
+        while words[0] == "--file":  # what it has comes on top
+            more = services_in(Path(words[1]).read_text())
+            services = {key: {**one, **more.get(key, {})} for key, one in services.items()}
+            words = words[2:]
+        command = words[0]
         if command == "config":
             return None
         key = words[-1]
@@ -297,6 +326,17 @@ class FakeDocker:
         """The files that a service mounts: all of its folder."""
         folder = Path(path).parent / "secrets" / key
         return [str(file) for file in folder.iterdir()] if folder.is_dir() else []
+
+
+def general(step: str) -> str:
+    """A step without the ids of containers and changes, which each run has others of."""
+    return re.sub("[0-9a-f]{32,}", "ID", step)
+
+
+def moment(steps: Sequence[str], number: int) -> Moment:
+    """The step of this number in a run, as each such run has it, whatever the order of its threads."""
+    texts = [general(step) for step in steps[: number + 1]]
+    return texts[number], texts.count(texts[number]) - 1
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpurack.facts.parse import MARK, unpacked
+from gpurack.facts.sections import MARK, unpacked
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run

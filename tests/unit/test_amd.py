@@ -154,7 +154,7 @@ def seen_in(sysfs: Path) -> HostFacts:
 def test_snapshot_reads_kernel_files(sysfs: Path) -> None:
     state = seen_in(sysfs)
     gid = (sysfs / "dev/kfd").stat().st_gid
-    assert state.trouble == ""
+    assert state.trouble is None
     assert [(gpu.uuid, gpu.name, gpu.memory_total, gpu.memory_used, gpu.utilization) for gpu in state.gpus] == [
         (FIRST, "AMD Instinct MI210", 24560, 25, 3),
         (THIRD, "AMD Radeon RX 7900 XTX", 24560, 25, 3),
@@ -184,6 +184,12 @@ def amd(**said: Any) -> HostFacts:
 
 def planned(spec: Host, facts: HostFacts) -> ModelsPlan:
     return models_plan(spec, facts)
+
+
+def test_log_decides_only_about_gpus_of_nvidia() -> None:
+    job = planned(models(alpha={"gpus": [1]}), amd()).job
+    assert job
+    assert "log" not in job["batches"][0][0]
 
 
 def test_dry_start_gets_devices_of_its_gpus() -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from gpurack import deploys
 from gpurack.commands import apply as apply_module
-from gpurack.commands.apply_screen import Outcome, result_code
+from gpurack.commands.apply_screen import HostState, Outcome, result_code
 from gpurack.commands.diff import HostPlan, exit_code
 from gpurack.commands.main import main
 from gpurack.facts.model import HostFacts
+from gpurack.facts.record import Replacing
 from gpurack.operations import commands, run_state
+from gpurack.operations.run_state import changed, host_run
 from gpurack.plan import host as plan_host
 from gpurack.plan.host import Preview
 from gpurack.plan.models.plan import plan_models
@@ -98,7 +101,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(SSHConnector, "disconnect", lambda connector: None)
     monkeypatch.setattr(run_state, "take_snapshot", take)
     monkeypatch.setattr(commands, "run", run)
-    monkeypatch.setattr(apply_module, "require_terminal", lambda yes: None)
+    monkeypatch.setattr(apply_module, "require_terminal", lambda *given: None)
     monkeypatch.setattr("gpurack.screen.duration", lambda seconds: "0.9 s")
     return made
 
@@ -190,8 +193,20 @@ def test_failure_is_printed_once_with_its_hint(world: World) -> None:
     assert done.exit_code == 1
 
 
+@pytest.mark.parametrize(("said", "why"), [("error beta: no load", "beta: no load"), ("error no room", "no room")])
+def test_verbose_prints_a_failure_once(said: str, why: str, world: World) -> None:
+    world.facts["gpu1"] = [stopped()]
+    world.answers["gpu1"] = (False, [said, "    | CUDA out of memory"])
+    shown = lines(world.run("apply", "-y", "-v"))
+    assert "Starting operation: GPU host | Models" in "\n".join(shown), "pyinfra's own lines"
+    assert sum(why.removeprefix("beta: ") in line for line in shown) == 1
+    assert sum("CUDA out of memory" in line for line in shown) == 1
+    assert f"FAILED  gpu1 {why}" in shown or f"FAILED  gpu1: {why}" in shown
+    assert sum("failed, the reason follows at the end" in line for line in shown) == 1
+
+
 def test_error_of_the_plan_is_printed_once(world: World) -> None:
-    world.facts["gpu1"] = [HostFacts(trouble="gpurack needs root on the host.")]
+    world.facts["gpu1"] = [HostFacts.not_inspected("gpurack needs root on the host.")]
     done = world.run("apply", "-y")
     assert lines(done) == [
         "gpu1",
@@ -199,6 +214,16 @@ def test_error_of_the_plan_is_printed_once(world: World) -> None:
         "1 host unchanged: gpu2",
         "2 hosts: 1 failed, 1 unchanged. 2 of 4 models ready. 0.9 s",
     ]
+    assert done.exit_code == 1
+
+
+def test_end_says_which_models_with_an_error_of_the_plan_serve(world: World) -> None:
+    """Their errors are above, and most do not say it."""
+    lab = LAB.replace("beta: {port: 8001, gpus: [1]}}}", "beta: {port: 8001, gpus: [1], weights: /w/none.gguf}}}", 1)
+    (world.folder / "lab.yaml").write_text(lab)
+    done = world.run("apply", "-y")
+    assert "gpu1  not changed, so the previous one serves: beta" in lines(done)
+    assert re.sub(r"[\d.]+ s$", "1 s", lines(done)[-1]) == "2 hosts: 1 failed, 1 unchanged. 4 of 4 models ready. 1 s"
     assert done.exit_code == 1
 
 
@@ -283,17 +308,33 @@ def test_renew_recreates_models_of_an_older_gpurack(world: World) -> None:
 
 
 def test_interrupted_run_says_what_continues(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And which hosts it had begun to change, whose models are not known."""
     changing(world)
 
-    def interrupted(*given: Any, **more: Any) -> None:
+    def interrupted(state: Any, *given: Any, **more: Any) -> None:
+        run_state.outdate(state.inventory.get_host("gpu1"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(apply_module, "run_operations", interrupted)
     done = world.run("apply", "-y")
-    assert lines(done)[-1] == (
-        "Interrupted. What hosts began to change is finished or undone there. Run again to see the result."
-    )
+    assert lines(done)[-3:] == [
+        "Interrupted. Closing the connections.",
+        "What gpu1 began is finished or undone there. What its models do now is not known here: gpurack status "
+        f"{world.folder}/lab.yaml",
+        "2 hosts: 1 interrupted, 1 unchanged. 2 of 2 models ready on the hosts that were not interrupted. 0.9 s",
+    ]
     assert done.exit_code == 130
+
+
+def test_run_that_only_waited_for_another_one_changed_nothing(world: World) -> None:
+    """And its time is none of the installation."""
+    left = Replacing("try", "2026-11-28T02:00:00Z", (), "b1", ("alpha",))
+    busy = replace(stopped(), busy="pid 7", replacing=(left,))
+    world.facts["gpu1"] = [busy, unchanged()]
+    done = world.run("apply", "-y")
+    assert world.ran == ["gpu1"], "it waits"
+    assert lines(done)[-1] == "2 hosts unchanged. 4 of 4 models ready. 0.9 s"
+    assert not any("took" in line for line in lines(done))
 
 
 def test_interrupted_prompt_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +364,7 @@ def test_verbose_prints_lines_of_pyinfra(world: World) -> None:
 CHANGE = HostPlan(Preview((Finding("change", "create alpha"),)))
 ERROR = HostPlan(Preview((Finding("error", "oh", (Problem.of("docker-missing"),)),)))
 AWAY = HostPlan(unreachable="no route")
+TESTED = HostPlan(Preview((Finding("change", "check alpha: it was started since its last test", looks_only=True),)))
 WAITS = HostPlan(Preview((Finding("change", "waits", (Problem.of("another-run", who="pid 7"),)),)))
 
 
@@ -333,6 +375,7 @@ WAITS = HostPlan(Preview((Finding("change", "waits", (Problem.of("another-run", 
         ([CHANGE], False, 0),
         ([CHANGE], True, 3),
         ([WAITS], True, 0),
+        ([TESTED], True, 0),
         ([AWAY], False, 4),
         ([AWAY, CHANGE], True, 4),
         ([AWAY, ERROR], True, 1),
@@ -354,7 +397,7 @@ def test_exit_code_of_diff(plans: list[HostPlan], fail_on_change: bool, code: in
     ],
 )
 def test_exit_code_of_apply(states: list[Any], code: int) -> None:
-    assert result_code({str(number): Outcome(state) for number, state in enumerate(states)}) == code
+    assert result_code({str(number): Outcome(HostState(state)) for number, state in enumerate(states)}) == code
 
 
 def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,8 +405,18 @@ def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.answers["gpu1"] = (False, ["error beta: exited while loading"])
 
 
+def test_failed_change_names_the_command_that_prints_its_log(world: World) -> None:
+    """The file on the host can be read by root only."""
+    world.facts["gpu1"] = [stopped()]
+    where = "Its log: /var/lib/gpurack/logs/_/beta.failed.log"
+    world.answers["gpu1"] = (False, [f"error beta: exited while loading. {where}"])
+    shown = "\n".join(lines(world.run("apply", "-y")))
+    assert f"Its log: gpurack logs {world.folder}/lab.yaml gpu1/beta --failed" in shown
+    assert "/var/lib/gpurack" not in shown
+
+
 def refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.facts["gpu1"] = [HostFacts(trouble="gpurack needs root on the host.")]
+    world.facts["gpu1"] = [HostFacts.not_inspected("gpurack needs root on the host.")]
 
 
 def wrong(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,8 +461,71 @@ def test_exit_codes(world: World, monkeypatch: pytest.MonkeyPatch, code: int, op
     assert world.run("apply", *options.split()).exit_code == code
 
 
+@pytest.mark.parametrize(("happens", "codes"), [(without_terminal, ["confirmation-missing"]), (wrong, None)])
+def test_errors_before_a_run_are_json(
+    world: World, monkeypatch: pytest.MonkeyPatch, happens: Any, codes: list[str] | None
+) -> None:
+    happens(world, monkeypatch)
+    done = world.run("apply", "--json")
+    found = [error["code"] for error in json.loads(done.stdout)["errors"]]
+    assert (done.exit_code, found) == (2, codes or found)
+    assert found
+
+
+def test_a_declined_run_is_json(world: World) -> None:
+    changing(world)
+    done = world.run("apply", "--json", answer="n\n")
+    assert json.loads(done.stdout)["hosts"]["gpu1"]["changes"]
+
+
 def test_exit_codes_are_those_of_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs/apply.md").read_text(encoding="utf-8")
     table = page.partition("## Exit codes")[2].partition("\n## ")[0]
     documented = set(map(int, re.findall(r"^\| (\d+) ", table, re.MULTILINE)))
     assert documented == {code for code, _, _ in EXIT_CODES}
+
+
+# --- refused removals -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def emptied(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The inventory changes daemon.json of both hosts, and gpu1 has no models any more."""
+    for module in (plan_host, deploys):
+        monkeypatch.setattr(module, "STAGES", (plan_host.DAEMON_JSON, *plan_host.SERVING))
+    gpu1 = "gpu1: {models: {alpha: {port: 8000, gpus: [0]}, beta: {port: 8001, gpus: [1]}}}"
+    assert gpu1 in LAB
+    text = LAB.replace(gpu1, "gpu1: {models: {}}").replace("all: {", "all: {docker: {daemon: {debug: true}}, ")
+    (world.folder / "lab.yaml").write_text(text)
+    return world
+
+
+def test_refused_removal_leaves_the_whole_host_as_it_is(emptied: World) -> None:
+    done = emptied.run("apply", "-y")
+    assert done.exit_code == 1
+    assert "--allow-remove 2" in done.output
+    assert set(emptied.ran) == {"gpu2"}, "the other host is changed"
+
+
+def test_confirmed_removal_changes_the_host(emptied: World) -> None:
+    emptied.run("apply", "-y", "--allow-remove", "2")
+    assert set(emptied.ran) == {"gpu1", "gpu2"}
+    emptied.ran.clear()
+    emptied.run("apply", answer="2\ny\n")
+    assert set(emptied.ran) == {"gpu1", "gpu2"}
+
+
+def test_wrong_number_of_removals_changes_nothing(emptied: World) -> None:
+    done = emptied.run("apply", answer="1\n")
+    assert (done.output.count("Nothing was changed"), emptied.ran) == (1, [])
+
+
+@pytest.mark.parametrize(("did", "asked", "found"), [(1, 0, True), (1, 1, False), (2, 1, True), (0, 0, False)])
+def test_host_whose_models_were_only_tested_is_unchanged(did: int, asked: int, found: bool) -> None:
+    """asked: the operations among those that changed (did) that only sent a request to models."""
+    host: Any = SimpleNamespace(connector_data={}, executing_op_hash=None)
+    host_run(host).asked = asked
+    meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
+    operations = {number: SimpleNamespace(operation_meta=meta) for number in range(did)}
+    state: Any = SimpleNamespace(ops=SimpleNamespace(get=lambda host, other: operations))
+    assert changed(state, host) is found

@@ -48,6 +48,17 @@ def change(test: dict[str, Any] | None = PASSED, **over: Any) -> str:
             {"restarts": 1, "started": "2026-11-28T02:00:00Z"},
             "check alpha: it was restarted once since 2026-11-28 03:00 UTC",
         ),
+        (  # by a boot, or by hand
+            {**PASSED, "restarts": 0, "started": "2026-11-27T02:00:00Z"},
+            {"started": "2026-11-28T02:00:00Z"},
+            "check alpha: it was started since its last test",
+        ),
+        ({**PASSED, "started": "2026-11-28T02:00:00Z"}, {"started": "2026-11-28T02:00:00Z"}, "keep alpha"),
+        (
+            {**FAILED, "started": "2026-11-27T02:00:00Z"},
+            {"started": "2026-11-28T02:00:00Z"},
+            "check alpha: failing since 2026-11-27 23:30 UTC: HTTP 500",
+        ),
     ],
 )
 def test_asks_until_the_last_answer_is_right(test: dict[str, Any] | None, over: dict[str, Any], found: str) -> None:
@@ -91,6 +102,7 @@ def test_missing_weights_are_fetched_while_it_serves() -> None:
     gone = replace(facts, weights={path: None})
     planned = plan(wanted, gone)
     assert str(planned.changes[0]) == f"check alpha: {path} is missing on the host; it is fetched again"
+    assert not planned.changes[0].looks_only
     assert planned.job
     ((model,),) = planned.job["batches"]
     assert (model["action"], [one["path"] for one in model["fetch"]]) == ("check", [path])

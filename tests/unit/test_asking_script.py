@@ -16,6 +16,8 @@ from gpurack.engines import ENGINES
 from gpurack.spec.model import Model
 from tests.unit.host_programs import load
 
+pytestmark = pytest.mark.sampled
+
 ASKED = ENGINES["vllm"].requests(Model(engine="vllm", port=8000, image="i:1"), ["alpha"])
 NO_TEMPLATE = (400, "no chat template")
 COMPLETION = {"model": "alpha", "choices": [{"text": "A"}]}
@@ -29,12 +31,17 @@ RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "to
 class Dockerd:
     """The methods that asking.py calls."""
 
+    user = ""
+
     def __init__(self, status: str = "running", become: Sequence[str] = ()) -> None:
         self.status, self.become = status, become
 
     def state_of(self, name: str, limit: float) -> dict[str, str]:
         assert limit <= 10, "a user's daemon would be waited for too long"
         return {"status": self.status}
+
+    def allowed(self, limit: float) -> float:
+        return limit
 
     def id_of(self, name: str) -> str:
         return name
@@ -421,6 +428,29 @@ def test_silent_docker_of_user_does_not_fail_gateway(server: Any, capsys: pytest
     assert "none of the models behind this gateway answers yet" in capsys.readouterr().out
 
 
+def test_gateway_asks_its_own_dockers_models_first(server: Any) -> None:
+    """A user whose model answers directly and not through the gateway does not fail the admin's gateway."""
+    with serving() as hers, serving() as ours:
+        for model, name in ((hers, "hers"), (ours, "ours")):
+            model.said = {"/v1/models": (200, {}), "/v1/chat/completions": (200, {**CHAT, "model": name})}
+        server.said = {
+            "/v1/models": (200, {"data": [{"id": "hers"}, {"id": "ours"}]}),
+            "/v1/chat/completions": (200, {**CHAT, "model": "ours"}),
+        }
+        stranger = {**behind(hers, serves="hers"), "user": "ada", "name": "hers"}
+        own = {**behind(ours, serves="ours"), "user": "", "name": "ours"}
+        ask_gateway(server, stranger, own, daemons={"ada": Dockerd(), "": Dockerd()})
+        assert [body["model"] for _, body, _ in server.asked if body] == ["ours"]
+
+
+def test_gateway_waits_less_for_models_of_others(server: Any) -> None:
+    """The host's lock is held meanwhile."""
+    asking = load("asking")
+    own, hers, away = {"user": ""}, {"user": "ada"}, {}
+    limits = [asking.patience_for(Dockerd(), other) for other in (own, hers, away)]
+    assert limits == [600, 60, 60]
+
+
 def test_asks_model_of_other_host_without_checking_container(server: Any) -> None:
     with serving() as model:
         server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
@@ -463,7 +493,7 @@ def test_sleeping_model_is_not_tested_and_nothing_is_recorded(
     starting, noted = load("starting"), []
     dockerd: Any = Dockerd()
     dockerd.ids, dockerd.key, dockerd.user, dockerd.start = {"alpha": "1"}, str, "", lambda *words: None
-    state = {"status": "running", "restarts": 0}
+    state = {"status": "running", "restarts": 0, "pid": 0}
     monkeypatch.setattr(starting.processes, "state", lambda *words: state)
     monkeypatch.setattr(starting.loading, "wait_until_ready", lambda *words: 1)
     monkeypatch.setattr(starting.loading, "still_up", lambda *words: None)
@@ -480,6 +510,30 @@ def test_sleeping_model_is_not_tested_and_nothing_is_recorded(
     assert ("alpha: sleeps, so it was not tested" in capsys.readouterr().out) is not tested
 
 
+@pytest.mark.parametrize("action", ["check", "wait", "start"])
+def test_busy_model_keeps_the_result_of_its_last_test(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    """It failed before, and a test that it was too busy for proves nothing. One that started now serves."""
+    starting, noted = load("starting"), []
+    dockerd: Any = Dockerd()
+    dockerd.ids, dockerd.key, dockerd.start = {"alpha": "1"}, str, lambda *words: None
+    monkeypatch.setattr(starting.processes, "state", lambda *words: {"status": "running", "restarts": 0, "pid": 0})
+    monkeypatch.setattr(starting.loading, "wait_until_ready", lambda *words: 1)
+    monkeypatch.setattr(starting.loading, "still_up", lambda *words: None)
+    monkeypatch.setattr(starting.record, "note_test", lambda *words: noted.append(words))
+
+    def busy(*words: Any) -> None:
+        raise starting.asking.Busy("busy with other requests")
+
+    monkeypatch.setattr(starting.asking, "smoke_test", busy)
+    model = {"name": "alpha", "action": action, "url": "http://h", "served_name": "alpha", "uuids": [], "timeout": 9}
+    starting.bring_up({}, starting.Lanes(), dockerd, model, nullcontext)
+    assert len(noted) == (action == "start")
+    said = "alpha: is busy with the requests of others, so it was not tested"
+    assert (said in capsys.readouterr().out) is (action != "start")
+
+
 def test_sleeping_model_behind_a_gateway_is_not_asked(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as model:
         model.said, server.said = {**LISTED, **ASLEEP}, LISTED
@@ -493,3 +547,22 @@ def test_engines_that_sleep_say_so(engine: str) -> None:
     found = ENGINES[engine].sleeping
     assert found
     assert found[1] == "is_sleeping"
+
+
+def test_docker_that_does_not_say_whether_it_runs_is_no_failure_of_the_model(server: Any) -> None:
+    """Its silence counts as the Docker's (replacing.OF_DOCKER), so that the next run tries the model again."""
+    asking = load("asking")
+
+    def runs() -> bool:
+        raise asking.Failure("docker container inspect gave no answer within 30 s", "time-is-up")
+
+    with pytest.raises(asking.Failure, match=r"^docker container inspect gave no answer"):
+        asking.smoke_test(Dockerd(), "alpha", url_of(server), ASKED, counter=COUNTER, runs=runs)
+    running = ("/metrics", "vllm:num_requests_running")
+    assert asking.drain(Dockerd(), "alpha", url_of(server), running, runs=runs) == 0
+    assert not asking.rises(Dockerd(), url_of(server), COUNTER, None, None, runs)
+    assert server.asked == []
+    server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+    told = {"key": "/dev/shm/key", "requests": ASKED, "behind": [behind(server)]}
+    with pytest.raises(asking.Failure, match=r"^docker container inspect gave no answer"):
+        asking.smoke_test_gateway(Dockerd(), "gateway", url_of(server), told, runs=runs)

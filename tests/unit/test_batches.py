@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.plan.models.batches import Claim, connected
+from gpurack.plan.models.holdings import Holdings
 
-THINGS = st.frozensets(st.sampled_from("abcdef"), max_size=3)
+THINGS = st.builds(Holdings, st.frozensets(st.sampled_from("abcdef"), max_size=3))
 CLAIMS = st.lists(st.builds(Claim, THINGS, THINGS), max_size=7)
 
 
 def tied(one: Claim, other: Claim) -> bool:
-    return bool(one.after & other.before or other.after & one.before)
+    return bool(one.after.gpus & other.before.gpus or other.after.gpus & one.before.gpus)
 
 
 @given(CLAIMS)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from gpurack.facts.gpus import CdiSpec
 from gpurack.facts.model import HostFacts
 from gpurack.operations.run_state import reasons_of
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.probes import cuda_probe
 from gpurack.plan.steps import Shell
 from gpurack.plan.system.cdi_specs import cdi_warnings, conflicts, fault, generate, renewal
 from gpurack.plan.system.gpu_host import gpu_warnings
@@ -46,8 +48,11 @@ def reason(facts: HostFacts) -> str:
 @pytest.mark.parametrize("spec", [GOOD, UNNUMBERED], ids=["numbered", "unnumbered"])
 @pytest.mark.parametrize("where", ["run", "etc", "own", "other"])
 def test_right_specs_change_nothing(where: str, spec: CdiSpec) -> None:
+    """One in /etc/cdi that nothing refreshes is named."""
     facts = host(**{where: spec})
-    assert (reason(facts), gpu_warnings(models(alpha={"gpus": [0]}), facts)) == ("", [])
+    found = [(problem.code, OWN in problem.what) for problem in gpu_warnings(models(alpha={"gpus": [0]}), facts)]
+    assert (reason(facts), found) == ("", [("cdi-spec-unrefreshed", True)] if where == "own" else [])
+    assert cdi_warnings(host(**{where: spec, "run": GOOD})) == [] or where == "other", "it is not in use"
 
 
 def test_the_same_names_in_both_folders_are_no_conflict() -> None:
@@ -185,3 +190,24 @@ def test_a_renewed_host_is_not_renewed_again(specs: dict[str, CdiSpec]) -> None:
         new = {*conflicts(NAMES, after)} - {*conflicts(NAMES, facts)}
         assert not [paths for paths in new if written not in paths], "one that had names of its own already"
         assert fault(GOOD, after.driver) == ""
+
+
+def test_all_gpus_of_wsl_have_one_name() -> None:
+    """They share /dev/dxg (nvidia-container-toolkit: lib-wsl.go), and its spec is not of NVIDIA's nodes."""
+    facts = host(run=CdiSpec({}, (), "nvidia.com/gpu", frozenset({"all"})))
+    facts = replace(facts, driver=replace(facts.driver, platform="wsl", kernel="", nodes={}, majors={}))
+    there, missing = (replace(facts, cdi=frozenset(names)) for names in ({"nvidia.com/gpu=all"}, {"nvidia.com/gpu=0"}))
+    wanted = models(alpha={"gpus": [1]})
+    assert (reason(there), models_plan(wanted, there).errors) == ("", {})
+    (step,) = cdi(missing, fresh=False)
+    assert isinstance(step, Shell)
+    assert "grep -q '^nvidia.com/gpu=all$'" in step.command
+    desired = desire("alpha", wanted, there, (uuid(1),))
+    (given,) = desired.service["deploy"]["resources"]["reservations"]["devices"]
+    assert given["device_ids"] == ["nvidia.com/gpu=all"]
+    assert desired.service["environment"]["CUDA_VISIBLE_DEVICES"] == uuid(1)
+    probe = cuda_probe(desired)
+    assert probe
+    assert probe["gpus"] == 1
+    assert " ".join(probe["run"]).count("--device nvidia.com/gpu=all") == 1
+    assert f"CUDA_VISIBLE_DEVICES={uuid(1)}" in probe["run"]

@@ -1,11 +1,13 @@
 """How steps reach a host: the shell commands that pyinfra sends, run here by sh."""
 
+import fcntl
 import os
 import re
 import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +60,58 @@ def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old"
 
 
+@pytest.mark.usefixtures("_own_run")
+@pytest.mark.parametrize("arrived", [0, 3, 5, 7])
+def test_nothing_is_written_of_what_did_not_arrive_whole(tmp_path: Path, arrived: int) -> None:
+    """The shell of a run that was killed while it sent goes on with what it got."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("old")
+    command = write_files(
+        [WriteFile("", f"{tmp_path}/a", "newer", "644"), WriteFile("", f"{tmp_path}/b", "new", "644")]
+    )
+    text = str(command.connector_arguments["_stdin"])[:arrived]
+    done = subprocess.run(
+        ["sh", "-c", command.get_raw_value()], input=text, text=True, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["old", "old"]
+
+
+@pytest.mark.usefixtures("_own_run")
+def test_a_run_whose_connection_is_dead_keeps_no_other_from_writing(tmp_path: Path) -> None:
+    """Its shell waits for the rest of its files, for hours."""
+    command = write_file(f"{tmp_path}/a", "new", "644")
+    argv = ["sh", "-c", str(command.get_raw_value())]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as dead:
+        assert dead.stdin
+        dead.stdin.write(b"ne")
+        dead.stdin.flush()
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("run/sent.*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert subprocess.run(argv, input=b"newwhole\n", timeout=60, check=False).returncode == 0
+    assert (tmp_path / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.glob("run/*")] == ["files"]
+
+
+@pytest.mark.usefixtures("_own_run")
+def test_a_run_that_waits_for_files_of_another_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "WRITING", 0)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/files").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = run(write_file(f"{tmp_path}/a", "new", "644"))
+    assert (done.returncode, done.stdout) == (1, "error another run writes gpurack's files on this host\n")
+
+
+@pytest.mark.usefixtures("_own_run")
+@pytest.mark.parametrize("program", ["install", "mktemp", "head"])
+def test_full_disk_is_no_other_run_that_writes_files(tmp_path: Path, fakes: Fakes, program: str) -> None:
+    fakes.add(program, f"echo '{program}: No space left on device' >&2; exit 1")
+    done = run(write_file(f"{tmp_path}/a", "new", "644"))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{program}: No space left on device\n")
+
+
 def test_keeps_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands.paths, "BACKUPS", str(tmp_path / "backups"))
     old = tmp_path / "docker.list"
@@ -78,6 +132,26 @@ def test_failed_command_shows_last_lines_and_exit_code() -> None:
     done = run(slow(sh("seq 100; echo 'E: no such package' >&2; exit 7")))
     assert done.returncode == 7
     assert done.stdout.splitlines() == [*map(str, range(87, 101)), "E: no such package"]
+
+
+def test_long_step_is_ended_after_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say one whose package manager waits for a mirror that sends a byte a minute."""
+    monkeypatch.setattr(commands, "LONG", 0.0001)
+    (command,) = carry_out(Shell("install a", sh("echo begun; sleep 60"), slow=True))
+    done = run(command)
+    assert done.returncode == 124
+    assert done.stdout.splitlines() == ["begun", "error this step did not end within 0.0001 h"]
+    (command,) = carry_out(Shell("install a", sh("echo much; exit 7"), slow=True))
+    assert (run(command).returncode, run(command).stdout) == (7, "much\n")
+
+
+def test_long_step_that_had_to_be_killed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "LONG", 0.0001)
+    monkeypatch.setattr(commands, "MERCY", 0.5)
+    (command,) = carry_out(Shell("install a", sh("trap '' TERM; sleep 3; sleep 60"), slow=True))
+    done = run(command)
+    assert done.returncode == 137
+    assert done.stdout.splitlines()[-1] == "error this step did not end within 0.0001 h"
 
 
 def test_slow_command_prints_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.plan import offline
 from gpurack.plan.models import addresses, compatibility, compose, images, weights
 from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.slots import slots_of
 from gpurack.plan.system.gpu_access import access
 from gpurack.spec.host import Host
@@ -266,7 +267,7 @@ def test_uses_cdi_from_docker_25(version: str, cdi: bool) -> None:
 def test_resolves_listen_and_probe_addresses(bind: str, address: str, url: str) -> None:
     facts = host_state()
     assert addresses.address(bind, facts) == address
-    assert addresses.probe_url("alpha", models(alpha={"bind": bind}), facts) == url
+    assert addresses.probe_url(Observed.of("alpha", models(alpha={"bind": bind}), facts)) == url
 
 
 def test_lan_has_no_address_without_default_route() -> None:
@@ -324,4 +325,4 @@ def test_finds_lowest_compute_capability(computes: list[str], lowest: str | None
     facts = HostFacts(gpus=cards)
     model = models(alpha={"gpus": "all"}).models["alpha"]
     slots = slots_of([card.uuid for card in cards], facts)
-    assert compatibility.accelerator(model, slots) == Accelerator("nvidia", lowest)
+    assert compatibility.accelerator(model, slots, "amd64") == Accelerator("nvidia", lowest)

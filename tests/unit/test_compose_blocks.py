@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from gpurack.plan.models import compose
 from tests.unit.host_programs import load
 
+assert load
+from compose_yaml import blocks_of  # noqa: E402 (of files/)
+
 SERVICES: dict[str, dict[str, Any]] = {
     "beta": {
         "image": "b:1",
@@ -28,8 +31,8 @@ SERVICES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def runner() -> Any:
-    """files/models.py as a module."""
-    return load("models")
+    """files/project.py as a module."""
+    return load("project")
 
 
 def project(runner: Any, new: dict[str, Any], before: dict[str, Any]) -> Any:
@@ -71,6 +74,25 @@ def test_the_two_assemblers_agree_on_any_project(
     chosen = {name: service for name, service in new.items() if name not in kept}
     chosen |= {name: before[name] for name in kept if name in before}
     assert project(runner, new, before).text(kept) == compose.document(chosen)
+
+
+@given(st.dictionaries(NAMES, ANY_SERVICE, max_size=4))
+def test_runner_reads_the_blocks_that_it_wrote(
+    runner: Any, tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any]
+) -> None:
+    """Other runs change compose.yaml while this one holds no lock; their lines stay."""
+    for name, service in services.items():
+        service["container_name"] = f"of-{name}"
+        service["secrets"] = [{"source": f"{name}_{one['source']}"} for one in service.get("secrets", ())]
+    file, text = tmp_path_factory.getbasetemp() / "compose.yaml", compose.document(services)
+    file.write_text(text)
+    found = blocks_of(str(file))
+    assert project(runner, {}, {}).assembled(found) == text
+    assert {name.removeprefix("of-") for name in found} - {""} == services.keys()
+    for name in services:
+        rest = {other: services[other] for other in services if other != name}
+        left = {other: lines for other, lines in found.items() if other != f"of-{name}"}
+        assert project(runner, {}, {}).assembled(left) == compose.document(rest)
 
 
 def test_a_failed_model_keeps_its_old_lines(runner: Any) -> None:

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from gpurack import screen
+from gpurack.commands.apply_screen import HostState, Outcome, show_result
 from gpurack.commands.lab_status import host_status
+from gpurack.commands.status import as_data, counts, state_text, summary
 from gpurack.facts.model import GpuProcess, HostFacts
-from gpurack.operations.report import Report
+from gpurack.facts.record import Test
+from gpurack.operations.entry_state import entry_state
 from gpurack.operations.run_state import HostRun
 from gpurack.plan.models.computing import on_the_cpu
 from gpurack.plan.models.plan import plan_models
@@ -17,6 +21,7 @@ from gpurack.plan.run import Run
 from gpurack.spec.host import Host
 from tests.given import container, gpu, host_state, id_of, models, running, spec, uuid
 
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
 CARD = replace(gpu(0), memory_used=5)
 READY = {"alpha": [200, '"alpha"'], "beta": [200, '"beta"']}
 
@@ -81,7 +86,10 @@ def test_what_computes_on_the_cpu_on_purpose_is_no_error(entry: dict[str, Any], 
     ("log", "why"),
     [
         ("ggml_cuda_init: failed to initialize CUDA: unknown error", "CUDA error 999: unknown error"),
-        ("ggml_cuda_init: failed to initialize CUDA: unknown error\ninference compute id=GPU-a library=CUDA", None),
+        (
+            'ggml_cuda_init: failed to initialize CUDA: unknown error\nmsg="inference compute" id=GPU-a library=CUDA',
+            None,
+        ),
         ("ggml_cuda_init: failed to initialize CUDA: out of memory", None),
         ("", None),
     ],
@@ -93,8 +101,36 @@ def test_log_of_an_idle_ollama_proves_it(log: str, why: str | None) -> None:
     assert questions(wanted).logs == (("", "alpha"),)
 
 
+NO_GPU = "warning: no usable GPU found, --gpu-layers option will be ignored"
+
+
+@pytest.mark.parametrize(
+    ("processes", "card", "log", "why"),
+    [
+        ((), {"memory_used": None}, NO_GPU, "no usable GPU found"),  # GB10
+        ((), {"memory_used": 905, "platform": "wsl"}, NO_GPU, "no usable GPU found"),
+        ((), {"memory_used": 905}, NO_GPU, "no usable GPU found"),  # vGPU
+        ((), {"memory_used": None}, "load_tensors: offloaded 0/33 layers to GPU", "offloaded 0/33 layers to GPU"),
+        ((), {"memory_used": None}, "load_tensors: offloaded 33/33 layers to GPU", None),
+        ((), {"memory_used": None}, "", None),
+        ((), {"memory_used": 5, "vendor": "amd"}, NO_GPU, None),
+        ((process("alpha"),), {"memory_used": 905}, NO_GPU, None),  # it computes there, by nvidia-smi
+        ((process("beta"),), {"memory_used": 912}, "", "none of its processes uses its GPUs"),
+    ],
+)
+@pytest.mark.parametrize("engine", [{}, {"engine": "llama-cpp-python", "version": None, "image": "own:1"}])
+def test_log_decides_where_nvidia_smi_lists_no_process(
+    processes: tuple[GpuProcess, ...], card: dict[str, Any], log: str, why: str | None, engine: dict[str, Any]
+) -> None:
+    wanted = models(alpha={"gpus": [0], **engine})
+    state = seen(wanted, *processes, **card)
+    found = on_the_cpu(wanted, replace(state, cuda_logs={("", "alpha"): log}))
+    assert [dict(problem.parameters)["why"] for problem in found.values()] == ([why] if why else [])
+
+
 def test_only_logs_that_are_needed_are_read() -> None:
-    assert questions(models(alpha={"gpus": [0]}, beta={"gpus": [], "engine": "ollama", "weights": None})).logs == ()
+    wanted = models(alpha={"gpus": [0], "args": {"ngl": 0}}, beta={"gpus": [], "engine": "ollama", "weights": None})
+    assert questions(wanted).logs == ()
 
 
 def test_run_and_status_say_it() -> None:
@@ -107,10 +143,57 @@ def test_run_and_status_say_it() -> None:
     assert host_status("gpu1", wanted, well, datetime(2026, 11, 20, tzinfo=UTC)).state == "ok"
 
 
-def test_report_of_a_run_says_it() -> None:
+def test_run_that_tests_it_again_says_it_too() -> None:
+    """It was started again, and answers as before: only its log or its memory tells."""
     wanted = models(alpha={"gpus": [0]})
-    state = Report({}).state_of("alpha", wanted, HostRun(snapshot=seen(wanted)))
-    assert state == "DEGRADED: computes on the CPU, not on its GPUs"
+    facts = seen(wanted)
+    alpha = replace(facts.containers[0], started="2026-11-19T00:00:00Z")
+    test = Test(alpha.id, "2026-11-18T00:00:00Z", "", "", 0, "2026-11-18T00:00:00Z")
+    plan = plan_models(
+        wanted,
+        replace(facts, containers=(alpha,), tests={("", "alpha"): test}, now=NOW, weights={"/w/a.gguf": 1}),
+        Run(salt="5a"),
+    )
+    assert [str(change) for change in plan.changes] == ["check alpha: it was started since its last test"]
+    assert [problem.code for problem in plan.warnings] == ["computes-on-cpu"]
+
+
+def test_status_counts_it_as_ready_and_names_it() -> None:
+    status = host_status("gpu1", models(alpha={"gpus": [0]}), seen(models(alpha={"gpus": [0]})), NOW)
+    assert (status.models[0].state, counts(status)) == ("DEGRADED", "1 GPU, 1 of 1 ready")
+    assert state_text(status.models[0], NOW) == "DEGRADED: computes on the CPU, not on its GPUs"
+    assert summary([status]) == "1 of 1 model ready. 1 host needs attention: gpu1."
+    data = as_data([status])["hosts"]["gpu1"]
+    model = data["models"]["alpha"]
+    assert (data["state"], model["state"], model["why"], model["problem"]) == ("SICK", "ready", None, None)
+
+
+def test_run_says_it_and_counts_it_as_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = models(alpha={"gpus": [0]})
+    state = entry_state("alpha", wanted, HostRun(snapshot=seen(wanted)))
+    assert (state.text, state.serves) == ("DEGRADED: computes on the CPU, not on its GPUs", True)
+    show_result(screen.console(), {"gpu1": Outcome(HostState.CHANGED, {"alpha": state})}, 8)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "DEGRADED    gpu1 alpha: computes on the CPU, not on its GPUs",
+        "1 host changed. 1 of 1 model ready. 8.0 s",
+    ]
+
+
+PROBES = {"ready": [200, '"alpha"'], "loading": [503, ""], "silent": [0, "timed out"], "failing": [500, "oh"]}
+
+
+@pytest.mark.parametrize("probe", [*PROBES, "restarts", "none"])
+@pytest.mark.parametrize("status", ["running", "exited", "missing"])
+def test_run_and_status_agree_on_state_and_count(probe: str, status: str) -> None:
+    wanted = models(alpha={"gpus": [0]})
+    probes = {"alpha": PROBES.get(probe, [0, "refused"])} if probe != "none" else {}
+    facts = seen(wanted, probes=probes)
+    mine = replace(facts.containers[0], status=status, restarts=3 * (probe == "restarts"))
+    facts = replace(facts, containers=() if status == "missing" else (mine,))
+    run = entry_state("alpha", wanted, HostRun(snapshot=facts))
+    [model] = host_status("gpu1", wanted, facts, NOW).models
+    assert (run.condition, run.why, run.serves) == (model.state, model.why, model.state.serves)
 
 
 def test_other_models_are_not_named() -> None:

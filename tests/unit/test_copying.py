@@ -21,6 +21,8 @@ from gpurack.spec.problems import InventoryError
 from gpurack.spec.weights import CopyWeights
 from tests.given import host_state, models, models_plan
 
+pytestmark = pytest.mark.sampled
+
 CONTENT = bytes(range(256)) * 8192
 
 

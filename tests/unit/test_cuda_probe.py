@@ -1,5 +1,6 @@
 """The probe of CUDA: what it runs for each engine, and what its output says. Its steps: test_replacing_script.py."""
 
+import re
 import subprocess
 from dataclasses import replace
 from typing import Any
@@ -8,18 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.cuda_faults import BY_PYTHON, REFUSED, continues_without, fault
+from gpurack.cuda_faults import BY_PYTHON, REFUSED, continues_without, fault, untested
 from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.hints import cuda_hint
 from gpurack.engines.probes import LIST_DEVICES, PYTHON
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import probes
 from gpurack.plan.models.desired import desire
+from gpurack.plan.questions import questions
+from gpurack.resources import read_text
+from gpurack.verify import evidence as verify_evidence
 from tests.given import host_state, models, models_plan, running, spec, uuid
 from tests.unit.host_programs import load
 
 TWO = "--device nvidia.com/gpu=GPU-00000000-0000 --device nvidia.com/gpu=GPU-00000001-0000"
 NEVER = "--network none --pull never"
+LOG_READER = "files/snapshot_docker.sh"
 HARDENED = "--security-opt no-new-privileges:true"
 VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/folder"}
 
@@ -44,6 +49,7 @@ def test_python_counts_the_devices_of_vllm() -> None:
         "run": f"{NEVER} {TWO} {HARDENED} --entrypoint sh".split(),
         "arguments": list(PYTHON.arguments),
         "gpus": 2,
+        "official": True,
     }
 
 
@@ -127,21 +133,30 @@ def test_sees_one_of_several_mig_instances() -> None:
 @pytest.mark.parametrize(
     ("driver", "name", "limit"),
     [
-        ("550.163.01", "NVIDIA GeForce RTX 4090", {"version": "550.163.01", "cuda": 12}),
-        ("470.256.02", "NVIDIA TITAN RTX", {"version": "470.256.02", "cuda": 11}),
+        ("550.163.01", "NVIDIA GeForce RTX 4090", {"cuda": 12, "certain": True}),
+        ("550.163.01", "NVIDIA GeForce GTX 1080 Ti", {"cuda": 12, "certain": True}),
+        ("470.256.02", "NVIDIA TITAN RTX", {"cuda": 11, "certain": True}),
         ("580.95.05", "NVIDIA GeForce RTX 4090", None),
-        ("550.163.01", "NVIDIA A100-SXM4-80GB", None),  # by forward compatibility
-        ("550.163.01", "NVIDIA RTX A6000", None),
+        # by a library in the image: data-centre GPUs, MIG, workstations, vGPU, unknown
+        ("550.163.01", "NVIDIA A100-SXM4-80GB", {"cuda": 12, "certain": False}),
+        ("535.288.01", "NVIDIA A100-SXM4-40GB MIG 3g.20gb", {"cuda": 12, "certain": False}),
+        ("470.256.02", "Tesla V100-PCIE-16GB", {"cuda": 11, "certain": False}),
+        ("550.163.01", "NVIDIA RTX A6000", {"cuda": 12, "certain": False}),
+        ("550.163.01", "NVIDIA RTX 6000 Ada Generation", {"cuda": 12, "certain": False}),
+        ("550.163.01", "GRID A100D-3-20C", {"cuda": 12, "certain": False}),
+        ("550.163.01", "", {"cuda": 12, "certain": False}),
+        ("580.95.05", "NVIDIA A100-SXM4-80GB", None),
         ("", "NVIDIA GeForce RTX 4090", None),
     ],
 )
-def test_a_driver_runs_no_newer_cuda_on_geforce(driver: str, name: str, limit: dict[str, Any] | None) -> None:
+def test_a_driver_certainly_runs_no_newer_cuda_on_geforce(driver: str, name: str, limit: dict[str, Any] | None) -> None:
     state = host_state(gpus=2, driver={"kernel": driver})
     state = replace(state, gpus=tuple(replace(gpu, name=name) for gpu in state.gpus))
     wanted = desire("alpha", models(alpha={"gpus": [0, 1]}), state, (uuid(0), uuid(1)))
+    limit = limit and {"version": driver, **limit}
     assert probes.driver_limit(wanted, state) == limit
     mixed = replace(state, gpus=(state.gpus[0], replace(state.gpus[1], name="NVIDIA A30")))
-    assert probes.driver_limit(wanted, mixed) is None
+    assert probes.driver_limit(wanted, mixed) == (limit and {**limit, "certain": False})
     (new,) = planned(models(alpha={"gpus": [0]}), replace(state, weights={"/w/a.gguf": 1}))
     assert new.get("driver") == limit
 
@@ -209,6 +224,8 @@ Available devices:
         ("gpurack-cuda 0 4", 2, ""),
         ("a banner of the image\ngpurack-cuda 0 2\n", 2, ""),
         ("gpurack-cuda 0 1", 2, "GPUs that CUDA sees: 1 of 2"),
+        ("gpurack-cuda 0 1\ngpurack-cuda-versions 12 13.0.2", 1, ""),  # an image of the inventory's
+        ("gpurack-cuda 999 0\ngpurack-cuda-versions 12 13.0.2", 1, f"CUDA error 999: {REFUSED[999]}"),
         ("gpurack-cuda 0 0", 1, "GPUs that CUDA sees: 0 of 1"),
         *((f"gpurack-cuda {code} 0", 1, f"CUDA error {code}: {text}") for code, text in REFUSED.items()),
         *((f"gpurack-cuda {code} 0", 1, None) for code in (1, 2, 3, 34, 46, 102, 214, 304, 700, 800, 999999)),
@@ -233,7 +250,54 @@ def test_says_what_is_proven(output: str, gpus: int, found: str | None) -> None:
     assert fault(output, gpus) == found
 
 
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [
+        ("12 13.0.2", f"CUDA error 35: {REFUSED[35]}"),
+        ("11 12.8.1", f"CUDA error 35: {REFUSED[35]}"),
+        ("13 13.0.2", ""),  # the driver's, or the compatibility library of the image
+        ("12 12.9.1", ""),  # minor version compatibility
+        ("13 12.9.1", ""),
+        ("0 13.0.2", ""),  # unknown
+        ("12 nightly", ""),
+        ("12", ""),
+    ],
+)
+def test_a_driver_too_old_for_an_official_image_is_proven_by_versions(versions: str, found: str) -> None:
+    """cuInit works with it, and the engine's program fails."""
+    output = f"gpurack-cuda 0 2\ngpurack-cuda-versions {versions}"
+    assert (fault(output, 2, official=True), fault(output, 2)) == (found, "")
+    assert fault(output, 3, official=True) == "GPUs that CUDA sees: 2 of 3"
+    official, own = (
+        models(alpha={"gpus": [0], "engine": "vllm", "weights": "/w/a", **entry})
+        for entry in ({"version": "0.33.0"}, {"version": None, "image": "lab/vllm:1"})
+    )
+    asked = [probes.cuda_probe(desire("alpha", one, host_state(gpus=1), (uuid(0),))) for one in (official, own)]
+    assert [bool(one and one.get("official")) for one in asked] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "why"),
+    [
+        (NONE_LISTED, 0, "its image lists no GPU, as one without CUDA does"),
+        (f"load_backend: loaded CPU backend from /app/libggml-cpu.so\n{NONE_LISTED}\n", 0, "its image lists no GPU"),
+        ("Available devices:\n", 0, "its image lists no GPU"),
+        ("Available devices:\n  CUDA0: NVIDIA A30 (24062 MiB, 23800 MiB free)", 0, "printed no result"),
+        ("OSError: libcuda.so.1: cannot open shared object file", 1, "its container has no libcuda.so.1"),
+        ("", 127, "its image has no program for it"),
+        ("gpurack-cuda 2 0", 0, "printed no result"),
+        ("", None, "did not end in time"),
+    ],
+)
+def test_says_why_nothing_was_tested(output: str, code: int | None, why: str) -> None:
+    assert fault(output, 2) is None
+    assert why in untested(output, code)
+
+
 NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: "
+
+
+TOO_OLD = 'level=WARN msg="NVIDIA driver too old" device=GPU-a driver=470 required_driver="550 or newer"'
 
 
 @pytest.mark.parametrize(
@@ -245,12 +309,67 @@ NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: "
         (f"{NO_CUDA}{REFUSED[35]}\nggml_cuda_init: found 1 CUDA devices:", ""),
         (f"{NO_CUDA}{REFUSED[35]}\nload_tensors:        CUDA0 model buffer size =  1064.07 MiB", ""),
         (f'{NO_CUDA}{REFUSED[999]}\nmsg="inference compute" id=cpu library=cpu', "CUDA error 999: unknown error"),
+        (f'{TOO_OLD}\nmsg="inference compute" id=cpu library=cpu', "NVIDIA driver too old: it needs 550 or newer"),
+        (TOO_OLD, "NVIDIA driver too old: it needs 550 or newer"),
+        (f'{TOO_OLD}\nmsg="inference compute" id=0 library=Vulkan', ""),
+        ('msg="inference compute" id=0 library=ROCm compute=gfx1100', ""),
+        ('msg="no compatible GPUs were discovered"', "no compatible GPUs were discovered"),
+        ('msg="inference compute" id=0 library=cpu', "no GPU discovered"),
+        ("warning: no usable GPU found, --gpu-layers option will be ignored", "no usable GPU found"),
+        ("ggml_cuda_init: found 1 ROCm devices:\nload_tensors: offloaded 33/33 layers to GPU", ""),
+        ("load_tensors: offloaded 0/33 layers to GPU", None),
+        (f"{NO_CUDA}{REFUSED[35]}\n0.00.412.012 I load_tensors: layer   0 assigned to device CUDA0, is_swa = 0", ""),
+        (f"{NO_CUDA}{REFUSED[35]}\nllama_model_load_from_file_impl: using device CUDA0 (NVIDIA A30) - 9 MiB free", ""),
+        (f'{TOO_OLD}\ntime=… level=INFO source=ggml.go:482 msg="model weights" device=CUDA0 size="4.0 GiB"', ""),
         ("main: server is listening", None),
         ("", None),
     ],
 )
 def test_log_says_that_a_server_continues_on_the_cpu(log: str, found: str | None) -> None:
     assert continues_without(log) == found
+    if found:
+        assert cuda_hint(found)
+        about = (load("evidence").ABOUT_GPUS, re.search(r"(?m)^ABOUT_GPUS='(.*)'$", read_text(LOG_READER)))
+        lines = [line for line in log.splitlines() if re.search(about[0], line)]
+        assert about[1]
+        assert lines == [line for line in log.splitlines() if re.search(about[1][1], line)]
+        assert continues_without("\n".join(lines)) == found, "what is read of the log says the same"
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [(["0/33"], "offloaded 0/33 layers to GPU"), (["0/33", "2/5"], ""), (["20/33"], ""), ([], "")],
+)
+def test_layers_count_where_they_were_to_be_on_the_gpus(counts: list[str], found: str) -> None:
+    """Not of ollama, and not of an unknown image, which may have put none there on purpose."""
+    log = "ggml_cuda_init: found 1 CUDA devices:\n" + "".join(
+        f"load_tensors: offloaded {one} layers to GPU\n" for one in counts
+    )
+    assert continues_without(log, layers=True) == found
+    assert continues_without(log) == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "shows"),
+    [
+        ({}, "layers"),
+        ({"args": {"ngl": 0}}, ""),
+        ({"version": "vulkan-b7000"}, ""),
+        ({"engine": "llama-cpp-python", "version": None, "image": "own:1"}, "layers"),
+        ({"engine": "ollama", "version": "0.33.0", "weights": None}, "devices"),
+        ({"engine": "ollama", "version": "0.33.0", "weights": None, "env": {"OLLAMA_LLM_LIBRARY": "cpu_avx2"}}, ""),
+        ({"engine": "custom", "version": None, "image": "own:1"}, "devices"),
+        (VLLM, ""),
+        ({"gpus": []}, ""),
+    ],
+)
+def test_run_and_status_read_the_same_logs(entry: dict[str, Any], shows: str) -> None:
+    wanted = models(alpha={"gpus": [0], **entry})
+    state = host_state(gpus=1, weights={"/w/a.gguf": 1, "/w/folder": 1})
+    assert planned(wanted, state)[0].get("log", "") == shows
+    assert questions(wanted).logs == ((("", "alpha"),) if shows else ())
+    asked = verify_evidence.model_questions("alpha", wanted, wanted.models["alpha"], {})
+    assert asked["cuda log"] == bool(shows)
 
 
 @given(st.text(), st.integers(1, 8))
@@ -265,7 +384,7 @@ def test_each_refusal_has_one_hint_on_host_and_in_verify(output: str) -> None:
     assert found
     for engine in [name for name, engine in ENGINES.items() if engine.cuda_probe]:
         hints = [hint.payload for hint in hints_of(engine)]
-        assert load("remedies").error_hint(0, found, hints) == f" {cuda_hint(found)}"
+        assert load("error_hints").error_hint(0, found, hints) == f" {cuda_hint(found)}"
 
 
 def test_python_prints_no_result_without_libcuda() -> None:

@@ -116,6 +116,13 @@ def test_no_live_restore_on_a_node_of_a_swarm(state: str) -> None:
     assert plan_daemon_json(wanted(), host_with(OURS, docker=ended), True).nothing
 
 
+@pytest.mark.parametrize("swarm", [None, {}, {"LocalNodeState": ""}, {"LocalNodeState": "inactive"}, "active"])
+def test_live_restore_where_docker_is_no_node_of_a_swarm(swarm: Any) -> None:
+    info = docker_info(LiveRestoreEnabled=False, Swarm=swarm)
+    assert plan_for(wanted(), host_with(None, docker=info)).patch == OURS
+    assert swarm_warning(host_state(docker=info)) == []
+
+
 def test_keeps_runtime_of_admin() -> None:
     own = {**OURS, "runtimes": {"nvidia": {"path": "/opt/nvidia/runtime"}}}
     assert plan_daemon_json(wanted(), host_with(own, gpus=1), True).nothing

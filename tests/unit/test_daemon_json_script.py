@@ -20,6 +20,8 @@ from tests.given import docker_info
 from tests.unit.host_programs import FILES, Fakes, load
 from tests.unit.test_merge import VALUES
 
+pytestmark = pytest.mark.sampled
+
 INFO = docker_info()
 
 
@@ -277,6 +279,16 @@ def test_what_a_restart_stops_is_on_disk_before(script: Any, fakes: Fakes, tmp_p
     assert script.docker_restart.finish() == ([], True)
     assert fakes.calls[-1] == f"docker start {'f' * 64}"
     assert not note.exists()
+
+
+def test_containers_stop_with_their_own_grace_period(script: Any, fakes: Fakes) -> None:
+    """A database may need minutes to write its data. Others get 30 s, and none more than ten minutes."""
+    ids = {name: name * 64 for name in "abcd"}
+    said = f"{ids['a']} 120\n{ids['b']} \n{ids['c']} 99999\n"  # d is removed meanwhile
+    fakes.add("docker", f"case \"$1 $2\" in 'container inspect') printf '{said}'; exit 1;; esac")
+    script.docker_restart.stop(list(ids.values()))
+    stops = [f"docker stop -t {seconds} {which}" for seconds, which in ((120, ids["a"]), (600, ids["c"]))]
+    assert sorted(fakes.calls[1:]) == sorted([f"docker stop -t 30 {ids['b']} {ids['d']}", *stops])
 
 
 UNIT = "ExecStart={{ path=/x ; argv[]={} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}\nMainPID=0\n"

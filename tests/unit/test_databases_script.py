@@ -14,6 +14,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +22,12 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fake_docker import Container, FakeDocker
+from tests.sampling import sample
+from tests.unit.fake_docker import Container, FakeDocker, moment
 from tests.unit.host_programs import FILES
 from tests.unit.test_replacing_script import (  # noqa: F401
     CHANGING,
+    RECOVERIES,
     Host,
     Scenario,
     after_kill,
@@ -33,13 +36,16 @@ from tests.unit.test_replacing_script import (  # noqa: F401
     new,
     old,
     quick,
-    some,
+    sample_steps,
 )
 
 import common  # isort: skip (of files/)
 import databases  # isort: skip
+import loading  # isort: skip
 import record  # isort: skip
 import sqlite_copy  # isort: skip
+
+pytestmark = pytest.mark.sampled
 
 FIRST = "import sys; exec(sys.argv.pop(1))"
 PROGRAM = (FILES / "sqlite_copy.py").read_text()
@@ -87,7 +93,7 @@ class Run:
                 user = next((word[5:] for word in self.argv if word.startswith("USER=")), "")
                 self.docker.left(self.docker.daemons[user], words)
             if wrong == "hang":
-                raise common.TimeIsUp
+                raise common.TimeIsUp("no answer")
             if wrong in ("fail", "away"):
                 self.code, self.errors = 125, "docker: Error response from daemon: it does not work."
                 return
@@ -137,6 +143,11 @@ def volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 ONE: Scenario = {"alpha": (old(gpus=""), new(gpus=""))}
+TRIO: Scenario = {
+    "alpha": ONE["alpha"],
+    "beta": (old(key="beta", gpus=""), new(key="beta.2", gpus="")),
+    "gamma": (old(key="gamma", gpus=""), new(key="gamma.2", gpus="")),
+}
 OF_USER: Scenario = {"alpha": (old("ada", gpus=""), new("ada", gpus=""))}
 PAIR: Scenario = {"alpha": ONE["alpha"], "beta": (old(key="beta", gpus=""), new(key="beta.2", gpus=""))}
 
@@ -161,8 +172,10 @@ class Page(Host):
                     self.docker.violations.append(f"{container.image} started with the database of version {found}")
                 if found < version:
                     execute(self.database, "UPDATE version SET n = 2; DROP TABLE chat; CREATE TABLE chats (text)")
+            self.started.append(container.image)
             start(container)
 
+        self.started: list[str] = []
         self.docker.start = starts  # type: ignore[method-assign]
 
     def payload(self) -> dict[str, Any]:
@@ -183,6 +196,38 @@ class Page(Host):
         databases.expire()
         kept = sorted(path.name for path in (self.folder / "databases").rglob("*") if path.is_file())
         assert kept == sorted(one["copy"] for user in ("", "ada") for one in self.copies(user))
+
+
+def after_alpha(host: Page, name: str) -> None:
+    """Let an entry wait for the page."""
+    payload = host.payload()
+    next(one for one in payload["batches"][0] if one["name"] == name)["after"] = ["alpha"]
+    host.payload = lambda: payload  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("breaks", ["", "beta.2-new"])
+def test_new_version_starts_once_its_partners_are_ready(
+    folder: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """Users write as soon as it is ready: another one's failure after that would undo it."""
+    host = Page(folder, TRIO, breaks)
+    ready: list[str] = []
+    wait = loading.wait_until_ready
+
+    def waits(daemon: Any, name: str, *more: Any) -> float:
+        if name == "beta":
+            threading.Event().wait(0.2)
+        ready.append(name)
+        return wait(daemon, name, *more)
+
+    monkeypatch.setattr(loading, "wait_until_ready", waits)
+    after_alpha(host, "gamma")
+    host.apply()
+    assert host.served() == ("old" if breaks else "new")
+    assert ready[0] == "beta"
+    assert breaks or ready == ["beta", "alpha", "gamma"]
+    assert [call[-1] for call in Run.calls] == (["copy", "restore"] if breaks else ["copy"])
+    assert ("alpha.2-new:2" in host.started) is (not breaks)
 
 
 @pytest.mark.parametrize(("scenario", "user"), [(ONE, ""), (OF_USER, "ada")])
@@ -250,10 +295,7 @@ def test_missing_database_is_no_error(folder: Path, volumes: Path) -> None:
 @pytest.mark.parametrize("wrong", ["fail", "hang"])
 def test_failed_copy_changes_nothing(folder: Path, volumes: Path, wrong: str) -> None:
     host = Page(folder, ONE)
-    host.apply()
-    number = host.docker.steps.index("run copy")
-    host = Page(folder, ONE)
-    host.docker.at[number] = wrong
+    host.docker.always["run copy"] = wrong
     host.apply()
     assert host.served() == "old"
     host.whole("old")
@@ -269,12 +311,8 @@ def test_container_that_does_not_end_is_removed(
     folder: Path, volumes: Path, scenario: Scenario, user: str, action: str
 ) -> None:
     """The client's time is up; the program in the image may do what it likes."""
-    breaks = "" if action == "copy" else "-new:2"
-    host = Page(folder, scenario, breaks)
-    host.apply()
-    number = host.docker.steps.index(f"run {action}")
-    host = Page(folder, scenario, breaks)
-    host.docker.at[number] = "hang"
+    host = Page(folder, scenario, "" if action == "copy" else "-new:2")
+    host.docker.always[f"run {action}"] = "hang"
     host.apply()
     assert not [one for one in host.docker.daemons[user].values() if "gpurack.database" in one.labels]
 
@@ -284,10 +322,7 @@ def test_container_of_a_killed_run_is_removed_before_the_database_comes_back(
     folder: Path, volumes: Path, action: str
 ) -> None:
     host = Page(folder, ONE, "-new:2")
-    host.apply()
-    number = host.docker.steps.index(f"run {action}")
-    host = Page(folder, ONE, "-new:2")
-    host.docker.at[number] = "kill after"
+    host.docker.always[f"run {action}"] = "kill after"
     host.apply()
     assert [one for one in host.docker.daemons[""].values() if "gpurack.database" in one.labels]
     assert after_kill(host, "kill") == "old"
@@ -308,10 +343,7 @@ def test_full_disk_is_no_failure_of_the_model(folder: Path, volumes: Path, monke
 def test_old_version_does_not_start_with_the_new_database(folder: Path, volumes: Path) -> None:
     """The copy cannot be restored now. The next run tries again."""
     host = Page(folder, ONE, breaks="-new:2")
-    host.apply()
-    number = host.docker.steps.index("run restore")
-    host = Page(folder, ONE, breaks="-new:2")
-    host.docker.at[number] = "fail"
+    host.docker.always["run restore"] = "fail"
     host.apply()
     assert host.running() == []
     assert len(host.record()["replacing"]) == 1
@@ -324,9 +356,10 @@ def test_second_recovery_keeps_what_was_written_since(folder: Path, volumes: Pat
     """The run is killed when the old version serves again, before it could note that."""
     host = Page(folder, ONE, breaks="-new:2")
     host.apply()
-    *_, begins = (number for number, step in enumerate(host.docker.steps) if step.startswith("start "))
+    steps = host.docker.steps
+    *_, begins = (number for number, step in enumerate(steps) if step.startswith("start "))
     host = Page(folder, ONE, breaks="-new:2")
-    host.docker.at[begins] = "kill after"
+    host.docker.at[moment(steps, begins)] = "kill after"
     host.apply()
     assert [one.image for one in host.running()] == ["alpha-old:1"]
     assert len(host.record()["replacing"]) == 1
@@ -336,9 +369,16 @@ def test_second_recovery_keeps_what_was_written_since(folder: Path, volumes: Pat
     assert len(host.copies()) == 1
 
 
-@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
-@pytest.mark.parametrize("breaks", ["", "alpha.2-new:2"], ids=["good", "broken"])
-@pytest.mark.parametrize("case", ["one", "pair"])
+KILLS = [
+    pytest.param(case, breaks, how, id=f"{case}-{label}-{how}")
+    for case in ("one", "pair")
+    for breaks, label in (("", "good"), ("alpha.2-new:2", "broken"))
+    for how in RECOVERIES
+]
+"""In the inner loop each way to recover once."""
+
+
+@pytest.mark.parametrize(("case", "breaks", "how"), sample(KILLS, "databases", lambda each: each.values[2]))
 def test_every_kill_leaves_version_and_database_of_one_generation(
     folder: Path, volumes: Path, case: str, breaks: str, how: str
 ) -> None:
@@ -349,10 +389,11 @@ def test_every_kill_leaves_version_and_database_of_one_generation(
     changing = [number for number, step in enumerate(steps) if step.startswith((*CHANGING, "run"))]
     begun = steps.index("run copy")
     near = {number for number in changing if begun - 2 <= number <= begun + 6 or steps[number].startswith("run")}
-    for number in sorted({changing[index] for index in some(len(changing), case + breaks + how)} | near):
+    seed = case + breaks + how
+    for number in sorted({*sample_steps(steps, seed, changing), *sample_steps(steps, seed, sorted(near))}):
         for when in ("kill before", "kill after"):
             host = Page(folder, scenario, breaks)
-            host.docker.at[number] = when
+            host.docker.at[moment(steps, number)] = when
             host.apply()
             if how == "kill, then the next run":
                 host.docker.breaks = lambda container: False
@@ -372,9 +413,10 @@ def test_every_failing_step_leaves_version_and_database_of_one_generation(
     for breaks in ("", "-new:2"):
         host = Page(folder, ONE, breaks)
         host.apply()
-        for number in some(len(host.docker.steps), breaks + wrong):
+        steps = host.docker.steps
+        for number in sample_steps(steps, breaks + wrong):
             host = Page(folder, ONE, breaks)
-            host.docker.at[number] = wrong
+            host.docker.at[moment(steps, number)] = wrong
             host.apply()
             host.whole(after_kill(host, "kill"))
 
@@ -470,8 +512,8 @@ def test_streams_through_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(databases, "kept_database", lambda user, name, file: f"{tmp_path}/databases/{name}/{file}")
     monkeypatch.setattr(databases, "DATABASES", f"{tmp_path}/databases")
     daemon = SimpleNamespace(
-        user="", silent=None, docker=lambda *words: [str(client), *words], without_secrets=lambda text: text,
-        remove_labelled=lambda label, value: None,
+        user="", allowed=lambda limit: limit, without_secrets=lambda text: text,
+        docker=lambda *words: [str(client), *words], remove_labelled=lambda label, value: None,
     )  # fmt: skip
     told = {"volume": "v", "file": FILE, "runs": "sha256:1", "copy": "c.db"}
     member = {"name": "chat", "user": "", "database": told}

@@ -1,5 +1,6 @@
 """files/docker_restart.py: what an interrupted restart of Docker left is finished by the next run or boot."""
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ def script(tmp_path: Path, fakes: Fakes) -> Any:
     """Docker with one running container. systemctl cannot start it while daemon.json has `bad`."""
     module = load("docker_restart")
     module.NOTE, module.RESTART_MARKER = str(tmp_path / "lib/note.json"), str(tmp_path / "marker")
+    module.RECORD, module.RUN = str(tmp_path / "record.json"), str(tmp_path)
     fakes.state("ps", f"{ONE}\n")
     fakes.add(
         "docker",
@@ -109,3 +111,19 @@ def test_shows_what_dockerd_said_last(script: Any, fakes: Fakes) -> None:
     ]  # fmt: skip
     fakes.add("journalctl", "\n".join(f"echo '{line}'" for line in lines))
     assert script.last_lines() == ["mkdir /proc/nope: no such file or directory"]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_containers_of_a_change_are_started_again_if_its_run_was_killed(
+    script: Any, fakes: Fakes, tmp_path: Path, alive: bool
+) -> None:
+    """A run that lives starts the right ones itself, and holds the change's file."""
+    change = {"batch": "b1", "members": [{"old_id": TWO, "new_id": None}]}
+    (tmp_path / "record.json").write_text(json.dumps({"replacing": [change]}))
+    with (tmp_path / "change.b1").open("w") as held:
+        if alive:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        assert script.start_again([TWO]) == []
+    assert [call for call in fakes.calls if call.startswith("docker start")] == (
+        [] if alive else [f"docker start {TWO}"]
+    )

@@ -15,8 +15,13 @@ import pytest
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import images_by_user, questions
+from gpurack.resources import read_text
+from gpurack.spec.host import Host
 from tests.given import models
+from tests.sampling import sample
 from tests.unit.host_programs import DOCKER_SOCKET, SHELLS, Fakes, plain, without_parts
+
+pytestmark = pytest.mark.sampled
 
 IMAGE, OTHER = f"sha256:{'ab' * 32}", f"sha256:{'cd' * 32}"
 HOSTILE = (
@@ -68,7 +73,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     daemon_threads = True
 
-    def __init__(self, place: str, answers: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, place: str, answers: Mapping[str, tuple[int, str | bytes]]) -> None:
         self.answers, self.asked = dict(answers), list[str]()
         super().__init__(place, Answer)
 
@@ -78,14 +83,18 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 class Answer(http.server.BaseHTTPRequestHandler):
     server: Daemon
+    hang = ""
+    """A path that gets no answer."""
 
     def do_GET(self) -> None:
         path = unquote(self.path)
         self.server.asked.append(path)
+        if path == self.hang:
+            threading.Event().wait(10)
         status, body = self.server.answers.get(path, (404, '{"message":"no such thing"}\n'))
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(body.encode())
+        self.wfile.write(body if isinstance(body, bytes) else body.encode())
 
     def log_message(self, *said: object) -> None:
         pass
@@ -101,7 +110,7 @@ WANTED = models(alpha={"port": 8001}, gamma={"port": 8004})
 REFERENCES = sorted({str(reference) for _, reference in images_by_user(WANTED)})
 
 
-def answers() -> dict[str, tuple[int, str]]:
+def answers() -> dict[str, tuple[int, str | bytes]]:
     """Those of a daemon with CONTAINERS and the first of the images."""
     listed = [
         {"Id": one["Id"], "Names": [one["Name"]], "ImageID": one["Image"], "Labels": one["Config"]["Labels"] or {}}
@@ -128,8 +137,8 @@ def daemon(fakes: Fakes, tmp_path: Path) -> Iterator[Daemon]:
         server.shutdown()
 
 
-def seen(daemon: Daemon, shell: list[str] = ["sh"]) -> HostFacts:  # noqa: B006
-    text = without_parts(script(questions(WANTED)), "Docker").replace(DOCKER_SOCKET, str(daemon.server_address))
+def seen(daemon: Daemon, shell: list[str] = ["sh"], wanted: Host = WANTED) -> HostFacts:  # noqa: B006
+    text = without_parts(script(questions(wanted)), "Docker").replace(DOCKER_SOCKET, str(daemon.server_address))
     done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
     daemon.output = plain(done.stdout)  # type: ignore[attr-defined]
     return Snapshot().process(done.stdout.split("\n"))
@@ -139,10 +148,10 @@ def cli_calls(fakes: Fakes) -> list[str]:
     return [call.split()[1] for call in fakes.calls if call.startswith("docker ")]
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "socket_says_everything"), ids=lambda shell: shell[0])
 def test_socket_says_everything(shell: list[str], daemon: Daemon, fakes: Fakes) -> None:
     facts = seen(daemon, shell)
-    assert (facts.trouble, facts.unread) == ("", ())
+    assert (facts.trouble, facts.unread) == (None, ())
     assert cli_calls(fakes) == []
     assert {key: facts.docker[key] for key in ("ServerVersion", "NCPU", "Swarm", "SecurityOptions")} == {
         key: INFO[key] for key in ("ServerVersion", "NCPU", "Swarm", "SecurityOptions")
@@ -180,7 +189,9 @@ def test_each_thing_is_asked_once(daemon: Daemon) -> None:
     ],
     ids=["info", "podman", "list", "cut list", "image", "container", "cut container"],
 )
-def test_anything_unusual_is_left_to_the_cli(daemon: Daemon, fakes: Fakes, wrong: dict[str, tuple[int, str]]) -> None:
+def test_anything_unusual_is_left_to_the_cli(
+    daemon: Daemon, fakes: Fakes, wrong: dict[str, tuple[int, str | bytes]]
+) -> None:
     """It says nothing of its own then: half an answer would look like removed containers."""
     daemon.answers |= wrong
     facts = seen(daemon)
@@ -200,6 +211,73 @@ def test_daemon_without_answer_is_left_to_the_cli(daemon: Daemon, fakes: Fakes) 
     daemon.socket.close()
     seen(daemon)
     assert cli_calls(fakes) == ["info", "ps"]
+
+
+ON_GPU = models(alpha={"port": 8001, "gpus": [0]}, gamma={"port": 8004, "gpus": [1]}, beta={"port": 8002, "gpus": [2]})
+LOG = "logs?stdout=1&stderr=1&since=1795158000.5"
+NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: unknown error"
+
+
+def logs_of(number: int) -> str:
+    """The path of a container's log since its start."""
+    return f"/containers/{CONTAINERS[number]['Id']}/{LOG}"
+
+
+def frames(*lines: str) -> bytes:
+    """A log as Docker sends it: a frame for each line, of standard output or of errors."""
+    each = [f"{line}\n".encode() for line in lines]
+    return b"".join(
+        bytes([1 + number % 2, 0, 0, 0]) + len(one).to_bytes(4, "big") + one for number, one in enumerate(each)
+    )
+
+
+@pytest.mark.parametrize("shell", sample(SHELLS, "socket_says_what_logs_say"), ids=lambda shell: shell[0])
+def test_socket_says_what_logs_say_of_gpus(shell: list[str], daemon: Daemon, fakes: Fakes) -> None:
+    """Only such lines, short and few, and only of models that run."""
+    long = "y" * 400 + NO_CUDA
+    daemon.answers[logs_of(0)] = (
+        200,
+        frames("a prompt", NO_CUDA, "é\x1b[1m", *["load_tensors: CUDA0 x" + "z" * 400] * 30, long),
+    )
+    daemon.answers[logs_of(3)] = (500, '{"message":"configured logging driver does not support reading"}\n')
+    facts = seen(daemon, shell, ON_GPU)
+    first, *others = facts.cuda_logs["", "alpha"].splitlines()
+    assert (first, len(others), {len(line) for line in others}) == (NO_CUDA, 19, {300})
+    assert ("", "gamma") not in facts.cuda_logs
+    assert (cli_calls(fakes), len(facts.containers)) == ([], 4)
+    assert sorted(path for path in daemon.asked if "/logs" in path) == sorted([logs_of(0), logs_of(3)])
+
+
+@pytest.mark.parametrize(
+    ("stream", "tty", "said"),
+    [
+        (NO_CUDA.encode() + b"\r\n", True, NO_CUDA + "\r\n"),
+        (frames("x" * 1_000_000, NO_CUDA), False, ""),  # only the beginning is read
+        (frames(NO_CUDA)[:-9], False, NO_CUDA[:-8] + "\n"),  # cut off
+        (b"\x01\0\0\0", False, ""),
+        (b"", False, ""),
+        (b"\x01\0\0\0\xff\xff\xff\xff" + NO_CUDA.encode(), False, NO_CUDA + "\n"),
+    ],
+    ids=["tty", "long", "cut off", "half a frame", "empty", "huge frame"],
+)
+def test_any_stream_of_a_log_is_read(daemon: Daemon, fakes: Fakes, stream: bytes, tty: bool, said: str) -> None:
+    one = json.loads(json.dumps(CONTAINERS[0]))
+    one["Config"]["Tty"] = tty
+    daemon.answers |= {f"/containers/{one['Id']}/json": body(one), logs_of(0): (200, stream)}
+    facts = seen(daemon, wanted=ON_GPU)
+    assert (facts.cuda_logs.get(("", "alpha"), ""), cli_calls(fakes)) == (said, [])
+
+
+def test_log_that_does_not_end_delays_nothing_for_long(
+    daemon: Daemon, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = read_text("files/docker_socket.py").replace("LOGS_LIMIT = 5", "LOGS_LIMIT = 0.2")
+    monkeypatch.setattr(
+        "gpurack.facts.snapshot.read_text", lambda path: program if "socket" in path else read_text(path)
+    )
+    monkeypatch.setattr(Answer, "hang", logs_of(0), raising=False)
+    facts = seen(daemon, wanted=ON_GPU)
+    assert (facts.trouble, facts.late, facts.cuda_logs, len(facts.containers)) == (None, {}, {}, 4)
 
 
 def test_host_without_python_asks_the_cli(daemon: Daemon, fakes: Fakes) -> None:

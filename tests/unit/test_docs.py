@@ -6,7 +6,11 @@ from pathlib import Path
 import click
 import pytest
 
+from gpurack.commands.apply import INTERRUPTED
+from gpurack.commands.diff import UNREACHABLE, WOULD_CHANGE
 from gpurack.commands.main import main
+from gpurack.commands.verbs import ERRORS
+from gpurack.commands.verify import CODES
 from gpurack.engines import ENGINES
 from gpurack.engines.reference import renewed
 from gpurack.inventory.error_reference import page as errors_page
@@ -14,6 +18,7 @@ from gpurack.inventory.reference import inventory_page
 from tests.unit.importing.page import page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+CHECK = ("spec/error_codes.py", "inventory/checks/clashes.py")
 
 
 def test_inventory_page_is_current() -> None:
@@ -22,6 +27,24 @@ def test_inventory_page_is_current() -> None:
 
 def test_errors_page_is_current() -> None:
     assert (DOCS / "errors.md").read_text(encoding="utf-8") == errors_page(), "run make docs"
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    """docs/apply.md has the one table; the help of `apply` has the same codes."""
+    text = (DOCS / "apply.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    table = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)}
+    words = {
+        0: "nothing to do", 1: "failed or was refused", ERRORS: "the inventory has errors",
+        WOULD_CHANGE: "--fail-on-change", UNREACHABLE: "could not be reached", INTERRUPTED: "Ctrl-C",
+    }  # fmt: skip
+    assert table.keys() == words.keys()
+    assert [code for code, word in words.items() if word not in table[code]] == []
+    assert {WOULD_CHANGE, UNREACHABLE} == {code for code, meaning in table.items() if "`gpurack` only" in meaning}
+    apply = main.get_command(click.Context(main), "apply")
+    assert apply
+    helped = re.findall(r"\b(\d+): ", (apply.help or "").partition("Exit code")[2])
+    assert {*map(int, helped)} == table.keys()
+    assert {*CODES.values()} < table.keys()
 
 
 def test_commands_page_is_current() -> None:
@@ -97,3 +120,21 @@ def anchors(text: str) -> set[str]:
     """GitHub's anchors for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_recipes_of_design_page_apply() -> None:
+    """Lines that a diff leaves or removes are in the code. What it only adds to a list may follow in the same line."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS.parent / "gpurack").rglob("*.py")))
+    diffs = re.findall(r"```diff\n(.*?)```", (DOCS / "design.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(diffs) == 6
+    kept = [line[1:] for diff in diffs for line in diff.splitlines() if line[0] in " -"]
+    assert [line for line in kept if f"\n{line}" not in code] == []
+
+
+def test_check_of_design_page_is_in_the_code() -> None:
+    """Its diffs show a check that exists: `port-used-twice`."""
+    text = (DOCS / "design.md").read_text(encoding="utf-8").partition("**A check**")[2].partition("What only a host")[0]
+    added = [line[1:] for line in text.splitlines() if line.startswith("+")]
+    code = "".join((DOCS.parent / "gpurack" / name).read_text(encoding="utf-8") for name in CHECK)
+    assert len(added) == 8
+    assert [line for line in added if f"{line}\n" not in code] == []

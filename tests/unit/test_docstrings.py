@@ -1,5 +1,6 @@
-"""The examples in the package's docstrings give what they say."""
+"""The examples in the package's docstrings give what they say; each begins with a summary of one line."""
 
+import ast
 import doctest
 import importlib
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gpurack
+from tests import sources
 
 PACKAGE = Path(gpurack.__file__).parent
 EXAMPLE = re.compile(r"^ *>>> ", re.MULTILINE)
@@ -20,3 +22,14 @@ def test_examples_in_docstrings_are_right(path: Path) -> None:
     done = doctest.testmod(importlib.import_module(name))
     assert done.attempted > 0
     assert done.failed == 0
+
+
+def test_docstrings_of_hosts_programs_begin_with_a_summary() -> None:
+    """Ruff (D205) does not check files/."""
+    found = []
+    for path in (PACKAGE.parent / "files").glob("*.py"):
+        tree = sources.tree(path)
+        for node in sources.nodes(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+                found += [(path.name, text)] if "\n" in text.partition("\n\n")[0] else []
+    assert found == []

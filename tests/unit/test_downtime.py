@@ -62,6 +62,13 @@ def test_newest_known_time_counts() -> None:
     assert down(plan) == {"alpha": 5}
 
 
+def test_model_that_moves_to_another_docker_is_down_as_long_as_its_last_start_in_the_former_one() -> None:
+    facts = HostFacts(ready={("", "alpha"): (Ready("t", "l", "i", "", "x", 5),)})
+    assert [facts.last_start("alpha", user) for user in ("", "ada")] == [5, 5]
+    here = replace(facts, ready={**facts.ready, ("ada", "alpha"): (Ready("t", "l", "i", "", "x", 9),)})
+    assert [here.last_start("alpha", user) for user in ("", "ada", "bob")] == [5, 9, 5]
+
+
 def test_model_that_is_down_already_or_new_has_none() -> None:
     facts = started(settled(models(alpha={})), alpha=5, beta=5)
     facts = replace(facts, containers=tuple(replace(each, status="exited") for each in facts.containers))

@@ -17,6 +17,7 @@ from gpurack.commands.endpoints import (
     PublicEndpoint,
     kind_of,
     markdown,
+    on_host_only,
     public_endpoints,
 )
 from gpurack.commands.main import main
@@ -88,8 +89,20 @@ def test_says_if_there_are_no_endpoints(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["endpoints", str(tmp_path / "lab.py")])
     assert (result.exit_code, result.output) == (
         0,
-        f"{NO_ENDPOINTS}\n",
+        f"{NO_ENDPOINTS}\n\n"
+        "Only their own host can reach these (`bind: loopback`). From here, with its command running:\n"
+        "  alpha  ssh -N -L 8000:localhost:8000 gpu1  http://localhost:8000/v1\n",
     )
+
+
+def test_model_on_loopback_has_its_tunnel_unless_a_gateway_reaches_it(lab: dict[str, Host]) -> None:
+    assert [(one.name, one.tunnel, one.address) for one in on_host_only(lab)] == [
+        ("hidden", "ssh -N -L 8003:localhost:8003 models.uni.example", "http://localhost:8003/v1")
+    ]
+    fleet = check_fleet({"gpu1": [{"models": {"six": {**ALPHA, "bind": "::1"}}}]})
+    assert [(one.tunnel, one.address) for one in on_host_only(fleet)] == [
+        ("ssh -N -L '8000:[::1]:8000' gpu1", "http://localhost:8000/v1")
+    ]
 
 
 def test_lists_reachable_models_with_address(lab: dict[str, Host]) -> None:

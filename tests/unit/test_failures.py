@@ -13,8 +13,9 @@ from gpurack.commands.lab_status import host_status
 from gpurack.commands.status import show
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Failed
+from gpurack.operations.models import unsupported_words
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.failures import given, retried, unknown_retries
+from gpurack.plan.models.failures import dependencies, retried, unknown_retries
 from gpurack.plan.models.ledger import assign
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.spec.host import Host
@@ -31,7 +32,7 @@ def failure(spec: Host, facts: HostFacts, secrets: dict[str, str] | None = None,
     """The host after alpha could not be created as in this spec."""
     uuids = assign(spec, facts).uuids["alpha"]
     desired = desire("alpha", spec, facts, uuids, secrets, OTHER_SALT)
-    words = {"label": json.dumps(desired.definition), "given": given(desired, facts), "image": "sha256:0123"}
+    words = {"label": json.dumps(desired.definition), "given": dependencies(desired, facts), "image": "sha256:0123"}
     told = {"at": "2026-11-28T02:16:41Z", "why": "exited while loading\n    | oh", "serves": True, "down": 154, **words}
     return replace(facts, failed={("", "alpha"): Failed(**{**told, **over})})
 
@@ -69,6 +70,23 @@ def test_what_needs_its_gpu_is_left_out_too() -> None:
     assert found.job is None
 
 
+@pytest.mark.parametrize(("share", "blocked"), [("16GiB", True), ("2GiB", False), ("10%", False), ("60%", True)])
+@pytest.mark.parametrize("there", [False, True])
+def test_shares_of_what_stays_are_counted_as_they_are(share: str, blocked: bool, there: bool) -> None:
+    """alpha would shrink from 18 GiB, failed, and keeps them. 22.4 GiB may be shared."""
+    old = {"alpha": {"gpus": [0], "vram": "18GiB"}, **({"beta": {"gpus": [0], "vram": "1GiB"}} if there else {})}
+    shrunk = models(alpha={"gpus": [0], "vram": "4GiB"}, beta={"gpus": [0], "vram": share})
+    found = plan(shrunk, failure(shrunk, settled(models(**old))))
+    assert codes(found) == {"alpha": "failed-before", **({"beta": "blocked-by-other"} if blocked else {})}
+
+
+def test_what_fits_without_a_blocked_neighbour_is_changed() -> None:
+    old = models(alpha={"gpus": [0], "vram": "14GiB"})
+    wanted = {name: {"gpus": [0], "vram": "7GiB"} for name in ("alpha", "beta", "gamma")}
+    found = plan(models(**wanted), failure(models(**wanted), settled(old)))
+    assert codes(found) == {"alpha": "failed-before", "beta": "blocked-by-other"}
+
+
 @pytest.mark.parametrize("retry", [("alpha",), frozenset({"alpha", "beta"})])
 def test_is_tried_again_when_asked(retry: Any) -> None:
     assert codes(plan(AFTER, failure(AFTER, settled(BEFORE)), retry=retry)) == {}
@@ -102,6 +120,55 @@ def test_is_tried_again_when_what_it_depends_on_changes(
     later = replace(settled(BEFORE, **{key: value for key, value in after.items() if key != "images"}), failed=failed)
     later = replace(later, images=after.get("images", {}))
     assert (codes(plan(AFTER, later)) == {}) is tried
+
+
+RENAMED = models(new={"gpus": [0], "context": 9}, beta={"gpus": [1], "port": 8001})
+
+
+def renamed(error: bool) -> tuple[Host, HostFacts]:
+    """alpha was renamed, and the new definition failed (error)."""
+    facts = settled(models(alpha={"gpus": [0]}, beta={"gpus": [1], "port": 8001}))
+    desired = desire("new", RENAMED, facts, assign(RENAMED, facts).uuids["new"], None, OTHER_SALT)
+    told = {"at": "2026-11-28T02:16:41Z", "why": "oh", "serves": True, "down": 9, "given": dependencies(desired, facts)}
+    failed = Failed(label=json.dumps(desired.definition), image="", **told)
+    return RENAMED, replace(facts, failed={("", "new"): failed} if error else {})
+
+
+def test_what_a_failed_entry_replaces_keeps_serving() -> None:
+    """It was renamed, and has an error under its new name. The first run restored it, so a later one leaves it."""
+    found = plan(*renamed(error=True))
+    assert codes(found) == {"new": "failed-before"}
+    assert [(change.model, change.action) for change in found.changes] == [("beta", "keep")]
+    assert [warning.code for warning in found.warnings] == ["removal-waits"]
+    assert found.job is None
+
+
+def test_what_a_good_entry_replaces_is_removed_with_it() -> None:
+    found = plan(*renamed(error=False))
+    assert found.job
+    assert sorted(entry["name"] for entry in found.job["batches"][0]) == ["alpha", "new"]
+    assert found.warnings == ()
+
+
+def test_what_only_shares_no_gpu_and_port_with_a_failed_entry_is_removed() -> None:
+    _, facts = renamed(error=True)
+    other = models(new={"gpus": [2], "context": 9, "port": 8005}, beta={"gpus": [1], "port": 8001})
+    desired = desire("new", other, facts, assign(other, facts).uuids["new"], None, OTHER_SALT)
+    failed = replace(facts.failed["", "new"], label=json.dumps(desired.definition))
+    found = plan(other, replace(facts, failed={("", "new"): failed}))
+    assert codes(found) == {"new": "failed-before"}
+    assert [change.model for change in found.changes if change.action == "remove"] == ["alpha"]
+
+
+def test_missing_weights_have_changed() -> None:
+    """They are fetched again, also where the attempt itself had fetched them, so that their stamp was not known."""
+    fetched = {"url": "http://w/a.gguf", "sha256": "0" * 64}
+    after = models(alpha={"gpus": [0], "weights": fetched}, beta={"gpus": [1]})
+    facts = failure(after, settled(BEFORE))
+    (path,) = [path for _, path in desire("alpha", after, facts, assign(after, facts).uuids["alpha"]).weights]
+    there, missing = ({**facts.weights, path: size} for size in (9, None))
+    assert codes(plan(after, replace(facts, weights=there))) == {"alpha": "failed-before"}
+    assert codes(plan(after, replace(facts, weights=missing))) == {}
 
 
 def test_new_model_that_failed_does_not_run() -> None:
@@ -190,3 +257,19 @@ def test_retries_of_a_host(asked: str | None, names: set[str]) -> None:
 )
 def test_refuses_unknown_retries(asked: str | None, errors: list[str]) -> None:
     assert [problem.message for problem in unknown_retries(asked, {"gpu1": BEFORE})] == errors
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"renew": None, "allow_remove": None}, []),
+        ({"renew": "yes", "prune": "ollama", "allow_remove": 3, "retry": "gpu1/alpha"}, []),
+        ({"renew": "true", "take_over": "yes"}, ["renew"]),
+        ({"prune": "yes", "prepare": "1"}, ["prune", "prepare"]),
+        ({"allow_remove": "all"}, ["allow_remove"]),
+    ],
+)
+def test_unknown_values_of_data_are_known_before_any_host_is_changed(given: dict[str, Any], wrong: list[str]) -> None:
+    found = unsupported_words(given)
+    assert [problem.code for problem in found] == ["unsupported-data"] * len(wrong)
+    assert [problem.as_data()["parameters"]["word"] for problem in found] == wrong

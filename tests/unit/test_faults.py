@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import doctest
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults import bench, manifest, points, results, soak
-from tests.faults.points import DEPLOYS, STAGES, Point, Trial
+from tests.faults import bench, deploys, manifest, points, results, soak, states
+from tests.faults.deploys import DEPLOYS, Deploy
+from tests.faults.points import STAGES
 from tests.faults.strike import FAULTS
 from tests.given import spec
 from tests.no_testbed import public_key
@@ -22,13 +24,15 @@ from tests.testbed import prepared
 from tests.testbed.inventory import common
 
 FOUND = {
-    "fresh": points.of_counts({"apt-get install": 2, "docker start": 3, "ssh-command": 4}),
-    "change": points.of_counts({"docker start": 1, "docker stop": 1, "ssh-command": 5}),
-    "swap": points.of_counts({"docker start": 2, "docker stop": 2}),
+    "fresh": points.of_groups([["apt-get install 1"], ["docker start 1", "docker start 2"], ["ssh-command 4"]]),
+    "change": points.of_groups([["docker start 1"], ["docker stop 1"], ["ssh-command 5"]]),
+    "swap": points.of_groups([["docker start 1", "docker start 2"], ["docker stop 1", "docker stop 2"]]),
 }
 
 
-@pytest.mark.parametrize("module", [bench, manifest, points, results, soak], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [bench, deploys, manifest, points, results, soak], ids=lambda module: module.__name__
+)
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -38,22 +42,36 @@ def test_sample_has_every_deploy_stage_and_fault(seed: int) -> None:
     chosen = points.sample(FOUND, tuple(FAULTS), seed)
     assert chosen == points.sample(FOUND, tuple(FAULTS), seed)
     assert {trial.deploy for trial in chosen} == set(FOUND)
-    assert {trial.point.stage for trial in chosen} == {point.stage for some in FOUND.values() for point in some}
+    assert {trial.point.stage for trial in chosen} == {
+        point.stage for some in points.flat(FOUND).values() for point in some
+    }
     assert {trial.fault for trial in chosen} == set(FAULTS)
-    assert all(points.possible(trial) and trial.point in FOUND[trial.deploy] for trial in chosen)
+    assert all(points.possible(trial) and trial.point in points.flat(FOUND)[trial.deploy] for trial in chosen)
 
 
-@given(st.lists(st.sampled_from(sorted(DEPLOYS)), max_size=8))
-def test_chain_has_every_trial_once(deploys: list[str]) -> None:
-    trials = [Trial(name, Point("docker stop", number, "before"), "") for number, name in enumerate(deploys)]
-    assert sorted(points.in_chain(trials), key=str) == sorted(trials, key=str)
-
-
-def test_every_counts_each_point_once_for_each_possible_fault() -> None:
-    trials = points.every(FOUND, tuple(FAULTS))
+def test_every_tries_each_group_once_with_each_possible_fault() -> None:
+    trials = [trials[0] for trials in points.every(FOUND, tuple(FAULTS))]
     assert len(trials) == len(set(trials))
-    impossible = sum(point.program != "docker" for point in FOUND["fresh"])
-    assert len(trials) == len(FAULTS) * sum(map(len, FOUND.values())) - impossible
+    groups = [(deploy, group) for deploy, some in FOUND.items() for group in some]
+    impossible = sum(deploy == "fresh" and group[0].program != "docker" for deploy, group in groups)
+    assert len(trials) == len(FAULTS) * len(groups) - impossible
+
+
+def test_each_point_of_a_group_is_tried_with_some_fault() -> None:
+    tried = {(trials[0].deploy, trials[0].point) for trials in points.every(FOUND, tuple(FAULTS))}
+    assert tried == {(deploy, point) for deploy, some in points.flat(FOUND).items() for point in some}
+
+
+def test_what_was_tried_at_one_point_of_a_group_is_not_missing() -> None:
+    faults = tuple(FAULTS)
+    every = points.missing(FOUND, faults, [])
+    known = ("swap", "before docker stop 2", "kill -9 of pyinfra")
+    left = points.missing(FOUND, faults, [known])
+    assert [trial for trial in every if trial not in left] == [
+        trial for trial in every if trial.key in (known, (known[0], "before docker stop 1", known[2]))
+    ]
+    assert len(left) == len(every) - 1
+    assert not points.missing(FOUND, faults, [trial.key for trial in every])
 
 
 def test_stages_do_not_overlap() -> None:
@@ -64,18 +82,41 @@ def test_stages_do_not_overlap() -> None:
 
 def test_known_points_are_of_known_deploys_and_stages() -> None:
     assert set(points.load()) <= set(DEPLOYS)
-    assert {point.stage for some in points.load().values() for point in some} <= set(STAGES)
+    assert {point.stage for some in points.flat(points.load()).values() for point in some} <= set(STAGES)
 
 
-@pytest.mark.parametrize("state", points.STATES)
+@pytest.mark.parametrize("state", deploys.STATES)
 def test_states_are_valid_inventories(state: str, key: Path) -> None:
-    assert set(spec(common(), points.STATES[state]).models) == points.names_of(state)
+    models = spec(common(), deploys.STATES[state]).models
+    assert {name for name, model in models.items() if model.enabled} == deploys.names_of(state)
 
 
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(points.KEY["env"], "sk-0123456789")
+    monkeypatch.setenv(deploys.KEY["env"], "sk-0123456789")
     return public_key(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("fails", ["", "installed", "fresh"])
+def test_every_state_is_made_or_the_making_ends(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """A deploy begins when its state is there; where that cannot be made, nothing waits for it."""
+    there = {""}
+
+    def undisturbed(bench: Any, deploy: Deploy) -> states.Undisturbed:
+        assert deploy.before in there
+        if deploy.name == fails:
+            raise RuntimeError(fails)
+        there.add(deploy.after)
+        return states.Undisturbed([deploy.name], {})
+
+    monkeypatch.setattr(states, "image", lambda engine, state: state)
+    monkeypatch.setattr(states, "has", lambda engine, image: image in there)
+    monkeypatch.setattr(states, "known", lambda engine: {})
+    monkeypatch.setattr(states, "keep", lambda engine, found: None)
+    monkeypatch.setattr(states, "undisturbed", undisturbed)
+    benches: Any = [SimpleNamespace(lab=SimpleNamespace(testbed=SimpleNamespace(engine=None)))] * 3
+    with pytest.raises(RuntimeError, match=fails) if fails else nullcontext():
+        assert states.make(benches).keys() == DEPLOYS.keys()
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------
@@ -126,7 +167,7 @@ def said(service: str = "alpha", digest: str = "a" * 32, **more: str) -> dict[st
 
 def test_generations_salts_and_kept_logs_make_no_difference() -> None:
     other = said("alpha.3", "b" * 32)
-    other["files"] = other["files"].replace("a.log", "b.log")
+    other["files"] = other["files"].replace("a.log", "b.log") + "/var/lib/gpurack/logs\td 700 root:root \n"
     assert manifest.differences(manifest.manifest(said()), manifest.manifest(other)) == []
 
 
@@ -196,7 +237,7 @@ def test_page_is_current() -> None:
 
 
 def test_committed_results_are_of_known_points_and_faults() -> None:
-    known = {(deploy, str(point)) for deploy, some in points.load().items() for point in some}
+    known = {(deploy, str(point)) for deploy, some in points.flat(points.load()).items() for point in some}
     for cell in results.load():
         assert (cell.deploy, cell.point) in known
         assert cell.fault in FAULTS

@@ -20,6 +20,8 @@ import pytest
 
 from tests.unit.host_programs import FILES, Fakes, load
 
+pytestmark = pytest.mark.sampled
+
 COMMIT = "27dcfa74d334bc871f3234de431e71c6eeba5dd6"
 TOKEN = 'hf_se"c\\ret'
 TENSORS = bytes(range(256)) * 400
@@ -409,7 +411,8 @@ def test_checks_weights_against_lock(fetcher: Any, tmp_path: Path) -> None:
 def test_checks_free_space_first(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    monkeypatch.setattr(fetcher.room, "PROMISED", {})
+    monkeypatch.setattr(fetcher.room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     assert why(fetcher, wanted).startswith("weights need 102 kB more, but ")
     assert hub.gets("storage") == []
 

@@ -21,6 +21,8 @@ import pytest
 
 from tests.unit.host_programs import FILES, Fakes, load
 
+pytestmark = pytest.mark.sampled
+
 CONTENT = bytes(range(256)) * 40
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
@@ -57,16 +59,17 @@ class Weights(BaseHTTPRequestHandler):
             if " " in fault:
                 self.send_header("Retry-After", fault.split()[1])
             return self.end_headers()
-        begin, status = 0, self.status
+        begin, end, status = 0, len(CONTENT), self.status
         if self.ranges and "Range" in self.headers:
-            begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            begin, end = int(first), min(int(last or len(CONTENT)) + 1, len(CONTENT))
             status = 416 if begin >= len(CONTENT) else 206
-        data = CONTENT[begin:] if status in (200, 206) else b""
+        data = CONTENT[begin:end] if status in (200, 206) else b""
         self.send_response(status)
         if self.sized or status == 416:
             self.send_header("Content-Length", str(len(data)))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(CONTENT)}")
         self.end_headers()
         if fault:
             self.wfile.write(data[: len(data) // 3])
@@ -115,7 +118,7 @@ def wanted(url: str, sha256: str, path: Path) -> dict[str, str]:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.9, "0:09"), (75, "1:15"), (3600, "60:00")])
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (9.9, "9 s"), (75, "1 min 15 s"), (3900, "1 h 5 min")])
 def test_formats_duration(seconds: float, text: str) -> None:
     assert load("common").clock(seconds) == text
 
@@ -193,7 +196,8 @@ def test_reports_missing_file_with_message_of_curl(fetcher: Any, server: Any, tm
 def test_checks_free_space_before_download(
     fetcher: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    monkeypatch.setattr(fetcher.room, "PROMISED", {})
+    monkeypatch.setattr(fetcher.room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(
         fetcher.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free. Set `weights_dir`, or remove what"
     ):
@@ -230,6 +234,113 @@ def test_reports_missing_copy(fetcher: Any, tmp_path: Path) -> None:
         fetcher.obtain("alpha", {**there, "problem": "disk full"})
     (tmp_path / "a.gguf").write_text("")
     fetcher.obtain("alpha", there)
+
+
+# --- in pieces -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_pieces(fetcher: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """CONTENT counts as large: it has eleven pieces."""
+    monkeypatch.setattr(sys.modules["pieces"], "PIECE", 1000)
+    return fetcher
+
+
+def ranges(begin: int, size: int = 1000) -> list[str]:
+    ends = range(begin, len(CONTENT), size)
+    return [f"bytes={each}-{min(each + size, len(CONTENT)) - 1}" for each in ends]
+
+
+@pytest.mark.parametrize("have", [0, 4321])
+def test_large_file_comes_by_several_connections(in_pieces: Any, server: Any, tmp_path: Path, have: int) -> None:
+    together = threading.Barrier(4, timeout=20)
+    first = set(ranges(have)[:4])
+
+    class Slow(server[0]):  # type: ignore[name-defined, misc]
+        def do_GET(self) -> None:
+            if self.headers.get("Range") in first:
+                together.wait()  # until four ask at once
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as httpd:
+        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        if have:
+            (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
+        in_pieces.obtain("alpha", wanted(f"http://127.0.0.1:{httpd.server_port}/a", SHA, tmp_path / "a.gguf"))
+        httpd.shutdown()
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+    assert sorted(server[0].gets) == sorted(ranges(have))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf"]
+
+
+@pytest.mark.parametrize("fault", ["reset", "stall", "503", "429 1"])
+def test_piece_is_resumed(
+    in_pieces: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(sys.modules["download"], "STALL", 1)
+    server[0].faults[:] = [fault, fault]
+    in_pieces.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+    assert len(server[0].gets) == len(ranges(0)) + 2
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_server_without_ranges_sends_the_file_once_more(
+    in_pieces: Any, server: Any, tmp_path: Path, sized: bool
+) -> None:
+    server[0].ranges = False
+    wants = {**wanted(server[1], SHA, tmp_path / "a.gguf")}
+    if not sized:  # HEAD says the size, GET does not
+        plain = server[0].answer
+        server[0].answer = lambda self, body: (setattr(self, "sized", not body), plain(self, body))
+    in_pieces.obtain("alpha", wants)
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+    assert server[0].gets[-1] == ""
+
+
+def test_beginning_stays_if_a_piece_fails(in_pieces: Any, server: Any, tmp_path: Path) -> None:
+    class Refusing(server[0]):  # type: ignore[name-defined, misc]
+        def do_GET(self) -> None:
+            if self.headers.get("Range") == ranges(0)[6]:
+                self.send_error(403)
+            else:
+                super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as httpd:
+        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        with pytest.raises(in_pieces.Failure, match="The server denies it"):
+            in_pieces.obtain("alpha", wanted(f"http://127.0.0.1:{httpd.server_port}/a", SHA, tmp_path / "a.gguf"))
+        httpd.shutdown()
+    [left] = tmp_path.iterdir()
+    assert CONTENT.startswith(left.read_bytes())
+    in_pieces.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_connections_of_all_files_are_counted(
+    in_pieces: Any, server: Any, tmp_path: Path, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files at once; never more requests than `connections`."""
+    now, lock, plain = [0], threading.Lock(), sys.modules["download"].attempt
+
+    def counted(*arguments: Any) -> Any:
+        with lock:
+            now[0] += 1
+            assert now[0] <= connections
+        try:
+            return plain(*arguments)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr(sys.modules["download"], "attempt", counted)
+    calls = [
+        (in_pieces.obtain, name, {**wanted(server[1], SHA, tmp_path / name), "connections": connections})
+        for name in ("a", "b")
+    ]
+    assert load("common").together(calls) == []
+    assert [(tmp_path / name).read_bytes() == CONTENT for name in ("a", "b")] == [True, True]
 
 
 # --- bad servers -----------------------------------------------------------------------------------------------------
@@ -426,3 +537,20 @@ def test_rate_and_connections(fetcher: Any, fakes: Fakes, tmp_path: Path) -> Non
         thread.join()
     assert not (fakes.folder / "state/both").exists()
     assert len([call for call in fakes.calls if "--limit-rate 5000000" in call]) == 2
+
+
+def test_a_long_check_says_amount_rate_and_time_left(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    common, now = load("common"), [0.0]
+    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tell = common.reading(common.Progress("alpha"), "checking the weights' sha256", lambda: 5 * 10**9)
+    for second in range(13):
+        now[0] = float(second)
+        tell(second * 4 * 10**8)
+    assert capsys.readouterr().out.splitlines() == [
+        f"alpha: checking the weights' sha256, {done} of 5.0 GB, 400 MB/s, {left} left, {clock}"
+        for done, left, clock in (("2.0 GB", "7 s", "5 s"), ("4.0 GB", "2 s", "10 s"))
+    ]
+    unknown = common.reading(common.Progress("alpha"), "checking", lambda: (tmp_path / "none").stat().st_size)
+    now[0] = 20.0
+    unknown(1)
+    assert "checking, 1 B, " in capsys.readouterr().out

@@ -1,10 +1,13 @@
 """Fields of entries: declared once, in gpurack/spec/model.py; definition, import and documentation follow."""
 
+import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gpurack
 from gpurack.engines import ENGINES
 from gpurack.inventory import reference
 from gpurack.plan.models.desired import desire
@@ -12,6 +15,7 @@ from gpurack.plan.models.jobs import desire_job
 from gpurack.spec.fields import OutsideDefinition, Strict, definition_words, in_order, of_some
 from gpurack.spec.model import Job, Model
 from tests.given import SALT, host_state, models, spec
+from tests.sources import nodes, tree
 
 BARE = {"engine": "custom", "image": "lab/a:1", "port": 8000}
 OF_MODEL: dict[str, Any] = {
@@ -39,6 +43,21 @@ def words_of(level: type[Strict], bare: dict[str, Any], field: str, value: Any) 
 def test_covers_every_field() -> None:
     assert set(OF_MODEL) == set(Model.model_fields)
     assert set(OF_JOB) == set(Job.model_fields)
+
+
+def test_only_one_place_says_by_which_name_clients_ask() -> None:
+    package = Path(gpurack.__file__).parent
+    found = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in nodes(tree(path))
+        if isinstance(node, ast.BoolOp)
+        and isinstance(node.values[0], ast.Attribute)
+        and node.values[0].attr == "served_name"
+        and not isinstance(node.values[1], ast.Constant)
+    ]
+    assert found == ["spec/model.py"]
+    assert (Model(**BARE).name_served("key"), Model(**BARE, served_name="a").name_served("key")) == ("key", "a")
 
 
 @pytest.mark.parametrize("field", OF_MODEL)

@@ -56,6 +56,13 @@ def test_jetson_is_named_and_not_used() -> None:
     (found,) = gpus([ORIN])
     assert (found.uuid[:8], found.fault, found.unified) == ("a9485f58", JETSON, False)
     assert seen(gpus=[ORIN]).platform == "jetson"
+    assert seen(nvidia=["jetson yes"]).platform == "jetson", "without nvidia-smi"
+    broken = ["exit 9|NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."]
+    assert seen(nvidia=["jetson yes"], gpus=broken).platform == "jetson"
+    assert seen(nvidia=["jetson yes"], gpus=broken, driver=[KERNEL]).platform == "", "a Thor whose driver failed"
+    assert seen(nvidia=["jetson yes", "wsl yes"], gpus=[H200]).platform == "wsl"
+    thor = ORIN.replace("Orin (nvgpu)", "NVIDIA Thor")
+    assert seen(nvidia=["jetson yes"], gpus=[thor]).platform == "", "Thor has the usual driver"
 
 
 def test_gpu_without_index_is_broken_and_costs_no_other() -> None:
@@ -74,8 +81,101 @@ def test_gpu_that_requires_a_reset_is_broken() -> None:
     assert (found.fault, found.memory_total, found.utilization) == ("requires reset", None, None)
 
 
+NO_INDEX, NO_UUID = "has no index (nvidia-smi says {})", "has no UUID (nvidia-smi says {})"
+
+
+INCOMPLETE = "has an incomplete row in nvidia-smi's answer"
+
+
 @pytest.mark.parametrize(
-    "text", ["[N/A]", "N/A", "[Not Supported]", "[Not Found]", "[Unknown Error]", "[Insufficient Permissions]", ""]
+    ("line", "index", "memory", "unified", "fault"),
+    [
+        (GB10 + "\r", 0, None, True, ""),
+        (GB10.replace("[N/A], [N/A]", "[Not Supported], [Not Supported]"), 0, None, True, ""),
+        (GB10.replace("[N/A], [N/A]", "[Unknown Error], [Unknown Error]"), 0, None, False, ""),
+        (GB10.replace("[N/A], [N/A]", "0, 0"), 0, None, False, ""),
+        (ORIN + "\r", 0, None, False, JETSON),
+        (ORIN.replace("[N/A]", "[Not Supported]"), 0, None, False, JETSON),
+        (ORIN.replace("Orin (nvgpu)", "NVIDIA Thor"), 0, None, True, ""),
+        (P100 + "\r", 0, None, False, NO_INDEX.format("[Unknown Error]")),
+        (P100.replace("[Unknown Error], GPU", ", GPU"), 0, None, False, NO_INDEX.format("nothing")),
+        (P100.replace("[Unknown Error]", "[GPU is lost]"), 0, None, False, "is lost"),
+        (A40 + "\r", 0, None, False, "requires reset"),
+        (A40.replace(RESET, "GPU requires reset"), 0, None, False, "requires reset"),
+        (A40.replace(f"{RESET}, {RESET}", "46068, 0"), 0, 46068, False, "requires reset"),
+        (A40.replace(RESET, "[GPU is lost]"), 0, None, False, "is lost"),
+        (H200.replace("143771, 0", "143771 MiB, 0 MiB").replace("06.0, 0", "06.0, 0 %"), 0, 143771, False, ""),
+        (row(15, memory="24576"), 15, 24576, False, ""),
+        (row(0, "[Unknown Error]"), 0, 24576, False, NO_UUID.format("[Unknown Error]")),
+        (f"0, {UUID}", 0, None, False, INCOMPLETE),
+        (f"0, {UUID}, NVIDIA A40, 46068, 0, 595", 0, None, False, INCOMPLETE),
+        (row(0, UUID).rpartition(",")[0], 0, 24576, False, ""),
+        (row(0, UUID) + ", 61, Enabled, 0x0000000000000004", 0, 24576, False, ""),
+        (row(0, UUID).replace(", ", ","), 0, 24576, False, ""),
+        (row(0, UUID).replace(", ", " ,\t"), 0, 24576, False, ""),
+        (row("[N/A]", UUID), 0, 24576, False, NO_INDEX.format("[N/A]")),
+        (GB10.replace("[N/A], [N/A]", "N/A, N/A"), 0, None, True, ""),
+        (GB10.replace("NVIDIA GB10", "NVIDIA GB10, x"), 0, None, True, ""),
+        (ORIN.replace("a9485f58", "A9485F58"), 0, None, False, JETSON),
+        (A40.replace(UUID, RESET).replace("0, [GPU", f"{RESET}, [GPU", 1), 0, None, False, "requires reset"),
+        (A40.replace(RESET, "[Insufficient Permissions]"), 0, None, False, ""),
+        (A40.replace(RESET, "ERR!"), 0, None, False, ""),
+    ],
+)
+def test_values_that_are_no_numbers_are_unknown_or_a_fault(
+    line: str, index: int, memory: int | None, unified: bool, fault: str
+) -> None:
+    (found,) = gpus([line])
+    assert (found.index, found.memory_total, found.unified, found.fault) == (index, memory, unified, fault)
+    around = [gpu for gpu in gpus([row(20, "GPU-b"), line, row(21, "GPU-c")]) if gpu.uuid not in ("GPU-b", "GPU-c")]
+    assert [(gpu.memory_total, gpu.fault) for gpu in around] == [(memory, fault)], "the others cost it nothing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "index, uuid, name, memory.total [MiB], memory.used [MiB], driver_version, compute_cap, mig.mode.current, "
+        "pci.bus_id, utilization.gpu [%]",
+        "No devices were found",
+        "WARNING: infoROM is corrupted at gpu 0000:17:00.0",
+        "",
+    ],
+)
+def test_lines_beside_the_rows_are_no_gpus(line: str) -> None:
+    assert [gpu.uuid for gpu in gpus([line, row(0), line])] == ["GPU-a"]
+
+
+def test_rows_may_have_their_fields_in_any_order() -> None:
+    names = "pci.bus_id,memory.total,uuid,utilization.gpu,name,mig.mode.current,index,memory.used,driver_version"
+    line = "00000000:17:00.0, 24576, GPU-a, [N/A], NVIDIA A30, Enabled, 3, 0, 580.95.05\r"
+    (found,) = gpus([f"fields {names}", line])
+    assert (found.index, found.uuid, found.memory_total, found.mig) == (3, "GPU-a", 24576, True)
+
+
+def test_many_gpus_keep_the_order_of_their_numbers() -> None:
+    rows = [row(index, f"GPU-{index:02}", mig="Enabled" if index == 9 else "Disabled") for index in range(15, -1, -1)]
+    listed = ["GPU 9: NVIDIA A30 (UUID: GPU-09)\r", "  MIG 1g.6gb      Device  0: (UUID: MIG-e07a)\r"]
+    assert [gpu.index for gpu in gpus(rows, mig=listed)] == [*range(10), -1, *range(10, 16)]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (6, "No devices were found"),
+        (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."),
+        (12, "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system."),
+        (18, "Failed to initialize NVML: Driver/library version mismatch NVML library version: 580.95"),
+        (255, "Unable to determine the device handle for GPU0: 0000:17:00.0: Unknown Error"),
+    ],
+)
+def test_quotes_nvidia_smi(code: int, message: str) -> None:
+    lines = [f"exit {code}|{message} \r"]
+    assert (seen(driver=[KERNEL], gpus=lines).exit_code, seen(gpus=lines).message) == (code, message)
+    assert gpus(lines) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[N/A]", "N/A", "[Not Supported]", "[Not Found]", "[Unknown Error]", "[Insufficient Permissions]", "", "0"]
 )
 def test_memory_that_is_no_number_is_unknown(text: str) -> None:
     (found,) = gpus([row(memory=text)])
@@ -99,6 +199,21 @@ def test_gpu_without_uuid_is_known_by_its_address() -> None:
 def test_name_may_contain_commas() -> None:
     (found,) = gpus([row(name="Graphics Device, rev a1, test")])
     assert (found.name, found.memory_total, found.pci) == ("Graphics Device, rev a1, test", 24576, "00000000:17:00.0")
+
+
+def test_columns_that_are_too_many_are_of_the_name_or_at_the_end() -> None:
+    for line in (row(0, name="A, b"), row(0) + ", 61, Enabled", row(0, name="A, b") + ", 61"):
+        (found,) = gpus([line])
+        assert (found.memory_total, found.pci, found.compute) == (24576, "00000000:17:00.0", "8.0")
+
+
+def test_a_compute_capability_that_is_no_number_is_unknown() -> None:
+    assert [gpus([row().replace(" 8.0,", f" {text},")])[0].compute for text in ("[N/A]", "", "9.0")] == ["", "", "9.0"]
+
+
+def test_what_nvidia_smi_says_without_an_error_is_kept() -> None:
+    found = seen(driver=[KERNEL], gpus=["exit 0|No devices were found "])
+    assert (found.exit_code, found.message) == (0, "No devices were found")
 
 
 def test_old_driver_answers_with_fewer_fields() -> None:
@@ -138,6 +253,23 @@ def test_condition_that_a_gpu_does_not_have_is_unknown() -> None:
     assert found.details == Details()
 
 
+@pytest.mark.parametrize(
+    ("printed", "state", "status"),
+    [
+        ("Completed, Success", "Completed", "Success"),
+        ("Completed, Insufficient Resources", "Completed", "Insufficient Resources"),
+        ("Not Started, [N/A]", "Not Started", ""),
+        ("N/A, Not Supported", "", ""),
+        ("[Unknown Error], [Unknown Error]", "", ""),
+        ("[Not Supported], [GPU access blocked by the operating system]", "", ""),
+    ],
+)
+def test_a_fabric_that_is_unknown_has_no_state(printed: str, state: str, status: str) -> None:
+    names = "index,uuid,name,memory.total,memory.used,driver_version,pci.bus_id,fabric.state,fabric.status"
+    (found,) = gpus([f"fields {names}", f"0, GPU-a, NVIDIA H200, 143771, 0, 580.95.05, 00000000:17:00.0, {printed}"])
+    assert (found.details.fabric_state, found.details.fabric_status) == (state, status)
+
+
 def test_lists_instances_after_their_gpu() -> None:
     listed = [
         "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-a)",
@@ -152,6 +284,23 @@ def test_lists_instances_after_their_gpu() -> None:
         (-1, "MIG-77aa", 5120, False, "GPU-a"),
         (1, "GPU-b", 24576, False, ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("heading", "instance", "size"),
+    [
+        ("GPU 0: NVIDIA A100 (UUID: GPU-a)", "  MIG 1g.5gb      Device  0: (UUID: MIG-GPU-a/7/0)", 5),
+        ("GPU 0: A100-SXM4-40GB (UUID: GPU-a)\r", "  MIG 3g.20gb Device 0: (UUID: MIG-GPU-a/1/0)\r", 20),
+        ("GPU 0: NVIDIA H100 (UUID: GPU-a) (S/N: 7)", "\tMIG 1c.3g.40gb  Device  0: (UUID: MIG-e07a-1b)", 40),
+        ("GPU 0: NVIDIA H100 (UUID: GPU-a)", "  MIG 1g.10gb+me  Device  0: (UUID: MIG-e07a-1b)", 10),
+        ("GPU 0: NVIDIA RTX PRO 6000 (UUID: GPU-a)", "  MIG 4g.96gb+gfx Device  0: (UUID: MIG-e07a-1b)", 96),
+    ],
+)
+def test_lists_instances_in_each_form(heading: str, instance: str, size: int) -> None:
+    """Up to driver 465 an instance is named by its GPU's UUID and two numbers."""
+    lost = ["GPU 1: NVIDIA A100 (UUID: [Unknown Error])", instance.replace("0)", "1)").replace("-1b", "-2b")]
+    card, found = gpus([row(0, mig="Enabled")], mig=[*lost, heading, instance, *lost])
+    assert (card.mig, found.parent, found.memory_total, found.index) == (True, "GPU-a", size * 1024, -1)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +332,7 @@ def test_parses_gpus_of_kernel() -> None:
 def test_parses_what_is_installed_for_the_driver() -> None:
     host = [
         "card 0000:17:00.0 0x20b7 nvidia", "card 0000:65:00.0 0x2c58 nouveau", "card 0000:ca:00.0 0x20b7 ",
-        "switch 0000:05:00.0 0x22a3", "nouveau yes", "kernel 6.8.0-45-generic",
+        "switch 0000:05:00.0 0x22a3", "switch 0000:06:00.0 0x1234", "nouveau yes", "kernel 6.8.0-45-generic",
         "module 6.8.0-9-generic nvidia|580.95.05|NVIDIA|DKMS module signing key", "module 6.8.0-45-generic",
         "module 6.8.0-44-generic nvidia-current-open|||", "library 580.159.04", "secureboot enabled",
         "node /dev/nvidia0 c3 0", "node /dev/nvidia-uvm 1fd 0", "major nvidia-uvm 509", "nvlink5 yes", "wsl yes",
@@ -235,12 +384,56 @@ def test_parses_xid_errors() -> None:
     assert (third.number, third.time) == (31, None)
 
 
+@pytest.mark.parametrize("time", ["2026-11-20T02:11:09,1+00:00", "[   12.345678]", "[Fri Nov 20 02:11:09 2026]"])
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("PCI:0000:e1:00", "0000:e1:00"),
+        ("0000:E1:00", "0000:e1:00"),
+        ("PCI:e1:00", "0000:e1:00"),
+        ("e1:00", "0000:e1:00"),
+        ("PCI:00000000:e1:00.0", "0000:e1:00"),
+        ("PCI:000F:01:00", "000f:01:00"),
+    ],
+)
+def test_xids_have_one_form_of_address(time: str, address: str, expected: str) -> None:
+    line = f"{time} NVRM: Xid ({address}): 48, pid='<unknown>', name=<unknown>, DBE"
+    assert [(xid.pci, xid.number) for xid in xids([line])] == [(expected, 48)]
+    assert not xids([line.replace(address, "::::"), line.replace(address, "PCI:1"), f"x {line}"])
+
+
 def test_a_fall_without_an_xid_is_found() -> None:
     when = "2026-11-20T02:11:09,123456+01:00 NVRM:"
     two = [f"{when} The NVIDIA GPU 0000:18:00.0", f"{when} fallen off the bus and is not responding to commands."]
     assert [(xid.pci, xid.number) for xid in xids(two)] == [("0000:18:00", 79)]
     other = [f"{when} The NVIDIA GPU 0000:02:00.0 (PCI ID: 10de:2c58)", f"{when} installed in this system requires use"]
+    assert xids([*other, f"{when} GPU 0000:e1:00.0: GPU has fallen off the bus."])[0].pci == "0000:e1:00"
     assert xids(other) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["The NVIDIA GPU 0000:b3:00.0 (PCI ID: 10de:1e07) installed in this system has fallen off the bus and is not"],
+        ["The NVIDIA GPU 0000:b3:00.0 (PCI ID: 10de:1e07) installed in this", "system has fallen off the bus and is"],
+        ["The NVIDIA GPU 0000:b3:00.0", "(PCI ID: 10de:26b5) installed in this system has", "fallen off the bus and"],
+        ["The NVIDIA GPU 0000:b3:00.0", "installed in this system has", "fallen off the bus and is not responding"],
+        ["GPU 0000:b3:00.0: GPU has fallen off the bus."],
+        ["Xid (PCI:0000:B3:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."],
+        ["Xid (0000:b3:00): 79, GPU has fallen off the bus."],
+    ],
+)
+@pytest.mark.parametrize("before", ["2026-11-20T02:11:09,123456+01:00", "               "])
+def test_each_form_of_a_fall_is_found(lines: list[str], before: str) -> None:
+    """NVIDIA's open kernel modules (nv.c); dmesg prints the time of a record with several lines once."""
+    first, *rest = lines
+    found = xids([f"[ 1843.308145] NVRM: {first}", *(f"{before} NVRM: {line}" for line in rest)])
+    assert [(xid.pci, xid.number) for xid in found] == [("0000:b3:00", 79)]
+
+
+def test_errors_of_mig_instances_are_of_their_gpu() -> None:
+    line = "[ 12.5] NVRM: Xid (PCI:0000:17:00 GPU-I:05 GPU-CI:00): 94, pid=7194, Contained: CE User Channel (0x9)."
+    assert [(xid.pci, xid.number) for xid in xids([line])] == [("0000:17:00", 94)]
 
 
 def test_keeps_the_drivers_own_sentences() -> None:
@@ -255,11 +448,13 @@ def test_parses_process_names_with_commas() -> None:
         f"GPU-a,4242,17408,anna,{'c' * 64},python train.py, v2",
         "GPU-b,17,[N/A],,,[Not Found]",
         "MIG-e07a,18,5,,,python",
+        "a9485f58-1111-2222-3333-444444444444,19,5,,,python",
     ]
     assert gpu_processes(lines) == [
         GpuProcess("GPU-a", 4242, "python train.py, v2", 17408, "anna", "c" * 64),
         GpuProcess("GPU-b", 17, "[Not Found]", None, "", ""),
         GpuProcess("MIG-e07a", 18, "python", 5, "", ""),
+        GpuProcess("a9485f58-1111-2222-3333-444444444444", 19, "python", 5, "", ""),
     ]
 
 

@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 
 from gpurack.commands.lab_status import host_status
-from gpurack.facts.gpus import Details, Gpu, Module, PciGpu
+from gpurack.facts.gpus import Details, Gpu, Module, PciGpu, Xid
 from gpurack.facts.model import HostFacts, Unit
+from gpurack.facts.nvidia import xids as parse_xids
 from gpurack.plan.host import preview
+from gpurack.plan.models.desired import desire
 from gpurack.plan.models.devices import devices
+from gpurack.plan.models.images import references
 from gpurack.plan.models.imagined import imagined
 from gpurack.plan.models.ledger import assign
+from gpurack.plan.models.slots import lost_gpus
 from gpurack.plan.run import Run
-from gpurack.plan.system.gpu_host import gpu_errors, gpu_warnings
+from gpurack.plan.system.gpu_host import gpu_errors, gpu_warnings, manager_wanted
 from gpurack.spec.gpus import SYSTEM_RESERVE
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
@@ -88,11 +92,20 @@ def test_module_of_newest_kernel_has_to_support_the_gpus(compute: str, kind: boo
     assert codes(facts) == ([code] if code else [])
 
 
+@pytest.mark.parametrize(("kind", "code"), [(False, ["kernel-with-wrong-module"]), (True, [])])
+def test_grace_hopper_needs_the_open_module(kind: bool, code: list[str]) -> None:
+    """Hopper's own cards do not, and both have the compute capability 9.0."""
+    facts = seen(1, modules={"6.8.0-9": Module("nvidia", open=kind)})
+    for name, found in (("NVIDIA GH200 480GB", code), ("NVIDIA H200", [])):
+        one = replace(facts.gpus[0], compute="9.0", name=name)
+        assert codes(replace(facts, gpus=(one,))) == found
+
+
 def test_quotes_the_kernel_for_a_gpu_that_the_module_refuses() -> None:
     log = ("installed in this system requires use of the NVIDIA open kernel modules.",)
     bus = {f"0000:0{number}:00.0": PciGpu("0x2c58", "nvidia") for number in range(3)}
     (problem,) = gpu_errors(models(**WANTED), seen(2, log=log, bus=bus))
-    assert (problem.code, log[0] in problem.what) == ("module-refuses-gpu", True)
+    assert (problem.code, log[0].rstrip(".") in problem.what) == ("module-refuses-gpu", True)
     assert codes(seen(3, log=log, bus=bus)) == [], "all GPUs answer: the log is of an earlier module"
 
 
@@ -153,6 +166,71 @@ def test_warns_of_gpus_that_are_unhealthy(details: dict[str, Any], words: str, d
     found = gpu_warnings(models(**WANTED), facts)
     assert [words in problem.what for problem in found] == ([True] if words else [])
     assert bool(gpu_errors(models(**WANTED), facts)) is degraded
+
+
+def xids(*lines: str) -> tuple[Xid, ...]:
+    """The Xids of GPU 0 of `seen`, as the kernel logs them."""
+    return tuple(parse_xids([f"2026-11-20T02:11:09,1+00:00 NVRM: Xid (PCI:0000:17:00): {line}" for line in lines]))
+
+
+RESET = "154, GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)"
+DONE = "154, GPU recovery action changed from 0x4 (Drain and Reset) to 0x0 (None)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "errors", "words"),
+    [
+        (["48, pid=7, name=python3"], 1, "had an uncorrectable memory error (Xid 48, 2026-11-20 02:11). Stop"),
+        (["48, pid=7"], None, "(Xid 48"),
+        (["48, pid=7"], 0, ""),  # it was reset since
+        (["95, pid=7"], 1, "an uncontained memory error (Xid 95"),
+        (["48, pid=7", RESET], 1, "asks for the recovery action `Drain and Reset` (Xid 154"),
+        ([RESET], 0, "`nvidia-smi -r -i 0`"),
+        (["48, pid=7", RESET, DONE], 0, ""),
+        (["48, pid=7", RESET, DONE], None, ""),
+        ([DONE, "95, pid=7"], 1, "(Xid 95"),
+        (["31, pid=7", "13, pid=7", "43, pid=7", "63, pid=7", "94, pid=7"], 0, ""),  # of a program, or contained
+    ],
+)
+def test_xids_after_which_a_gpu_has_to_be_reset_are_shown(lines: list[str], errors: int | None, words: str) -> None:
+    facts = seen(1, xids=xids(*lines))
+    details = Details(ecc_errors=errors, reset_required=RESET in lines and DONE not in lines)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:17:00.0", details=details),))
+    found = gpu_warnings(models(**WANTED), facts)
+    assert [words in problem.what for problem in found] == ([True] if words else []), "each GPU is named once"
+    status = host_status("gpu1", models(**WANTED), facts, NOW)
+    assert (status.state == "DEGRADED") is bool(words)
+    other = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:31:00.0", details=Details()),))
+    assert codes(other) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "driver", "packages", "name"),
+    [
+        ("ubuntu", "580.159.04", ["nvidia-fabricmanager-570"], "nvidia-fabricmanager-580"),
+        ("ubuntu", "580.159.04", ["nvidia-utils-580-server"], "nvidia-fabricmanager-580"),
+        ("ubuntu", "580.159.04", ["linux-modules-nvidia-580-server-open"], "nvidia-fabricmanager-580"),
+        ("ubuntu", "580.159.04", ["nvidia-fabricmanager"], "nvidia-fabricmanager"),
+        ("debian", "590.48.01", ["nvidia-fabricmanager", "nvidia-fabricmanager-dev"], "nvidia-fabricmanager"),
+        ("debian", "590.48.01", [], "nvidia-fabricmanager"),
+        ("ubuntu", "570.86.15", [], "nvidia-fabricmanager-570"),
+        ("ubuntu", "570.86.15", ["nvidia-fabricmanager-550"], "nvidia-fabricmanager-570"),
+        ("rhel", "580.159.04", ["nvidia-fabric-manager"], "nvidia-fabricmanager"),
+        ("rocky", "570.86.15", ["nvidia-fabric-manager-devel"], "nvidia-fabric-manager"),
+    ],
+)
+def test_names_the_package_of_the_fabric_manager(system: str, driver: str, packages: list[str], name: str) -> None:
+    facts = seen(1, kernel=driver)
+    facts = replace(facts, os=replace(facts.os, id=system), packages={one: package("550.1-1") for one in packages})
+    assert manager_wanted(facts) == f"{name} {driver}"
+    (found,) = [one for one in gpu_warnings(models(**WANTED), switched(facts)) if one.code == "fabric-not-ready"]
+    assert f"Install {name} {driver}" in found.hint
+
+
+def test_names_both_packages_of_the_fabric_manager_where_its_source_is_not_known() -> None:
+    facts = seen(1, kernel="580.159.04")
+    facts = replace(facts, os=replace(facts.os, id="ubuntu"), packages={})
+    assert manager_wanted(facts) == "nvidia-fabricmanager 580.159.04 (in Ubuntu's archive: nvidia-fabricmanager-580)"
 
 
 def test_a_run_shows_the_warnings() -> None:
@@ -304,12 +382,28 @@ def test_reboot_is_advised_only_where_a_gpu_is_lost(code: int, message: str, fou
     assert (error.code, "Reboot" in error.what) == (found, found == "gpu-lost")
 
 
+def test_a_gpu_that_is_listed_without_its_uuid_is_broken_and_not_lost() -> None:
+    pci = {"0000:17:00.0": "GPU-a", "0000:65:00.0": "GPU-b", "0000:ca:00.0": "GPU-c"}
+    listed = (card(0, "GPU-a"), card(1, "00000000:65:00.0", pci="00000000:65:00.0", fault="has no UUID"))
+    facts = with_gpus(*listed)
+    assert lost_gpus(replace(facts, driver=replace(facts.driver, pci=pci))) == {"0000:ca:00.0": (2, "GPU-c")}
+
+
 def test_a_second_list_of_gpus_is_refused() -> None:
     with pytest.raises(InventoryError) as error:
         models(ann={"gpus": [0], "env": {"CUDA_VISIBLE_DEVICES": "0"}})
     (problem,) = error.value.problems
     assert (problem.code, problem.path) == ("hides-gpus", "models.ann.env.CUDA_VISIBLE_DEVICES")
     assert "`gpus`" in problem.hint
+
+
+@pytest.mark.parametrize("environment", [{"CUDA_VISIBLE_DEVICES": 1}, ["A=b", "CUDA_VISIBLE_DEVICES=1"]])
+def test_refuses_what_hides_gpus_in_compose(environment: Any) -> None:
+    with pytest.raises(InventoryError) as error:
+        models(ann={"gpus": [0], "compose": {"environment": environment}})
+    (problem,) = error.value.problems
+    assert (problem.code, problem.path) == ("hides-gpus", "models.ann.compose.environment")
+    assert models(ann={"gpus": [0], "compose": {"environment": ["A=CUDA_VISIBLE_DEVICES"]}})
 
 
 def test_hardware_takes_a_size() -> None:
@@ -320,6 +414,19 @@ def test_hardware_takes_a_size() -> None:
     spec({"hardware": {"My Card": {"count": 2, "memory": "48GiB"}}, "models": entries})
 
 
+def test_gpus_that_share_no_context_are_not_given_together() -> None:
+    """A DGX Station. What runs on them keeps them."""
+    facts = with_gpus(
+        card(name="NVIDIA GB300", compute="10.3"),
+        card(1, "GPU-b", name="NVIDIA RTX PRO 6000 Blackwell Max-Q", compute="12.0", pci="00000000:65:00.0"),
+    )
+    assert refused(models(alpha={"gpus": "all"}), facts) == {"alpha": "gpus-apart"}
+    assert refused(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts) == {}
+    wanted = models(alpha={"gpus": "all"})
+    serves = replace(facts, containers=(running(wanted, "alpha", facts, ("GPU-a", "GPU-b")),))
+    assert refused(wanted, serves) == {}
+
+
 @pytest.mark.parametrize("cards", [{"count": 2}, {"count": 0, "memory": "24GiB"}, {"count": 1, "memory": "24 GB"}, "2"])
 def test_refuses_hardware_without_number_or_size(cards: Any) -> None:
     with pytest.raises(InventoryError) as error:
@@ -327,26 +434,48 @@ def test_refuses_hardware_without_number_or_size(cards: Any) -> None:
     assert len(error.value.problems) == 1
 
 
+TEI = {"engine": "tei", "version": "1.9", "weights": "/w/bge"}
+
+
 @pytest.mark.parametrize(
     ("host", "arch", "code"),
     [
-        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "arm64", "no-image-for-arm64"),
-        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "aarch64", "no-image-for-arm64"),
-        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "amd64", ""),
-        ({"engine": "tei", "image": "own/tei:cpu-arm64-1.9", "weights": "/w/bge"}, "arm64", ""),
-        ({}, "arm64", ""),
+        ({**TEI, "gpus": [0]}, "arm64", "no-image-for-arm64"),
+        ({**TEI, "gpus": [0]}, "aarch64", "no-image-for-arm64"),
+        ({**TEI, "gpus": []}, "arm64", ""),
+        ({**TEI, "gpus": [], "version": "1.9.3"}, "arm64", "no-image-for-arm64"),
+        ({**TEI, "gpus": [], "version": "1.8"}, "arm64", "no-image-for-arm64"),
+        ({**TEI, "gpus": [0]}, "amd64", ""),
+        ({**TEI, "gpus": [], "version": "1.8"}, "amd64", ""),
+        ({**TEI, "gpus": [0], "version": None, "image": "own/tei:cpu-arm64-1.9"}, "arm64", ""),
+        ({"gpus": [0]}, "arm64", ""),
+        ({"gpus": []}, "arm64", ""),
     ],
 )
-@pytest.mark.parametrize("gpus", [[], [0]])
-def test_an_image_for_amd64_is_not_started_on_arm64(
-    host: dict[str, Any], arch: str, code: str, gpus: list[int]
-) -> None:
-    wanted = models(alpha={"gpus": gpus, **host})
+def test_an_image_for_amd64_is_not_started_on_arm64(host: dict[str, Any], arch: str, code: str) -> None:
+    wanted, gpus = models(alpha=host), host["gpus"]
     facts = replace(host_state(gpus=1, weights={"/w/a.gguf": 1, "/w/bge": 1}), arch=arch)
     errors = models_plan(wanted, facts).errors
     assert [problem.code for problem in errors.values()] == ([code] if code else [])
     serves = replace(facts, containers=(running(wanted, "alpha", facts, (facts.gpus[0].uuid,) if gpus else ()),))
     assert not models_plan(wanted, serves).errors
+
+
+@pytest.mark.parametrize(
+    ("gpus", "compute", "arch", "tag"),
+    [
+        ([0], "12.1", "arm64", "121-1.9"),
+        ([], "12.1", "arm64", "cpu-arm64-1.9"),
+        ([], "12.1", "amd64", "cpu-1.9"),
+        ([0], "8.0", "amd64", "1.9"),
+    ],
+)
+def test_image_follows_architecture_and_compute_capability(gpus: list[int], compute: str, arch: str, tag: str) -> None:
+    wanted = models(alpha={**TEI, "gpus": gpus})
+    facts = replace(with_gpus(card(0, uuid(0), compute=compute)), arch=arch)
+    image = desire("alpha", wanted, facts, (uuid(0),) if gpus else ()).service["image"]
+    assert image == f"ghcr.io/huggingface/text-embeddings-inference:{tag}"
+    assert image in references(wanted.models["alpha"]), "the snapshot asks whether the host has it"
 
 
 def test_machines_that_exist_for_arm64_only_are_known_offline() -> None:

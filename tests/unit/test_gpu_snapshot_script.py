@@ -10,12 +10,15 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
 from tests.given import models
+from tests.sampling import sample
 from tests.unit.host_programs import SHELLS, Fakes, without_parts
 
-ROW = "{index}, GPU-{index}, NVIDIA A30, 24576, 0, 580.95.05, 8.0, Disabled, 00000000:17:00.0, 0"
-A100 = "0, GPU-a, NVIDIA A100-SXM4-40GB, 40960, 0, 580.95.05, 8.0, Enabled, 00000000:17:00.0, [N/A]"
-V100 = "0, GPU-a, Tesla V100, 16160, 0, 470.256.02, [N/A], 00000000:17:00.0, 0"
-UNKNOWN = 'echo "Field \\"compute_cap\\" is not a valid field to query."; exit 2'
+pytestmark = pytest.mark.sampled
+
+ROW = "{index}, GPU-{index}, NVIDIA A30, 24576, 0, 580.95.05, Disabled, 00000000:17:00.0, 0" + ", [N/A]" * 9 + ", 8.0"
+A100 = (
+    "0, GPU-a, NVIDIA A100-SXM4-40GB, 40960, 0, 580.95.05, Enabled, 00000000:17:00.0, [N/A]" + ", [N/A]" * 9 + ", 8.0"
+)
 SPEC = """\
 cdiVersion: 0.5.0
 kind: nvidia.com/gpu
@@ -40,7 +43,15 @@ containerEdits:
 def seen(root: Path, shell: list[str] | None = None) -> HostFacts:
     """What the NVIDIA part of a snapshot finds on a host with the files below root."""
     text = without_parts(script(questions(models(alpha={}))), "NVIDIA")
-    for path in ("/sys/bus/pci", "/lib/modules", "/proc/driver/nvidia", "/sys/firmware", "/etc/cdi", "/var/run/cdi"):
+    for path in (
+        "/sys/bus/pci",
+        "/lib/modules",
+        "/proc/driver/nvidia",
+        "/sys/firmware",
+        "/etc/cdi",
+        "/var/run/cdi",
+        "/dev/nvhost",
+    ):
         text = text.replace(path, f"{root}{path}")
     done = subprocess.run(
         [*(shell or ["sh"]), "-s"], input=text, capture_output=True, text=True, check=True, timeout=60
@@ -57,7 +68,7 @@ def smi_calls(fakes: Fakes) -> list[str]:
     return [call.partition(" ")[2] for call in fakes.calls if call.startswith("nvidia-smi ")]
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "asks_nvidia_smi_three_times"), ids=lambda shell: shell[0])
 def test_asks_nvidia_smi_three_times(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
     row = ROW.format(index=0)
     fakes.add("nvidia-smi", f"case $1 in --query-gpu*) echo '{row}';; *remapped*) echo 'GPU-0, 0, 0, Yes, No';; esac")
@@ -68,35 +79,67 @@ def test_asks_nvidia_smi_three_times(fakes: Fakes, tmp_path: Path, shell: list[s
     ]  # fmt: skip
 
 
-def test_a_field_that_a_driver_does_not_know_hides_no_gpu(fakes: Fakes, tmp_path: Path) -> None:
-    fakes.add("nvidia-smi", f"case $1 in *compute_cap*) {UNKNOWN};; --query-gpu*) echo '{V100}';; esac")
-    state = seen(tmp_path)
-    assert [(gpu.name, gpu.memory_total, gpu.pci) for gpu in state.gpus] == [("Tesla V100", 16160, "00000000:17:00.0")]
-    assert state.driver.exit_code == 0
+def answering(*unknown: str, **values: str) -> str:
+    """An nvidia-smi that does not know some fields. values: of fields, without their dots; others are 1."""
+    known = {"index": "0", "uuid": "GPU-a", "name": "Tesla V100, of a kind", **values}
+    cases = " ".join(f"{field}) v='{value}';;" for field, value in known.items())
+    refuses = "".join(
+        f"*{field}*) echo 'Field \"{field}\" is not a valid field to query.'; exit 2;; " for field in unknown
+    )
+    row = f'for field in $(echo "${{1#*=}}" | tr , \' \'); do v=1; case $field in {cases} esac; row="$row, $v"; done'
+    return f"case $1 in {refuses}--query-gpu*) row=''; {row}; echo \"${{row#, }}\";; esac"
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_an_old_driver_costs_the_time_of_one_more_query(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
-    """The queries with fewer fields run at once: each waits until all of them have begun."""
-    queries = "case $1 in *reset_required*) exit 2;; --query-remapped*) echo 'GPU-0, 0, 0, Yes, No'; exit;; "
-    queries += '--query-gpu*) ;; *) exit;; esac; echo >"$STATE/begun.$$"; '
-    queries += 'until set -- "$1" "$STATE"/begun.*; [ $# = 4 ]; do sleep 0.02; done; '
-    queries += f"case $1 in *compute_cap*|*throttle*) {UNKNOWN};; esac; echo '{V100}'"
-    fakes.state("any", "")
-    fakes.add("nvidia-smi", queries)
-    (gpu,) = seen(tmp_path, shell).gpus
-    assert (gpu.name, gpu.memory_total) == ("Tesla V100", 16160)
+NEWER = ("clocks_event_reasons", "reset_required", "fabric", "addressing_mode")
 
 
-@pytest.mark.parametrize(("unknown", "temperature"), [("none", 61), ("compute_cap", 61), ("temperature.gpu", None)])
-def test_asks_for_the_temperature_where_the_driver_knows_it(
-    fakes: Fakes, tmp_path: Path, unknown: str, temperature: int | None
+@pytest.mark.parametrize("shell", sample(SHELLS, "asks_an_old_driver_once_more"), ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("version", "unknown", "queries", "compute", "throttle"),
+    [
+        ("580.159.04", (), 1, "8.0", 4),
+        ("550.163.01", (), 1, "8.0", 4),
+        ("535.288.01", NEWER, 2, "8.0", 4),
+        ("470.256.02", (*NEWER, "compute_cap"), 2, "", 4),
+        ("", (), 1, "8.0", 4),
+        ("", (*NEWER, "compute_cap"), 2, "", None),  # WSL
+        ("900.1.1", ("reset_required", "clocks_throttle"), 2, "8.0", None),  # one that no longer knows a field
+    ],
+)
+def test_asks_a_driver_that_does_not_know_a_field_once_more(
+    fakes: Fakes,
+    tmp_path: Path,
+    version: str,
+    unknown: tuple[str, ...],
+    queries: int,
+    compute: str,
+    throttle: int | None,
+    shell: list[str],
 ) -> None:
-    fields = "$(printf %s \"${1#*=}\" | tr , '\\n' | while read -r field; do case $field in "
-    fields += "temperature.gpu) v=61;; uuid) v=GPU-0;; index) v=0;; *) v=1;; esac; printf '%s, ' $v; done)"
-    fakes.add("nvidia-smi", f'case $1 in *{unknown}*) {UNKNOWN};; --query-gpu*) echo "{fields}";; esac')
-    (gpu,) = seen(tmp_path).gpus
-    assert (gpu.uuid, gpu.temperature) == ("GPU-0", temperature)
+    values = {"compute_cap": "8.0", "temperature.gpu": "61"}
+    values |= {f"clocks_{kind}_reasons.active": "0x0000000000000004" for kind in ("event", "throttle")}
+    fakes.add("nvidia-smi", answering(*unknown, **values))
+    if version:
+        line = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Release Build\n"
+        write(tmp_path / "proc/driver/nvidia/version", line)
+    state = seen(tmp_path, shell)
+    (gpu,) = state.gpus
+    assert (gpu.uuid, gpu.name, gpu.memory_total, gpu.temperature) == ("GPU-a", "Tesla V100, of a kind", 1, 61)
+    assert (gpu.compute, gpu.details.throttle, state.driver.exit_code) == (compute, throttle, 0)
+    assert sum(call.startswith("--query-gpu") for call in smi_calls(fakes)) == queries
+
+
+@pytest.mark.parametrize(
+    "shell", sample(SHELLS, "an_old_driver_costs_the_time_of_one_query"), ids=lambda shell: shell[0]
+)
+def test_an_old_driver_costs_the_time_of_one_query(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    """Both queries run at once: each waits until the other one has begun."""
+    queries = 'case $1 in --query-gpu*) ;; *) exit;; esac; echo >"$STATE/begun.$$"; '
+    queries += 'until set -- "$1" "$STATE"/begun.*; [ $# = 3 ]; do sleep 0.02; done; '
+    fakes.state("any", "")
+    fakes.add("nvidia-smi", queries + answering())
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX x86_64 Kernel Module  470.256.02\n")
+    assert [gpu.uuid for gpu in seen(tmp_path, shell).gpus] == ["GPU-a"]
 
 
 def test_rows_of_a_failed_query_are_kept_and_its_error_is_quoted(fakes: Fakes, tmp_path: Path) -> None:
@@ -106,6 +149,34 @@ def test_rows_of_a_failed_query_are_kept_and_its_error_is_quoted(fakes: Fakes, t
     state = seen(tmp_path)
     assert [gpu.uuid for gpu in state.gpus] == ["GPU-0", "GPU-1"]
     assert (state.driver.exit_code, state.driver.message) == (14, "WARNING: infoROM is corrupted at gpu 0000:17:00.0")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_query_that_a_lost_gpu_cuts_short_costs_that_gpu_alone(
+    fakes: Fakes, tmp_path: Path, shell: list[str]
+) -> None:
+    for index in range(3):
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{index}:00.0/information", f"GPU UUID: \t GPU-{index}\n")
+    rows = "".join(f"*-i*0{index}:00.0*) echo '{ROW.format(index=index)}';; " for index in (0, 2))
+    first = f"--query-gpu*) echo '{ROW.format(index=0)}'; echo 'GPU is lost'; exit 15;; "
+    fakes.add("nvidia-smi", f'case "$*" in {rows}{first}*) exit 15;; esac')
+    state = seen(tmp_path, shell)
+    assert [gpu.uuid for gpu in state.gpus] == ["GPU-0", "GPU-2"]
+    assert (state.driver.exit_code, state.driver.message) == (15, "GPU is lost")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_row_that_is_cut_short_is_a_broken_gpu(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    fakes.add("nvidia-smi", f"case $1 in --query-gpu*) echo '{ROW.format(index=0)}'; echo '1, GPU-1, NVIDIA';; esac")
+    state = seen(tmp_path, shell)
+    assert [(gpu.uuid, bool(gpu.fault)) for gpu in state.gpus] == [("GPU-0", False), ("GPU-1", True)]
+    assert (state.driver.exit_code, state.driver.message) == (0, "")
+
+
+def test_words_without_rows_are_quoted_whatever_the_exit_code(fakes: Fakes, tmp_path: Path) -> None:
+    fakes.add("nvidia-smi", "case $1 in --query-gpu*) echo 'No devices were found';; esac")
+    state = seen(tmp_path)
+    assert (state.gpus, state.driver.exit_code, state.driver.message) == ((), 0, "No devices were found")
 
 
 def test_lists_mig_instances_only_of_gpus_in_mig_mode(fakes: Fakes, tmp_path: Path) -> None:
@@ -118,15 +189,16 @@ def test_lists_mig_instances_only_of_gpus_in_mig_mode(fakes: Fakes, tmp_path: Pa
 
 
 def test_finds_gpus_that_no_driver_has(fakes: Fakes, tmp_path: Path) -> None:
-    for slot, device_class, vendor in (
-        ("17:00.0", "0x030200", "0x10de"),
-        ("05:00.0", "0x068000", "0x10de"),
-        ("03:00.0", "0x030000", "0x1002"),
+    for slot, device_class, vendor, device in (
+        ("17:00.0", "0x030200", "0x10de", "0x20b7"),
+        ("05:00.0", "0x068000", "0x10de", "0x22a3"),
+        ("06:00.0", "0x068000", "0x10de", "0x1234"),  # a bridge of NVIDIA's, and no NVSwitch
+        ("03:00.0", "0x030000", "0x1002", "0x73bf"),
     ):
         folder = tmp_path / f"sys/bus/pci/devices/0000:{slot}"
         write(folder / "vendor", f"{vendor}\n")
         write(folder / "class", f"{device_class}\n")
-        write(folder / "device", "0x20b7\n")
+        write(folder / "device", f"{device}\n")
     driver = tmp_path / "sys/bus/pci/drivers/nouveau"
     driver.mkdir(parents=True)
     (tmp_path / "sys/bus/pci/devices/0000:17:00.0/driver").symlink_to(driver)
@@ -134,6 +206,34 @@ def test_finds_gpus_that_no_driver_has(fakes: Fakes, tmp_path: Path) -> None:
     state = seen(tmp_path).driver
     assert (state.bus, state.switches) == ({"0000:17:00.0": PciGpu("0x20b7", "nouveau")}, 1)
     assert [(xid.pci, xid.number) for xid in state.xids] == [("0000:17:00", 31)]
+
+
+def test_text_of_users_in_the_kernels_log_is_not_the_drivers(fakes: Fakes, tmp_path: Path) -> None:
+    """Any user can have overlayfs print a path, also with newlines, or crash a program of any name."""
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05\n")
+    time = "2026-11-20T02:11:09,123456+01:00"
+    xid, refuses = "NVRM: Xid (PCI:0000:17:00): 79, GPU has fallen off", "NVRM: The NVIDIA GPU is not supported by open"
+    lines = [
+        f"{time} {xid}",
+        f"{time} NVRM: The NVIDIA GPU 0000:19:00.0",
+        f"{'':>33}NVRM: fallen off the bus and is not responding to commands.",
+        *[f"{time} overlayfs: failed to resolve '/{xid}\n{'':>33}{refuses}\n{'':>33}': -2"] * 300,
+        f"{time} overlayfs: failed to resolve '/{refuses}': -2",
+        "[   12.5] nvidia-nvswitch3: Version mismatch, of an old dmesg",
+    ]
+    write(tmp_path / "log", "\n".join(lines) + "\n")
+    fakes.add("dmesg", f"cat {tmp_path}/log")
+    state = seen(tmp_path).driver
+    assert [(found.pci, found.number) for found in state.xids] == [("0000:17:00", 79), ("0000:19:00", 79)]
+    assert [text for text in state.log if "fallen" not in text] == [
+        "The NVIDIA GPU 0000:19:00.0", "Version mismatch, of an old dmesg"
+    ]  # fmt: skip
+
+
+def test_finds_a_jetson_without_nvidia_smi(fakes: Fakes, tmp_path: Path) -> None:
+    assert seen(tmp_path).driver.platform == ""
+    write(tmp_path / "dev/nvhost-ctrl-gpu", "")
+    assert seen(tmp_path).driver.platform == "jetson"
 
 
 def test_finds_the_module_of_each_kernel(fakes: Fakes, tmp_path: Path) -> None:
@@ -156,6 +256,35 @@ def test_finds_the_module_of_each_kernel(fakes: Fakes, tmp_path: Path) -> None:
     assert (state.open, state.secure_boot) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("kernel/nvidia-580srv-open/nvidia.ko.zst: kernel/drivers/acpi/video.ko.zst", "nvidia"),  # Ubuntu's
+        ("extra/nvidia/nvidia.ko.xz: kernel/drivers/acpi/video.ko.xz", "nvidia"),  # RPM
+        ("weak-updates/nvidia/nvidia.ko:", "nvidia"),
+        ("nvidia.ko.gz:", "nvidia"),
+        ("updates/dkms/nvidia-current.ko.xz:", "nvidia-current"),  # Debian's
+        (
+            "updates/dkms/nvidia-current-drm.ko: updates/dkms/nvidia-current-modeset.ko updates/dkms/nvidia-current.ko",
+            "",
+        ),
+        ("kernel/drivers/platform/x86/nvidia-wmi-ec-backlight.ko: kernel/drivers/acpi/wmi.ko", ""),
+        ("updates/dkms/nvidia-uvm.ko: updates/dkms/nvidia.ko", ""),
+        ("kernel/drivers/gpu/drm/nouveau/nouveau.ko:", ""),
+        ("kernel/drivers/video/fbdev/nvidia/nvidiafb.ko:", ""),
+    ],
+)
+def test_a_module_is_found_by_each_name_and_path(fakes: Fakes, tmp_path: Path, line: str, name: str) -> None:
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX Open Kernel Module for aarch64  580.95.05\n")
+    kernel = "5.14.0-570.el9_6.aarch64+64k"
+    write(tmp_path / f"lib/modules/{kernel}/modules.dep", f"kernel/net/x.ko:\n{line}\n")
+    (tmp_path / f"lib/modules/{kernel}/kernel").mkdir()
+    fakes.add("modinfo", "printf 'version:        580.95.05\\nlicense:        NVIDIA\\n'")
+    state = seen(tmp_path).driver
+    assert (state.kernel, state.open) == ("580.95.05", True)
+    assert state.modules == {kernel: Module(name, "580.95.05", open=False) if name else None}
+
+
 def test_secure_boot_is_read_from_the_firmware_without_mokutil(fakes: Fakes, tmp_path: Path) -> None:
     write(tmp_path / "proc/driver/nvidia/version", "")
     variable = tmp_path / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -165,8 +294,10 @@ def test_secure_boot_is_read_from_the_firmware_without_mokutil(fakes: Fakes, tmp
     assert seen(tmp_path).driver.secure_boot is True
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-@pytest.mark.parametrize("form", ["yaml", "json"])
+@pytest.mark.parametrize(
+    "shell", sample(SHELLS, "reads_nodes_and_missing_paths_of_cdi_specs"), ids=lambda shell: shell[0]
+)
+@pytest.mark.parametrize("form", ["yaml", "json", "yaml of Windows"])
 def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path, form: str, shell: list[str]) -> None:
     text = SPEC.replace("ROOT", str(tmp_path))
     if form == "json":
@@ -176,6 +307,8 @@ def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path
             f'"hooks":[{{"path":"{tmp_path}/nvidia-cdi-hook"}}],'
             f'"mounts":[{{"hostPath":"{tmp_path}/libcuda.so.580.95.05","containerPath":"/usr/lib/x"}}]}}}}'
         )
+    if form.endswith("Windows"):
+        text, form = ("# kind: x\n" + text).replace("\n", "\r\n"), "yaml"
     write(tmp_path / f"etc/cdi/nvidia.{form}", text)
     write(tmp_path / "nvidia-cdi-hook", "")
     ((path, spec),) = seen(tmp_path, shell).driver.specs.items()

@@ -20,6 +20,8 @@ from gpurack.plan.models.removal import Removals
 from gpurack.pyinfra_patches import confirm_removals
 from tests import forked
 
+pytestmark = pytest.mark.sampled
+
 YAML = "hosts:\n  gpu1: {}\n"
 
 

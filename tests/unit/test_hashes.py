@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.parse import hashes as parsed
+from gpurack.facts.weights import hashes as parsed
 from gpurack.locking.gather import hasher
 from tests.unit.host_programs import load
 

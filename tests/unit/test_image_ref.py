@@ -1,12 +1,15 @@
 """Image references, by the rules of github.com/distribution/reference."""
 
+import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.spec.image_ref import ImageRef, same_repository, split
+from tests.unit.host_programs import load
 
 DIGEST = f"sha256:{'0f' * 32}"
 
@@ -109,3 +112,13 @@ def test_finds_full_and_familiar_name(text: str, name: str, familiar: str) -> No
 def test_refuses_what_docker_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="is not an image reference"):
         ImageRef.parse(text)
+
+
+@pytest.mark.parametrize("written", ["redis:7", "docker.io/redis:7", "docker.io/library/redis@sha256:" + "1" * 64])
+def test_runner_knows_the_digest_of_its_image_by_any_spelling(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker lists `redis`, and first the name of a mirror that once had it, with another digest."""
+    newest = load("newest")
+    said = json.dumps([f"mirror:5000/library/redis@sha256:{2:064d}", f"redis@sha256:{1:064d}"])
+    monkeypatch.setattr(newest, "Dockerd", lambda user: SimpleNamespace(must=lambda *words: said))
+    monkeypatch.setattr(newest, "pull_alone", lambda *arguments: None)
+    assert newest.digest({"user": "", "name": "a", "image": written}, {}) == f"sha256:{1:064d}"

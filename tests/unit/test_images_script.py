@@ -9,21 +9,27 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from tests.unit.host_programs import Fakes, load
 
+pytestmark = pytest.mark.sampled
+
+BROUGHT, OTHER = f"sha256:{1:064d}", f"sha256:{2:064d}"
 DOCKER = """
 login() { ls -ld "$1" | cut -c 1-10; cat "$1/config.json"; }
 [ "$1" = --config ] && login "$2" >"$STATE/login" && shift 2
 case "$*" in
+"image ls"*--format*) cat "$STATE/named"; [ ! -e "$STATE/ls-fails" ]; exit;;
 "image inspect"*) for name; do :; done; cat "$STATE/$(echo "$name" | tr / _)" 2>/dev/null; exit;;
 "buildx imagetools inspect --format"*) cat "$STATE/configs" || exit 1; exit;;
 *" pull "*) cat "$STATE/pull"; exit $(cat "$STATE/code");;
 "load "*) cat "$STATE/load"; exit $(cat "$STATE/code");;
-"build "*) for folder; do :; done; ls "$folder" >"$STATE/built"; cat "$STATE/build"; exit $(cat "$STATE/code");;
-"tag "*) echo "$2" >"$STATE/$(echo "$3" | tr / _)";;
+"build "*) for folder; do :; done; ls "$folder" >"$STATE/built"; cat "$STATE/build"
+    [ $(cat "$STATE/code") != 0 ] || printf "sha256:%064d" 2 >"$STATE/gpurack.local_a:1"; exit $(cat "$STATE/code");;
+"tag "*) printf "sha256:%064d\\n" 3 >"$STATE/$(echo "$3" | tr / _)";;
 "rmi "*) rm "$STATE/$(echo "$2" | tr / _)";;
 esac
 """
@@ -46,6 +52,7 @@ def images(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
     fakes.add("docker", DOCKER)
     fakes.state("code", "0")
     fakes.state("pull", "")
+    fakes.state("named", "")
     return module
 
 
@@ -58,7 +65,7 @@ LOGIN = {"reg:5000": {"user": "lab", "password": "hunter2"}}
 
 # --- what the driver cannot run --------------------------------------------------------------------------------------
 
-OLD = {"version": "550.163.01", "cuda": 12}
+OLD = {"version": "550.163.01", "cuda": 12, "certain": True}
 
 
 def config(*variables: str) -> dict[str, Any]:
@@ -77,6 +84,19 @@ def test_cuda_that_the_driver_cannot_run_is_not_pulled(images: Any, fakes: Fakes
     assert " pull " not in fakes.log.read_text()
     assert "lab:hunter2" in base64.b64decode(config_of(fakes)["reg:5000"]["auth"]).decode()
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_cuda_that_a_library_of_the_image_may_run_is_pulled_and_said(
+    images: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NVIDIA's forward compatibility, on data-centre GPUs: the probe of CUDA decides after the pull."""
+    fakes.state("configs", json.dumps(config("CUDA_VERSION=13.0.2")))
+    images.provide(images.dockerd, wanted(driver={**OLD, "certain": False}), {})
+    assert " pull " in fakes.log.read_text()
+    assert (
+        "alpha: its image needs CUDA 13, and the NVIDIA driver 550.163.01 runs CUDA 12 at most by itself. It runs only "
+        "if the image has a CUDA compatibility library for this driver and GPU\n"
+    ) in capsys.readouterr().out
 
 
 def config_of(fakes: Fakes) -> Any:
@@ -117,21 +137,35 @@ def recorded(images: Any) -> Any:
 
 
 def test_records_pulled_image(images: Any, fakes: Fakes) -> None:
-    fakes.add("docker", DOCKER.replace('*" pull "*) ', '*" pull "*) echo sha256:1 >"$STATE/reg:5000_a:1"; '))
+    fakes.add("docker", DOCKER.replace('*" pull "*) ', '*" pull "*) printf "sha256:%064d" 1 >"$STATE/reg:5000_a:1"; '))
     images.provide(images.dockerd, wanted(), {})
-    assert recorded(images) == {"": {"sha256:1": ["reg:5000/a:1"]}}
+    assert recorded(images) == {"": {BROUGHT: ["reg:5000/a:1"]}}
 
 
 def test_does_not_record_image_that_was_there(images: Any, fakes: Fakes) -> None:
     """Whoever brought it under another name: `gpurack prune` must not remove it."""
-    fakes.state("reg:5000_a:1", "sha256:1")
+    fakes.state("reg:5000_a:1", BROUGHT)
     images.provide(images.dockerd, wanted(), {})
     assert recorded(images) == {}
     (fakes.folder / "state/reg:5000_a:1").unlink()
-    script = DOCKER.replace('*" pull "*) ', '*" pull "*) echo sha256:1 >"$STATE/reg:5000_a:1"; ')
-    fakes.add("docker", f'case "$*" in "image ls"*) echo sha256:1; exit;; esac\n{script}')
+    script = DOCKER.replace('*" pull "*) ', '*" pull "*) printf "sha256:%064d" 1 >"$STATE/reg:5000_a:1"; ')
+    fakes.add("docker", f'case "$*" in "image ls"*) echo {BROUGHT}; exit;; esac\n{script}')
     images.provide(images.dockerd, wanted(), {})
     assert recorded(images) == {}
+
+
+@pytest.mark.parametrize(("had", "brought"), [(OTHER, True), (BROUGHT, False)], ids=["brought", "was there"])
+def test_next_run_records_what_a_killed_pull_brought(images: Any, fakes: Fakes, had: str, brought: bool) -> None:
+    """kill -9 between the end of the pull and its record, or a disk that is full by then."""
+    script = DOCKER.replace('*" pull "*) ', '*" pull "*) printf "sha256:%064d" 1 >"$STATE/reg:5000_a:1"; ')
+    fakes.add("docker", f'case "$*" in "image ls"*) echo {had}; exit;; esac\n{script}')
+    full = OSError("No space left on device")
+    with patch.object(images, "end_pull", side_effect=[None, full]), pytest.raises(OSError, match="No space"):
+        images.provide(images.dockerd, wanted(), {})
+    assert recorded(images) == {}
+    images.provide(images.dockerd, wanted(), {})
+    assert recorded(images) == ({"": {BROUGHT: ["reg:5000/a:1"]}} if brought else {})
+    assert images.record.load()["pulling"] == {}
 
 
 @pytest.mark.parametrize("again", ["0", "1"], ids=["continues", "fails"])
@@ -169,11 +203,11 @@ def test_pull_fails_where_docker_stays_down(images: Any, fakes: Fakes, monkeypat
 def test_records_both_names_of_locked_image(images: Any, fakes: Fakes) -> None:
     exact = f"reg:5000/a@sha256:{'a' * 64}"
     place = exact.replace("/", "_")
-    script = DOCKER.replace('*" pull "*) ', f'*" pull "*) echo sha256:1 >"$STATE/{place}"; ')
-    script = script.replace('"tag "*) echo "$2"', '"tag "*) echo sha256:1')
+    script = DOCKER.replace('*" pull "*) ', f'*" pull "*) printf "sha256:%064d" 1 >"$STATE/{place}"; ')
+    script = script.replace('"tag "*) printf "sha256:%064d\\n" 3', f'"tag "*) echo {BROUGHT}')
     fakes.add("docker", script)
     images.provide(images.dockerd, wanted(digest=f"sha256:{'a' * 64}"), {})
-    assert recorded(images) == {"": {"sha256:1": ["reg:5000/a:1", exact]}}
+    assert recorded(images) == {"": {BROUGHT: ["reg:5000/a:1", exact]}}
 
 
 # --- logins ----------------------------------------------------------------------------------------------------------
@@ -192,10 +226,12 @@ def test_keeps_logins_of_host(images: Any, fakes: Fakes, tmp_path: Path) -> None
     (tmp_path / "home/.docker").mkdir(parents=True)
     own = {"auths": {"other": {"auth": "eA=="}}, "credHelpers": {"reg:5000": "pass", "x": "pass"}}
     (tmp_path / "home/.docker/config.json").write_text(json.dumps(own))
-    images.provide(images.dockerd, wanted(), {**LOGIN, "docker.io": {"user": "lab", "password": "p"}})
-    config = json.loads((fakes.folder / "state/login").read_text().split("\n", 1)[1])
-    assert set(config["auths"]) == {"other", "reg:5000", "https://index.docker.io/v1/"}
-    assert config["credHelpers"] == {"x": "pass"}
+    logins = {**LOGIN, "docker.io": {"user": "lab", "password": "p"}}
+    for image, registry in (("reg:5000/a:1", "reg:5000"), ("redis:8", "https://index.docker.io/v1/")):
+        images.provide(images.dockerd, wanted(image=image), logins)
+        config = json.loads((fakes.folder / "state/login").read_text().split("\n", 1)[1])
+        assert set(config["auths"]) == {"other", registry}
+        assert config["credHelpers"] == ({"x": "pass"} if registry == "reg:5000" else own["credHelpers"])
 
 
 def test_removes_login_folder_of_killed_run(images: Any, tmp_path: Path) -> None:
@@ -311,17 +347,40 @@ def loaded(tar: Path, *names: str) -> dict[str, Any]:
 
 def test_loads_tar_once_and_keeps_other_names(images: Any, fakes: Fakes, tar: Path) -> None:
     fakes.state("load", "Loaded image: lab_llama:1\nLoaded image: lab_llama:2\n")
-    fakes.state("lab_llama:1", "sha256:old")
+    fakes.state("lab_llama:1", OTHER)
     fakes.state("lab_llama:2", "")
     (fakes.folder / "state/lab_llama:2").unlink()
     images.provide(images.dockerd, loaded(tar, "lab_llama:1", "lab_llama:2"), {})
-    assert fakes.calls[-3:] == [
+    assert [call for call in fakes.calls if not call.startswith("docker image")][-3:] == [
         "docker tag lab_llama:2 gpurack.local/a:1",
-        "docker tag sha256:old lab_llama:1",
+        f"docker tag {OTHER} lab_llama:1",
         "docker rmi lab_llama:2",
     ]
     assert not tar.exists()
+    assert recorded(images) == {"": {f"sha256:{3:064d}": ["gpurack.local/a:1"]}}, "the fake's id of what it tagged"
     images.provide(images.dockerd, loaded(tar, "lab_llama:1"), {})  # it exists now
+
+
+def test_names_that_only_docker_finds_in_a_tar_keep_their_meaning(images: Any, fakes: Fakes, tar: Path) -> None:
+    """A file of another host can have two manifests, of which gpurack reads one and Docker the other."""
+    fakes.state("load", "Loaded image: -f\nLoaded image: vllm/vllm-openai:1\nLoaded image: evil:1\n")
+    fakes.state("named", f"vllm/vllm-openai:1 {OTHER}\n<none>:<none> {BROUGHT}\n")
+    images.provide(images.dockerd, loaded(tar, "lab_llama:1", "--all"), {})
+    assert [call for call in fakes.calls if not call.startswith("docker image")][-4:] == [
+        "docker tag evil:1 gpurack.local/a:1",
+        "docker rmi lab_llama:1",
+        f"docker tag {OTHER} vllm/vllm-openai:1",
+        "docker rmi evil:1",
+    ]
+
+
+def test_nothing_is_loaded_where_docker_does_not_say_what_it_has(images: Any, fakes: Fakes, tar: Path) -> None:
+    """A name in the file would be removed afterwards, although the host had it before."""
+    fakes.state("ls-fails", "")
+    fakes.state("load", "Loaded image: vllm/vllm-openai:1\n")
+    with pytest.raises(images.Failure, match="image ls failed"):
+        images.provide(images.dockerd, loaded(tar), {})
+    assert not [call for call in fakes.calls if call.startswith(("docker load", "docker rmi"))]
 
 
 def test_reports_missing_or_invalid_tar(images: Any, fakes: Fakes, tar: Path) -> None:
@@ -376,18 +435,20 @@ def test_builds_revision(images: Any, fakes: Fakes, repository: Path, revision: 
     there = (fakes.folder / "state/built").read_text().split()
     assert there == (["Dockerfile", "second"] if revision == "main" else ["Dockerfile"])
     (folder,) = {call.rsplit(" ", 1)[1] for call in fakes.calls if call.startswith("docker build")}
-    assert fakes.calls[-1] == (
+    (call,) = [call for call in fakes.calls if call.startswith("docker build")]
+    assert call == (
         f"docker build --tag gpurack.local/a:1 --file {folder}/Dockerfile --target server --build-arg A=1 "
         f"--build-arg B=2 {folder}"
     )
     assert list((tmp_path / "builds").iterdir()) == []
+    assert recorded(images) == {"": {OTHER: ["gpurack.local/a:1"]}}
 
 
 def test_passes_proxy_by_name_without_value(images: Any, fakes: Fakes, repository: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("https_proxy", "http://me:hunter2@proxy:3128")
     fakes.state("build", "")
     images.provide(images.dockerd, built(repository, "main"), {})
-    assert "--build-arg https_proxy " in fakes.calls[-1]
+    assert "--build-arg https_proxy " in next(call for call in fakes.calls if call.startswith("docker build"))
     assert "hunter2" not in fakes.log.read_text()
 
 

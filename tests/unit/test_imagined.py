@@ -14,7 +14,7 @@ from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
 from gpurack.plan.models.slots import other_than_expected
 from gpurack.plan.offline import compose_text
 from gpurack.spec.gpus import GPU_KINDS, SHARED
-from gpurack.spec.host import Cards, Host
+from gpurack.spec.host import Gpus, Host
 from gpurack.spec.problems import InventoryError, Problem, grouped
 from tests.given import gpu, host_state, models, models_plan, running, spec, uuid
 
@@ -42,8 +42,8 @@ def test_hardware_of_an_imagined_host_is_what_the_inventory_says(kinds: list[tup
         ("NVIDIA H100 80GB HBM3", 81559, {"H100": 1}),
         ("NVIDIA GeForce RTX 4070 Ti SUPER", 16376, {"RTX 4070 Ti SUPER": 1}),
         ("NVIDIA RTX 6000 Ada Generation", 49140, {"RTX 6000 Ada": 1}),
-        ("NVIDIA GeForce RTX 4060 Ti", 8188, {"RTX 4060 Ti": Cards(count=1, memory="8GiB")}),
-        ("NVIDIA Novel 9", 98304, {"NVIDIA Novel 9": Cards(count=1, memory="96GiB")}),
+        ("NVIDIA GeForce RTX 4060 Ti", 8188, {"RTX 4060 Ti": Gpus(count=1, memory="8GiB")}),
+        ("NVIDIA Novel 9", 98304, {"NVIDIA Novel 9": Gpus(count=1, memory="96GiB")}),
         ("NVIDIA GB10", None, {"GB10": 1}),
         ("NVIDIA Novel 9", None, {}),
         ("", 24576, {}),

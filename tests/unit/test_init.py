@@ -26,17 +26,21 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 
 from gpurack import screen
-from gpurack.commands import init, project
+from gpurack.commands import init, project, requirements_file
 from gpurack.commands.import_from_host import Unreachable
 from gpurack.commands.main import main
-from gpurack.commands.project import NAMES, ProjectHost, files, inventory_text, requirements
+from gpurack.commands.project import NAMES, ProjectHost, files, inventory_text
+from gpurack.commands.requirements_file import requirements
+from gpurack.commands.version import running_commit
 from gpurack.facts.gpus import PciGpu
 from gpurack.facts.model import Driver, HostFacts
+from gpurack.facts.record import Entry
 from gpurack.importing import inspect as importing
 from gpurack.importing.container import ContainerRun
 from gpurack.inventory.fleet import read_fleet
 from gpurack.inventory.load import read_inventory
 from gpurack.operations import run_state
+from tests import given as of_host
 from tests.given import docker_info, gpu
 from tests.unit.importing.test_inspect import container, printed
 
@@ -222,14 +226,50 @@ def test_unreachable_host_is_shown_and_written_without_hardware(
     assert done.exit_code == 4
     why = "could not connect: Could not connect (no route). Try `ssh ada@gpu2`."
     assert done.output.splitlines()[:2] == ["gpu1  2 × A30", f"UNREACHABLE  gpu2  {why}"]
+    assert "Later, for what was not inspected: gpurack init a --host ada@gpu2\n" in done.output
     assert inventory(tmp_path / "a")["hosts"]["gpu2"] == {"ssh_user": "ada"}
     text = (tmp_path / "a/lab.yaml").read_text()
     assert f"    # Its GPUs are not known: {why}\n    # hardware: {{A30: 4}}" in text
     assert planned(tmp_path / "a", monkeypatch).exit_code == 0
 
 
+def test_host_of_a_project_that_exists_is_printed(world: World, tmp_path: Path) -> None:
+    world.init("a", "--lab", "ai", "--host", "ada@gpu2")
+    before = (tmp_path / "a/lab.yaml").read_text()
+    world.facts["gpu2"], world.docker["gpu2"] = A30S, printed(container())
+    done = world.init("a", "--host", "ada@gpu2")
+    assert done.exit_code == 0, done.output
+    shown = yaml.safe_load(done.output.partition("\nhosts:\n")[2])
+    assert shown == {"gpu2": {"ssh_user": "ada", "hardware": {"A30": 2}}}
+    assert "#   qwen-old  vllm/vllm-openai:v0.33.0" in done.output
+    assert (tmp_path / "a/lab.yaml").read_text() == before
+
+
+def test_host_of_a_project_that_exists_and_stays_unreachable(world: World) -> None:
+    world.init("a", "--lab", "ai")
+    done = world.init("a", "--host", "gpu2")
+    assert done.exit_code == 4
+    assert [line[:17] for line in done.output.splitlines()] == ["UNREACHABLE  gpu2"]
+
+
+def test_models_that_gpurack_runs_are_listed_with_their_lab(world: World, tmp_path: Path) -> None:
+    labs = {"bge": "nlp", "qwen": "nlp", "old": ""}
+    ours = tuple(of_host.container(name, label={}) for name in labs)
+    record = {each.name: Entry(each.id, "model", lab=labs[each.name]) for each in ours}
+    world.facts["gpu1"], world.docker["gpu1"] = replace(A30S, containers=ours, record={"": record}), ""
+    done = world.init("a", "--lab", "ai", "--host", "gpu1")
+    lines = [
+        "models that gpurack runs there, of lab nlp: bge, qwen.",
+        "models that gpurack runs there, not owned by any lab: old. Your first apply removes those that the inventory "
+        "lacks.",
+    ]
+    assert [line.strip() for line in done.output.splitlines()[1:3]] == lines
+    text = (tmp_path / "a/lab.yaml").read_text()
+    assert all(f"    # {line[0].upper()}{line[1:]}\n" in text for line in lines)
+
+
 def test_host_that_refuses_inspection_is_an_error(world: World, tmp_path: Path) -> None:
-    world.facts["gpu1"] = HostFacts(trouble="sudo requires a password.")
+    world.facts["gpu1"] = HostFacts.not_inspected("sudo requires a password.")
     done = world.init("a", "--lab", "ai", "--host", "gpu1")
     assert done.exit_code == 4
     assert done.output.startswith("error  gpu1  sudo requires a password.\n")
@@ -307,7 +347,19 @@ def test_without_terminal_flags_are_required(world: World, tmp_path: Path) -> No
         "error  no terminal to ask at. Write `gpurack init a --lab NAME --host gpu1.lab`, "
         "with a --host for each server.\n",
     )
+    assert (
+        "`gpurack init a --lab NAME --host root@gpu7 --host gpu8`"
+        in world.init("a", "--host", "root@gpu7", "--host", "gpu8").output
+    )
     assert not list(tmp_path.iterdir())
+
+
+def test_host_without_gpus_has_no_models(world: World, tmp_path: Path) -> None:
+    world.facts |= {"gpu1": A30S, "cpu1": HostFacts(docker=docker_info())}
+    done = world.init("a", "--lab", "ai", "--host", "gpu1", "--host", "cpu1")
+    assert done.exit_code == 0
+    assert "names of the hosts, such as gpu1; `address` of a host sets another one." in done.output
+    assert inventory(tmp_path / "a")["hosts"]["cpu1"] == {"models": {}}
 
 
 @pytest.mark.parametrize(
@@ -485,21 +537,103 @@ def test_ci_hands_what_it_found_to_the_hook(ci: dict[str, Any], status: str) -> 
 
 def test_requirements_pin_gpurack_and_its_dependencies() -> None:
     lines = requirements(Installed()).splitlines()
-    assert lines[1] == "gpurack==0.1.0"
+    assert lines[1] == "gpurack[verify]==0.1.0"
     assert re.fullmatch(r"click==[\d.]+", lines[2])
-    assert len(lines) == 3
+    assert re.fullmatch(r"pytest==[\d.]+", lines[3])  # of the extra
+    assert len(lines) == 4
+
+
+def test_requirements_leave_out_what_is_not_installed() -> None:
+    gpurack = Installed()
+    gpurack.texts["METADATA"] += 'Requires-Dist: no-such-part>=9; extra == "verify"\n'
+    assert "no-such-part" not in requirements(gpurack)
 
 
 def test_requirements_name_the_commit_of_a_gpurack_from_git() -> None:
     url, commit = "https://git.uni.example/gpurack", "0" * 40
     found = requirements(Installed({"url": url, "vcs_info": {"vcs": "git", "commit_id": commit}}))
-    assert found.splitlines()[1] == f"gpurack @ git+{url}@{commit}"
+    assert found.splitlines()[1] == f"gpurack[verify] @ git+{url}@{commit}"
 
 
-def test_requirements_explain_a_gpurack_from_a_folder() -> None:
-    lines = requirements(Installed({"url": "file:///srv/gpurack", "dir_info": {}})).splitlines()
-    assert lines[1].startswith("# gpurack was installed from a folder or a file.")
-    assert "gpurack==0.1.0" in lines
+def git(folder: Path, *words: str) -> str:
+    names = ["-c", "user.name=ada", "-c", "user.email=ada@lab.example"]
+    done = subprocess.run(["git", "-C", str(folder), *names, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def clone_of_gpurack(folder: Path) -> tuple[Path, str]:
+    """A clone with one commit that its remote has."""
+    git(folder, "init", "-q", "--bare", "up stream")
+    git(folder, "clone", "-q", "up stream", "gpurack")
+    (folder / "gpurack/pyproject.toml").write_text("")
+    git(folder / "gpurack", "add", ".")
+    git(folder / "gpurack", "commit", "-q", "-m", "x")
+    git(folder / "gpurack", "push", "-q", "origin", "HEAD")
+    return folder / "gpurack", git(folder / "gpurack", "rev-parse", "HEAD")
+
+
+def own_lines(folder: Path) -> list[str]:
+    """The lines about gpurack of a project that is written by a gpurack from this folder."""
+    return requirements(Installed({"url": folder.as_uri(), "dir_info": {"editable": True}})).splitlines()[1:-2]
+
+
+def test_requirements_name_the_commit_of_a_clone_that_its_remote_has(tmp_path: Path) -> None:
+    """With a host: pip before 24.1 refuses `git+file:///…`."""
+    clone, commit = clone_of_gpurack(tmp_path)
+    assert own_lines(clone) == [
+        requirements_file.FROM_A_CLONE,
+        f"gpurack[verify] @ git+file://localhost{tmp_path.as_posix()}/up%20stream@{commit}",
+    ]
+
+
+def test_requirements_name_the_folder_of_a_commit_that_no_remote_has(tmp_path: Path) -> None:
+    clone, _ = clone_of_gpurack(tmp_path)
+    git(clone, "commit", "-q", "--allow-empty", "-m", "y")
+    assert own_lines(clone) == [requirements_file.FROM_HERE, f"gpurack[verify] @ {clone.as_uri()}"]
+
+
+def test_requirements_never_name_the_commit_of_another_clone(tmp_path: Path) -> None:
+    clone, _ = clone_of_gpurack(tmp_path)
+    (clone / "vendor").mkdir()
+    assert own_lines(clone / "vendor")[-1] == f"gpurack[verify] @ {(clone / 'vendor').as_uri()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "comments"),
+    [("file:///srv/gpurack-0.1.0-py3-none-any.whl", 1), ("https://lab.example/gpurack-0.1.0-py3-none-any.whl", 0)],
+)
+def test_requirements_name_the_wheel(url: str, comments: int) -> None:
+    lines = requirements(Installed({"url": url, "archive_info": {}})).splitlines()[1:-2]
+    assert lines == [*[requirements_file.FROM_HERE] * comments, f"gpurack[verify] @ {url}"]
+
+
+def test_readme_of_a_project_updates_to_another_commit_of_the_same_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip keeps what has the same version, so the line of gpurack is installed anew."""
+    found, url = project.distribution, "ssh://git@lab.example/gpurack"
+    mine = Installed({"url": url, "vcs_info": {"vcs": "git", "commit_id": "0" * 40}})
+    monkeypatch.setattr(project, "distribution", lambda name: mine if name == "gpurack" else found(name))
+    written = files("ai", [])
+    readme = written["README.md"]
+    assert f"git ls-remote {url} HEAD" in readme
+    install = """pip install --force-reinstall --no-deps "$(grep '^gpurack' requirements.txt)"\n"""
+    assert install in readme
+    assert install in (Path(__file__).parents[2] / "README.md").read_text()
+    assert [line for line in written["requirements.txt"].splitlines() if line.startswith("gpurack")] == [
+        f"gpurack[verify] @ git+{url}@{'0' * 40}"
+    ]
+
+
+def test_version_names_the_commit_that_pip_installed(tmp_path: Path) -> None:
+    origin = {"url": "https://git.uni.example/gpurack", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}}
+    assert running_commit(json.dumps(origin), tmp_path) == ("a" * 40, False)
+
+
+def test_version_names_the_commit_of_a_clone_and_of_no_other(tmp_path: Path) -> None:
+    clone, commit = clone_of_gpurack(tmp_path)
+    direct_url = json.dumps({"url": clone.as_uri(), "dir_info": {"editable": True}})
+    assert running_commit(direct_url, clone) == (commit, False)
+    (clone / "vendor").mkdir()
+    assert running_commit("", clone / "vendor") == ("", False)
 
 
 def test_only_names_of_variables_reach_the_ci_file(world: World) -> None:

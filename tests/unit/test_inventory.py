@@ -15,11 +15,11 @@ from pyinfra.api import Inventory
 import gpurack
 from gpurack.engines import ENGINES
 from gpurack.inventory.checks.clashes import binds_overlap
-from gpurack.inventory.checks.warnings import warnings
+from gpurack.inventory.checks.warnings import log_driver_warnings, warnings
 from gpurack.inventory.fleet import check_fleet, read_fleet, version_problems, without_models
 from gpurack.inventory.load import ignored_by_pyinfra, read_inventory
 from gpurack.inventory.secrets import read_secrets, secrets_of
-from gpurack.spec import error_codes, live_codes
+from gpurack.spec import error_codes, live_codes, step_codes
 from gpurack.spec.error_codes import CODES
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -92,14 +92,15 @@ def test_errors_never_repeat_a_secret(case: dict[str, Any]) -> None:
 
 def test_every_code_is_used() -> None:
     source = Path(gpurack.__file__).parent
-    tables = ("error_codes.py", "live_codes.py")
-    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name not in tables]
+    tables = ("error_codes.py", "live_codes.py", "step_codes.py")
+    programs = [*source.rglob("*.py"), *(source.parent / "files").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in programs if path.name not in tables]
     assert [code for code in CODES if not any(f'"{code}"' in text for text in texts)] == []
 
 
 def test_no_code_is_in_two_tables() -> None:
-    joined = {"INVENTORY", "LIVE", "CODES"}
-    tables = [*vars(error_codes).items(), *vars(live_codes).items()]
+    joined = {"INVENTORY", "LIVE", "STEPS", "CODES"}
+    tables = [item for module in (error_codes, live_codes, step_codes) for item in vars(module).items()]
     own = [each for name, each in tables if name.isupper() and name not in joined and isinstance(each, dict)]
     found = [code for table in own for code in table]
     assert sorted(found) == sorted(CODES)
@@ -178,7 +179,14 @@ def test_accepts_valid_fields(fields: dict[str, Any]) -> None:
 
 
 def test_ignores_data_of_others() -> None:
-    data = {"rack": 7, "ssh_user": "lab", "_sudo": True, "docker_image": "x", "models": {"alpha": ALPHA}}
+    data = {
+        "rack": 7,
+        "ssh_user": "lab",
+        "_sudo": True,
+        "docker_image": "x",
+        "ssh_keys": ["ada.pub"],
+        "models": {"alpha": ALPHA},
+    }
     assert list(check_fleet({"gpu1": [data]})["gpu1"].models) == ["alpha"]
 
 
@@ -330,6 +338,16 @@ def test_reads_secret_once(tmp_path: Path) -> None:
     wanted = spec({"models": {"alpha": {"port": 8000, "api_key": {"file": str(tmp_path / "key")}}}})
     (tmp_path / "key").write_text("second")
     assert read_secrets(wanted) == {"alpha": {"api_key": "first"}}
+
+
+def test_command_of_a_secret_that_hangs_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And several entries with it wait once."""
+    monkeypatch.setattr("gpurack.spec.secret.PATIENCE", 0.3)
+    words = ["sh", "-c", f"echo begun >>{tmp_path}/calls; exec sleep 60"]
+    for _ in range(2):
+        with pytest.raises(SecretError, match=r"^command sh -c .* has not ended within "):
+            Secret(command=words).read()
+    assert (tmp_path / "calls").read_text() == "begun\n"
 
 
 def test_reports_secret_that_is_not_text(tmp_path: Path) -> None:
@@ -625,3 +643,9 @@ def test_restart_answers_the_question_of_the_inventory(policy: str | None, given
     """`gpurack apply --restart`. `never` is no question."""
     layers: list[dict[str, Any]] = [{"docker": {"restart": policy} if policy else {}}, {"restart": given}]
     assert check_fleet({"gpu1": layers})["gpu1"].docker.restart == found
+
+
+@pytest.mark.parametrize("name", ["loki", "local", "awslogs", "grafana/loki-docker-driver:latest"])
+def test_log_driver_of_a_plugin_is_not_warned_of(name: str) -> None:
+    assert log_driver_warnings("docker.daemon.log-driver", name) == []
+    assert log_driver_warnings("docker.daemon.log-driver", "jurnald")

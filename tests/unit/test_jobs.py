@@ -175,6 +175,15 @@ def test_refuses_with_reason(job: dict[str, Any], state: dict[str, Any], sentenc
     assert planned.job is None
 
 
+def test_waits_for_the_fabric_of_its_gpus_only() -> None:
+    facts = host_state(**HERE, gpus=1, driver={"switches": 4})
+    planned = plan(wanted(ask={**PROMPT, "gpus": [0]}, cpu=PROMPT), facts)
+    assert {name: (error.code, error.path) for name, error in planned.errors.items()} == {
+        "ask": ("fabric-not-ready", "jobs.ask")
+    }
+    assert [change.model for change in planned.changes] == ["cpu"]
+
+
 def test_refuses_change_of_result_that_a_model_serves() -> None:
     served = {"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}}
     before = wanted(served, q8=Q8)

@@ -18,11 +18,13 @@ assert host_programs
 import common  # noqa: E402 (of files/)
 import record  # noqa: E402
 
+pytestmark = pytest.mark.sampled
+
 DOCKER = (
     CONTAINERS
     + """
 case "$*" in
-"image inspect"*) exit 0;;
+"image inspect"*) echo sha256:$(printf %064d 1);;
 "container inspect"*)
     cat "$STATE/state" 2>/dev/null || echo '{"status":"exited","restarts":0,"code":3,"error":""}';;
 *" up "*)
@@ -132,7 +134,7 @@ def test_keeps_start_and_end_of_endless_output(jobs: Any, fakes: Fakes, tmp_path
 
 PULLS = f"""\
 case "$*" in
-"image inspect"*) [ -e "$STATE/has" ]; exit;;
+"image inspect"*) [ -e "$STATE/has" ] && echo sha256:$(printf %064d 1); exit;;
 *" pull "*) touch "$STATE/has"; exit;;
 esac
 {DOCKER}"""
@@ -144,6 +146,7 @@ def run_jobs(jobs: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     models = load("models")
     monkeypatch.setattr(models, "jobs", jobs)
     monkeypatch.setattr(models, "tighten", lambda: None)
+    monkeypatch.setattr(models.phases, "SPENT", dict.fromkeys(models.phases.NAMES, 0.0))  # other tests' in this process
     fakes.add("docker", PULLS)
 
     def run(payload: dict[str, Any]) -> Any:
@@ -190,3 +193,19 @@ def test_job_does_not_run_where_another_run_changed_models_meanwhile(
     said = "error jobs: another run changed beta after this one was planned. Run gpurack again\n"
     assert capsys.readouterr().out == said
     assert not any(" up " in call for call in fakes.calls)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_job_does_not_run_where_another_run_began_a_change_meanwhile(
+    run_jobs: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """In the host's Docker and a user's, so without the host's lock. One that was under way is in the job's plan."""
+    change = {"batch": "1", "phase": "prepare", "since": "", "members": [], "claims": [["", "beta"], ["ada", "gamma"]]}
+    if when == "before":
+        record.set_replacing(change)
+        monkeypatch.setattr("preparing.bring", lambda dockerd, job, data: None)
+    else:
+        monkeypatch.setattr("preparing.bring", lambda dockerd, job, data: record.set_replacing(change))
+    run_jobs(data(tmp_path, "q8", result=None))
+    refused = "another run changed beta and gamma after this one was planned" in capsys.readouterr().out
+    assert refused == (when == "meanwhile")

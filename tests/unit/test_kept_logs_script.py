@@ -27,7 +27,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def daemon(user: str = "") -> Any:
     """What kept_logs.py uses of a Dockerd."""
     return SimpleNamespace(
-        user=user, silent=None, docker=lambda *words: ["docker", *words],
+        user=user, allowed=lambda limit: limit, docker=lambda *words: ["docker", *words],
         without_secrets=lambda text: text.replace("sk-old", "•••").replace("sk-new", "•••"),
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ WORDS: dict[Component, str] = {
     "toolkit": r"""\btoolkit["']?: ["']?(\d+\.\d+\.\d+)""",
     "docker": r"""\bdocker\b[^\n}]{0,60}version["'`]*:? ["'`]?(\d+\.\d+\.\d+)""",
     "driver": r"""\bdriver["']?:? ["']?(\d{3}\.\d+(?:\.\d+)?)""",
+    "ollama": r"""\bollama(?:/ollama:| |["']?(?:: ?\{|, )["']?version["']?: ?["']?)(\d+\.\d+\.\d+)""",
     "vllm": r"""\bvllm(?:-openai:v| |["']?(?:: ?\{|, )["']?version["']?: ?["']?)(\d+\.\d+\.\d+)""",
 }
 """How a page names a version of a component."""
@@ -98,6 +99,26 @@ def test_warns_of_combinations(host: dict[str, Any], path: str | None) -> None:
     assert [problem.path for problem in told if problem.code == "known-defect"] == found
 
 
+@pytest.mark.parametrize(
+    ("version", "driver", "compute", "found"),
+    [
+        ("0.33.0", "535.288.01", "8.0", 1),
+        ("0.33.0", "550.163.01", "8.0", 0),
+        ("0.33.0", "550.163.01", "6.1", 1),
+        ("0.33.0", "550.163.01", "7.0", 0),
+        ("0.33.0", "580.95.05", "6.1", 0),
+        ("0.11.0", "535.288.01", "6.1", 0),
+    ],
+)
+def test_warns_of_an_ollama_that_would_compute_on_the_cpu(version: str, driver: str, compute: str, found: int) -> None:
+    entry = {"engine": "ollama", "version": version, "weights": None, "pull": ["a:1b"], "port": 8000, "gpus": [0]}
+    wanted = spec({"models": {"alpha": entry}})
+    here = installed("1.20.1", driver={"kernel": driver})
+    facts = replace(here, gpus=(replace(gpu(0), compute=compute),))
+    problems = [problem for problem in gpu_warnings(wanted, facts) if problem.code == "known-defect"]
+    assert [problem.path for problem in problems] == ["models.alpha.version"] * found
+
+
 def test_a_known_defect_refuses_nothing() -> None:
     wanted = spec({**WHOLE, "nvidia": {"toolkit": "1.20.0"}})
     plan = plan_serving(wanted, host_state(gpus=1), Run(salt="5a"))
@@ -128,13 +149,14 @@ def test_versions_that_examples_pin_have_no_known_defect() -> None:
     assert pinned("toolkit") == {"1.20.1"}
     assert all(map(pinned, TITLES.keys() - {"compute"}))
     together = [
-        {"toolkit": toolkit, "docker": docker, "driver": driver, "vllm": vllm, "compute": "8.0"}
+        {"toolkit": toolkit, "docker": docker, "driver": driver, "vllm": vllm, "ollama": ollama, "compute": "8.0"}
         for toolkit in pinned("toolkit")
         for docker in pinned("docker")
         for driver in pinned("driver")
         for vllm in pinned("vllm")
+        for ollama in pinned("ollama")
     ]
     assert together
     for versions in together:
         assert [*known_defects(versions, "cdi")] == []
-        assert [*known_defects(versions, "cdi", "vllm", "models.x")] == []
+        assert [found for engine in ENGINES for found in known_defects(versions, "cdi", engine, "models.x")] == []

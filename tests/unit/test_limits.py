@@ -24,6 +24,8 @@ assert host_programs
 import common  # noqa: E402 (of files/)
 import dockerd as dockerd_module  # noqa: E402
 
+pytestmark = pytest.mark.sampled
+
 FILES = Path(__file__).parents[2] / "files"
 LIMITED = {
     "common.Child": "each has a limit, by default common.LIMIT",
@@ -105,7 +107,7 @@ def test_silent_command_says_what_is_waited_for(host: Any, monkeypatch: pytest.M
     monkeypatch.setattr(dockerd_module, "CHANGE", 1)
     with pytest.raises(common.Failure):
         host.run("rm", "alpha")
-    assert "waiting for docker rm, 0:0" in capsys.readouterr().out
+    assert "waiting for docker rm, 0 s" in capsys.readouterr().out
 
 
 def test_it_is_said_once(host: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

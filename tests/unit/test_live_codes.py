@@ -18,6 +18,7 @@ from gpurack.facts.record import Stopped
 from gpurack.plan.host import preview
 from gpurack.plan.run import Run
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem, grouped
 from tests.given import container, host_state, running, spec, uuid
 from tests.unit.test_status import NOW
 
@@ -55,7 +56,7 @@ def answering(status: int, body: str) -> HostFacts:
 
 
 ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
-    "unreachable": (of(), HostFacts(trouble="could not connect: refused"), [("error", "", "not-inspected")]),
+    "unreachable": (of(), HostFacts.not_inspected("could not connect: refused"), [("error", "", "not-inspected")]),
     "docker-hangs": (of(), seen(late={"Docker": "timed out after 30 s"}), [("error", "", "part-not-inspected")]),
     "names-hang": (of(), seen(late={"names": "timed out after 30 s"}), [("warning", "", "part-late")]),
     "held": (
@@ -98,6 +99,21 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         of(alpha=ON_A_GPU, beta={"port": 8001, "gpus": [1]}),
         seen(),
         [("error", "models.alpha", "no-driver"), ("error", "models.beta", "no-driver")],
+    ),
+    "wsl-without-driver": (
+        of(alpha=ON_A_GPU),
+        seen(driver={"platform": "wsl", "kernel": ""}),
+        [("error", "models.alpha", "wsl-without-driver")],
+    ),
+    "jetson": (
+        of(alpha=ON_A_GPU),
+        seen(driver={"platform": "jetson", "kernel": ""}),
+        [("error", "models.alpha", "jetson")],
+    ),
+    "flag-that-may-be-unknown": (
+        of(alpha={**ALPHA, "args": {"no-such-flag": 1}}),
+        seen(),
+        [("warning", "models.alpha", "flag-perhaps-unknown")],
     ),
     "no-such-gpu": (of(alpha={**ALPHA, "gpus": [7]}), seen(gpus=2), [("error", "models.alpha", "gpu-not-found")]),
     "another-gpu": (
@@ -167,6 +183,11 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         seen(gpus=1, driver={"specs": {"/var/run/cdi/own.yaml": replace(CDI_SPEC, gone=("/usr/lib/libcuda.so.1",))}}),
         [("warning", "", "cdi-spec-stale"), ("error", "models.alpha", "cdi-spec-stale")],
     ),
+    "cdi-spec-by-hand": (
+        of(alpha=ON_A_GPU),
+        seen(gpus=1, driver={"specs": {"/etc/cdi/own.yaml": CDI_SPEC}}),
+        [("warning", "", "cdi-spec-unrefreshed")],
+    ),
     "broken-gpu": (
         of(alpha=ON_A_GPU),
         seen_with(gpu(fault="requires reset"), gpu(index=1, uuid="GPU-b", details=Details(ecc_errors=2))),
@@ -183,6 +204,11 @@ ON_HOST: dict[str, tuple[Host, HostFacts, list[tuple[str, str, str]]]] = {
         of(alpha=ALPHA, beta={"port": 8001}),
         host_state(weights={"/w/a.gguf": None}),
         [("error", "models.alpha", "weights-not-on-host"), ("error", "models.beta", "weights-not-on-host")],
+    ),
+    "renamed-with-error": (
+        of(),
+        host_state(weights={"/w/a.gguf": None}, containers=[running(of(old=ALPHA), "old", seen())]),
+        [("error", "models.alpha", "weights-not-on-host"), ("warning", "", "removal-waits")],
     ),
     "fifo": (
         of(),
@@ -261,6 +287,14 @@ def test_one_fault_of_several_models_is_one_line() -> None:
     for case in ("no-driver", "no-weights"):
         (line,) = lines_of(case)
         assert line.line.startswith("alpha, beta: ")
+
+
+def test_findings_of_five_kinds_are_five_lines() -> None:
+    codes = ("empty-value", "container-missing", "docker-silent", "not-started", "nothing-to-connect-to")
+    found = [Problem.of(codes[number % 5], f"gpu{number % 4}", f"models.m{number}") for number in range(23)]
+    lines = grouped(found)
+    assert len(lines) == 5
+    assert all(any(f"m{number}" in line for line in lines) for number in range(23))
 
 
 def test_status_has_the_codes_of_the_plan() -> None:

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from gpurack.engines import hints_of
 from gpurack.plan.models.health import Health, judge
 from tests.unit.host_programs import load
+
+pytestmark = pytest.mark.sampled
 
 ID = "a" * 64
 HINTS = [("cuda error", "Update the driver.", "Remove `gpus`.", False)]
@@ -64,6 +67,7 @@ def loading(dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch) -> Any:
     stopped: list[str] = []
     parts = SimpleNamespace(**vars(module.processes))
     parts.state = lambda daemon, container: dict(dockerd.state)
+    parts.Watched = lambda daemon, container: SimpleNamespace(state=lambda: dict(dockerd.state))
     parts.stop = lambda daemon, container, grace: stopped.append(container)
     parts.docker = lambda daemon, *words: dockerd.run(*words)
     module.processes, module.stopped = parts, stopped
@@ -163,7 +167,7 @@ def test_gives_up_after_timeout(loading: Any, dockerd: Dockerd, server: Any, sai
     text = failure(loading, dockerd, server if said else None, timeout=0.2)
     first, *log = text.split("\n")
     assert first.startswith("not ready after 0:00: http://127.0.0.1:")
-    assert first.endswith(f"/v1/models {sentence}.")
+    assert first.endswith(f"/v1/models {sentence}. Update the driver."), "the hint for its log"
     assert log == ["    | loading with •••", "    | cuda error"]
 
 
@@ -322,8 +326,8 @@ def test_lines_of_its_log_are_progress_unless_our_requests_cause_them(
 def test_model_without_progress_is_stuck(loading: Any, dockerd: Dockerd, measured: Any, server: Any) -> None:
     server.said = (503, "loading")
     with pytest.raises(loading.Stuck, match=r"^no progress for 0:00 \(no bytes read, no line in its log\): http\S+ r"):
-        wait(loading, dockerd, server, silence=0.3, timeout=20)
-    assert failure(loading, dockerd, server, silence=None, timeout=0.5).startswith("not ready after")
+        wait(loading, dockerd, server, silence=lambda: 0.3, timeout=20)
+    assert failure(loading, dockerd, server, silence=lambda: None, timeout=0.5).startswith("not ready after")
 
 
 def test_timeout_is_extended_while_it_reads(loading: Any, dockerd: Dockerd, measured: Any, server: Any) -> None:
@@ -337,13 +341,51 @@ def test_timeout_is_extended_while_it_reads(loading: Any, dockerd: Dockerd, meas
     reader = threading.Thread(target=read)
     reader.start()
     threading.Timer(1.5, lambda: setattr(server, "said", (200, '"alpha"'))).start()
-    assert wait(loading, dockerd, server, timeout=1, silence=1.4) > 1.2
+    assert wait(loading, dockerd, server, timeout=1, silence=lambda: 1.4) > 1.2
     server.said = (503, "loading")
     loading.LONGEST = 0.3
     assert failure(loading, dockerd, server, timeout=0.2).startswith("not ready after"), "not without end"
     done.set()
     reader.join()
     assert failure(loading, dockerd, server, timeout=0.2).startswith("not ready after")
+
+
+NCCL = (
+    "DEBUG world_size=2 rank=0",
+    "INFO 08-31 09:50:46 pynccl.py:63] vLLM is using nccl==2.20.5",
+    'INFO: "GET /v1/models HTTP/1.1" 503',
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (NCCL, "Its GPUs seem to wait for each other. Try env"),
+        ((*NCCL, "loading weights"), ""),
+        (("[rank0]: Watchdog caught collective operation timeout", "waiting"), "exchange of data between its GPUs"),
+        (("CUDA error: out of memory", "waiting"), "It does not fit on its GPUs"),
+        ((), ""),
+    ],
+)
+@pytest.mark.parametrize(("kind", "timeout"), [("Stuck", 9), ("Failure", 0)])
+def test_hint_for_a_server_that_hangs_is_in_its_log(
+    loading: Any,
+    server: Any,
+    dockerd: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    log: tuple[str, ...],
+    words: str,
+    kind: str,
+    timeout: int,
+) -> None:
+    monkeypatch.setattr(loading.kept_logs, "last_lines", lambda *_: "\n".join(log))
+    server.said = (503, "loading")
+    hints = [hint.payload for hint in hints_of("vllm")]
+    with pytest.raises(getattr(loading, kind)) as error:
+        wait(loading, dockerd, server, timeout=timeout, hints=hints, silence=lambda: 0)
+    first = str(error.value).partition("\n")[0]
+    assert words in first
+    assert words or first.endswith("instead of 200.")
 
 
 READER = """

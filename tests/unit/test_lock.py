@@ -327,6 +327,14 @@ def test_accepts_inventory_that_matches_lock(over: dict[str, Any]) -> None:
     assert pins.contradictions({"gpu1": spec(BASE, over).locked(LOCK)}, Path("lab.py")) == []
 
 
+def test_contradiction_names_the_image_of_the_same_kind() -> None:
+    """Not the first one of the version: those of other GPUs differ in more than the version."""
+    locked = HostLock(models={"alpha": ModelLock(image=f"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000@sha256:{ONE}")})
+    wanted = spec(BASE, {"models": {"alpha": {"version": "b7001"}}}).locked(locked)
+    (problem,) = pins.contradictions({"gpu1": wanted}, Path("lab.py"))
+    assert "server-cuda-b7000, not ghcr.io/ggml-org/llama.cpp:server-cuda-b7001." in problem.what
+
+
 def test_commit_contradicts_lock_but_branch_does_not() -> None:
     for revision, wrong in (("main", False), ("27dcfa7", False), ("1234567", True)):
         path = f"/var/lib/gpurack/weights/hf/a--b@{revision}/m"

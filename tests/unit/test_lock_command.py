@@ -13,14 +13,15 @@ from gpurack.inventory.lock_file import read_lock
 from gpurack.spec.lock import HostLock, Lock, text
 from tests.given import host_state
 
-UNREACHABLE = HostFacts(trouble="could not connect: no route to host")
+OFF = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "enabled": False}
+UNREACHABLE = HostFacts.not_inspected("could not connect: no route to host")
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two hosts, neither of which answers."""
     path = tmp_path / "lab.py"
-    path.write_text('lab = ["gpu1", "gpu2"]\n')
+    path.write_text(f'lab = [("gpu1", {{"models": {{"alpha": {OFF}}}}}), "gpu2"]\n')
     monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, UNREACHABLE))
     return path
 
@@ -71,14 +72,17 @@ def test_check_prints_json_for_programs(lab: Path, monkeypatch: pytest.MonkeyPat
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts=locked), lab))
     result = CliRunner().invoke(main, ["lock", str(lab), "--check", "--json"])
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {
-        "schema": 1,
-        "hosts": {"gpu1": {"drift": [{"fact": "driver", "locked": "580.95.05", "found": "580.159.04"}]}},
-        "errors": [
-            {"host": "gpu2", "what": UNREACHABLE.trouble},
-            {"host": "gpu3", "what": lock.NOT_IN_INVENTORY.format(inventory=lab)},
-        ],
-    }
+    said = json.loads(result.stdout)
+    drift = [{"fact": "driver", "locked": "580.95.05", "found": "580.159.04"}]
+    assert (said["schema"], said["hosts"]) == (1, {"gpu1": {"drift": drift}})
+    assert [(error["host"], error["code"], error["what"]) for error in said["errors"]] == [
+        ("gpu2", "not-inspected", "could not connect: no route to host"),
+        (
+            "gpu3",
+            "locked-host-unknown",
+            f"is in the lock but not in the inventory. Run `gpurack lock {lab}` to remove it.",
+        ),
+    ]
     assert "gpu1  driver  580.95.05 → 580.159.04\n1 drifted from " in result.stderr
 
 

@@ -16,8 +16,11 @@ from gpurack.commands import on_host
 from gpurack.commands.connect import connected
 from gpurack.commands.logs import source
 from gpurack.commands.on_host import NotDone, find_entry, run_program, text_of
+from tests import forked
 from tests.given import spec
 from tests.unit.host_programs import Fakes
+
+pytestmark = pytest.mark.sampled
 
 ID, OTHER, NEW = "a" * 64, "b" * 64, "c" * 64
 INSPECT = """
@@ -66,15 +69,17 @@ class Host:
     def moved(self, text: str) -> str:
         return text.replace(paths.STATE, f"{self.folder}/lib").replace(paths.CONFIG, f"{self.folder}/etc")
 
-    def program(self, kind: str = "", lines: int = 200, follow: bool = False) -> str:
-        file = paths.kept_log("", "alpha", kind) if kind else ""
-        return self.moved(
-            text_of("logs", {"name": "alpha", "user": "", "file": file, "lines": lines, "follow": follow})
-        )
+    def sent(self, kind: str = "", lines: int = 200, follow: bool = False) -> str:
+        file = self.moved(paths.kept_log("", "alpha", kind)) if kind else ""
+        return text_of("logs", {"name": "alpha", "user": "", "file": file, "lines": lines, "follow": follow})
+
+    def program(self, follow: bool = False) -> str:
+        """For a process of its own."""
+        return self.moved(self.sent(follow=follow))
 
     def run(self, kind: str = "", lines: int = 200) -> tuple[int, str, str]:
-        words = [sys.executable, "-"]
-        done = subprocess.run(words, input=self.program(kind, lines), capture_output=True, text=True, check=False)
+        moved = {paths.STATE: f"{self.folder}/lib", paths.CONFIG: f"{self.folder}/etc"}
+        done = forked.run_text(self.sent(kind, lines), moved)
         return done.returncode, done.stdout, done.stderr
 
 
@@ -151,7 +156,7 @@ def test_says_that_no_log_is_kept(host: Host, kind: str, why: str) -> None:
 
 def test_log_without_end_is_cut_off(host: Host, fakes: Fakes) -> None:
     """A user's Docker prints what it likes."""
-    docker(fakes, "while :; do echo more || exit; done")
+    docker(fakes, "while :; do echo more || exit; sleep 0.02; done")
     text = host.program().replace("PATIENCE = 60", "PATIENCE = 1")
     child = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:

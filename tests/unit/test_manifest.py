@@ -19,7 +19,10 @@ from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.ledger import assign
 from tests.given import container, host_state, running, spec
+from tests.sampling import sample
 from tests.unit.host_programs import FILES, SHELLS, Fakes
+
+pytestmark = pytest.mark.sampled
 
 SCRIPT = FILES / "manifest.sh"
 WANTED = spec({"models": {"alpha": {"port": 8000, "gpus": [1], "api_key": {"env": "PATH"}}}})
@@ -46,7 +49,7 @@ def test_lists_what_defines_the_host() -> None:
     for line in (
         *MORE,
         "os Debian GNU/Linux 13 (trixie)",
-        "card 1 NVIDIA A30 24125 MiB",
+        "gpu 1 NVIDIA A30 24125 MiB",
         "lock driver 580.159.04",
         "lock alpha image ghcr.io/ggml-org/llama.cpp:server-cuda-b7000@sha256:feed",
         "runs alpha gpus [1]",
@@ -56,7 +59,7 @@ def test_lists_what_defines_the_host() -> None:
         "service alpha image ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
     ):
         assert line in lines
-    assert any(line.startswith("service alpha deploy ") and '"nvidia.com/gpu=card-1"' in line for line in lines)
+    assert any(line.startswith("service alpha deploy ") and '"nvidia.com/gpu=gpu-1"' in line for line in lines)
 
 
 def test_lists_enabled_jobs_of_inventory_only() -> None:
@@ -146,7 +149,7 @@ class Root:
         return done.stdout.replace(str(self.path), "").splitlines()
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "script_runs_in_every_shell"), ids=lambda shell: shell[0])
 def test_script_runs_in_every_shell(shell: list[str], tmp_path: Path) -> None:
     """With this machine's own packages, but few files and units: the script starts two programs for each file, and
     systemctl takes a second to list all units."""
@@ -164,7 +167,7 @@ def test_script_runs_in_every_shell(shell: list[str], tmp_path: Path) -> None:
     assert {"file"} <= words <= {"package", "file", "job", "link", "secret", "unit", "unread", "versionlock"}
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "lists_files_without_secrets"), ids=lambda shell: shell[0])
 def test_lists_files_without_secrets(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     for file in (*DEFINES, *NOT_TOLD):
@@ -173,7 +176,7 @@ def test_lists_files_without_secrets(shell: list[str], tmp_path: Path) -> None:
     assert sorted(told) == sorted(DEFINES)
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "does_not_wait_for_process_left_by_user"), ids=lambda shell: shell[0])
 def test_does_not_wait_for_process_left_by_user(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.put("/home/alice/.config/systemd/user/x.service")
@@ -215,7 +218,7 @@ def test_homes_of_a_dead_file_server_are_named_and_cost_one_limit(tmp_path: Path
     ]
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "does_not_hash_passwords_of_apt"), ids=lambda shell: shell[0])
 def test_does_not_hash_passwords_of_apt(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     for file in ("/etc/apt/auth.conf", "/etc/apt/auth.conf.d/mirror.conf"):
@@ -228,7 +231,7 @@ def test_does_not_hash_passwords_of_apt(shell: list[str], tmp_path: Path) -> Non
     assert digest not in "".join(said)
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("shell", sample(SHELLS, "job_is_same_on_other_gpu"), ids=lambda shell: shell[0])
 def test_job_is_same_on_other_gpu(shell: list[str], tmp_path: Path) -> None:
     root, said = Root(tmp_path), []
     for card, prompt in (("6f1c-aa", "hello"), ("77ab-00", "hello"), ("77ab-00", "bye")):

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from gpurack import listening, paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.facts.model import Container, HostFacts
-from gpurack.plan.models import compose
+from gpurack.plan.models import compose, devices
+from gpurack.plan.models import plan as models_plan_module
 from gpurack.plan.models import weights as weights_plan
 from gpurack.plan.models.batches import batches
+from gpurack.plan.models.compatibility import accelerator
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.diff import Action, Change, differences
 from gpurack.plan.models.ledger import assign
 from gpurack.plan.models.plan import ModelsPlan, host_files
-from gpurack.plan.steps import Shell
+from gpurack.plan.runner import draining
+from gpurack.plan.steps import Shell, WriteFiles
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -68,6 +71,31 @@ def actions(found: ModelsPlan) -> dict[str, str]:
     return {change.model: change.action for change in found.changes}
 
 
+def test_a_removal_says_how_running_requests_are_counted() -> None:
+    state = settled(ALPHA)
+    (alpha,) = state.containers
+    alpha = replace(alpha, labels={**alpha.labels, paths.PROBE_LABEL: "http://127.0.0.1:8000/v1/models"})
+    found = plan(spec({"models": {}}), replace(state, containers=(alpha,)))
+    assert found.job
+    ((entry,),) = found.job["batches"]
+    assert (entry["action"], entry["running"]) == ("remove", ["/metrics", "llamacpp:requests_processing"])
+    assert entry["url"] == alpha.labels[paths.PROBE_LABEL]
+    assert draining(replace(alpha, user="ada"))["url"] == ""
+    other = replace(alpha, labels={**alpha.labels, paths.MODEL_LABEL: '{"engine": "tei"}'})
+    assert "running" not in draining(other)
+
+
+def test_kept_logs_expire_without_a_run() -> None:
+    """systemd-tmpfiles removes them; a host without the line for it gets it, once."""
+    after = settled(ALPHA)
+    assert after.files[paths.LOG_AGE].text == "e /var/lib/gpurack/logs - - - 14d\n"
+    without = {path: file for path, file in after.files.items() if path != paths.LOG_AGE}
+    (step,) = plan(ALPHA, replace(after, files=without)).steps
+    assert isinstance(step, WriteFiles)
+    assert [file.path for file in step.files] == [paths.LOG_AGE]
+    assert plan(ALPHA, after).nothing
+
+
 def together(found: ModelsPlan) -> list[list[str]]:
     return [[entry["name"] for entry in group] for group in (found.job or {"batches": []})["batches"]]
 
@@ -106,10 +134,13 @@ def test_first_run_creates() -> None:
     text = compose.unescaped(label["alpha"]["labels"]["gpurack.model"])
     assert first.pop("definition") == hashlib.sha256(text.encode()).hexdigest()
     assert first.pop("label") == text
-    assert first.pop("hints") == [hint.payload for hint in hints_of("llama.cpp")]
+    *hints, own = first.pop("hints")
+    assert hints == [hint.payload for hint in hints_of("llama.cpp")]
+    assert own[1].startswith("gpurack sets this flag")
     assert first.pop("cuda")["arguments"] == ["--list-devices"]
     assert first.pop("dry_start")["arguments"][-1] == "--version"
     assert first.pop("weights") == ["/w/a.gguf"]
+    assert first.pop("log") == "layers"
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
@@ -305,6 +336,29 @@ def test_refuses_port_of_foreign_process(listeners: list[str], containers: list[
         assert error.what.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
 
 
+@pytest.mark.parametrize(
+    ("owner", "containers", "live_restore", "refused"),
+    [
+        ("docker-proxy (pid 9, user root) in docker.service", [], True, False),
+        ("docker-proxy (pid 9, user root) in docker.service", [container("alpha", "created")], True, False),
+        ("docker-proxy (pid 9, user root) in docker.service", [container("db", chosen_ports=True)], True, True),
+        ("docker-proxy (pid 9, user root) in docker.service", [], False, True),
+        ("docker-proxy (pid 9, user root) in docker-of-others.service", [], True, True),
+        ("docker-proxy (pid 9, user root)", [], True, True),
+        ("docker-proxy (pid 9, user eve) in docker.service", [], True, True),
+        ("nginx (pid 9, user root) in docker.service", [], True, True),
+    ],
+)
+def test_port_that_docker_keeps_for_no_container_is_free_after_its_restart(
+    owner: str, containers: list[Container], live_restore: bool, refused: bool
+) -> None:
+    """Docker is restarted before (tests/operations/docker-listens-for-a-container-that-does-not-run.json)."""
+    facts = host_state(gpus=1, listeners=[f"127.0.0.1:8000 {owner}"], containers=containers)
+    facts = replace(facts, weights={"/w/a.gguf": 1}, docker={**facts.docker, "LiveRestoreEnabled": live_restore})
+    error = plan(ALPHA, facts).errors.get("alpha")
+    assert bool(error and "is already in use by process" in error.what) == refused
+
+
 @pytest.mark.parametrize("owner", ["docker-proxy", "dockerd", "rootlesskit"])
 def test_a_docker_without_proxies_listens_for_its_containers(owner: str) -> None:
     """With "userland-proxy": false dockerd itself does (seen with 28.5)."""
@@ -338,6 +392,16 @@ def test_vanished_listener_at_port_of_restarting_model_is_its_own(status: str, r
     assert ("alpha" in plan(models(alpha={"gpus": [0], "context": 4096}), state).errors) == refused
 
 
+@pytest.mark.parametrize(("listens", "refused"), [("192.0.2.1", True), ("127.0.0.1", False), ("0.0.0.0", False)])
+def test_listener_is_our_containers_only_at_its_address(listens: str, refused: bool) -> None:
+    """Ours serves at 127.0.0.1:8000. What another Docker has at 192.0.2.1:8000 is not ours."""
+    state = settled(
+        models(alpha={"gpus": [0], "bind": "127.0.0.1"}), listeners=[f"{listens}:8000 docker-proxy (pid 7)"]
+    )
+    found = plan(models(alpha={"gpus": [0], "bind": "0.0.0.0"}), state)
+    assert ("alpha" in found.errors) is refused
+
+
 def test_managed_containers_make_room_for_each_other() -> None:
     state = settled(BOTH, listeners=[PROXY, "127.0.0.1:8001 docker-proxy (pid 8)"])
     swapped = models(alpha={"gpus": [0], "port": 8001}, beta={"gpus": [1], "port": 8000})
@@ -364,6 +428,34 @@ def test_unchangeable_model_keeps_what_others_wait_for() -> None:
     }
     assert actions(found) == {}
     assert together(found) == []
+
+
+@pytest.mark.parametrize(
+    ("stuck", "bind", "waits"),
+    [
+        ("127.0.0.1", "192.0.2.1", False), ("192.0.2.1", "127.0.0.1", False), ("127.0.0.1", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True), ("::", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "::", True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("new", [True, False])
+def test_waits_for_port_only_where_addresses_overlap(stuck: str, bind: str, waits: bool, new: bool) -> None:
+    """alpha is to leave port 8000 of an address, and cannot be changed; beta, new or there, is to listen at another."""
+    alpha, beta = {"gpus": [0], "port": 8000, "bind": stuck}, {"gpus": [1], "port": 8001, "bind": bind}
+    state = settled(models(alpha=alpha) if new else models(alpha=alpha, beta=beta))
+    wanted = models(alpha={**alpha, "port": 8009, "weights": "/w/missing.gguf"}, beta={**beta, "port": 8000})
+    found = plan(wanted, state)
+    assert ("beta" in found.errors) is waits
+    assert found.errors.keys() - {"beta"} == {"alpha"}
+
+
+@pytest.mark.parametrize(("bind", "batches"), [("192.0.2.1", 2), ("127.0.0.1", 1), ("0.0.0.0", 1), ("::", 1)])
+def test_changes_wait_for_each_other_only_where_addresses_overlap(bind: str, batches: int) -> None:
+    """alpha leaves 127.0.0.1:8000; beta takes port 8000."""
+    alpha, beta = {"gpus": [0], "bind": "127.0.0.1"}, {"gpus": [1], "bind": bind}
+    state = settled(models(alpha={**alpha, "port": 8000}))
+    found = plan(models(alpha={**alpha, "port": 8009}, beta={**beta, "port": 8000}), state)
+    assert len(together(found)) == batches
 
 
 def test_error_of_one_model_keeps_others() -> None:
@@ -588,6 +680,19 @@ def test_replaces_invalid_compose_yaml(text: str) -> None:
     assert plan(wanted, replace(state, files=broken)).job
 
 
+def test_gpus_of_a_model_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(entry: Any, *more: Any) -> Any:
+        asked.append(entry)
+        return accelerator(entry, *more)
+
+    for module in (devices, models_plan_module):
+        monkeypatch.setattr(module, "accelerator", counted, raising=False)
+    assert plan(ALPHA, host_state(gpus=1, weights={"/w/a.gguf": 1})).changes
+    assert asked == [ALPHA.models["alpha"]]
+
+
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
@@ -625,6 +730,41 @@ def test_models_that_share_a_gpu_wait_for_each_other_if_old_and_new_do_not_fit(
     before = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "2GiB"})
     after = models(alpha={"gpus": [0], "vram": "2GiB"}, beta={"gpus": [0], "vram": grows})
     assert together(plan(after, settled(before))) == found
+
+
+def moved(change: tuple[str, str], **of_gpu: Any) -> list[list[str]]:
+    """The batches of alpha, which leaves a GPU, and beta, which comes there, with these shares."""
+    state = settled(models(alpha={"gpus": [0], "vram": change[0]}))
+    wanted = models(alpha={"gpus": [1], "vram": change[0]}, beta={"gpus": [0], "vram": change[1]})
+    first, *others = state.gpus
+    seen = replace(first, **of_gpu)
+    there = [replace(one, labels={k: v.replace(first.uuid, seen.uuid) for k, v in one.labels.items()})
+             for one in state.containers]  # fmt: skip
+    state = replace(state, gpus=(seen, *others), containers=tuple(there))
+    desired = {
+        name: desire(name, wanted, state, (state.gpus[index].uuid,)) for index, name in ((1, "alpha"), (0, "beta"))
+    }
+    acting = [Change("alpha", Action.RECREATE), Change("beta", Action.CREATE)]
+    return [[change.model for change in batch] for batch in batches(acting, desired, wanted, state)]
+
+
+def test_a_mig_instance_is_for_one_process_also_during_a_change() -> None:
+    assert moved(("4GiB", "4GiB")) == [["alpha"], ["beta"]]
+    assert moved(("4GiB", "4GiB"), uuid="MIG-0001") == [["alpha", "beta"]]
+
+
+@pytest.mark.parametrize(
+    ("shares", "found"),
+    [
+        (("40%", "40%"), [["alpha"], ["beta"]]),
+        (("60%", "40%"), [["alpha", "beta"]]),
+        (("4GiB", "40%"), [["alpha", "beta"]]),
+    ],
+)
+def test_percentages_are_added_where_the_gpu_does_not_say_its_memory(
+    shares: tuple[str, str], found: list[list[str]]
+) -> None:
+    assert moved(shares, memory_total=None) == found
 
 
 @st.composite

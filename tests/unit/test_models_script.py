@@ -17,6 +17,11 @@ from gpurack.paths import SET_ASIDE
 from gpurack.plan.models import compose
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
+import applying  # isort: skip
+import dockerd as daemon  # isort: skip
+
+pytestmark = pytest.mark.sampled
+
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -37,10 +42,10 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_removes_secrets_from_logs(runner: Any) -> None:
     for name, key in (("alpha", "sk-one\n"), ("beta", "\n")):
-        folder = Path(runner.Dockerd().secrets) / name
+        folder = Path(daemon.Dockerd().secrets) / name
         folder.mkdir(parents=True)
         (folder / "api_key").write_text(key)
-    assert runner.Dockerd().without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
+    assert daemon.Dockerd().without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
 
 
 def test_file_appears_complete_and_private(runner: Any, tmp_path: Path) -> None:
@@ -56,7 +61,7 @@ DOCKER = (
     CONTAINERS
     + """
 case "$*" in
-"image inspect"*) [ -e "$STATE/images" ]; exit;;
+"image inspect"*) [ -e "$STATE/images" ] && echo sha256:$(printf %064d 1); exit;;
 *" config "*) grep -q REFUSED "$5" && { echo "validating $5: services.alpha bad"; exit 15; }; exit 0;;
 *" pull "*) cat "$STATE/pull" 2>/dev/null; ! [ -e "$STATE/pull" ]; exit;;
 *" up "* | *" create "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
@@ -124,12 +129,12 @@ def carry_out(
 
 
 def services_written(runner: Any) -> dict[str, Any]:
-    return dict(yaml.safe_load(Path(runner.Dockerd().compose_file).read_text())["services"])
+    return dict(yaml.safe_load(Path(daemon.Dockerd().compose_file).read_text())["services"])
 
 
 def test_removes_files_of_downloads_that_were_killed(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     answers["alpha"] = '"alpha"'
-    folder = Path(runner.Dockerd().compose_file).parent
+    folder = Path(daemon.Dockerd().compose_file).parent
     folder.mkdir(parents=True)
     (folder / "compose.yaml.prepare-4194305-alpha").touch()
     carry_out(runner, [entry("alpha")])
@@ -143,9 +148,9 @@ def test_starts_model_and_waits_until_ready(
     job = carry_out(runner, [entry("alpha")], secrets={"alpha": {"api_key": "sk-one\n"}})
     assert (job.failures, capsys.readouterr().out) == (0, "alpha: ready after 0:00\n")
     assert services_written(runner) == {"alpha": {"image": "i:1"}}
-    key = Path(runner.Dockerd().secrets) / "alpha/api_key"
+    key = Path(daemon.Dockerd().secrets) / "alpha/api_key"
     assert (key.read_text(), stat.S_IMODE(key.stat().st_mode)) == ("sk-one\n", 0o400)
-    assert not Path(runner.Dockerd().next).exists()
+    assert not Path(daemon.Dockerd().next).exists()
     assert "sk-one" not in docker.log.read_text()
 
 
@@ -158,7 +163,7 @@ def test_tags_locked_image_whatever_tag_means_at_registry(runner: Any, docker: F
     assert "docker tag r:5000/i@sha256:12 r:5000/i:1" in docker.calls
     pulled = next(call for call in docker.calls if " pull " in call)
     assert pulled.endswith(f"compose.yaml.prepare-{os.getpid()}-alpha-alpha pull alpha")
-    assert [path.name for path in Path(runner.Dockerd().compose_file).parent.iterdir() if "next" in path.name] == []
+    assert [path.name for path in Path(daemon.Dockerd().compose_file).parent.iterdir() if "next" in path.name] == []
 
 
 def test_weights_that_differ_from_lock_fail_only_their_model(
@@ -197,19 +202,19 @@ def test_service_waits_for_its_connections(runner: Any, docker: Fakes, monkeypat
 
 @pytest.mark.parametrize("broken", ["config", "pull", "end"])
 def test_service_starts_although_its_model_failed(
-    runner: Any, docker: Fakes, answers: dict[str, str], broken: str
+    runner: Any, docker: Fakes, answers: dict[str, str], broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused by Compose, without an image, or ended while loading."""
     answers["gateway"] = '"gateway"'
     model = {"image": "REFUSED" if broken == "config" else "i:1"}
-    provide = runner.provide
+    provide = applying.provide
 
     def provided(dockerd: Any, told: dict[str, Any], logins: Any) -> None:
         if broken == "pull" and told["name"] == "model":
             raise runner.Failure("no image")
         provide(dockerd, told, logins)
 
-    runner.provide = provided
+    monkeypatch.setattr(applying, "provide", provided)
     job = carry_out(
         runner,
         [entry("model")],
@@ -227,7 +232,7 @@ def test_compose_yaml_equals_that_of_plan(runner: Any, docker: Fakes, answers: d
         "alpha": {"image": "$x", "volumes": [{"type": "volume", "source": "cache", "target": "/c"}]},
     }
     carry_out(runner, [entry("alpha")], [entry("beta")], services=services)
-    assert Path(runner.Dockerd().compose_file).read_text() == compose.document(services)
+    assert Path(daemon.Dockerd().compose_file).read_text() == compose.document(services)
 
 
 def test_failed_pull_keeps_its_group_and_others_continue(
@@ -236,7 +241,7 @@ def test_failed_pull_keeps_its_group_and_others_continue(
     answers |= {"alpha": '"alpha"', "beta": '"beta"', "gamma": '"gamma"'}
     (docker.folder / "state/images").unlink()
     docker.state("pull", "Error manifest for i:1 not found\n")
-    docker.add("docker", 'case "$*" in *"image inspect"*i:2*) exit 0;; esac' + DOCKER)
+    docker.add("docker", 'case "$*" in *"image inspect"*i:2*) echo sha256:$(printf %064d 1); exit 0;; esac' + DOCKER)
     job = carry_out(runner, [entry("alpha", "recreate"), entry("beta")], [entry("gamma", image="i:2")])
     assert job.failures == 2
     lines = sorted(capsys.readouterr().out.splitlines())
@@ -272,11 +277,11 @@ def test_keeps_model_that_compose_refuses(
 
 def test_removes_keys_of_removed_models(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     for name in ("gone", "stays", "has-none-now"):
-        (Path(runner.Dockerd().secrets) / name).mkdir(parents=True)
-        (Path(runner.Dockerd().secrets) / name / "api_key").write_text("sk-one")
-        (Path(runner.Dockerd().secrets) / name / "keys").write_text("{}")
+        (Path(daemon.Dockerd().secrets) / name).mkdir(parents=True)
+        (Path(daemon.Dockerd().secrets) / name / "api_key").write_text("sk-one")
+        (Path(daemon.Dockerd().secrets) / name / "keys").write_text("{}")
         docker.state(f"mounts.{name}", "[]")
-    secrets = Path(runner.Dockerd().secrets)
+    secrets = Path(daemon.Dockerd().secrets)
     docker.state("mounts.stays", f'[{{"Source":"{secrets}/stays/api_key"}}]')
     service = {"kept": {"image": "i:1"}}
     files = {"kept": {"config.json": "{}"}, "failed.2": {"config.json": "{}"}}
@@ -339,8 +344,86 @@ def test_boot_waits_for_mig_instances_not_for_their_gpu(runner: Any, fakes: Fake
         "'  MIG 3g.20gb     Device  1: (UUID: MIG-a2)' 'GPU 1: NVIDIA A100 (UUID: GPU-b)'; exit 14",
     )
     fakes.add("nvidia-ctk", "printf 'nvidia.com/gpu=%s\\n' MIG-a1 MIG-a2 GPU-b")
-    assert runner.boot.wait_for_driver(by_cdi=True)
+    assert runner.boot.wait_for_driver(True, {"MIG-a1", "GPU-b"})
     assert not [call for call in fakes.calls if call.startswith("systemctl")]
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        # a GPU in MIG mode whose instances a reboot removed has no name in specs
+        (["GPU 0: NVIDIA A100 (UUID: GPU-a)", "GPU 1: NVIDIA A100 (UUID: GPU-b)"], ["GPU-b", "all"]),
+        # the needed MIG instance is gone, another one is not in the spec
+        (["GPU 0: NVIDIA A100 (UUID: GPU-a)", "  MIG 1g.5gb     Device  0: (UUID: MIG-new)"], ["all"]),
+        (["GPU 1: NVIDIA A100 (UUID: GPU-b)"], ["1", "GPU-b"]),  # a GPU fell off the bus
+    ],
+)
+def test_boot_waits_only_for_gpus_that_are_needed(
+    runner: Any, fakes: Fakes, listed: list[str], names: list[str]
+) -> None:
+    fakes.add("nvidia-smi", "printf '%s\\n' " + " ".join(f"'{line}'" for line in listed))
+    fakes.add("nvidia-ctk", "printf 'nvidia.com/gpu=%s\\n' " + " ".join(names))
+    assert runner.boot.wait_for_driver(True, {"MIG-old", "GPU-b"})
+    assert not [call for call in fakes.calls if call.startswith("systemctl")]
+
+
+def test_boot_waits_for_one_name_of_all_gpus_in_wsl(
+    runner: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dxg").touch()
+    monkeypatch.setattr("boot.WSL", str(tmp_path / "dxg"))
+    fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-a)"')
+    fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=all"')
+    assert runner.boot.wait_for_driver(True, {"GPU-a"})
+    assert not [call for call in fakes.calls if call.startswith("systemctl")]
+
+
+NODE = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ncontainerEdits:\n  deviceNodes:\n  - path: /dev/nvidiactl\n"
+JSON = '{"containerEdits": {"deviceNodes": [{"path": "/dev/nvidiactl"}, {"path": "/dev/nvidia-uvm", "major": 510}]}}'
+
+
+@pytest.mark.parametrize(
+    ("refreshed", "lasting", "stale"),
+    [
+        (
+            f"{NODE}  - major: 509\n    path: /dev/nvidia-uvm\n  - major: 1\n    path: /dev/nvidia-uvm-tools\n",
+            "",
+            False,
+        ),
+        (f"{NODE}  - major: 510\n    minor: 0\n    path: /dev/nvidia-uvm\n", "", True),
+        (f"{NODE}  - path: /dev/nvidia-uvm\n    major: 510\n", "", True),
+        (f"{NODE}  - path: /dev/nvidia-uvm\n", "", False),
+        (f"{NODE}  - path: /dev/nvidia-uvm-tools\n", "", True),
+        ("", JSON, True),
+        ("", JSON.replace("510", "509"), False),
+        (JSON.replace("510", "509"), JSON, False),  # the first comes before the second
+        ("", "", False),
+        ("no spec", "", False),
+    ],
+)
+def test_boot_makes_a_spec_of_an_earlier_boot_anew(
+    runner: Any,
+    fakes: Fakes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refreshed: str,
+    lasting: str,
+    stale: bool,
+) -> None:
+    """The unit is skipped on this host, so the spec is made directly, and in the folder that a boot empties."""
+    for name, text in (("SPEC", refreshed), ("LASTING", lasting)):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(f"boot.{name}", f"{tmp_path}/{name}")
+    (tmp_path / "devices").write_text("Character devices:\n195 nvidia\n509 nvidia-uvm\n240 nvidia-caps\n")
+    monkeypatch.setattr("boot.DEVICES", f"{tmp_path}/devices")
+    monkeypatch.setattr(runner.boot, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
+    fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
+    fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
+    for name in ("nvidia-modprobe", "systemctl"):
+        fakes.add(name, "exit 0")
+    assert runner.boot.wait_for_driver(True, {"GPU-a"})
+    made = [call for call in fakes.calls if "generate" in call]
+    assert made == ([f"nvidia-ctk --quiet cdi generate --output={tmp_path}/SPEC"] if stale else [])
 
 
 @pytest.mark.parametrize("made", ["with", "without"])
@@ -356,11 +439,11 @@ def test_boot_makes_a_spec_anew_that_lacks_the_node_of_cuda(
     fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
     fakes.add("nvidia-modprobe", "exit 0")
     fakes.add("systemctl", f"[ $1 = restart ] && [ {made} = with ] && echo '- path: /dev/nvidia-uvm' >>{spec}")
-    assert runner.boot.wait_for_driver(by_cdi=True)
+    assert runner.boot.wait_for_driver(True, {"GPU-a"})
     changes = [call for call in fakes.calls if call.startswith(("systemctl restart", "nvidia-modprobe"))]
     assert changes == ["nvidia-modprobe -u -c 0", "systemctl restart nvidia-cdi-refresh.service"]
     fakes.log.write_text("")
-    assert runner.boot.wait_for_driver(by_cdi=False)
+    assert runner.boot.wait_for_driver(False, {"GPU-a"})
     assert not [call for call in fakes.calls if call.startswith("systemctl")]
 
 
@@ -386,7 +469,7 @@ def test_boot_waits_for_amd_devices(
         if len(looks) == 3:
             monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time limit has passed
 
-    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert runner.boot.boot() == 1
     assert [call for call in fakes.calls if call.startswith("docker start")] == [
         "docker start there",
@@ -468,7 +551,7 @@ def test_retries_once_after_runc_error(
     fakes.known("alpha")
     fakes.state("runs.alpha", "")
     fakes.add("docker", CONTAINERS + script)
-    dockerd = runner.Dockerd()
+    dockerd = daemon.Dockerd()
     dockerd.ids["alpha"] = container_id("alpha")
     if sentence is None:
         dockerd.start("alpha")

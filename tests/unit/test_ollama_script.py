@@ -116,16 +116,26 @@ def test_pull_ahead_neither_loads_nor_removes(ollama: Any, server: Any) -> None:
     assert (server.there, [path for path, _ in server.calls]) == ({"old:1b", "qwen2.5:7b"}, ["/api/pull"])
 
 
-def test_model_that_another_run_pulls_is_waited_for(ollama: Any, server: Any) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_model_that_another_run_pulls_is_waited_for(
+    ollama: Any, server: Any, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """During a change also where the connection is lost: the previous container has stopped already."""
+    unheard = threading.Event()
+    monkeypatch.setattr("common.UNHEARD", unheard)
     place = ollama.lock_place("ollama", "", "ollama", "qwen2.5:7b")
-    waits = threading.Thread(target=ollama.pull_missing, args=(HOST, entry(server, "qwen2.5:7b")))
+    told = entry(server, "qwen2.5:7b")
+    call = (ollama.settle, (HOST, told, False)) if lost else (ollama.pull_missing, (HOST, told))
+    waits = threading.Thread(target=call[0], args=call[1])
     with ollama.locked("another run", place):
+        if lost:
+            unheard.set()
         waits.start()
         waits.join(0.5)
         assert waits.is_alive()
         server.there.add("qwen2.5:7b")
     waits.join()
-    assert server.calls == []
+    assert [path for path, _ in server.calls] == (["/api/generate"] if lost else [])
 
 
 def test_compares_pulled_models_with_lock(ollama: Any, server: Any) -> None:

@@ -36,6 +36,24 @@ def test_origin_is_commit_and_path_in_the_clone(clone: Path, monkeypatch: pytest
     assert (found.lab, found.by, found.commit, found.inventory) == ("nlp", "ada", head, "inventories/lab.py")
 
 
+def test_edit_and_new_file_of_an_inventory_are_uncommitted(tmp_path: Path) -> None:
+    def state(name: str, **files: str) -> bool:
+        (tmp_path / name / "inventories").mkdir(parents=True)
+        git(tmp_path / name, "init", "-q")
+        (tmp_path / name / ".gitignore").write_text("*.env\n")
+        commit(tmp_path / name, "a")
+        for stem, text in files.items():
+            (tmp_path / name / stem.replace("__", "/").replace("_", ".")).write_text(text)
+        return origin("nlp", tmp_path / name / "inventories/lab.py").uncommitted
+
+    assert not state("clean")
+    assert state("edited", inventories__lab_py="b")
+    assert state("elsewhere", _gitignore="*.env\nx\n")
+    assert state("new", inventories__lab_lock_yaml="x")
+    assert not state("notes", todo_txt="x", inventories__keys_env="x")
+    assert not origin("nlp", tmp_path / "lab.py").uncommitted
+
+
 def test_outside_a_clone_commit_and_path_are_unknown(tmp_path: Path) -> None:
     assert origin(None, tmp_path / "lab.py").payload == {"lab": "", "by": actor(), "commit": "", "inventory": ""}
     assert origin(None, None).commit == ""

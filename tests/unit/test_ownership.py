@@ -88,7 +88,7 @@ def test_commits_are_those_of_the_record() -> None:
 
 
 def count(spec: Host, facts: HostFacts, changes: list[Change], desired: dict[str, Any] | None = None) -> Removals:
-    return removals_of(changes, desired or {}, spec, facts)
+    return removals_of(changes, desired or {}, spec, facts, Claim())
 
 
 def test_disabling_is_no_removal() -> None:
@@ -125,7 +125,7 @@ BOTH = removing("alpha", "beta")
 def test_only_the_exact_number_is_accepted() -> None:
     assert "would remove 2 of 2 models: alpha, beta" in refused(ALL, BOTH)
     assert "--allow-remove 2 (pyinfra: --data allow_remove=2)" in refused(ALL, BOTH)
-    assert "(it says 1)" in refused(ALL, BOTH, Claim(allowed=1))
+    assert "allow_remove=2) in place of 1." in refused(ALL, BOTH, Claim(allowed=1))
     assert refused(ALL, BOTH, Claim(allowed=2)) == ""
 
 
@@ -136,23 +136,39 @@ def test_before_the_prompt_nothing_is_refused() -> None:
 
 
 def test_old_clone_removes_nothing_unattended_even_with_the_number() -> None:
-    one, claim = Removals(("alpha",), 2), Claim(missing=frozenset({NLP.commit}), allowed=1)
+    one, claim = Removals(("alpha",), 2), Claim(Origin(commit="9"), frozenset({NLP.commit}), allowed=1)
     said = refused(one, removing("alpha"), claim)
-    assert "alpha, applied from 3f2a91c (ada, 2026-11-29 14:02 UTC), which is not in this clone" in said
+    assert "alpha, applied from 3f2a91c (ada, 2026-11-29 14:02 UTC). That commit is not in this clone" in said
     assert "git pull" in said
     assert refused(one, removing("alpha"), claim, unattended=False) == ""
     assert [each.code for each in old_clone(one, removing("alpha"), there(alpha="nlp"), claim)] == ["old-clone"]
 
 
-def test_summary_counts_removals_apart() -> None:
-    changes = [Change("delta", Action.RECREATE, ("x",)), Change("eta", Action.KEEP), *BOTH]
-    assert summary(Removals(("alpha", "beta"), 5), changes) == "1 recreate, 2 REMOVE"
-    assert "--allow-remove 2" in summary(ALL, BOTH)
-    assert summary(Removals(), changes) == ""
+def test_refusal_says_both_conditions_at_once() -> None:
+    claim = Claim(Origin(commit="9"), frozenset({NLP.commit}))
+    said = refused(ALL, BOTH, claim)
+    assert "git pull" in said
+    assert "confirm the removal without -y, at a terminal. With -y, it also needs --allow-remove 2" in said
+    assert "--allow-remove" not in refused(ALL, BOTH, replace(claim, allowed=2))
+    found = removals_of(BOTH, {}, models(), there(alpha="nlp", beta="nlp"), claim)
+    assert summary(found) == "2 REMOVE (of 2 models; with -y: refused because of the commit)"
+
+
+def test_folder_without_git_is_not_told_to_pull() -> None:
+    said = refused(ALL, BOTH, Claim(missing=frozenset({NLP.commit}), allowed=2))
+    assert "not in this folder, which is not a git clone. Confirm the removal without -y" in said
+    assert "git pull" not in said
+
+
+def test_summary_counts_removals() -> None:
+    assert summary(Removals(("alpha", "beta"), 5)) == "2 REMOVE"
+    assert summary(ALL) == "2 REMOVE (of 2 models; with -y: --allow-remove 2)"
+    assert summary(Removals()) == ""
 
 
 def test_origin_has_the_words_of_the_record() -> None:
     assert Origin("nlp", "ada").payload == {"lab": "nlp", "by": "ada", "commit": "", "inventory": ""}
+    assert Origin("nlp", uncommitted=True).payload["uncommitted"] is True
 
 
 def test_hosts_with_one_machine_id_and_one_address_are_the_same() -> None:
@@ -178,10 +194,12 @@ def test_hosts_with_one_machine_id_and_one_address_are_the_same() -> None:
 # --- what others have is taken ---------------------------------------------------------------------------------------
 
 
-def beside(theirs: dict[str, Any], mine: dict[str, Any], status: str = "running") -> dict[str, str]:
-    """The errors of lab vision's entries on a host where lab nlp has `alpha`."""
+def beside(
+    theirs: dict[str, Any], mine: dict[str, Any], status: str = "running", at: str = "0.0.0.0"
+) -> dict[str, str]:
+    """The errors of lab vision's entries on a host where lab nlp has `alpha` at port 8000 of an address (at)."""
     label = {"uuids": [uuid(0)], "gpus": "[0]", "port": 8000, **theirs}
-    other = container("alpha", status, label=label, ports=[("10.0.0.7", 8000)])
+    other = container("alpha", status, label=label, ports=[(at, 8000)])
     facts = host_state(gpus=2, weights={"/w/a.gguf": 1}, containers=[other])
     facts = replace(facts, record={"": {"alpha": replace(NLP, id=other.id)}})
     mine_only = models(**mine).model_copy(update={"lab": "vision"})
@@ -201,10 +219,34 @@ def test_gpus_ports_and_names_of_others_are_taken(status: str) -> None:
     assert beside({}, {"alpha": {"gpus": [1], "port": 8001}}, status)["alpha"].startswith(f"`alpha` belongs to {owner}")
 
 
+ADDRESSES = [
+    ("127.0.0.1", "192.0.2.1", False), ("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", True),
+    ("127.0.0.1", "::", True), ("0.0.0.0", "192.0.2.1", True), ("::", "192.0.2.1", True), ("127.0.0.1", "", True),
+    ("127.0.0.1", "::1", False),
+]  # fmt: skip
+"""Addresses of two listeners on one port, and whether they exclude each other."""
+
+
+@pytest.mark.parametrize(("mine", "theirs", "taken"), ADDRESSES)
+def test_port_of_others_is_taken_where_addresses_overlap(mine: str, theirs: str, taken: bool) -> None:
+    found = beside({}, {"beta": {"gpus": [1], "port": 8000, "bind": mine}}, at=theirs)
+    assert ("beta" in found) is taken
+
+
 def test_labs_share_a_gpu_only_if_both_have_vram() -> None:
     mine = {"beta": {"gpus": [0], "port": 8001, "vram": "6GiB"}}
     assert beside({"vram": "5GiB"}, mine) == {}
     assert "beta" in beside({}, mine)
+
+
+def test_shares_of_two_labs_are_added() -> None:
+    mine = {name: {"gpus": [0], "port": port, "vram": "6GiB"} for port, name in enumerate(("beta", "gamma"), 8001)}
+    found = beside({"vram": "12GiB"}, mine)
+    assert found.keys() == {"gamma"}
+    assert found["gamma"].endswith(
+        "would hold 24.0 of 22.4 GiB: beta 6.0, gamma 6.0, alpha of lab nlp (applied by ada, 2026-11-29 14:02 UTC) "
+        "12.0. Lower vram, or choose another GPU (free: 1)."
+    )
 
 
 def test_services_of_others_stay_in_compose_yaml() -> None:

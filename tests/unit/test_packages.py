@@ -168,6 +168,18 @@ DEBIANS = "Types: deb\nURIs: https://mirror.uni.example/debian\nSuites: trixie\n
             f"{DEBIANS}\nTypes: deb\nURIs: https://{DOCKERS}\nSigned-By:\n -----BEGIN\n .\n",
             f"{DEBIANS}\n# Types: deb\n# URIs: https://{DOCKERS}\n# Signed-By:\n#  -----BEGIN\n#  .\n",
         ),
+        (
+            f"{DEBIANS}\ntypes: deb\nuris: https://{DOCKERS}\n".replace("\n", "\r\n"),
+            f"{DEBIANS}\n# types: deb\n# uris: https://{DOCKERS}\n".replace("\n", "\r\n"),
+        ),
+        (
+            f"# Docker\nTYPES: deb\nUris:\thttps://{DOCKERS}\n \t\n{DEBIANS}",
+            f"# Docker\n# TYPES: deb\n# Uris:\thttps://{DOCKERS}\n \t\n{DEBIANS}",
+        ),
+        (
+            f"enabled: no\ntypes: deb\nuris:\n https://{DOCKERS}\n\n{DEBIANS}",
+            f"# enabled: no\n# types: deb\n# uris:\n#  https://{DOCKERS}\n\n{DEBIANS}",
+        ),
         (f"# deb https://{DOCKERS}/debian x y\n", None),
         (f"  #deb https://{DOCKERS}/debian x y\n", None),
         (f"# instead of {DOCKERS}\n{DEBIANS}", None),
@@ -623,6 +635,7 @@ def test_remove_models_keeps_docker_and_data() -> None:
             "/etc/gpurack/compose.yaml": "",
             "/etc/systemd/system/gpurack.service": "",
             "/etc/docker/daemon.json": "",
+            "/etc/tmpfiles.d/gpurack-logs.conf": "",
         },
     )
     plan = plan_remove(facts, "models")
@@ -631,7 +644,9 @@ def test_remove_models_keeps_docker_and_data() -> None:
         "remove the project's network",
         "remove gpurack.service",
         "remove compose.yaml, secrets and the runner",
+        "remove kept logs, which nothing would remove after their time",
     ]
+    assert command(plan, "remove kept logs").endswith("rm -f /etc/tmpfiles.d/gpurack-logs.conf")
     assert f"docker rm --force -- {id_of('alpha')} {id_of('beta')} >/dev/null" in command(plan, "remove alpha")
     assert plan_remove(host_state(packages=CE), "models").nothing
 
@@ -644,6 +659,7 @@ def test_remove_all_removes_packages_but_keeps_daemon_json_and_data() -> None:
             "/etc/apt/sources.list": "y",
             "/etc/apt/keyrings/gpurack-docker-ce.asc": "k",
             "/etc/docker/daemon.json": "{}",
+            "/etc/tmpfiles.d/gpurack-logs.conf": "",
         },
     )
     plan = plan_remove(facts, "all")
@@ -655,7 +671,7 @@ def test_remove_all_removes_packages_but_keeps_daemon_json_and_data() -> None:
     )
     everything = " ".join(step.command for step in plan.steps if isinstance(step, Shell))
     assert "daemon.json" not in everything
-    assert "/var/lib" not in everything
+    assert "/var/lib" not in everything.replace("/var/lib/gpurack/logs", "")
 
 
 def test_remove_all_is_refused_beside_foreign_containers() -> None:
@@ -735,3 +751,48 @@ def test_half_configured_package_is_not_installed() -> None:
     facts = HostFacts(packages={"curl": package("8 half"), "python3": package("3")})
     assert installed(("curl", "python3", "tar"), facts) == {"python3": "3"}
     assert apt.prerequisites(facts) == ["ca-certificates", "curl"]
+
+
+STUCK = ["127.0.0.1:8000 docker-proxy (pid 7, user root) in docker.service"]
+
+
+@pytest.mark.parametrize("over", [{}, {"busy": "models since 14:02, pid 7"}, {"changing": frozenset({"b1"})}])
+def test_port_that_docker_keeps_is_freed_only_where_no_other_run_works(over: dict[str, Any]) -> None:
+    """It may be of the container that the other run starts."""
+    facts = dataclasses.replace(with_ce(listeners=STUCK), **over)
+    steps = plan_docker(spec({"models": {"alpha": {"port": 8000}}}), facts, False).steps
+    assert [step.reason for step in steps] == (
+        [] if over else ["note that Docker must restart: it listens at port 8000 for a container that does not run"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("docker", "ends", "restarts"),
+    [(":", False, True), (":", True, False), ("echo 8ed3f6ad685b", False, False), ("exit 1", False, False)],
+    ids=["stuck", "proxy ended", "container runs by now", "Docker gives no answer"],
+)
+def test_docker_restarts_only_where_it_still_listens_for_no_container(
+    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, ends: bool, restarts: bool
+) -> None:
+    """The snapshot may be from within the start of a container."""
+    marker = tmp_path / "run/docker-restart"
+    monkeypatch.setattr(paths, "RUN", str(marker.parent))
+    monkeypatch.setattr(paths, "RESTART_MARKER", str(marker))
+    monkeypatch.setattr("gpurack.plan.system.restart.SETTLING", 1)
+    fakes.add("docker", docker)
+    (tmp_path / "docker-proxy").symlink_to("/bin/sleep")
+    proxy = subprocess.Popen([tmp_path / "docker-proxy", "60"])
+    try:
+        listeners = [each.replace("pid 7", f"pid {proxy.pid}") for each in STUCK]
+        plan = plan_docker(spec({"models": {"alpha": {"port": 8000}}}), with_ce(listeners=listeners), False)
+        (step,) = plan.steps
+        assert isinstance(step, Shell)
+        if ends:
+            proxy.kill()
+            proxy.wait()
+        subprocess.run(["sh", "-c", step.command], check=True)
+    finally:
+        proxy.kill()
+        proxy.wait()
+    assert marker.exists() == restarts
+    assert set(fakes.calls) == (set() if ends else {"docker ps -q --filter publish=8000"})

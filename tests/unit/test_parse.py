@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpurack.facts.docker import container, counter, docker, probe
 from gpurack.facts.model import (
     Container,
     File,
@@ -19,20 +20,8 @@ from gpurack.facts.model import (
     Probe,
     Unit,
 )
-from gpurack.facts.parse import (
-    container,
-    counter,
-    docker,
-    files,
-    listeners,
-    os_release,
-    packages,
-    parse,
-    probe,
-    split,
-    units,
-    weights,
-)
+from gpurack.facts.parse import parse
+from gpurack.facts.sections import split
 from gpurack.facts.snapshot import (
     AS_ROOT,
     NEEDS_PASSWORD,
@@ -42,6 +31,8 @@ from gpurack.facts.snapshot import (
     SUDO_PASSWORD,
     Snapshot,
 )
+from gpurack.facts.system import files, listeners, os_release, packages, units
+from gpurack.facts.weights import weights
 from tests.given import framed, said
 from tests.unit.host_programs import SHELLS, Fakes
 
@@ -139,8 +130,8 @@ def test_parses_dpkg_states() -> None:
 
 def test_parses_ss_listeners() -> None:
     lines = [
-        "LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    ino:71 sk:1 cgroup:/system.slice/x <->",
-        "LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    ino:72 sk:2 <->",
+        "LISTEN 0      4096       127.0.0.1:8000  0.0.0.0:*  ino:71 sk:1 cgroup:/system.slice/docker.service <->",
+        "LISTEN 0      128          0.0.0.0:22    0.0.0.0:*  ino:72 sk:2 cgroup:/system.slice/a/docker.service <->",
         "LISTEN 0      4096   127.0.0.53%lo:53         0.0.0.0:*",
         "LISTEN 0      4096            [::]:8001          [::]:*    uid:1001 ino:73 sk:3 v6only:1 <->",
         "LISTEN 0      511                *:80               *:*",
@@ -149,7 +140,7 @@ def test_parses_ss_listeners() -> None:
     ]
     owners = ["71 911 root docker-proxy", "72 1 root sshd", "72 2 root systemd", "73 912  docker-proxy", "nonsense"]
     assert listeners(lines, owners) == [
-        Listener("127.0.0.1", 8000, "docker-proxy (pid 911, user root)"),
+        Listener("127.0.0.1", 8000, "docker-proxy (pid 911, user root)", "docker.service"),
         Listener("0.0.0.0", 22, "sshd (pid 1, user root)"),
         Listener("127.0.0.53", 53, ""),
         Listener("::", 8001, "docker-proxy (pid 912)"),
@@ -209,18 +200,20 @@ def test_parses_container() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ports", "published"),
+    ("ports", "published", "chosen"),
     [
-        (None, ()),
-        ({}, ()),
-        ({"8080/tcp": None}, ()),
-        ({"8080/tcp": [{"HostIp": "", "HostPort": "0"}, {"HostPort": "81"}]}, (("", 0), ("", 81))),
-        ({"8080/tcp": [{"HostIp": "", "HostPort": ""}]}, ()),
-        ({"8080/tcp": [{"HostIp": "2001:DB8:0::7", "HostPort": "80"}]}, (("2001:db8::7", 80),)),
+        (None, (), False),
+        ({}, (), False),
+        ({"8080/tcp": None}, (), False),
+        ({"8080/tcp": [{"HostIp": "", "HostPort": "0"}, {"HostPort": "81"}]}, (("", 0), ("", 81)), True),
+        ({"8080/tcp": [{"HostIp": "", "HostPort": ""}]}, (), True),
+        ({"8080/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}, (), True),
+        ({"8080/tcp": [{"HostIp": "2001:DB8:0::7", "HostPort": "80"}]}, (("2001:db8::7", 80),), False),
     ],
 )
-def test_parses_published_ports(ports: Any, published: Any) -> None:
-    assert container(inspected(ports=ports, labels=None)).ports == published
+def test_parses_published_ports(ports: Any, published: Any, chosen: bool) -> None:
+    found = container(inspected(ports=ports, labels=None))
+    assert (found.ports, found.chosen_ports) == (published, chosen)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +256,7 @@ def plain_look() -> list[str]:
 def test_parses_whole_snapshot() -> None:
     seen = Snapshot().process(whole_look())
     assert (seen.trouble, seen.raised, seen.os.codename, seen.init, seen.address) == (
-        "",
+        None,
         True,
         "trixie",
         "systemd",
@@ -282,14 +275,14 @@ def test_parses_whole_snapshot() -> None:
 def test_incomplete_snapshot_is_trouble() -> None:
     lines = whole_look()
     for cut in range(len(lines)):
-        assert "is incomplete" in Snapshot().process(lines[:cut]).trouble
+        assert "is incomplete" in str(Snapshot().process(lines[:cut]).trouble)
 
 
 def test_recognises_three_kinds_of_sudo() -> None:
     assert Snapshot().process([NO_SUDO]) is NEEDS_ROOT
     assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
     assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
-    assert "no longer reachable" in Snapshot.default().trouble
+    assert "no longer reachable" in str(Snapshot.default().trouble)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -333,7 +326,7 @@ def test_garbage_in_a_section_is_ignored(section: str) -> None:
 def test_deep_nesting_is_ignored_with_remark() -> None:
     lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
     seen = Snapshot().process(framed(lines))
-    assert (seen.trouble, seen.docker) == ("", {})
+    assert (seen.trouble, seen.docker) == (None, {})
     assert said(seen.remarks) == ("ignored 1 line from the host that could not be parsed (docker 1).",)
 
 

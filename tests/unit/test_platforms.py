@@ -83,7 +83,7 @@ def test_uses_or_refuses_docker_of_distribution(
 ) -> None:
     plan = plan_docker(Host(docker=Docker(source="distro")), bare(id_, version, codename), True)
     if distro is None:
-        sentence = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}.'
+        sentence = 'has no Docker with Compose v2 of its own. Write docker: {"source": "docker-ce"}.'
         assert said(plan.errors) == (f"{id_} {version} {sentence}",)
     else:
         assert f"install {distro}" in [step.reason.partition(",")[0] for step in plan.steps]

@@ -28,6 +28,8 @@ assert world  # a fixture
 import common  # noqa: E402 (of files/)
 import download  # noqa: E402
 
+pytestmark = pytest.mark.sampled
+
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda-b7001"
 NEW = {"version": "b7001", "gpus": [0]}
 URL = {"url": "https://hub.example/b.gguf", "sha256": "a" * 64}
@@ -111,7 +113,7 @@ def test_payload_has_neither_secrets_nor_other_services(monkeypatch: pytest.Monk
 DOCKER = """\
 case "$*" in
 "image inspect"*) cat "$STATE/has" 2>/dev/null; [ -e "$STATE/has" ]; exit;;
-*" pull "*) cp "$5" "$STATE/project"; echo sha256:1 >"$STATE/has"; exit "$(cat "$STATE/code")";;
+*" pull "*) cp "$5" "$STATE/project"; echo sha256:$(printf %064d 1) >"$STATE/has"; exit "$(cat "$STATE/code")";;
 esac
 """
 
@@ -173,7 +175,7 @@ def test_image_that_another_run_pulls_is_waited_for(
         said = ""
         while "waiting for the download" not in said:
             said += capsys.readouterr().out
-        fakes.state("has", "sha256:1")
+        fakes.state("has", "sha256:" + "0" * 64)
     done.join()
     assert f"alpha: waiting for the download of image i:1 by {os.uname().nodename}, pid {os.getpid()}, since " in said
     assert not [call for call in fakes.calls if " pull " in call], "it is here now"
@@ -213,6 +215,16 @@ def test_weights_that_replace_present_ones_wait_for_the_change(host: Any, monkey
     data["batches"][0][0] |= {"fetch": [{}], "sha256": {"/missing": "0" * 64}}
     assert host.run_all(data) == 0
     assert asked == [True], "and the present ones are not compared with the lock"
+
+
+def test_weights_and_image_come_at_once(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(3, timeout=20)
+    monkeypatch.setattr(host, "lacks_weights", lambda wanted: True)
+    monkeypatch.setattr(host, "obtain", lambda *arguments: both.wait())
+    monkeypatch.setattr(host, "provide", lambda *arguments: both.wait())
+    data = payload("alpha")
+    data["batches"][0][0]["fetch"] = [{}, {}]
+    assert host.run_all(data) == 0
 
 
 def test_locked_image_is_pulled_but_its_name_stays(host: Any, fakes: Fakes) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.unit.host_programs import Fakes, load
 
+pytestmark = pytest.mark.sampled
+
 ID, OTHER = "a" * 64, "b" * 64
 SLICE = "/user.slice/user-1001.slice/user@1001.service/user.slice/docker-{}.scope"
 ANOTHERS = SLICE.replace("1001", "1002")
@@ -41,7 +43,9 @@ esac
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("processes")
-    module.ANOTHER_USER = re.compile("never")  # the tests may run in a user's session
+    own = re.search(r"/user-(\d+)\.slice/", Path("/proc/self/cgroup").read_text())
+    if own:  # the tests run in a user's session
+        module.IN_SLICE = re.compile(rf"/user-(?!{own[1]}\.)(\d+)\.slice/")
     module.BEYOND_GRACE = 1
     return module
 
@@ -49,7 +53,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
 def daemon(user: str = "", uid: int = 0) -> Any:
     """What processes.py uses of a Dockerd."""
     return SimpleNamespace(
-        user=user, uid=uid, silent=None, by_hand="docker", docker=lambda *words: ["docker", *words],
+        user=user, uid=uid, allowed=lambda limit: limit, by_hand="docker", docker=lambda *words: ["docker", *words],
     )  # fmt: skip
 
 
@@ -118,19 +122,31 @@ def test_finds_descendants_where_daemon_makes_no_cgroups(processes: Any, tmp_pat
 
 def test_waits_for_no_process_of_another_user(processes: Any, tmp_path: Path) -> None:
     """A user may give a cgroup any name, and a user's daemon any pid."""
-    processes.ANOTHER_USER = load("processes").ANOTHER_USER
+    processes.IN_SLICE = load("processes").IN_SLICE
+    named_like_hers = ANOTHERS.partition("docker-")[0] + SLICE.lstrip("/")
     proc = proc_of(
         tmp_path, (1, 0, "0::/init.scope"), (41, 1, SLICE.format(ID)), (42, 1, ANOTHERS.format(ID)),
-        (43, 1, f"0::/system.slice/docker-{ID}.scope"),
+        (43, 1, f"0::/system.slice/docker-{ID}.scope"), (44, 1, named_like_hers.format(ID)),
+        (45, 1, f"0::/system.slice/docker-{ID}.scope/user-1001.slice/x"),
     )  # fmt: skip
     assert processes.of_container(daemon("ada", 1001), ID, 1, proc) == {(41, 7041)}
-    assert processes.of_container(daemon(), ID, 0, proc) == {(43, 7043)}
+    assert processes.of_container(daemon("ada", 1001), ID, 44, proc) == {(41, 7041)}
+    assert processes.of_container(daemon(), ID, 0, proc) == {(43, 7043), (45, 7045)}
 
 
 def test_asks_docker_for_main_process(processes: Any, docker: Fakes, child: subprocess.Popen[bytes]) -> None:
     runs(docker, pid=child.pid)
     assert [pid for pid, _ in processes.of_container(daemon(), ID)] == [child.pid]
     assert processes.of_container(daemon(), OTHER) == set()
+
+
+def test_finds_the_dockerd_of_a_user(processes: Any, tmp_path: Path) -> None:
+    proc = proc_of(tmp_path, (41, 1, ""), (42, 1, ""), (43, 1, ""), (44, 1, ""))
+    for pid, name, uid in ((41, "dockerd", 0), (42, "dockerd", 1001), (43, "dockerd-x", 0), (44, "dockerd", 100)):
+        (tmp_path / str(pid) / "status").write_text(f"Name:\t{name}\nState:\tS\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+    assert processes.daemons(daemon(), proc) == {(41, 7041)}
+    assert processes.daemons(daemon("ada", 1001), proc) == {(42, 7042)}
+    assert processes.daemons(daemon("bob", 10), proc) == set()
 
 
 def test_process_with_same_pid_is_another_one(processes: Any, child: subprocess.Popen[bytes]) -> None:
@@ -217,6 +233,31 @@ def test_stops_side_by_side_with_a_result_for_each(processes: Any, docker: Fakes
     assert time.monotonic() - begun < 12
 
 
+@pytest.mark.parametrize(("user", "asked"), [("", [1, 1, 2, 3]), ("ann", [1, 2, 3, 4])])
+def test_docker_is_asked_again_when_the_main_process_has_ended(
+    processes: Any, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, user: str, asked: list[int]
+) -> None:
+    """A user's Docker is asked each time: the process that it names may be anybody's."""
+    asks: list[str] = []
+
+    def state(daemon: Any, container: str) -> dict[str, Any]:
+        asks.append(container)
+        return {"status": "running", "pid": child.pid, "restarts": 0}
+
+    monkeypatch.setattr(processes, "state", state)
+    watched = processes.Watched(daemon(user), ID)
+    found = []
+    for _ in range(2):
+        assert watched.state()["pid"] == child.pid
+        found.append(len(asks))
+    child.kill()
+    child.wait()
+    for _ in range(2):
+        watched.state()
+        found.append(len(asks))
+    assert found == asked
+
+
 def test_silent_docker_is_a_failure(processes: Any, docker: Fakes) -> None:
     docker.state("hangs", "")
     processes.QUERY = 0.3
@@ -265,6 +306,14 @@ def test_waits_until_processes_and_their_memory_are_gone(processes: Any, smi: Fa
     assert wait(processes, proc, before=before) == f"{GPU} has 1400 MiB in use, 1000 MiB more than before"
     smi.state("gpus", f"{GPU}, 450\n{SECOND}, 20\n")
     assert wait(processes, proc, before=before) == ""
+
+
+def test_rows_of_an_nvidia_smi_that_fails_count(processes: Any, smi: Fakes, tmp_path: Path) -> None:
+    """14: a damaged infoROM, and every GPU answers."""
+    proc_of(tmp_path / "proc")
+    smi.add("nvidia-smi", f"{SMI}\necho 'WARNING: infoROM is corrupted at gpu 0000:17:00.0'; exit 14")
+    assert processes.memory_of(STOPPED, (GPU, SECOND)) == {GPU: (1400, 1000)}
+    assert wait(processes, tmp_path / "proc") == "the driver still lists pid 41"
 
 
 def test_growth_of_others_is_not_waited_for(processes: Any, smi: Fakes, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from gpurack.resources import program
 from tests.unit.host_programs import FILES
 
+pytestmark = pytest.mark.sampled
+
 PROGRAMS = sorted(FILES.glob("*.py"))
 MODULES = {"contextvars", "dataclasses", "graphlib", "tomllib", "zoneinfo"}
 """Modules added after 3.6."""

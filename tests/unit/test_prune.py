@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,17 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.commands import prune
 from gpurack.commands.on_host import text_of
-from gpurack.commands.prune import Found, Leftover, job_of, lines, read
-from tests.given import spec
+from gpurack.commands.prune import Found, Leftover, as_data, job_of, lines, read
+from gpurack.spec.problems import Problem
+from tests import forked
+from tests.given import host_state, spec
 from tests.unit.host_programs import Fakes, load
 
 import common  # isort: skip (of files/)
+
+pytestmark = pytest.mark.sampled
 
 OLD, NOW, KEPT, THEIRS = (f"sha256:{letter * 64}" for letter in "abcd")
 CONTAINER, VOLUME, OTHER_VOLUME = "e" * 64, "1" * 64, "2" * 64
@@ -94,15 +100,9 @@ class Host:
     def run(self, remove: bool = False, **job: Any) -> list[dict[str, Any]]:
         self.docker.install()
         told = {"users": [""], "weights_dir": str(self.weights_dir), "weights": [], "images": [], **job}
-        text = text_of("leftovers", {**told, "remove": remove})
-        for path, there in (
-            (paths.STATE, "lib"),
-            (paths.CONFIG, "etc"),
-            (paths.RUN, "run"),
-            ("/proc/mounts", "mounts"),
-        ):
-            text = text.replace(path, str(self.folder / there))
-        done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=False)
+        places = {paths.STATE: "lib", paths.CONFIG: "etc", paths.RUN: "run", "/proc/mounts": "mounts"}
+        moved = {path: f"{self.folder}/{there}" for path, there in places.items()}
+        done = forked.run_text(text_of("leftovers", {**told, "remove": remove}), moved)
         assert (done.returncode, done.stderr) == (0, "")
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -332,11 +332,17 @@ def test_reads_answer_of_host_as_data() -> None:
         "waiting for another gpurack run on this host (apply since 14:02, pid 7)",
         '{"kind": "weights", "what": "/data/m", "size": 5, "stays": "on nfs4"}',
         '{"kind": "image", "what": "v:1", "user": "ada", "size": 7}',
-        '{"kind": "docker", "user": "bob", "what": "", "error": "no answer"}',
+        '{"kind": "docker", "user": "bob", "what": "", "error": "no answer", "code": "time-is-up"}',
+        '{"kind": "docker", "user": "eve", "what": "", "error": "of an older gpurack", "code": "unheard-of"}',
+        '{"kind": "docker"}',
         '{"kind": "spell", "what": "x"}', '{"kind": "image", "size": "9"}', "[1]",
     ])  # fmt: skip
     assert found.leftovers == (Leftover("image", "v:1", "ada", 7), Leftover("weights", "/data/m", "", 5, "on nfs4"))
-    assert found.trouble == ("the Docker of bob: no answer",)
+    assert [(one.code, one.what) for one in found.errors] == [
+        ("time-is-up", "the Docker of bob: no answer"),
+        ("step-failed", "the Docker of eve: of an older gpurack"),
+        ("step-failed", "Docker: no reason given"),
+    ]
     assert found.free == 7
 
 
@@ -352,7 +358,9 @@ def test_what_a_users_docker_says_is_one_short_line() -> None:
 def test_prints_sizes_and_the_command() -> None:
     image = Leftover("image", "v:1", "ada", 6_100_000_000)
     network = Leftover("weights", "/nfs/m", "", 38_000_000_000, "on a network file system (nfs4)")
-    found = {"gpu1": Found((image, network)), "gpu2": Found(), "gpu3": Found(trouble=("could not connect",))}
+    away = Found(errors=(Problem.of("not-inspected", what="could not connect"),))
+    found = {"gpu1": Found((image, network)), "gpu2": Found(), "gpu3": away}
+    assert as_data(found)["hosts"]["gpu3"]["codes"] == ["not-inspected"]
     assert list(lines(found, False, "lab.py")) == [
         "gpu1   6.1 GB can be removed",
         "  image     v:1 (ada)    6.1 GB",
@@ -363,3 +371,26 @@ def test_prints_sizes_and_the_command() -> None:
         "6.1 GB can be removed, less where images share layers: gpurack prune lab.py --yes",
     ]
     assert list(lines({"gpu1": Found((image,))}, True, "lab.py"))[-1] == "6.1 GB removed on 1 host."
+
+
+def test_asks_no_machine_that_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the entries of one name use would be removed under the other."""
+    names = ("gpu1", "gpu1.lab", "gpu2")
+    address = {"gpu2": "10.0.0.2"}
+    seen = {name: replace(host_state(), machine_id="a" * 32, address=address.get(name, "10.0.0.1")) for name in names}
+    hosts = [SimpleNamespace(name=name) for name in names]
+    asked: list[str] = []
+
+    def on_host(state: Any, host: Any, *more: Any) -> prune.Found:
+        asked.append(host.name)
+        return prune.Found()
+
+    monkeypatch.setattr(prune, "connected", lambda *more: nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(prune, "snapshots_of", lambda *more: seen)
+    monkeypatch.setattr(prune, "on_host", on_host)
+    lab = SimpleNamespace(inventory=hosts, limit=(), chosen=names, fleet=dict.fromkeys(names), path="lab.yaml")
+    printed: list[Any] = []
+    console = SimpleNamespace(print=printed.append)
+    assert prune.prune(console, lab, remove=True, as_json=False) == 1  # type: ignore[arg-type]
+    assert asked == ["gpu2"]
+    assert len([line for line in map(str, printed) if "gpu1" in line and "error" in line]) == 2

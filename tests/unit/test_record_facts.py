@@ -15,8 +15,8 @@ from gpurack.facts.record import DatabaseCopy, Entry, Failed, Member, Ready, Rep
 from gpurack.plan.host import unfinished
 from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
-from gpurack.plan.models.ledger import held_by_others, host_slots
-from gpurack.plan.models.preflight import port_holder
+from gpurack.plan.models.ledger import Taken, host_slots
+from gpurack.plan.models.preflight import port_in_use
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
 from tests.given import container, host_state, id_of, models, uuid
@@ -41,11 +41,18 @@ def test_reads_all_parts() -> None:
     found = read(json.dumps(RECORD))
     assert found
     assert found.containers == {"": {"alpha": Entry(A, "model", "d", "alpha.2", "t", "l", "ada", "3f2a91", "i")}}
-    assert found.replacing == (Replacing("try", "s", (Member("alpha", "", "", A, "alpha.2", B, "alpha.3"),)),)
+    assert found.replacing == (Replacing("try", "s", (Member("alpha", "", "", A, "alpha.2", B, "alpha.3"),), "1"),)
     assert found.failed == {("", "alpha"): Failed("t", "{}", "i", "g", "w", True, 3.5)}
     assert found.ready == {("", "alpha"): (Ready("t", "l", "r", "", "i"),)}
     assert found.tests == {("", "alpha"): Test(A, "t", "", "")}
     assert found.databases == {("", "alpha"): (DatabaseCopy("t", "i:1", "sha256:1", "c.db"),)}
+
+
+def test_reads_which_entries_a_change_in_several_dockers_may_touch() -> None:
+    claim = {"batch": "1", "phase": "prepare", "since": "s", "members": [], "claims": [["", "alpha"], ["ada", "alpha"]]}
+    found = read(json.dumps({**RECORD, "replacing": [claim, {**claim, "claims": [["alpha"]]}]}))
+    assert found
+    assert [one.names for one in found.replacing] == [{"alpha"}]
 
 
 def test_reads_format_1() -> None:
@@ -155,8 +162,8 @@ def test_gpu_and_port_belong_to_both() -> None:
         listeners=host_state(listeners=["127.0.0.1:8000 docker-proxy (pid 1)"]).listeners,
     )
     slots = host_slots(SPEC, facts)
-    assert held_by_others("alpha", slots, SPEC, facts, "") is None
-    assert port_holder(desire("alpha", SPEC, facts, (uuid(0),)), facts) is None
+    assert Taken(SPEC, facts, slots, {}).held_by_others("alpha", slots) is None
+    assert port_in_use(desire("alpha", SPEC, facts, (uuid(0),)), facts) is None
 
 
 def test_says_that_the_next_run_ends_it_unless_one_is_busy() -> None:
@@ -165,6 +172,10 @@ def test_says_that_the_next_run_ends_it_unless_one_is_busy() -> None:
         "the interrupted change of alpha is finished or undone by the next run"
     ]
     assert unfinished(replace(facts, busy="pid 7")) == []
+    (change,) = facts.replacing
+    beside = replace(facts, replacing=(replace(change, batch="1"),))
+    assert unfinished(replace(beside, changing=frozenset({"2"}))) == unfinished(facts)
+    assert unfinished(replace(beside, changing=frozenset({"1"}))) == []
 
 
 @pytest.mark.parametrize("file", ["alpha", "alpha.2"])

@@ -27,7 +27,7 @@ RENAMING = {
     "docker_restart.put_back": "syncs before and after",
     "docker_restart.replace": "syncs before and after",
     "fetch.fetch_folder": "puts the weights of another commit aside",
-    "hashes.remember": "a cache: what is lost is read again",
+    "hashes.change_memory": "a cache: what is lost is read again",
     "rootless.write": "syncs before; the next run writes what is missing",
 }
 """Where programs of hosts rename files, and why a power cut does no harm there."""

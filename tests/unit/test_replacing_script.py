@@ -5,15 +5,17 @@ The daemons are a model (fake_docker.py). After each run exactly one generation 
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +23,14 @@ import pytest
 from gpurack import paths
 from gpurack.engines import hints_of
 from gpurack.plan.models import compose
-from tests.unit.fake_docker import Container, FakeDocker, Killed, services_in
+from tests.sampling import THOROUGH, sample
+from tests.unit.fake_docker import Container, FakeDocker, Killed, moment, services_in
 from tests.unit.host_programs import load
 
 models = load("models")
-import boot  # noqa: E402 (of files/)
+import asking  # noqa: E402 (of files/)
+import boot  # noqa: E402
+import claims  # noqa: E402
 import common  # noqa: E402
 import databases  # noqa: E402
 import docker_restart  # noqa: E402
@@ -40,6 +45,8 @@ import recovering  # noqa: E402
 import replacing  # noqa: E402
 import starting  # noqa: E402
 import stopping  # noqa: E402
+
+pytestmark = pytest.mark.sampled
 
 SAYING = (boot, common, models, recovering, replacing, starting, stopping)
 
@@ -57,12 +64,16 @@ class Generation:
 
     def service(self, name: str) -> dict[str, Any]:
         labels = {"gpurack.model": json.dumps({"image": self.image}), "test.gpus": json.dumps(self.gpus)}
+        labels["gpurack.probe"] = PROBE
         source = f"{self.key}_api_key"
         return {
             "image": self.image, "container_name": name, "labels": labels, "restart": "unless-stopped",
             "secrets": [{"source": source, "target": "api_key"}],
         }  # fmt: skip
 
+
+PROBE = "http://127.0.0.1:1/v1/models"
+"""Where each entry says that it is ready."""
 
 Change = tuple[Generation | None, Generation | None]
 Scenario = dict[str, Change]
@@ -181,10 +192,11 @@ class Host:
             entry = {
                 "name": name, "action": "recreate" if before and not before.by_hand else "create", "user": after.user,
                 "from": before.user if before and not before.by_hand else after.user, "image": after.image,
-                "key": after.key, "uuids": list(after.gpus), "url": "http://127.0.0.1:1/v1/models", "served_name": name,
+                "key": after.key, "uuids": list(after.gpus), "url": PROBE, "served_name": name,
                 "timeout": 5, "label": label, "definition": hashlib.sha256(label.encode()).hexdigest(),
                 "lanes": list(after.gpus), "given": "driver 1",
                 "cuda": {"run": [f"--device={gpu}" for gpu in after.gpus], "arguments": ["-c"], "gpus": 1},
+                "log": "layers",
                 "dry_start": {"run": [], **DRY}, "hints": [hint.payload for hint in hints_of("vllm")],
             }  # fmt: skip
             if before and before.by_hand:
@@ -205,11 +217,21 @@ class Host:
             "batches": [batch],
         }  # fmt: skip
 
-    def apply(self) -> Any:
-        job = models.Job(self.payload())
-        with contextlib.suppress(Killed):
+    def apply(self, payload: Any = None) -> Any:
+        job = models.Job(payload or self.payload())
+        with contextlib.suppress(Killed), self.watched():
             job.apply()
         return job
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Where a change is in the host's Docker and ada's, the host's lock must be free whenever ada's is asked."""
+        if any(each[0] and each[1] and each[0].user != each[1].user for each in self.scenario.values()):
+            self.docker.watched = lambda: common.is_held(common.LOCK)
+        try:
+            yield
+        finally:
+            self.docker.watched = lambda: False
 
     # --- what must hold ----------------------------------------------------------------------------------------------
 
@@ -285,6 +307,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(loading, "wait_until_ready", wait_until_ready)
     monkeypatch.setattr(loading, "still_up", lambda *arguments: None)
     monkeypatch.setattr(processes, "of_container", of_container)
+    monkeypatch.setattr(processes, "daemons", lambda dockerd: set())
     monkeypatch.setattr(processes, "wait_for_memory", lambda *arguments: None)
     monkeypatch.setattr(kept_logs, "keep", lambda dockerd, name, container, kind: f"/logs/{name}.{kind}.log")
     monkeypatch.setattr(kept_logs, "expire", lambda: None)
@@ -307,8 +330,14 @@ PATCHED = [
 """What a host of a test changes in the modules of files/."""
 
 
-def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any) -> float:
-    """A container is ready when it runs; one whose image is broken ends."""
+WAITING = inspect.signature(loading.wait_until_ready)
+
+
+def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any, **options: Any) -> float:
+    """A container is ready when it runs; one whose image is broken ends. Takes what the real one takes."""
+    given = WAITING.bind(daemon, name, container_id, *arguments, **options)
+    given.apply_defaults()
+    assert given.arguments["silence"]() in (None, loading.SILENCE)
     docker = dockerd.run.__self__
     if docker.dead:
         raise Killed
@@ -336,7 +365,8 @@ def after_kill(host: Host, how: str) -> str:
         if how == "kill, then the next run":
             host.apply()
         elif how == "kill":
-            assert models.recover() == 0, host.out
+            with host.watched():
+                assert models.recover() == 0, host.out
         else:
             assert boot.boot() == 0, host.out
     return host.served()
@@ -397,20 +427,38 @@ def test_all_old_ones_serve_after_a_failure(folder: Path, case: str) -> None:
     assert (failed["given"], failed["serves"]) == ("driver 1", bool(before and before.runs))
 
 
-def some(count: int, case: str) -> range:
-    """All numbers of steps; in the inner loop some of them, other ones in each case."""
-    if os.environ.get("GPURACK_EXAMPLES") == "thorough":
-        return range(count)
-    return range(sum(case.encode()) % 7, count, 7)
+def sample_steps(steps: list[str], seed: str, numbers: Iterable[int] | None = None) -> list[int]:
+    """Numbers of steps (default: of all); in the inner loop one of each command and of each file that is written."""
+
+    def command(number: int) -> str:
+        first, *words = steps[number].split()
+        return f"{first} {words[0]}" if first == "write" else first
+
+    return sample(range(len(steps)) if numbers is None else numbers, seed, command)
 
 
 def describe(number: int, steps: list[str], what: str) -> str:
     return f"{what} {number}: {' '.join(steps[number : number + 1])[:110]}"
 
 
-@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
-@pytest.mark.parametrize("breaks", ["", "new:2"], ids=["good", "broken"])
-@pytest.mark.parametrize("case", [case for case in SCENARIOS if case != "first"])
+RECOVERIES = ("kill", "power cut", "kill, then the next run")
+KILLS = [
+    pytest.param(case, breaks, how, id=f"{case}-{label}-{how}")
+    for case in SCENARIOS
+    if case != "first"
+    for breaks, label in (("", "good"), ("new:2", "broken"))
+    for how in RECOVERIES
+]
+SAMPLED_KILLS = sample(KILLS, "kills 20", lambda each: each.values[0])
+"""In the inner loop each scenario once. With this seed they have all recoveries, of good and broken ones."""
+
+
+def test_sampled_kills_have_every_recovery() -> None:
+    assert {each.values[1:] for each in SAMPLED_KILLS} == {each.values[1:] for each in KILLS}
+    assert {each.values[0] for each in SAMPLED_KILLS} == {each.values[0] for each in KILLS}
+
+
+@pytest.mark.parametrize(("case", "breaks", "how"), SAMPLED_KILLS)
 def test_every_kill_is_recovered(folder: Path, case: str, breaks: str, how: str) -> None:
     if (case, how) == ("stopped before", "power cut"):
         return  # boot starts what compose.yaml has, as without a change
@@ -418,10 +466,11 @@ def test_every_kill_is_recovered(folder: Path, case: str, breaks: str, how: str)
     host, steps = cases(folder, scenario, breaks)
     found: dict[str, str] = {}
     changing = [number for number, step in enumerate(steps) if step.startswith(CHANGING)]
-    chosen = [changing[index] for index in some(len(changing), f"{case} {breaks} {how}")]
-    for number in [*chosen, len(steps) - 1]:
+    for number in [*sample_steps(steps, f"{case} {breaks} {how}", changing), len(steps) - 1]:
         host = fresh(folder, scenario, breaks)
-        host.docker.at[number] = when = "kill before" if steps[number].startswith(CHANGING) else "kill after"
+        host.docker.at[moment(steps, number)] = when = (
+            "kill before" if steps[number].startswith(CHANGING) else "kill after"
+        )
         host.apply()
         where = describe(number, host.docker.steps, when)
         if how == "kill, then the next run":
@@ -430,19 +479,26 @@ def test_every_kill_is_recovered(folder: Path, case: str, breaks: str, how: str)
             found[where] = after_kill(host, how)
         except AssertionError as error:
             raise AssertionError(f"{where}\n{error}\n" + "\n".join([*host.docker.steps, *host.out])) from None
-    if how != "kill, then the next run" and os.environ.get("GPURACK_EXAMPLES") == "thorough":
+    if how != "kill, then the next run" and THOROUGH:
         assert set(found.values()) == ({"old"} if breaks else {"old", "new"})
 
 
-@pytest.mark.parametrize("wrong", ["fail", "hang"])
-@pytest.mark.parametrize("case", [case for case in SCENARIOS if case != "first"])
+FAILURES = [
+    pytest.param(case, wrong, id=f"{case}-{wrong}")
+    for case in SCENARIOS
+    if case != "first"
+    for wrong in ("fail", "hang")
+]
+
+
+@pytest.mark.parametrize(("case", "wrong"), sample(FAILURES, "failures", lambda each: each.values[0]))
 def test_every_failing_step_leaves_one_generation(folder: Path, case: str, wrong: str) -> None:
     scenario = SCENARIOS[case]
-    for breaks in ("", "new:2"):
+    for breaks in sample(("", "new:2"), f"{case} {wrong}"):
         host, steps = cases(folder, scenario, breaks)
-        for number in some(len(steps), f"{case} {breaks} {wrong}"):
+        for number in sample_steps(steps, f"{case} {breaks} {wrong}"):
             host = fresh(folder, scenario, breaks)
-            host.docker.at[number] = wrong
+            host.docker.at[moment(steps, number)] = wrong
             job = host.apply()
             where = describe(number, host.docker.steps, wrong)
             try:
@@ -457,16 +513,547 @@ def test_a_docker_of_a_user_that_falls_silent_keeps_no_model_of_the_host_down(fo
     scenario = SCENARIOS["swap between two Dockers"]
     for breaks in ("", "new:2"):
         _, steps = cases(folder, scenario, breaks)
-        for number in some(len(steps), breaks):
+        for number in sample_steps(steps, breaks):
             host = fresh(folder, scenario, breaks)
-            host.docker.at[number] = "silent"
+            host.docker.at[moment(steps, number)] = "silent"
             host.apply()
             where = describe(number, host.docker.steps, "silent")
             assert host.docker.violations == [], where
             ours = [one for one in host.docker.daemons[""].values() if one.status == "running"]
             free = {"0", "1"} - {gpu for one in host.running() for gpu in one.gpus}
-            assert ours or "0" not in free, (where, host.out)
+            moved = any(one.name == "alpha" for one in host.running())  # its new one, which only ada's can remove
+            assert ours or moved or "0" not in free, (where, host.out)
             assert after_kill(host, "kill") in ("old", "new")
+
+
+@pytest.mark.parametrize("breaks", ["", "new:2"], ids=["good", "broken"])
+def test_a_slow_docker_of_a_user_keeps_models_of_the_host_down_for_limited_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """Each command in ada's takes nearly as long as it may. So does each in a recovery, as long as it is slow."""
+    now, held = [0.0], [0.0]
+    monkeypatch.setattr(dockerd, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    answer = FakeDocker.run
+
+    def slowly(docker: FakeDocker, *argv: str, **options: Any) -> tuple[int, str]:
+        if "USER=ada" in argv:
+            now[0] += options["limit"] * 0.99
+            held[0] += options["limit"] * 0.99 if claims.others() else 0
+        return answer(docker, *argv, **options)
+
+    monkeypatch.setattr(FakeDocker, "run", slowly)
+    host, _ = cases(folder, SCENARIOS["swap between two Dockers"], breaks)
+    assert dockerd.TURN / 2 < held[0] <= 2 * dockerd.TURN + 5, "and the seconds that a model may load"
+    ours = [one for one in host.docker.daemons[""].values() if one.status == "running"]
+    free = {"0", "1"} - {gpu for one in host.running() for gpu in one.gpus}
+    assert ours or "0" not in free, host.out
+    assert any("the Docker of ada took longer than" in line for line in host.out), host.out
+    held[0] = 0
+    models.recover()
+    assert held[0] <= dockerd.TURN
+    monkeypatch.setattr(FakeDocker, "run", answer)
+    common.run = dockerd.run = boot.run = host.docker.run
+    assert after_kill(host, "kill") in ("old", "new")
+
+
+BESIDE: Scenario = {
+    **SCENARIOS["swap between two Dockers"],
+    "gamma": (old(key="gamma", gpus="2"), new(key="gamma.2", gpus="2")),
+}
+"""A swap between two Dockers, and a model of the host that another run changes meanwhile."""
+
+
+def only(host: Host, *names: str, users: tuple[str, ...] = ("", "ada")) -> dict[str, Any]:
+    """The payload of a run that changes these models, each in a batch of its own, or all in one where they swap."""
+    payload = host.payload()
+    (batch,) = payload["batches"]
+    chosen = [one for one in batch if one["name"] in names]
+    payload["batches"] = [chosen] if users == ("", "ada") else [[one] for one in chosen]
+    payload["projects"] = {user: payload["projects"][user] for user in users}
+    for told in payload["projects"].values():
+        for name in BESIDE.keys() - set(names):
+            told["services"].pop(name, None)
+            if name in told["before"]:
+                told["services"][name] = told["before"][name]
+    return payload
+
+
+def gammas(host: Host) -> dict[str, Any]:
+    """What a second run is told that changes gamma, and would remove alpha, which the first one moves."""
+    payload = only(host, "gamma", users=("",))
+    payload["batches"].append([{"name": "alpha", "action": "remove", "from": "", "old_key": "alpha"}])
+    del payload["projects"][""]["services"]["alpha"]
+    return payload
+
+
+def while_ada(host: Host, monkeypatch: pytest.MonkeyPatch, command: str, act: Callable[[], None]) -> None:
+    """Ada's Docker takes its time for the first command of this name; this happens meanwhile."""
+    answer, begun = FakeDocker.run, list[str]()
+
+    def run(docker: FakeDocker, *argv: str, **options: Any) -> tuple[int, str]:
+        if "USER=ada" in argv and argv[argv.index("docker") + 1] == command and not begun:
+            begun.append(command)
+            act()
+        return answer(docker, *argv, **options)
+
+    monkeypatch.setattr(FakeDocker, "run", run)
+    common.run = dockerd.run = boot.run = host.docker.run
+
+
+REFUSED = "not changed: another run is changing it (pid {}, since "
+
+
+@pytest.mark.parametrize("breaks", ["", "alpha-new"], ids=["good", "broken"])
+@pytest.mark.parametrize("command", ["rename", "create", "run", "stop", "start", "rm"])
+def test_other_runs_change_other_models_while_a_users_docker_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, breaks: str
+) -> None:
+    """At each step of a swap with it. The entries of the swap are refused, and both runs' lines are in compose.yaml."""
+    host = fresh(folder, BESIDE, breaks)
+    failures, payload = list[int](), gammas(host)
+
+    def other() -> None:
+        assert is_free(common.LOCK)
+        job = models.Job(payload)
+        job.apply()
+        failures.append(job.failures)
+
+    if command == "create":  # Compose's
+        monkeypatch.setattr(FakeDocker, "compose", during(FakeDocker.compose, host, other))
+    else:
+        while_ada(host, monkeypatch, command, other)
+    host.apply(only(host, "alpha", "beta"))
+    assert failures == [1]
+    (refused,) = [line for line in host.out if REFUSED.format(os.getpid()) in line]
+    assert refused.startswith("error alpha: ")
+    assert "gamma: ready after 1 min 15 s, down for 0 s" in host.out
+    after = {
+        "alpha": BESIDE["alpha"][bool(not breaks)],
+        "beta": BESIDE["beta"][bool(not breaks)],
+        "gamma": BESIDE["gamma"][1],
+    }
+    host.scenario = {name: (one, one) for name, one in after.items()}
+    assert host.docker.violations == []
+    assert {one.service for one in host.running()} == {one.key for one in after.values() if one}
+    assert host.record()["replacing"] == []
+    for name, one in after.items():
+        host.check(name, one, host.record())
+    for user in ("", "ada"):
+        text = Path(dockerd.Dockerd(user).compose_file).read_text()
+        assert set(services_in(text)) == {one.key for one in after.values() if one and one.user == user}
+    assert not list(host.folder.rglob("*.commit*")) + list(host.folder.rglob("change.*"))
+
+
+def during(compose_of: Any, host: Host, act: Callable[[], None]) -> Any:
+    """Compose in ada's Docker, during whose first creation something happens."""
+    begun = list[bool]()
+
+    def answer(docker: FakeDocker, daemon: dict[str, Container], words: list[str]) -> Any:
+        if "create" in words and daemon is docker.daemons["ada"] and not begun:
+            begun.append(True)
+            docker.lock.release()
+            try:
+                act()
+            finally:
+                docker.lock.acquire()
+        return compose_of(docker, daemon, words)
+
+    return answer
+
+
+def test_boot_stop_jobs_and_recovery_leave_alone_what_a_run_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, seen = fresh(folder, SCENARIOS["swap between two Dockers"]), list[Any]()
+
+    def act() -> None:
+        begun = len(host.docker.steps)
+        host.docker.watched = lambda: False
+        seen.append(models.recover())
+        seen.append(boot.boot_of(dockerd.Dockerd()))
+        told = {"user": "", "name": "beta", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
+        with pytest.raises(common.Failure, match=r"^not stopped: another run is changing it \(pid"):
+            stopping.stop(told)
+        seen.append([step for step in host.docker.steps[begun:] if step.startswith(CHANGING)])
+
+    while_ada(host, monkeypatch, "start", act)
+    host.apply()
+    assert seen == [0, [], []]
+    assert host.served() == "new"
+
+
+@pytest.mark.parametrize("breaks", ["", "alpha-new"], ids=["good", "broken"])
+def test_only_the_decision_waits_for_the_hosts_lock(folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: str) -> None:
+    """A job may hold it for days. The new ones serve meanwhile; the way back waits for nothing."""
+    host, held = fresh(folder, SCENARIOS["swap between two Dockers"], breaks), contextlib.ExitStack()
+    ready = "alpha, beta: ready, and may be used. The change is completed when no other run works on the host's models"
+
+    def job() -> None:
+        with held:
+            awaited(lambda: any("serves again" in line for line in host.out) if breaks else ready in host.out)
+            keys = {one.service for one in host.running()}
+            wanted.append(keys == {each[bool(not breaks)].key for each in host.scenario.values()})  # type: ignore[union-attr]
+            phases.extend(change["phase"] for change in claims.others())
+
+    wanted, phases = list[bool](), list[str]()
+
+    def act() -> None:
+        assert common.take(common.LOCK, held)
+        host.docker.watched = lambda: False
+        threading.Thread(target=job).start()
+
+    while_ada(host, monkeypatch, "start", act)
+    host.apply()
+    assert (wanted, phases) == ([True], [] if breaks else ["try"])
+    assert host.served() == ("old" if breaks else "new")
+
+
+def test_a_users_docker_gets_the_time_back_that_the_end_of_a_change_waits_for_the_hosts_lock(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was killed between the decision and compose.yaml. A job holds the lock for days meanwhile."""
+    _, steps = cases(folder, SCENARIOS["swap between two Dockers"])
+    decided = [number for number, step in enumerate(steps) if step == "write record.json"]
+    for number in decided:
+        host = fresh(folder, SCENARIOS["swap between two Dockers"])
+        host.docker.at[moment(steps, number)] = "kill after"
+        host.apply()
+        if any(change["phase"] == "commit" for change in host.record()["replacing"]):
+            break
+    assert list(host.folder.rglob("*.commit-*"))
+    host.docker.revive()
+    now, locked = [0.0], common.locked
+
+    @contextlib.contextmanager
+    def for_days(what: str, users: Iterable[str] = ("",)) -> Iterator[None]:
+        now[0] += 2 * dockerd.TURN if set(users) == {""} else 0
+        with locked(what, users):
+            yield
+
+    monkeypatch.setattr(recovering, "locked", for_days)
+    for module in (recovering, dockerd):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    assert models.recover() == 0, host.out
+    assert now[0] == 2 * dockerd.TURN
+    assert host.served() == "new"
+
+
+def test_a_run_whose_connection_is_lost_while_it_waits_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run holds the lock, for hours. What has begun is finished or undone."""
+    host, lost = fresh(folder, SCENARIOS["one"]), threading.Event()
+    monkeypatch.setattr(common, "UNHEARD", lost)
+    lost.set()
+    with contextlib.ExitStack() as held:
+        assert common.take(common.LOCK, held)
+        assert host.apply().failed.keys() == {"alpha", "ada's Docker"}
+        told = {"user": "", "name": "alpha", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
+        with pytest.raises(common.Failure, match="the connection was lost"):
+            stopping.stop(told)
+    why = "the connection was lost. The next run resumes; not changed"
+    assert sorted(host.out) == [f"error ada's Docker: {why}", f"error alpha: {why}"]
+    assert host.served() == "old"
+    lost.clear()
+    host.apply()
+    assert host.served() == "new"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_run_whose_connection_is_lost_while_it_waits_to_undo_a_change_makes_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The record has a change of a killed run, and another run holds the lock. Afterwards the lock is free."""
+    _, steps = cases(folder, SCENARIOS["one"])
+    host, lost = fresh(folder, SCENARIOS["one"]), threading.Event()
+    host.docker.at[moment(steps, next(n for n, step in enumerate(steps) if step.startswith("stop")))] = "kill after"
+    host.apply()
+    host.docker.revive()
+    monkeypatch.setattr(common, "UNHEARD", lost)
+    with contextlib.ExitStack() as held:
+        assert common.take(common.LOCK, held)
+        threading.Timer(0.3, lambda: [lost.set(), held.close()]).start()
+        if stops:
+            told = {"user": "", "name": "alpha", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
+            with pytest.raises(common.Failure, match="the connection was lost"):
+                stopping.stop(told)
+        else:
+            assert "alpha" in host.apply().failed
+    assert host.record()["replacing"] == []
+    assert host.served() == "old"
+    lost.clear()
+    host.apply()
+    assert host.served() == "new"
+
+
+def test_a_claim_ends_with_its_run(folder: Path) -> None:
+    """A run that was killed before it began anything leaves nothing to undo, and nothing that blocks the next one."""
+    host, steps = cases(folder, SCENARIOS["swap between two Dockers"])
+    first = steps.index("write record.json")
+    host = fresh(folder, SCENARIOS["swap between two Dockers"])
+    host.docker.at[moment(steps, first)] = "kill after"
+    host.apply()
+    (change,) = host.record()["replacing"]
+    assert (change["members"], change["claims"]) == (
+        [],
+        [["", "alpha"], ["", "beta"], ["ada", "alpha"], ["ada", "beta"]],
+    )
+    assert not claims.is_alive(change)
+    host.docker.revive()
+    assert models.recover() == 0
+    assert (host.out, host.served()) == ([], "old")
+    host.apply()
+    assert host.served() == "new"
+
+
+def interrupted_with_ada(folder: Path, step: str) -> Host:
+    """A swap with ada's Docker was killed before the first such step; gamma of the host has nothing to do with it."""
+    host = fresh(folder, BESIDE)
+    host.apply(only(host, "alpha", "beta"))
+    first = next(number for number, each in enumerate(host.docker.steps) if each.startswith(step))
+    wanted = moment(host.docker.steps, first)
+    host = fresh(folder, BESIDE)
+    host.docker.at[wanted] = "kill before"
+    host.apply(only(host, "alpha", "beta"))
+    host.docker.revive()
+    (change,) = host.record()["replacing"]
+    assert (change["phase"], claims.is_alive(change)) == (KILLED[step], False)
+    return host
+
+
+KILLED = {"start ": "try", "rm ": "commit"}
+
+
+def ended(host: Host, step: str, gamma: int) -> None:
+    """Assert that the swap has ended, and that each entry runs once. gamma: its generation."""
+    swapped = KILLED[step] == "commit"
+    after = {name: each[gamma if name == "gamma" else swapped] for name, each in BESIDE.items()}
+    host.scenario = {name: (one, one) for name, one in after.items()}
+    assert (host.docker.violations, host.record()["replacing"]) == ([], [])
+    assert {one.service for one in host.running()} == {one.key for one in after.values() if one}
+    for name, one in after.items():
+        host.check(name, one, host.record())
+    assert not list(host.folder.rglob("*.commit*")) + list(host.folder.rglob("change.*"))
+
+
+@contextlib.contextmanager
+def waiting_for_ada(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> Iterator[None]:
+    """Ada's Docker answers, or its lock is free, only after the block."""
+    go_on, answer, held = threading.Event(), FakeDocker.run, contextlib.ExitStack()
+
+    def run(docker: FakeDocker, *argv: str, **options: Any) -> tuple[int, str]:
+        if "USER=ada" in argv:
+            assert go_on.wait(60)
+        return answer(docker, *argv, **options)
+
+    if what == "lock":
+        assert common.take(common.of_user(common.LOCK, "ada"), held)
+    else:
+        monkeypatch.setattr(FakeDocker, "run", run)
+        common.run = dockerd.run = boot.run = host.docker.run
+    try:
+        yield
+    finally:
+        go_on.set()
+        held.close()
+
+
+def in_background(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Call a function in a thread; its results are in the list."""
+    results = list[Any]()
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    return thread, results
+
+
+def of_host(host: Host) -> set[str]:
+    return {one.name for one in host.docker.daemons[""].values() if one.status == "running"}
+
+
+@pytest.mark.parametrize("what", ["Docker", "lock"])
+@pytest.mark.parametrize("step", KILLED)
+def test_boot_starts_other_models_while_an_interrupted_change_waits_for_a_users_docker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    host = interrupted_with_ada(folder, step)
+    for one in host.running():
+        one.status = "exited"
+    with waiting_for_ada(host, monkeypatch, what):
+        thread, results = in_background(boot.boot)
+        awaited(lambda: of_host(host) == {"gamma"})
+    thread.join()
+    assert results == [0], host.out
+    ended(host, step, 0)
+
+
+@pytest.mark.parametrize("step", KILLED)
+def test_boot_starts_the_hosts_models_of_an_interrupted_change_where_a_users_docker_never_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Last, and only as their GPUs are free."""
+    host = interrupted_with_ada(folder, step)
+    for one in host.running():
+        one.status = "exited"
+    host.docker.silent = "ada"
+    monkeypatch.setattr(boot, "DAEMON_TIMEOUT", 0)
+    assert boot.boot() > 0
+    assert of_host(host) == {"gamma", "alpha" if step == "start " else "beta"}
+    what = "an earlier change was interrupted and cannot be undone yet: the Docker of ada does not answer"
+    told = [line for line in host.out if what in line]
+    assert [line.split(":")[0] for line in told] == ["error alpha", "error beta"]
+    host.docker.silent = ""
+    assert boot.boot() == 0
+    ended(host, step, 0)
+
+
+@pytest.mark.parametrize("what", ["Docker", "lock"])
+@pytest.mark.parametrize("step", KILLED)
+def test_a_run_changes_other_models_while_an_interrupted_change_waits_for_a_users_docker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    """It ends that change beside them, and leaves its entries alone."""
+    host = interrupted_with_ada(folder, step)
+    with waiting_for_ada(host, monkeypatch, what):
+        job = models.Job(gammas(host))
+        thread, _ = in_background(job.apply)
+        awaited(lambda: "gamma: ready after 1 min 15 s, down for 0 s" in host.out)
+        assert len(host.record()["replacing"]) == 1
+    thread.join()
+    assert job.failures == 1
+    (refused,) = [line for line in host.out if line.startswith("error")]
+    assert refused.startswith("error alpha: not changed: an earlier change of it was interrupted. Run gpurack again")
+    ended(host, step, 1)
+
+
+def test_a_run_says_what_it_cannot_end_and_the_next_one_ends_it(folder: Path) -> None:
+    host = interrupted_with_ada(folder, "start ")
+    host.docker.silent = "ada"
+    assert models.recover() == 2
+    models.Job(only(host, "gamma", users=("",))).apply()
+    assert "gamma: ready after 1 min 15 s, down for 0 s" in host.out
+    what = "error {}: an earlier change was interrupted and cannot be undone yet: the Docker of ada does not answer"
+    assert all(any(line.startswith(what.format(name)) for line in host.out) for name in ("alpha", "beta"))
+    assert len(host.record()["replacing"]) == 1
+    host.docker.silent = ""
+    assert models.recover() == 0
+    ended(host, "start ", 1)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_an_interrupted_change_with_a_users_docker_does_not_keep_another_model_from_its_stop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    host = interrupted_with_ada(folder, "start ")
+    told = {"user": "", "name": "gamma", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
+    with waiting_for_ada(host, monkeypatch, "lock"):
+        thread, _ = in_background(lambda: stopping.stop(told))
+        awaited(lambda: "gamma" not in of_host(host))
+    thread.join()
+    host.docker.silent = "ada" if silent else ""
+    if silent:
+        with pytest.raises(common.Failure, match=r"^not stopped: an earlier change was interrupted .* does not answer"):
+            stopping.stop({**told, "name": "alpha"})
+        assert len(host.record()["replacing"]) == 1
+    else:
+        stopping.stop({**told, "name": "alpha"})
+        assert (of_host(host), host.record()["replacing"]) == (set(), [])
+
+
+EACH_STAYS: Scenario = {
+    "alpha": (old(gpus="0"), new(gpus="1")),
+    "beta": (old("ada", "beta", gpus="1"), new("ada", "beta.2", gpus="0")),
+}
+"""A swap of GPUs between a model of the host and one of ada's, each of which stays in its Docker."""
+
+
+@pytest.mark.parametrize("step", ["rename ", "start ", "rm "])
+@pytest.mark.parametrize("booted", [True, False])
+def test_ada_keeps_no_model_of_the_host_from_runs_and_stops_for_good(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, booted: bool
+) -> None:
+    """Her Docker never answers after a change of both was interrupted. Its part of the change stays."""
+    host = fresh(folder, EACH_STAYS)
+    host.apply()
+    steps = host.docker.steps
+    hit = moment(steps, next(number for number, each in enumerate(steps) if each.startswith(step)))
+    host = fresh(folder, EACH_STAYS)
+    host.docker.at[hit] = "kill before"
+    host.apply()
+    host.docker.revive()
+    for one in host.running() if booted else ():
+        one.status = "exited"
+    host.docker.silent = "ada"
+    monkeypatch.setattr(boot, "DAEMON_TIMEOUT", 0)
+    if booted:
+        assert boot.boot() > 0
+    else:
+        assert models.recover() == 1
+    (change,) = host.record()["replacing"]
+    assert ([member["name"] for member in change["members"]], change["claims"]) == (["beta"], [["ada", "beta"]])
+    assert [line.split(":")[0] for line in host.out if "cannot be undone yet" in line] == ["error beta"]
+    generation = int(step == "rm ")
+    assert of_host(host) == {"alpha"}
+    host.check("alpha", EACH_STAYS["alpha"][generation], host.record())
+    told = {"user": "", "name": "alpha", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
+    stopping.stop(told)
+    assert of_host(host) == set()
+    host.docker.silent = ""
+    assert models.recover() == 0
+    assert (host.docker.violations, host.record()["replacing"]) == ([], [])
+    assert [one.service for one in host.running()] == [EACH_STAYS["beta"][generation].key]  # type: ignore[union-attr]
+    assert not list(host.folder.rglob("*.commit*")) + list(host.folder.rglob("change.*"))
+
+
+@pytest.mark.parametrize("what", ["todays_files", "remove_labelled"])
+def test_what_is_not_undone_keeps_a_model_of_the_host_in_the_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A rotated key, or a container of a probe, which nothing but the change names. Ada's Docker is silent."""
+    host = fresh(folder, EACH_STAYS)
+    host.apply()
+    steps = host.docker.steps
+    hit = moment(steps, next(number for number, each in enumerate(steps) if each.startswith("start ")))
+    host = fresh(folder, EACH_STAYS)
+    payload = host.payload
+    host.payload = lambda: {  # type: ignore[method-assign]
+        **payload(), "batches": [[{**one, "restore": ["api_key"]} for one in batch] for batch in payload()["batches"]]
+    }  # fmt: skip
+    host.docker.at[hit] = "kill before"
+    host.apply()
+    host.docker.revive()
+    host.docker.silent = "ada"
+
+    def fails(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovering if what == "todays_files" else dockerd.Dockerd, what, fails)
+        assert models.recover() > 0
+        (change,) = host.record()["replacing"]
+        assert "alpha" in {member["name"] for member in change["members"]}
+    assert models.recover() == 1
+    (change,) = host.record()["replacing"]
+    assert {member["name"] for member in change["members"]} == {"beta"}
+    (mounted,) = host.containers["alpha"].mounts
+    assert Path(mounted).read_text() == "new key of alpha.2"
+
+
+def test_a_run_waits_for_limited_time_for_another_one_before_it_plans(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovering, "SOON", 0.1)
+    host = interrupted_with_ada(folder, "start ")
+    with waiting_for_ada(host, monkeypatch, "lock"):
+        assert models.recover() == 2
+        assert any(line.endswith("another run works in the Docker of ada") for line in host.out)
+    assert models.recover() == 0
+    ended(host, "start ", 0)
+
+
+def is_free(path: str) -> bool:
+    """Can the lock be taken now?"""
+    with contextlib.ExitStack() as taken:
+        return bool(common.take(path, taken))
 
 
 @pytest.mark.parametrize("case", ["one", "swap", "swap between two Dockers", "made by hand"])
@@ -477,19 +1064,20 @@ def test_kill_during_recovery_is_recovered(folder: Path, case: str) -> None:
         phases = [
             number + 1 for number, step in enumerate(steps) if step == "write record.json" and steps[number + 1 :]
         ]
-        for first in [phases[index] for index in some(len(phases), case + breaks)]:
+        for first in sample(phases, case + breaks):
             host = fresh(folder, scenario, breaks)
-            host.docker.at[first] = "kill before"
+            host.docker.at[moment(steps, first)] = "kill before"
             host.apply()
             begun = len(host.docker.steps)
             host.docker.revive()
             models.recover()
-            for second in range(begun, len(host.docker.steps)):
+            recovery = host.docker.steps
+            for second in sample_steps(recovery, case + breaks, range(begun, len(recovery))):
                 host = fresh(folder, scenario, breaks)
-                host.docker.at[first] = "kill before"
+                host.docker.at[moment(steps, first)] = "kill before"
                 host.apply()
                 host.docker.revive()
-                host.docker.at[second] = "kill before"
+                host.docker.at[moment(recovery, second)] = "kill before"
                 with contextlib.suppress(Killed):
                     models.recover()
                 after_kill(host, "kill")
@@ -519,6 +1107,106 @@ def test_no_old_one_stops_for_an_image_without_cuda(folder: Path, case: str) -> 
         assert (host.running(), host.docker.daemons[""]) == ([], {})
 
 
+@pytest.mark.parametrize(
+    ("code", "certain"),
+    [(35, True), (222, True), (804, True), (100, False), (101, False), (802, False), (803, False), (999, False)],
+)
+def test_only_faults_that_name_the_driver_are_recorded(folder: Path, code: int, certain: bool) -> None:
+    """The others pass when a service starts or a device file is there, which the record does not compare."""
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.cuda = f"gpurack-cuda {code} 0"
+    host.apply()
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert ("alpha" in host.record()["failed"].get("", {})) == certain
+
+
+@pytest.mark.parametrize(("official", "libcuda", "failures"), [(True, 12, 1), (True, 13, 0), (False, 12, 0)])
+def test_no_old_one_stops_for_a_driver_too_old_for_an_official_image(
+    folder: Path, official: bool, libcuda: int, failures: int
+) -> None:
+    """CUDA starts with it and counts the GPUs; the engine's program would end with error 35."""
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.cuda = f"gpurack-cuda 0 1\ngpurack-cuda-versions {libcuda} 13.0.2"
+    payload = host.payload()
+    payload["batches"][0][0]["cuda"]["official"] = official
+    assert host.apply(payload).failures == failures
+    assert host.served() == ("old" if failures else "new")
+    assert ("alpha" in host.record()["failed"].get("", {})) == bool(failures)
+
+
+def test_failure_before_the_stop_is_recorded_with_what_it_depends_on(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.dry = UNFIT["arguments"]
+    host.apply()
+    entry = host.record()["failed"][""]["alpha"]
+    model = host.payload()["batches"][0][0]
+    assert {word: entry[word] for word in ("label", "given", "definition")} == {
+        word: model[word] for word in ("label", "given", "definition")
+    }
+    assert (entry["serves"], entry["down"], entry["image"][:7]) == (True, 0, "sha256:")
+    assert entry["why"] == "its program refuses its arguments: unknown: --nope 1."
+
+
+@pytest.mark.parametrize(("image", "left"), [("alpha.2-new:2", []), ("failed:3", ["alpha"])])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_rollback_leaves_the_failure_of_what_the_inventory_has(
+    folder: Path, image: str, left: list[str], broken: bool
+) -> None:
+    """Else the next nightly run would stop the model once more for what failed."""
+    host = fresh(folder, SCENARIOS["one"], "new:2" if broken else "")
+    label = json.dumps({"image": image})
+    before = {"definition": hashlib.sha256(label.encode()).hexdigest(), "why": "of the inventory"}
+    record.note_failed("", "alpha", before)
+    payload = host.payload()
+    payload["batches"][0][0]["rollback"] = "0123456789ab"
+    models.Job(payload).apply()
+    found = host.record()["failed"][""]
+    assert host.served() == ("old" if broken else "new")
+    if broken:
+        assert (found["alpha"]["why"] == "of the inventory") == (left == ["alpha"])
+    else:
+        assert list(found) == left
+
+
+def test_a_change_of_the_inventory_that_succeeds_drops_the_failure(folder: Path) -> None:
+    host = fresh(folder, SCENARIOS["one"])
+    record.note_failed("", "alpha", {"definition": "0" * 64, "why": "an earlier one"})
+    host.apply()
+    assert host.record()["failed"][""] == {}
+
+
+REFUSALS = {
+    'invalid CapAdd: unknown capability: "CAP_NONE"': True,
+    "conflicting options: port publishing and the container type network mode": True,
+    "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available": True,
+    "Duplicate mount point: /weights": True,
+    "No such image: x:1": False,
+    'Conflict. The container name "/alpha" is already in use by container "0123"': False,
+    "unknown or invalid runtime name: nvidia": False,
+    'invalid mount config for type "bind": bind source path does not exist: /w': False,
+    "failed to create task: write /var/lib/docker/x: no space left on device": False,
+    "network gpurack_default not found": False,
+}
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+def test_creation_is_tried_again_unless_its_settings_are_wrong(
+    folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compose_of = FakeDocker.compose
+
+    def answer(docker: FakeDocker, daemon: dict[str, Container], words: list[str]) -> str | None:
+        if "create" in words:
+            raise LookupError(said)
+        return compose_of(docker, daemon, words)
+
+    monkeypatch.setattr(FakeDocker, "compose", answer)
+    host = fresh(folder, SCENARIOS["one"])
+    assert (host.apply().failures, host.served()) == (1, "old")
+    assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
+    assert ("alpha" in host.record()["failed"].get("", {})) == REFUSALS[said]
+
+
 def test_failure_of_cuda_says_cause_and_what_serves(folder: Path) -> None:
     host = fresh(folder, SCENARIOS["one"])
     host.docker.cuda = "gpurack-cuda 802 0"
@@ -544,7 +1232,7 @@ def test_no_old_one_stops_for_arguments_or_devices_that_are_refused(folder: Path
     job = host.apply()
     assert job.failures == len(SCENARIOS[case])
     assert not [step for step in host.docker.steps if step.startswith(("start", "stop"))]
-    assert host.record()["failed"] == {}
+    assert bool(host.record()["failed"]) == (said == "arguments")
     assert case == "first" or host.served() == "old"
 
 
@@ -591,7 +1279,9 @@ def test_damaged_weights_stop_nothing(folder: Path, case: str, tmp_path: Path) -
     assert host.out[0] == why
     acts = ("start", "stop", "rename", "run", "compose create")
     assert not [step for step in host.docker.steps if step.startswith(acts)]
-    assert not host.record().get("failed")
+    entry = host.record()["failed"][""]["alpha"]
+    assert (entry["serves"], entry["image"]) == (case != "first", "")
+    assert list(host.record()["failed"][""]) == ["alpha"]
 
 
 @pytest.mark.parametrize("program", ["exit 1", "echo no JSON", "sleep 99", "echo '[]'"])
@@ -599,7 +1289,7 @@ def test_check_of_weights_without_an_answer_refuses_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setattr(fetch, "HEADER_LIMIT", 0.5)
-    monkeypatch.setattr(fetch, "reader", lambda path, user: ["sh", "-c", program])
+    monkeypatch.setattr(fetch, "inspector", lambda path, user: ["sh", "-c", program])
     host = fresh(folder, SCENARIOS["one"])
     payload = host.payload()
     payload["batches"][0][0]["weights"] = ["/w/m.gguf"]
@@ -619,6 +1309,17 @@ def test_new_one_that_continues_on_the_cpu_is_undone(folder: Path, monkeypatch: 
     assert "it computes on the CPU, not on its GPUs (CUDA error 999: unknown error). /dev/nvidia-uvm" in host.out[-1]
 
 
+@pytest.mark.parametrize(("pid", "failures"), [(None, 1), (8, 1), (7, 0)])
+def test_new_one_that_nvidia_smi_lists_computes_on_its_gpus(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pid: int | None, failures: int
+) -> None:
+    monkeypatch.setattr(kept_logs, "tail", lambda dockerd, container, lines=0: "warning: no usable GPU found, …")
+    monkeypatch.setattr(processes, "compute_apps", lambda: [(pid, "GPU-a", 900)] if pid else None)
+    monkeypatch.setattr(processes, "of_container", lambda dockerd, container, main=None: {(7, 1)})
+    host = fresh(folder, SCENARIOS["first"])
+    assert host.apply().failures == failures
+
+
 @pytest.mark.parametrize("log", ["server is listening", f"{ON_CPU}\nload_tensors: CUDA0 model buffer size = 9 MiB"])
 def test_other_logs_refuse_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, log: str) -> None:
     monkeypatch.setattr(kept_logs, "tail", lambda dockerd, container, lines=0: log)
@@ -633,6 +1334,29 @@ def test_what_a_probe_does_not_prove_refuses_nothing(folder: Path, printed: str)
     assert (host.apply().failures, host.served()) == (0, "new")
 
 
+@pytest.mark.parametrize(("image", "says"), [("alpha.2-new:2", False), ("alpha-old:1", True)])
+@pytest.mark.parametrize("tested", ["cuda", "cuda_untested"])
+def test_image_that_cannot_be_tested_is_news_once(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    image: str,
+    says: bool,
+    tested: str,
+) -> None:
+    host = fresh(folder, {"alpha": (Generation("", "alpha", image, ("0",)), new())})
+    host.docker.cuda = "Available devices:\n  (none)"
+    if tested == "cuda_untested":
+        payload = host.payload()
+        payload["batches"][0][0]["cuda_untested"] = payload["batches"][0][0].pop("cuda") is not None
+        monkeypatch.setattr(host, "payload", lambda: payload)
+    assert (host.apply().failures, host.served()) == (0, "new")
+    said = [line for line in capsys.readouterr().out.splitlines() if "CUDA" in line]
+    why = {"cuda": "CUDA was not tested: its image lists no GPU, as one without CUDA does"}
+    usual = "CUDA is not tested in its image, which has no program for it"
+    assert said == ([f"alpha: {why.get(tested, usual)}"] if says else [])
+
+
 @pytest.mark.parametrize(("wrong", "removes"), [("fail", False), ("away", False), ("hang", True)])
 @pytest.mark.parametrize("case", SCENARIOS)
 def test_probe_that_fails_or_hangs_refuses_nothing(folder: Path, case: str, wrong: str, removes: bool) -> None:
@@ -642,7 +1366,7 @@ def test_probe_that_fails_or_hangs_refuses_nothing(folder: Path, case: str, wron
     assert any(step.startswith("rm --force --volumes") for step in host.docker.steps) == removes
 
 
-@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
+@pytest.mark.parametrize("how", RECOVERIES)
 @pytest.mark.parametrize("case", [case for case in SCENARIOS if case not in ("first", "stopped before")])
 def test_run_killed_while_a_probe_hangs_leaves_none(folder: Path, case: str, how: str) -> None:
     host = fresh(folder, SCENARIOS[case])
@@ -774,11 +1498,118 @@ def test_the_old_container_is_gone(folder: Path) -> None:
     assert host.record()["replacing"] == []
 
 
+def pruned(host: Host, name: str = "alpha") -> None:
+    """An admin's `docker system prune` removes the old container while the new one is tried, which then fails."""
+
+    def breaks(container: Container) -> bool:
+        host.docker.daemons[""].pop(host.containers[name].id, None)
+        return "new:2" in container.image
+
+    host.docker.breaks = breaks
+
+
+def test_old_one_that_is_gone_gets_its_own_image_again(folder: Path) -> None:
+    """The pull of the new one moved their common tag."""
+    host = fresh(folder, SCENARIOS["one"])
+    image = host.docker.image_id("alpha-old:1")
+    pruned(host)
+    host.docker.tags["alpha-old:1"] = "sha256:" + "2" * 64
+    host.apply()
+    (serving,) = host.running()
+    assert (serving.name, serving.service, serving.image_id) == ("alpha", "alpha", image)
+    assert not list(folder.rglob("*.image"))
+
+
+@pytest.mark.parametrize("case", ["one", "made by hand"])
+def test_old_one_that_cannot_come_back_ends_the_change(folder: Path, case: str) -> None:
+    """Waiting would not help: no run would ever change that entry again."""
+    host = fresh(folder, SCENARIOS[case])
+    why = "it was removed"
+    if case == "one":
+        host.docker.lacks = {image := host.docker.image_id("alpha-old:1")}
+        host.docker.tags["alpha-old:1"] = "sha256:" + "2" * 64
+        why = f"its container was removed, and its image alpha-old:1 ({image[:19]}) is no longer on the host"
+    pruned(host)
+    host.apply()
+    (error,) = [line for line in host.out if line.startswith("error")]
+    assert f"(exit code 1). The previous `alpha` cannot be restored: {why}. Its log:" in error
+    assert (host.running(), host.record()["replacing"]) == ([], [])
+    assert host.record()["failed"][""]["alpha"]["serves"] is False
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_new_one_that_is_pruned_after_its_change_gets_its_own_image(folder: Path, there: bool) -> None:
+    host, steps = cases(folder, SCENARIOS["one"])
+    image = host.docker.image_id("alpha.2-new:2")
+    committed = max(number for number, step in enumerate(steps) if step.startswith("rm "))
+    host = fresh(folder, SCENARIOS["one"])
+    host.docker.at[moment(steps, committed)] = "kill after"
+    host.apply()
+    host.docker.revive()
+    assert [change["phase"] for change in host.record()["replacing"]] == ["commit"]
+    host.docker.daemons[""].clear()
+    host.docker.tags["alpha.2-new:2"] = "sha256:" + "2" * 64
+    host.docker.lacks = set() if there else {image}
+    assert models.recover() == 0
+    assert [one.image_id for one in host.running()] == ([image] if there else [])
+    assert host.record()["replacing"] == []
+    assert there or any(line.endswith("is no longer on the host") for line in host.out)
+
+
 def test_a_removal_alone(folder: Path) -> None:
     host, _ = cases(folder, {"alpha": (old(), None)})
     assert (host.running(), host.out) == ([], ["alpha: removed"])
     assert host.record()["containers"] == {"": {}, "ada": {}}
     assert services_in(Path(dockerd.Dockerd().compose_file).read_text()) == {}
+
+
+RUNNING = ["/metrics", "vllm:num_requests_running"]
+
+
+@pytest.mark.parametrize("case", ["alone", "replaced", "beside"])
+def test_running_requests_end_before_a_stop(folder: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """At a replacement, at a removal, and at one that a replacement needs; each by its own old container."""
+    cases: dict[str, Scenario] = {
+        "alone": {"alpha": (old(), None)},
+        "replaced": SCENARIOS["one"],
+        "beside": {"alpha": (old(), None), "beta": (None, new(key="beta"))},
+    }
+    host = fresh(folder, cases[case])
+    alpha = host.containers["alpha"]
+    alpha.labels["gpurack.probe"], alpha.ports = "http://127.0.0.1:8000/v1/models", [("127.0.0.1", "8000")]
+    (batch,) = (payload := host.payload())["batches"]
+    batch[0]["running"] = RUNNING
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    asked: list[tuple[str, str]] = []
+
+    def send(daemon: Any, url: str, path: str, body: Any, key: str | None, limit: float) -> tuple[int, str]:
+        if path != "/metrics":
+            return 200, "{}"
+        asked.append((url, alpha.status))
+        assert key == "old key of alpha"
+        return 200, f"vllm:num_requests_running {max(0, 3 - len(asked))}.0"
+
+    monkeypatch.setattr(asking, "send", send)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    host.apply()
+    assert asked == [("http://127.0.0.1:8000/v1/models", "running")] * 3
+    assert alpha.id not in host.docker.daemons[""]
+
+
+@pytest.mark.parametrize("label", ["http://127.0.0.1:9000/", "http://10.0.0.9:8000/", None])
+def test_no_other_address_is_asked_for_running_requests(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, label: str | None
+) -> None:
+    """A label may be a user's: root sends the model's key to no port that the container does not publish."""
+    host = fresh(folder, {"alpha": (old(), None)})
+    host.containers["alpha"].ports = [("127.0.0.1", "8000")]
+    host.containers["alpha"].labels |= {"gpurack.probe": label} if label else {}
+    (batch,) = (payload := host.payload())["batches"]
+    batch[0]["running"] = RUNNING
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    monkeypatch.setattr(asking, "send", lambda *arguments: pytest.fail(f"asked {arguments}"))
+    host.apply()
+    assert (host.running(), host.out) == ([], ["alpha: removed"])
 
 
 def test_a_removal_that_was_killed_is_ended_by_boot_and_by_the_next_run(folder: Path) -> None:
@@ -789,7 +1620,7 @@ def test_a_removal_that_was_killed_is_ended_by_boot_and_by_the_next_run(folder: 
     for number in range(len(steps)):
         for when in ("kill before", "kill after"):
             host = fresh(folder, alone)
-            host.docker.at[number] = when
+            host.docker.at[moment(steps, number)] = when
             host.apply()
             host.docker.revive()
             changes, known = host.record().get("replacing", []), host.record()["containers"][""]
@@ -820,6 +1651,18 @@ def test_boot_creates_what_has_no_container(folder: Path) -> None:
     assert boot.boot() == 0
     assert {(one.name, one.service) for one in host.running()} == {("alpha", "alpha"), ("beta", "beta.3")}
     assert host.record()["containers"][""]["beta"]["service"] == "beta.3"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_boot_creates_what_has_no_container_from_its_own_image(folder: Path, there: bool) -> None:
+    host, _ = cases(folder, SCENARIOS["one"])
+    image = host.docker.image_id("alpha.2-new:2")
+    host.docker.daemons[""].clear()
+    host.docker.tags["alpha.2-new:2"] = "sha256:" + "2" * 64
+    host.docker.lacks = set() if there else {image}
+    assert boot.boot() == (0 if there else 1)
+    assert [one.image_id for one in host.running()] == ([image] if there else [])
+    assert there or any(line.endswith("is no longer on the host") for line in host.out)
 
 
 def test_boot_leaves_a_restart_to_the_run_that_restarts_docker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -921,7 +1764,7 @@ def test_what_a_change_makes_room_for_is_started(folder: Path) -> None:
     host.apply()
     assert host.docker.violations == []
     assert {one.image for one in host.running()} == {"alpha.2-new:2", "beta-old:1"}
-    assert sorted(host.out) == ["alpha: ready after 1:15", "beta: ready after 1:15"]
+    assert sorted(host.out) == ["alpha: ready after 1 min 15 s, down for 0 s", "beta: ready after 1 min 15 s"]
 
 
 def test_what_a_change_made_room_for_is_stopped_on_the_way_back(folder: Path) -> None:
@@ -931,6 +1774,44 @@ def test_what_a_change_made_room_for_is_stopped_on_the_way_back(folder: Path) ->
     assert host.docker.violations == []
     assert {one.image for one in host.running()} == {"alpha-old:1"}
     assert "error beta: not changed: it shares a GPU or port with alpha, which failed" in host.out
+
+
+def side_by_side(host: Host, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """The stop of each of these ends only once the stops of all have begun."""
+    barrier, docker = threading.Barrier(len(names), timeout=5), processes.docker
+    ids = {host.containers[name].id for name in names}
+
+    def stops(daemon: Any, *words: str, **options: Any) -> Any:
+        if words[0] == "stop" and words[-1] in ids:
+            barrier.wait()
+        return docker(daemon, *words, **options)
+
+    monkeypatch.setattr(processes, "docker", stops)
+
+
+@pytest.mark.parametrize("case", ["ring", "swap between two Dockers"])
+def test_partners_stop_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Also in users' Dockers: a stop may take half a minute."""
+    host = fresh(folder, SCENARIOS[case])
+    side_by_side(host, monkeypatch, *SCENARIOS[case])
+    host.apply()
+    assert host.served() == "new"
+
+
+def test_what_was_started_stops_side_by_side_on_the_way_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = {**STARTS_ANOTHER, "gamma": (old("ada", "gamma", "2", runs=False), new("ada", "gamma", "2"))}
+    host = fresh(folder, scenario, "alpha.2-new")
+    (batch,) = (payload := host.payload())["batches"]
+    for one, user in ((batch[1], ""), (batch[2], "ada")):
+        one |= {"action": "start", "key": one["name"], "old_key": one["name"]}
+        blocks = payload["projects"][user]
+        blocks["services"][one["name"]] = blocks["before"][one["name"]]
+    batch[0]["after"] = ["beta", "gamma"]  # both run when alpha fails
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    side_by_side(host, monkeypatch, "beta", "gamma")
+    host.apply()
+    assert host.docker.violations == []
+    assert {one.image for one in host.running()} == {"alpha-old:1"}
 
 
 def test_what_only_starts_and_fails_undoes_no_change(folder: Path) -> None:
@@ -978,6 +1859,28 @@ def test_restart_count_is_that_of_the_last_test(folder: Path, monkeypatch: pytes
     assert (test["why"], test["restarts"]) == ("HTTP 500", 3)
 
 
+def test_test_knows_the_start_that_it_tested(folder: Path) -> None:
+    """Whatever starts it later, such as a power cut before its change has ended, is seen by the next run."""
+    host, steps = cases(folder, SCENARIOS["one"])
+    (serving,) = host.running()
+    assert host.record()["tests"][""]["alpha"]["started"] == serving.started != ""
+    payload = host.payload()
+    payload["batches"][0][0].update(action="check", key="alpha.2", old_key="alpha.2")
+    payload["projects"][""]["before"] = payload["projects"][""]["services"]
+    host.payload = lambda: payload  # type: ignore[method-assign]
+    serving.started = "2026-11-30T21:00:00Z"
+    assert host.apply().failures == 0, host.out
+    assert host.record()["tests"][""]["alpha"]["started"] == "2026-11-30T21:00:00Z"
+
+    host = fresh(folder, SCENARIOS["one"])
+    last = max(number for number, step in enumerate(steps) if step.startswith("rm "))
+    host.docker.at[moment(steps, last)] = "kill after"
+    host.apply()
+    assert after_kill(host, "power cut") == "new"
+    (serving,) = host.running()
+    assert host.record()["tests"][""]["alpha"]["started"] not in ("", serving.started)
+
+
 def test_new_container_was_not_restarted(folder: Path) -> None:
     host, _ = cases(folder, SCENARIOS["one"])
     assert host.record()["tests"][""]["alpha"]["restarts"] == 0
@@ -997,6 +1900,48 @@ def test_ready_definition_has_what_its_label_lacks(folder: Path) -> None:
     assert host.record()["ready"][""]["alpha"] == [now, before]
 
 
+def test_definitions_say_since_when_and_until_when_they_were_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next change, hours later, moves no time of the one that it replaces."""
+    host = fresh(folder, SCENARIOS["one"])
+    with record.changing() as users:
+        users[""]["alpha"]["applied"] = "2026-11-27T08:00:00Z"
+    monkeypatch.setattr(record, "now", lambda: "2026-11-28T10:00:00Z")
+    host.apply()
+    (now, before) = host.record()["ready"][""]["alpha"]
+    assert (now["at"], before["until"]) == ("2026-11-28T10:00:00Z", "2026-11-28T10:00:00Z")
+    assert before["at"] == "2026-11-27T08:00:00Z"
+    with record.changing_all() as found:
+        record.add_ready(found, "", "alpha", {**now, "at": "2026-11-28T12:00:00Z"})  # tested again
+        record.add_ready(found, "", "alpha", {**now, "definition": "next", "at": "2026-11-28T14:00:00Z"})
+    times = [(one["at"][11:13], one.get("until", "")[11:13]) for one in host.record()["ready"][""]["alpha"]]
+    assert times[:2] == [("14", ""), ("10", "14")]
+    with record.changing_all() as found:
+        record.add_ready(found, "", "alpha", {**now, "at": "2026-11-28T16:00:00Z"})  # brought back
+    times = [(one["at"][11:13], one.get("until", "")[11:13]) for one in host.record()["ready"][""]["alpha"]]
+    assert times[:2] == [("16", ""), ("14", "16")]
+
+
+def test_a_later_start_is_shown_beside_the_first_of_its_image(folder: Path) -> None:
+    """What the image compiled at its first start is kept."""
+    host = fresh(folder, SCENARIOS["one"])
+    host.apply()
+    [now, *_] = host.record()["ready"][""]["alpha"]
+    assert (now["seconds"], now["first"]) == (75, 75)
+    assert starting.ready_after("", "alpha", now["id"], 75.2) == "ready after 1 min 15 s"
+    assert starting.ready_after("", "alpha", now["id"], 75.2, 98.4) == "ready after 1 min 15 s, down for 1 min 38 s"
+    later = {**now, "definition": "another", "seconds": 12}
+    del later["first"]
+    record.note_ready("", "alpha", later)
+    assert host.record()["ready"][""]["alpha"][0]["first"] == 75
+    assert (
+        starting.ready_after("", "alpha", now["id"], 12) == "ready after 12 s; its image's first start took 1 min 15 s"
+    )
+    record.note_ready("", "alpha", {**later, "id": "sha256:another", "seconds": 90})
+    assert starting.ready_after("", "alpha", "sha256:another", 90) == "ready after 1 min 30 s"
+
+
 def test_without_record_keys_are_those_of_compose_yaml(folder: Path) -> None:
     """The record is lost, as on a restored disk."""
     host = fresh(folder, SCENARIOS["swap"])
@@ -1008,11 +1953,23 @@ def test_without_record_keys_are_those_of_compose_yaml(folder: Path) -> None:
     assert host.served() == "new"
 
 
+def test_boot_without_record_that_creates_one_keeps_the_others_ours(folder: Path) -> None:
+    """The record is lost, and a container as well: what boot writes about this one is not all that is known."""
+    host = fresh(folder, SCENARIOS["swap"])
+    Path(record.RECORD).unlink()
+    gone = host.docker.daemons[""].pop(host.containers["beta"].id)
+    assert boot.boot() == 0
+    found = host.record()["containers"][""]
+    assert {name: entry.get("service", name) for name, entry in found.items()} == {"alpha": "alpha", "beta": "beta.3"}
+    assert found["alpha"]["id"] == host.containers["alpha"].id
+    assert found["beta"]["id"] != gone.id
+
+
 def test_full_disk_before_the_old_one_stops_is_no_failure_of_the_model(folder: Path) -> None:
     _, steps = cases(folder, SCENARIOS["one"])
     stop = next(number for number, step in enumerate(steps) if step.startswith("stop "))
     host = fresh(folder, SCENARIOS["one"])
-    host.docker.at[stop - 2] = "fail"  # the record cannot be written
+    host.docker.at[moment(steps, stop - 2)] = "fail"  # the record cannot be written
     host.apply()
     assert host.docker.steps[stop - 2] == "write record.json"
     assert (host.served(), host.record()["failed"]) == ("old", {})
@@ -1020,7 +1977,7 @@ def test_full_disk_before_the_old_one_stops_is_no_failure_of_the_model(folder: P
     assert error == f"error alpha: {record.RECORD}: No space left on device. The present `alpha` was not stopped."
 
 
-@pytest.mark.parametrize("case", ["one", "first", "ring"])
+@pytest.mark.parametrize("case", ["one", "first", "ring", "swap between two Dockers"])
 def test_what_another_run_did_just_so_is_only_tested(folder: Path, case: str) -> None:
     """Two runs at once with one inventory."""
     host, steps = cases(folder, SCENARIOS[case])
@@ -1028,19 +1985,20 @@ def test_what_another_run_did_just_so_is_only_tested(folder: Path, case: str) ->
     del steps[:]
     host.apply()
     assert host.served() == "new"
+    assert not list(host.folder.rglob("change.*"))
     assert {name: one.id for name, one in host.containers.items()} == before
     assert not [line for line in host.out if line.startswith("error")]
     assert not [step for step in steps if step.startswith(("create", "start", "stop", "rename", "rm"))]
 
 
-@pytest.mark.parametrize(("wrong", "recorded"), [("away", False), ("fail", True)])
-def test_absence_of_dockerd_is_no_failure_of_the_definition(folder: Path, wrong: str, recorded: bool) -> None:
-    """Docker may be restarted in the middle of a change. The next run tries again."""
+@pytest.mark.parametrize(("wrong", "recorded"), [("away", False), ("full", False), ("fail", True)])
+def test_trouble_of_docker_is_no_failure_of_the_definition(folder: Path, wrong: str, recorded: bool) -> None:
+    """Docker may be restarted in the middle of a change, or its disk be full. The next run tries again."""
     _, steps = cases(folder, SCENARIOS["one"])
     host = fresh(folder, SCENARIOS["one"])
     for number, step in enumerate(steps):
         if step.startswith("start "):
-            host.docker.at[number] = wrong
+            host.docker.at[moment(steps, number)] = wrong
     host.apply()
     assert host.served() == "old"
     assert bool(host.record()["failed"]) == recorded
@@ -1049,15 +2007,36 @@ def test_absence_of_dockerd_is_no_failure_of_the_definition(folder: Path, wrong:
     assert host.served() == "new"
 
 
-def test_dockerd_that_answers_no_question_is_no_failure_of_the_definition(folder: Path) -> None:
-    """A frozen dockerd: what it should have said of a container says nothing of the new definition."""
-    _, steps = cases(folder, SCENARIOS["one"])
-    start = next(number for number, step in enumerate(steps) if step.startswith("start "))
-    host = fresh(folder, SCENARIOS["one"])
-    host.docker.at[max(number for number in range(start) if steps[number].startswith("container inspect"))] = "hang"
+def test_failure_across_a_restart_of_dockerd_is_none_of_the_definition(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection of a test ends with dockerd, and its text does not say why."""
+    host, daemons = fresh(folder, SCENARIOS["one"], "new:2"), iter([{(7, 7)}, {(8, 8)}])
+    monkeypatch.setattr(processes, "daemons", lambda dockerd: next(daemons))
     host.apply()
     assert (host.served(), host.record()["failed"]) == ("old", {})
-    assert any("container inspect gave no answer" in line for line in host.out)
+    monkeypatch.setattr(processes, "daemons", lambda dockerd: {(8, 8)})
+    host.docker.breaks = lambda container: False
+    host.apply()
+    assert host.served() == "new"
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("", "container inspect gave no answer"), ("ada", "does not answer (docker container inspect: nothing within")],
+)
+def test_dockerd_that_answers_no_question_is_no_failure_of_the_definition(folder: Path, user: str, said: str) -> None:
+    """A frozen dockerd: what it should have said of a container says nothing of the new definition."""
+    scenario: Scenario = {"alpha": (old(user), new(user))}
+    _, steps = cases(folder, scenario)
+    start = next(number for number, step in enumerate(steps) if step.startswith("start "))
+    host = fresh(folder, scenario)
+    last = max(number for number in range(start) if steps[number].startswith("container inspect"))
+    host.docker.at[moment(steps, last)] = "hang"
+    host.apply()
+    assert host.record()["failed"] == {}
+    assert user or host.served() == "old"  # a user's Docker is asked no more after that
+    assert any(said in line for line in host.out)
     host.docker.revive()
     host.apply()
     assert host.served() == "new"
@@ -1108,17 +2087,17 @@ def test_a_run_that_pulls_holds_no_lock_of_the_models(folder: Path, case: str) -
     assert [path.name for path in host.folder.rglob("*") if "prepare" in path.name or "image-" in path.name] == []
 
 
-@pytest.mark.parametrize("how", ["kill", "power cut", "kill, then the next run"])
+@pytest.mark.parametrize("how", RECOVERIES)
 @pytest.mark.parametrize("case", DOWNLOADS)
 def test_every_kill_of_a_run_that_pulls_is_recovered(folder: Path, case: str, how: str) -> None:
     host = lacking(folder, case)
     host.apply()
     steps = host.docker.steps
     last = max(number for number, step in enumerate(steps) if step.startswith("pull "))
-    for number in range(last + 3):
+    for number in sample_steps(steps, case + how, range(last + 3)):
         for when in ("kill before", "kill after"):
             host = lacking(folder, case)
-            host.docker.at[number] = when
+            host.docker.at[moment(steps, number)] = when
             host.apply()
             found = after_kill(host, how)
             assert found == ("new" if how == "kill, then the next run" else "old"), (number, when, host.docker.steps)
@@ -1189,7 +2168,7 @@ def test_a_change_that_was_interrupted_during_a_download_is_undone_first(folder:
 
     host.docker.pulling = killed
     host.apply()
-    assert host.out == ["alpha: undid a change that was interrupted", "alpha: ready after 1:15"]
+    assert host.out == ["alpha: undid a change that was interrupted", "alpha: ready after 1 min 15 s, down for 0 s"]
     assert host.served() == "new"
 
 
@@ -1207,7 +2186,7 @@ def test_a_stuck_model_lets_the_others_go_first() -> None:
 
     def one(name: str) -> None:
         model = {"name": name, "lanes": ["GPU-0"]}
-        starting.in_turn(lanes, model, lambda silence: start(name, silence), lambda: order.append(("stop", None)))
+        starting.in_turn(lanes, model, lambda silence: start(name, silence()), lambda: order.append(("stop", None)))
 
     first = lanes.join(["GPU-0"])
     threads = []
@@ -1223,6 +2202,21 @@ def test_a_stuck_model_lets_the_others_go_first() -> None:
     assert lanes.queue == []
 
 
+def test_first_in_turn_is_limited_once_another_waits() -> None:
+    """It begins before the others have joined the queue."""
+    lanes = starting.Lanes()
+    model = {"name": "alpha", "lanes": ["GPU-0"]}
+
+    def start(silence: Callable[[], float | None]) -> list[float | None]:
+        alone = silence()
+        other = lanes.join(["GPU-0"])
+        followed = silence()
+        lanes.leave(other)
+        return [alone, followed, silence()]
+
+    assert starting.in_turn(lanes, model, start, lambda: None) == [None, 120, None]
+
+
 def test_models_on_different_gpus_wait_for_none() -> None:
     lanes = starting.Lanes()
     first, second, third = lanes.join(["GPU-0"]), lanes.join(["GPU-1"]), lanes.join([])
@@ -1235,3 +2229,36 @@ def test_refused_start_quotes_the_daemon() -> None:
     said = "Error response from daemon: no such device\nError: failed to start containers: 4a347211"
     assert dockerd.why_not_started(1, said).endswith(": Error response from daemon: no such device")
     assert dockerd.why_not_started(1, "Error: a\nb").endswith(": Error: a")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_files_of_a_claimed_entry_stay_until_its_run_has_ended(folder: Path, alive: bool) -> None:
+    """Its run has written them, and waits: the record has no member, and compose.yaml no service of it yet."""
+    host = fresh(folder, SCENARIOS["one"])
+    secrets = Path(dockerd.Dockerd().secrets)
+    for key in ("gamma.2", "gammas.2"):
+        (secrets / key).mkdir()
+        (secrets / key / "api_key").write_text("a key")
+    claim = {"batch": "b1", "phase": "prepare", "since": "", "members": [], "claims": [["", "gamma"]]}
+    with contextlib.ExitStack() as held:
+        if alive:
+            claims.hold("b1", held)
+        record.set_replacing(claim)
+        host.apply()
+        assert sorted(path.name for path in secrets.glob("gamma*")) == (["gamma.2"] if alive else [])
+
+
+def test_an_interrupted_change_that_cannot_be_undone_fails_its_entries_only(folder: Path) -> None:
+    scenario = {"alpha": SCENARIOS["one"]["alpha"], "beta": (old(key="beta", gpus="1"), new(key="beta.2", gpus="1"))}
+    host = fresh(folder, scenario)
+    change = {"batch": "b1", "phase": "try", "since": "", "members": [], "claims": [["", "alpha"]]}
+    why = {("", "alpha"): "docker rm failed"}
+    payload = host.payload()
+    job = models.Job({**payload, "batches": [[model] for model in payload["batches"][0]]})
+    with common.locked("models"):
+        record.set_replacing(change)
+        _, batches = job.unchanged({""}, job.data["batches"], why)
+    assert [model["name"] for batch in batches for model in batch] == ["beta"]
+    assert host.out[0].startswith(
+        "error alpha: not changed: an earlier change was interrupted and cannot be undone yet:"
+    )

@@ -1,25 +1,35 @@
 """The table at the end of a run: a line for every host and model, whatever happened."""
 
 import json
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api import Inventory
 from pyinfra.api.state import StateStage
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Failed, Test
+from gpurack.operations import run_state
+from gpurack.operations.entry_state import Condition, entry_state
 from gpurack.operations.models import happened, killed, restored
 from gpurack.operations.report import Report
-from gpurack.operations.run_state import HostRun, failure_in, host_run, outdate, reasons_of
+from gpurack.operations.run_state import PROGRESS, HostRun, failure_in, host_run, outdate, reasons_of
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.jobs import desire_job
+from gpurack.plan.packages import apt, rpm
+from gpurack.plan.packages.package_errors import AVAILABLE
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem, grouped
-from tests.given import container, host_state, id_of, models, spec
+from tests.given import SYSTEMS, container, host_state, id_of, models, spec
+from tests.unit import host_programs  # noqa: F401 (makes files/ importable)
+
+import common  # isort: skip
+import members  # isort: skip
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
 
@@ -33,12 +43,18 @@ def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostFacts:
     return host_state(containers=[container("alpha", status, label={})], probes=probes)
 
 
+class FakeHost(SimpleNamespace):
+    """One of pyinfra's hosts. It is a key of `ops`, as there."""
+
+    __hash__ = object.__hash__
+
+
 class Run:
     """pyinfra's state as far as the report reads it: hosts, each with its last snapshot."""
 
     def __init__(self, looks: dict[str, HostFacts | None], stage: StateStage = StateStage.Execute) -> None:
         self.hosts = {
-            name: SimpleNamespace(
+            name: FakeHost(
                 name=name,
                 connected=look is not None,
                 connector_data={"gpurack": HostRun(snapshot=look, taken_in=stage)},
@@ -50,25 +66,25 @@ class Run:
         self.current_stage = stage
         self.callback_handlers: list[Any] = []
         self.results = {name: SimpleNamespace(success_ops=4) for name in looks}
-        self.ops: dict[str, dict[str, Any]] = {name: {} for name in looks}
+        self.ops: dict[FakeHost, dict[str, Any]] = {host: {} for host in self.hosts.values()}
 
     def add_callback_handler(self, handler: Any) -> None:
         self.callback_handlers.append(handler)
 
 
 def state_of(run: HostRun, model: str = "alpha", spec: Host = TWO) -> str:
-    return Report({}).state_of(model, spec, run)
+    return entry_state(model, spec, run).text
 
 
 @pytest.mark.parametrize(
     ("look", "text"),
     [
         (seen(), "ready"),
-        (seen(probe=(503, "loading")), "does not answer"),
-        (seen(probe=(0, "timed out")), "does not answer"),
-        (seen(probe=None), "does not answer"),
-        (seen("exited"), "not running (exited)"),
-        (seen("restarting"), "not running (restarting)"),
+        (seen(probe=(503, "loading")), "loading"),
+        (seen(probe=(0, "timed out")), "runs but does not answer"),
+        (seen(probe=None), "readiness check did not run"),
+        (seen("exited"), "exited with code 0"),
+        (seen("restarting"), "restarting"),
         (host_state(), "no container"),
         (host_state(containers=[container("alpha")]), "no container"),
     ],
@@ -89,7 +105,7 @@ def test_model_that_fails_its_test_request_is_not_ready() -> None:
     assert state_of(HostRun(snapshot=other)) == "ready"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4, "does not answer"), (40, "ready")])
+@pytest.mark.parametrize(("seconds", "text"), [(4, "restarts again and again"), (40, "ready")])
 def test_container_that_ends_seconds_after_each_start_is_not_ready(seconds: int, text: str) -> None:
     look = seen()
     started = f"2026-11-28T03:00:{60 - seconds - 10:02}Z"
@@ -107,11 +123,49 @@ def test_says_unknown_where_nothing_was_seen_after_a_failure() -> None:
     ("text", "shown"),
     [
         ("exited while loading.", "FAILED: exited while loading, the previous one serves"),
-        ("exited. The previous `alpha` serves again", "FAILED: exited. The previous `alpha` serves again"),
+        (
+            "exited. The previous `alpha` serves again since 14:02.",
+            "FAILED: exited. The previous `alpha` serves again since 14:02.",
+        ),
     ],
 )
 def test_says_once_that_the_previous_one_serves(text: str, shown: str) -> None:
-    assert state_of(HostRun(spec=TWO, snapshot=seen(), failures=[failure(text, "alpha")])) == shown
+    run = HostRun(spec=TWO, snapshot=seen())
+    run.failed([f"error alpha: {text}"])
+    assert state_of(run) == shown
+    assert entry_state("alpha", TWO, run).serves
+
+
+def test_says_once_that_the_previous_one_of_an_earlier_failure_serves() -> None:
+    told = {"what": "b7001", "at": "14:02", "why": "exited", "now": "The previous one serves.", "place": "gpu1/alpha"}
+    problem = Problem.of("failed-before", path="models.alpha", name="alpha", **told)
+    found = entry_state("alpha", TWO, HostRun(spec=TWO, snapshot=seen(), failures=[problem]))
+    assert found.text == "FAILED: b7001 was tried at 14:02, and failed: exited. The previous one serves."
+    assert found.serves
+
+
+def test_understands_what_the_runner_says_of_the_container_that_serves() -> None:
+    member = {"old_name": "alpha", "ran": True}
+    back = members.message(member, common.Failure("exited"), True, ("14:02:11", 98), "")
+    kept = members.message(member, common.Failure("exited"), False, None, "")
+    new = f"{paths.NEW_SERVES} the change could not be ended: full"
+    for text, serves in ((back, True), (new, True), (kept, False)):
+        run = HostRun(spec=TWO, snapshot=seen("exited"))
+        run.failed([f"error alpha: {text}"])
+        assert entry_state("alpha", TWO, run).serves is serves, text
+
+
+def test_lines_of_progress_are_no_reason() -> None:
+    line = subprocess.run(["printf", PROGRESS, "1", "5", "Unpacking x"], capture_output=True, text=True, check=True)
+    assert line.stdout == "1:05  Unpacking x\n"
+    assert reasons_of(line.stdout.splitlines()) == []
+
+
+@pytest.mark.parametrize("install", [apt.install, rpm.install])
+def test_list_of_packages_is_no_reason(install: Any) -> None:
+    step = install("x", {"docker-ce": None}, replace(host_state(), os=SYSTEMS["rocky 9"]))
+    assert f'print "{AVAILABLE}"' in step.command
+    assert reasons_of([f"{AVAILABLE}docker-ce 1@a"]) == []
 
 
 def test_failed_model_that_does_not_answer_is_just_failed() -> None:
@@ -138,7 +192,7 @@ def test_counts_what_really_changed(done: dict[str, Action], restored: set[str],
 
 def test_a_run_that_only_asked_changed_nothing() -> None:
     run, meta = Run({"gpu1": seen()}), SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
-    run.ops["gpu1"]["models"] = SimpleNamespace(operation_meta=meta)
+    run.ops[run.hosts["gpu1"]]["models"] = SimpleNamespace(operation_meta=meta)
     host_run(run.hosts["gpu1"]).asked = 1  # type: ignore[arg-type]
     assert "nothing changed" in summary(Report(fleet={"gpu1": TWO}), run)
 
@@ -186,7 +240,7 @@ def test_shows_disabled_model() -> None:
 def test_shows_action_with_current_state() -> None:
     done = {"alpha": Action.RECREATE, "beta": Action.CREATE}
     assert state_of(HostRun(snapshot=seen(), done=done)) == "ready, recreated"
-    assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "not running (exited)"
+    assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "exited with code 0"
 
 
 def test_shows_first_error_on_one_line() -> None:
@@ -215,8 +269,8 @@ def test_one_error_of_several_models_is_one_line_and_the_error_of_each() -> None
 
 
 def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
-    assert failure_in("docker: not found", {"alpha": "models.alpha"}) == failure("docker: not found")
-    assert failure_in("alpha: one: two", {"alpha": "models.alpha"}) == failure("one: two", "alpha")
+    assert failure_in("docker: not found", {"alpha": "models.alpha"}, {}, "step-failed") == failure("docker: not found")
+    assert failure_in("alpha: one: two", {"alpha": "models.alpha"}, {}, "step-failed") == failure("one: two", "alpha")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +282,9 @@ def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
         (["[Errno 2] No such file", "there: docker-ce 3:28.5.2-1@a"], ["[Errno 2] No such file"]),
         (["0:05  Get:3 http://repo/debian docker.io", "0:10  Unpacking docker.io"], []),
         (["0:05  Unpacking docker.io", "dpkg was interrupted"], ["dpkg was interrupted"]),
+        (["0:05  Unpacking docker.io", "Killed"], []),
+        (["Terminated "], []),
+        (["Killed by the admin"], ["Killed by the admin"]),
         ([], []),
     ],
 )
@@ -246,7 +303,7 @@ def test_command_that_ended_without_a_message_has_an_error() -> None:
     [
         ([], True),
         (["alpha: pulling llama.cpp, 0:05"], True),
-        (["alpha: ready after 0:05", "error beta: no room"], False),
+        (["alpha: ready after 5 s", "error beta: no room"], False),
         (["error the connection to the host was lost"], False),
         (["Traceback (most recent call last):", "KeyError: 1"], False),
     ],
@@ -272,11 +329,11 @@ def test_shows_row_of_model(fields: dict[str, Any], row: tuple[str, str, str]) -
     wanted = models(alpha=fields)
     report = Report(fleet={"gpu1": wanted})
     (found,) = report.rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
-    assert (found[2], found[3], found[4]) == row
+    assert (found.engine, found.gpus, found.endpoint) == row
     addressed = wanted.model_copy(update={"address": "lab.example"})
     if fields.get("bind") == "lan":
         (named,) = Report(fleet={"gpu1": addressed}).rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
-        assert named[4] == "http://lab.example:8000/v1"
+        assert named.endpoint == "http://lab.example:8000/v1"
 
 
 @pytest.mark.parametrize(
@@ -284,8 +341,8 @@ def test_shows_row_of_model(fields: dict[str, Any], row: tuple[str, str, str]) -
     [
         (None, False, [], "FAILED: Could not connect, see above"),
         (None, True, [], "FAILED: not inspected: the run stopped before"),
-        (HostFacts(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
-        (HostFacts(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
+        (HostFacts.not_inspected("no sudo"), True, ["no sudo"], "FAILED: no sudo"),
+        (HostFacts.not_inspected("no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
     ],
 )
 def test_shows_row_of_host_without_snapshot(
@@ -294,7 +351,8 @@ def test_shows_row_of_host_without_snapshot(
     run = Run({"gpu1": look})
     run.hosts["gpu1"].connected = connected
     host_run(run.hosts["gpu1"]).failures = [failure(error) for error in errors]  # type: ignore[arg-type]
-    assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
+    (row,) = Report(fleet={"gpu1": TWO}).rows(run, "gpu1")  # type: ignore[arg-type]
+    assert (row.name, row.state.condition, row.state.text) == ("-", Condition.FAILED, text)
 
 
 def test_says_whose_localhost_the_addresses_mean(capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +382,7 @@ def test_prints_summary() -> None:
     report = Report(fleet=fleet)
     assert summary(report, run) == "1 of 3 models answered, nothing changed. 12 operations"
     meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
-    run.ops["gpu2"]["x"] = SimpleNamespace(operation_meta=meta)
+    run.ops[run.hosts["gpu2"]]["x"] = SimpleNamespace(operation_meta=meta)
     assert summary(report, run) == "1 of 3 models answered, hosts changed. 12 operations"
     host_run(run.hosts["gpu1"]).done["alpha"] = Action.CREATE  # type: ignore[arg-type]
     assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
@@ -376,10 +434,17 @@ def test_shows_planned_action_before_run() -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()}, StateStage.Prepare)
     host_run(run.hosts["gpu1"]).planned["alpha"] = Action.RECREATE  # type: ignore[arg-type]
     (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
-    assert dry[-1] == "ready, to be recreated"
+    assert dry.state.text == "ready, to be recreated"
     run.current_stage = StateStage.Execute
     (done, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
-    assert done[-1] == "ready"
+    assert done.state.text == "ready"
+
+
+def test_a_dry_run_only_says_that_a_model_loads() -> None:
+    report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen(probe=(503, ""))}, StateStage.Prepare)
+    host_run(run.hosts["gpu1"]).planned["alpha"] = Action.WAIT  # type: ignore[arg-type]
+    (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
+    assert dry.state.text == "loading"
 
 
 def test_shows_removed_models_after_remove(capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,14 +460,46 @@ def test_interrupted_run_does_not_claim_no_change() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
-    assert summary(report, run).startswith("Interrupted. What gpu1 began to change is finished or undone there")
+    assert "hosts changed" not in summary(report, run)
+    for host in run.hosts.values():
+        host_run(host).interrupted = True  # type: ignore[arg-type]
+    rows = [report.rows(run, name)[0].state.text for name in run.hosts]  # type: ignore[arg-type]
+    assert rows == ["unknown", "ready"], "what was seen before it was changed is not shown as its state"
+    assert summary(report, run).startswith("Interrupted. What gpu1 began is finished or undone there. What its")
     host_run(run.hosts["gpu1"]).failures.append(failure("oh", "alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)
+
+
+def test_host_that_its_last_operation_changed_is_inspected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After deploys/docker.py, say: the table is of what is there now."""
+    run, taken = Run({"gpu1": seen("exited")}), list[str]()
+    (host,) = run.hosts.values()
+    run.ops[host] = dict.fromkeys(("docker", "daemon.json"))
+    run.get_op_order = lambda: ["docker", "daemon.json", "another host's"]  # type: ignore[attr-defined]
+    monkeypatch.setattr(run_state, "take_snapshot", lambda host, questions: taken.append("once") or seen())
+    report = Report(fleet={"gpu1": TWO})
+    host_run(host).spec = TWO  # type: ignore[arg-type]
+    host.state = SimpleNamespace(
+        current_stage=run.current_stage,
+        inventory=Inventory(([], {})),
+        get_meta_for_host=lambda host: SimpleNamespace(ops_change=0),
+    )
+    for changes, expected in ((False, 0), (True, 1)):
+        if changes:
+            outdate(host)  # type: ignore[arg-type]
+        for operation in run.ops[host]:
+            report.operation_host_success(run, host, operation, 0)  # type: ignore[arg-type]
+        assert len(taken) == expected
+    assert report.rows(run, "gpu1")[0].state.text == "ready"  # type: ignore[arg-type]
 
 
 def test_shows_a_host_in_maintenance_and_does_not_count_it() -> None:
     resting = TWO.model_copy(update={"maintenance": "RMA until 15 Jan"})
     report, run = Report({"gpu1": TWO, "gpu2": resting}), Run({"gpu1": seen(), "gpu2": None})
-    rows = report.rows(run, "gpu2")  # type: ignore[arg-type]
-    assert rows == [("gpu2", "-", "", "", "", "maintenance: RMA until 15 Jan")]
+    (row,) = report.rows(run, "gpu2")  # type: ignore[arg-type]
+    assert (row.name, row.state.condition, row.state.text) == (
+        "-",
+        Condition.MAINTENANCE,
+        "maintenance: RMA until 15 Jan",
+    )
     assert summary(report, run).startswith("1 of 1 models answered")

@@ -18,6 +18,7 @@ from gpurack.inventory.fleet import check_fleet
 from gpurack.inventory.load import read_inventory
 from gpurack.inventory.patched import with_words
 from gpurack.plan.models.diff import differences
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.rollback import (
     UNKNOWN_PULL,
     Back,
@@ -248,12 +249,12 @@ def chat_facts(*copies: DatabaseCopy, image: str = "sha256:now") -> HostFacts:
 def test_chooses_newest_copy_of_the_image() -> None:
     entry, ready = host_of_chat().entries["chat"], replace(OLD, id=ID)
     facts = chat_facts(OTHER, COPY, replace(COPY, copy="older"))
-    assert database_to_restore(ready, "chat", entry, facts) is COPY
-    assert database_back(ready, "chat", entry, facts, True) == (
+    assert database_to_restore(ready, Observed("chat", entry, facts)) is COPY
+    assert database_back(ready, Observed("chat", entry, facts), True) == (
         COPY.copy,
         ("its database goes back to the copy of 2026-11-27 02:00 UTC (1 d ago). The present one is kept",),
     )
-    assert database_back(ready, "chat", entry, facts, False) == (
+    assert database_back(ready, Observed("chat", entry, facts), False) == (
         "",
         ("its database stays as it is. --with-data brings back the copy of 2026-11-27 02:00 UTC (1 d ago)",),
     )
@@ -262,14 +263,14 @@ def test_chooses_newest_copy_of_the_image() -> None:
 def test_says_why_no_database_is_brought_back() -> None:
     entry, ready = host_of_chat().entries["chat"], replace(OLD, id=ID, image="webui:0.12.3")
     with pytest.raises(NotPossible, match=r"Copies: webui:0.12.2 of 2026-11-20 02:00 UTC\."):
-        database_to_restore(ready, "chat", entry, chat_facts(OTHER))
+        database_to_restore(ready, Observed("chat", entry, chat_facts(OTHER)))
     with pytest.raises(NotPossible, match=r"Copies: none\."):
-        database_to_restore(ready, "chat", entry, chat_facts())
+        database_to_restore(ready, Observed("chat", entry, chat_facts()))
     with pytest.raises(NotPossible, match="its image stays the same"):
-        database_to_restore(ready, "chat", entry, chat_facts(COPY, image=ID))
+        database_to_restore(ready, Observed("chat", entry, chat_facts(COPY, image=ID)))
     with pytest.raises(NotPossible, match="copies no database of it"):
-        database_to_restore(ready, "beta", host_of_chat().entries["beta"], chat_facts(COPY))
-    assert database_back(ready, "chat", entry, chat_facts(OTHER), False) == ("", ())
+        database_to_restore(ready, Observed("beta", host_of_chat().entries["beta"], chat_facts(COPY)))
+    assert database_back(ready, Observed("chat", entry, chat_facts(OTHER)), False) == ("", ())
 
 
 @pytest.mark.parametrize(("words", "found"), [
@@ -310,13 +311,13 @@ def test_says_why_none_can_be_chosen(history: list[Ready], number: int | None, w
 
 def test_image_is_exact() -> None:
     back = Back(OLD, {"version": "b6999", "image": None})
-    assert exact_image(back, "alpha", "", replace(FACTS, images={OLD.image: ID})) is back
+    assert exact_image(back, "", replace(FACTS, images={OLD.image: ID})) is back
     for images, why in (({}, "is not on the host"), ({OLD.image: "sha256:other"}, "means another image now")):
-        found = exact_image(back, "alpha", "", replace(FACTS, images=images))
+        found = exact_image(back, "", replace(FACTS, images=images))
         assert found.words == {"version": None, "image": DIGEST}
         assert found.notes == (f"its image is missing: {OLD.image} {why}. It pulls {DIGEST}.",)
     with pytest.raises(NotPossible, match="built or loaded there"):
-        exact_image(replace(back, ready=replace(OLD, digest="")), "alpha", "", FACTS)
+        exact_image(replace(back, ready=replace(OLD, digest="")), "", FACTS)
 
 
 # --- in a plan --------------------------------------------------------------------------------------------------------
@@ -338,16 +339,16 @@ def changes(spec: Host, facts: HostFacts) -> list[str]:
     return [str(change) for change in models_plan(spec, facts).changes]
 
 
-def test_run_says_that_it_goes_forward_again() -> None:
+def test_run_says_that_it_undoes_a_rollback() -> None:
     old, today = models(alpha={"version": "b6999"}), models(alpha={"version": "b7000"})
     known = Entry(None, "model", applied="2026-11-28T02:00:00Z", rollback=mark(today.entries["alpha"]))
     facts = replace(settled(old), record={"": {"alpha": known}})
     (line,) = changes(today, facts)
-    assert line.startswith("recreate alpha: goes forward again: rolled back at ")
+    assert line.startswith("recreate alpha: undoes the rollback of ")
     assert line.endswith("version b6999 → b7000")
     # once the inventory is edited, in whatever way, it is a change like others
     edited = models(alpha={"version": "b7001"})
-    assert "forward" not in str(changes(edited, facts))
+    assert "rollback" not in str(changes(edited, facts))
     assert changes(old, facts) == ["keep alpha"]
 
 
@@ -370,10 +371,10 @@ def test_record_keeps_the_mark() -> None:
 
 def test_lists_definitions_with_their_difference() -> None:
     assert list(listed([NOW, OLD], PRESENT, FACTS)) == [
-        f"1  ready 2026-11-28 02:00 UTC  {REPO}:server-b7000  (now)",
-        f"2  ready 2026-11-28 02:00 UTC  {REPO}:server-b6999",
-        f"     image {REPO}:server-b7000 → {REPO}:server-b6999",
-        "     version b7000 → b6999",
+        f"1  ready since 2026-11-28 02:00:00 UTC  {REPO}:server-b7000  (now)",
+        f"2  ready 2026-11-28 02:00:00 UTC  {REPO}:server-b6999",
+        f"     unlike 1: image {REPO}:server-b7000 → {REPO}:server-b6999",
+        "     unlike 1: version b7000 → b6999",
     ]
     assert is_present(NOW, PRESENT)
 

@@ -13,14 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpurack import paths
+from gpurack.commands import apply as apply_module
 from gpurack.commands.main import main
 from gpurack.facts.model import HostFacts, Probe
 from gpurack.facts.record import DatabaseCopy, Ready, Stopped
 from gpurack.inventory.fleet import read_fleet
 from gpurack.inventory.load import read_inventory
 from gpurack.operations import commands
+from gpurack.operations import models as models_operations
 from tests.given import host_state, running, spec
-from tests.unit.test_apply import World, lines, unchanged, world  # noqa: F401 (a fixture)
+from tests.unit.test_apply import REQUIRE_TERMINAL, World, lines, unchanged, world  # noqa: F401 (a fixture)
 
 ID = "sha256:0123456789abcdef"  # of tests.given.container
 THEN = spec({"models": {"alpha": {"port": 8000, "gpus": [0], "version": "b6999"}, "beta": {"port": 8001, "gpus": [1]}}})
@@ -60,8 +62,14 @@ def rollback(world: World, *options: str, place: str = "gpu1/alpha", answer: str
 
 def test_lists_definitions(world: World, told: list[Any]) -> None:
     done = rollback(world, "--list")
-    assert lines(done)[0] == "1  ready 2026-11-28 02:00 UTC  v:7000  (now)"
-    assert lines(done)[1] == f"2  ready 2026-11-27 02:00 UTC  {IMAGE}"
+    assert lines(done)[0] == "1  ready since 2026-11-28 02:00:00 UTC  v:7000  (now)"
+    assert lines(done)[1] == f"2  ready 2026-11-27 02:00:00 UTC  {IMAGE}"
+    facts = known()
+    (now, then) = facts.ready["", "alpha"]
+    then = replace(then, until="2026-11-28T02:00:00Z")
+    world.facts["gpu1"] = [replace(facts, ready={("", "alpha"): (now, then)})]
+    until = lines(rollback(world, "--list"))[1]
+    assert until == f"2  served from 2026-11-27 02:00:00 UTC until 2026-11-28 02:00:00 UTC  {IMAGE}"
     assert (done.exit_code, told) == (0, [])
 
 
@@ -71,12 +79,59 @@ def test_brings_back_one_model_and_says_how_to_edit(world: World, told: list[Any
     assert shown[0] == "gpu1/alpha: back to the definition of 2026-11-27 02:00 UTC, with today's keys"
     assert next(line for line in shown if "recreate" in line).startswith("gpu1   1 recreate")
     assert shown[-2].startswith("Edit ")
-    assert shown[-2].endswith("lab.yaml, or the next run goes forward again:")
+    assert shown[-2].endswith("lab.yaml, or the next run undoes the rollback:")
     assert shown[-1] == '  gpu1 models.alpha.version: "b6999"'
     ((batch,),) = (payload["batches"] for payload in told)
     assert [(data["name"], data["image"]) for data in batch] == [("alpha", IMAGE)]
     assert len(batch[0]["rollback"]) == 12
     assert done.exit_code == 0
+
+
+def test_record_says_from_which_inventory(world: World, told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a later run could not say whose clone lacks the commit."""
+    real, paths_of = models_operations.claim, []
+
+    def claim(lab: str, path: Path | None, *others: Any) -> Any:
+        paths_of.append(path)
+        return real(lab, path, *others)
+
+    monkeypatch.setattr(models_operations, "claim", claim)
+    rollback(world, "-y")
+    assert told
+    assert set(paths_of) == {world.folder / "lab.yaml"}
+
+
+def test_rollback_to_what_the_inventory_says_has_no_mark(world: World, told: list[Any]) -> None:
+    """No run would undo it, so a later change of something else is not said to undo a rollback."""
+    (world.folder / "lab.yaml").write_text((world.folder / "lab.yaml").read_text().replace("b7000", "b6999"))
+    shown = lines(rollback(world, "-y"))
+    assert shown[-1] == "The inventory has this definition already."
+    assert "rollback" not in told[0]["batches"][0][0]
+
+
+def test_without_a_terminal_shows_the_rollback_and_names_y(
+    world: World, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpurack diff would not show it."""
+    monkeypatch.setattr(apply_module, "require_terminal", REQUIRE_TERMINAL)
+    done = rollback(world)
+    assert lines(done)[0].startswith("gpu1/alpha: back to the definition of 2026-11-27")
+    assert "Confirmation needs a terminal. Nothing was changed. Run with -y to bring it back." in lines(done)[-1]
+    assert (done.exit_code, told) == (2, [])
+    missing = rollback(world, "--to", "7")
+    assert "number 7 is unknown" in lines(missing)[-1]
+
+
+def test_says_which_pin_of_the_lock_is_moved(world: World, told: list[Any]) -> None:
+    """Else the printed edit ends in an error of the lock."""
+    pinned = {"image": f"{IMAGE.replace('b6999', 'b7000')}@sha256:{'b' * 64}"}
+    text = json.dumps({"hosts": {"gpu1": {"models": {"alpha": pinned}}}})
+    (world.folder / "lab.lock.yaml").write_text(text)
+    shown = lines(rollback(world, "-y"))
+    assert shown[-2] == '  gpu1 models.alpha.version: "b6999"'
+    assert shown[-1] == (
+        f"Then move its pin in {world.folder}/lab.lock.yaml: gpurack lock {world.folder}/lab.yaml alpha --upgrade"
+    )
 
 
 @pytest.mark.parametrize("answer", ["", "n\n"])
@@ -150,7 +205,8 @@ def test_refuses_with_data_without_copy(chat: World, told: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("place", "options", "code", "why"), [
-    ("gpu1/alpha", ["--to", "3"], 1, "error  gpu1/alpha: only 2 definitions are known. See --list."),
+    ("gpu1/alpha", ["--to", "3"], 1,
+     "error  gpu1/alpha: number 3 is unknown: only 2 definitions are known. See --list."),
     ("gpu1/beta", [], 1, "error  gpu1/beta: no earlier definition is known: none was ready since gpurack keeps them."),
     ("gpu1/gamma", [], 2, 'error  unknown model "gamma" on gpu1. Known: alpha, beta.'),
 ])  # fmt: skip

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,24 +24,28 @@ LIST = {
         {"digest": f"sha256:{OTHER}", "platform": {"os": "linux", "architecture": "amd64"}},
     ]
 }
-Usage = namedtuple("Usage", "total used free")
 
 
 class Dockerd:
-    """The methods that room.py calls."""
+    """The methods that room.py calls. status: of its driver."""
 
-    def __init__(self, root: Path, driver: str = "overlay2", user: str = "") -> None:
-        self.root, self.driver, self.user = root, driver, user
+    become: tuple[str, ...] = ()
+
+    def __init__(self, root: Path, driver: str = "overlay2", user: str = "", status: str = "[]") -> None:
+        self.root, self.driver, self.user, self.status = root, driver, user, status
 
     def run(self, *words: str) -> tuple[int, str]:
         assert words[0] == "info"
-        return 0, f"{self.driver} {self.root}\n"
+        return 0, f"{self.driver}|{self.root}|{self.status}\n"
+
+
+CONTAINERDS = '[["driver-type","io.containerd.snapshotter.v1"]]'
 
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A Docker with 1 GB free; what a registry says, by reference."""
-    (tmp_path / room.LAYERS).mkdir(parents=True)
+    layers(tmp_path)
     said: dict[str, Any] = {"free": 10**9, "dockerd": Dockerd(tmp_path), "asked": []}
 
     def ask(dockerd: Any, *words: str, limit: float) -> tuple[int, str]:
@@ -49,10 +53,27 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found = said.get(words[-1])
         return (1, "ERROR: not found") if found is None else (0, found if isinstance(found, str) else json.dumps(found))
 
+    def run(*argv: str, **options: Any) -> tuple[int, str]:
+        code, output = common.run(*argv, **options)
+        lines = output.split("\n")
+        return code, "\n".join([lines[0], f"{said['free'] // 1000} 1000", *lines[2:]] if len(lines) > 2 else lines)
+
+    monkeypatch.setattr(room, "PROMISED", {})
     monkeypatch.setattr(room.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(0, 0, said["free"]))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=said["free"]))
+    monkeypatch.setattr(room, "run", run)
+    monkeypatch.setattr(room, "CONTAINERD", f"{tmp_path}/containerd")
+    monkeypatch.setattr(room, "CONTAINERD_TOML", f"{tmp_path}/config.toml")
     monkeypatch.setattr(room.processes, "docker", ask)
     return said
+
+
+def layers(root: Path, *digests: str, below: str = "") -> None:
+    """Docker's folder, with layers that it has."""
+    folder = root / (below or room.OWN_STORE.format("overlay2"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for digest in digests:
+        (folder / digest).touch()
 
 
 def refused(docker: dict[str, Any], reference: str = "r/i:1") -> str:
@@ -79,7 +100,7 @@ def test_layers_of_this_machine_count(docker: dict[str, Any]) -> None:
 
 def test_layers_that_docker_has_need_no_room(docker: dict[str, Any], tmp_path: Path) -> None:
     docker["r/i:1"] = MANIFEST
-    (tmp_path / room.LAYERS / BIG).touch()
+    layers(tmp_path, BIG)
     assert refused(docker) == ""
 
 
@@ -101,20 +122,110 @@ def test_nothing_is_refused_without_a_valid_answer(docker: dict[str, Any], answe
     assert refused(docker) == ""
 
 
-@pytest.mark.parametrize("other", [{"user": "ada"}, {"driver": "overlayfs"}, {"root": Path("/no/docker")}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"driver": "stargz", "status": CONTAINERDS}, {"root": Path("/no/docker")}, {"driver": "../x"},
+        {"driver": "overlayfs", "status": CONTAINERDS}, {"root": Path("relative")},
+    ],
+)  # fmt: skip
 def test_unknown_store_is_not_judged(docker: dict[str, Any], tmp_path: Path, other: dict[str, Any]) -> None:
     docker["r/i:1"], docker["dockerd"] = MANIFEST, Dockerd(**{"root": tmp_path, **other})
     assert (refused(docker), docker["asked"]) == ("", [])
 
 
+@pytest.mark.parametrize("driver", ["overlay2", "fuse-overlayfs", "btrfs"])
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_docker_is_judged_wherever_its_images_are(
+    docker: dict[str, Any], tmp_path: Path, user: str, driver: str
+) -> None:
+    """A user's Docker, another folder (`data-root`), another driver."""
+    root = tmp_path / "elsewhere"
+    layers(root, BIG, below=room.OWN_STORE.format(driver))
+    docker["r/i:1"], docker["dockerd"] = MANIFEST, Dockerd(root, driver, user)
+    assert refused(docker) == ""
+    (root / room.OWN_STORE.format(driver) / BIG).unlink()
+    assert f"needs at least 6.0 GB more, but {root} has 1.0 GB free" in refused(docker)
+
+
+@pytest.mark.parametrize(
+    ("user", "place"),
+    [("", "containerd"), ("", "var/docker/containerd/daemon"), ("ada", "var/docker/containerd/daemon"), ("", "other")],
+)
+def test_store_of_containerd_keeps_layers_twice(docker: dict[str, Any], tmp_path: Path, user: str, place: str) -> None:
+    root = tmp_path / "var/docker"
+    (tmp_path / "config.toml").write_text(f"version = 2\nroot = '{tmp_path}/other'\n" if place == "other" else "")
+    layers(tmp_path / place, BIG, below=room.CONTENT)
+    docker["r/i:1"], docker["dockerd"] = MANIFEST, Dockerd(root, "overlayfs", user, CONTAINERDS)
+    assert refused(docker) == ""
+    (tmp_path / place / room.CONTENT / BIG).unlink()
+    assert f"needs at least 11.4 GB more, but {tmp_path / place} has 1.0 GB free" in refused(docker)
+
+
+def test_user_is_not_judged_by_the_containerd_of_the_host(docker: dict[str, Any], tmp_path: Path) -> None:
+    layers(tmp_path / "containerd", below=room.CONTENT)
+    docker["r/i:1"], docker["dockerd"] = MANIFEST, Dockerd(tmp_path / "x", "overlayfs", "ada", CONTAINERDS)
+    assert (refused(docker), docker["asked"]) == ("", [])
+
+
+def test_a_file_system_of_a_user_that_hangs_refuses_nothing(
+    docker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*argv: str, **options: Any) -> tuple[int, str]:
+        raise common.TimeIsUp("no answer")
+
+    docker["r/i:1"] = MANIFEST
+    monkeypatch.setattr(room, "run", hang)
+    assert refused(docker) == ""
+
+
+# --- all of one run together ------------------------------------------------------------------------------------------
+
+
+def test_images_of_one_run_are_added_up(docker: dict[str, Any], tmp_path: Path) -> None:
+    docker["r/i:1"] = MANIFEST
+    docker["r/i:2"] = {"layers": [{"digest": f"sha256:{OTHER}", "size": 5_000_000_000}]}
+    docker["free"] = 10 * 10**9
+    assert refused(docker, "r/i:1") == ""
+    assert refused(docker, "r/i:1") == "", "the same image for another model"
+    assert f"but {tmp_path} has 10.0 GB free, and other downloads of this run need 6.0 GB of it" in refused(
+        docker, "r/i:2"
+    )
+    docker["free"] = 12 * 10**9
+    assert refused(docker, "r/i:2") == "", "there is room for both again"
+
+
+def test_what_is_written_already_is_not_counted_twice(docker: dict[str, Any]) -> None:
+    docker["r/i:1"] = MANIFEST
+    docker["r/i:2"] = {"layers": [{"digest": f"sha256:{OTHER}", "size": 5_000_000_000}]}
+    docker["free"] = 12 * 10**9
+    assert refused(docker, "r/i:1") == ""
+    docker["free"] = 6 * 10**9
+    assert refused(docker, "r/i:2") == ""
+
+
+def test_weights_and_images_on_one_file_system_are_added_up(docker: dict[str, Any], tmp_path: Path) -> None:
+    docker["r/i:1"], docker["free"] = MANIFEST, 10 * 10**9
+    room.require(str(tmp_path), "/w/a", 5 * 10**9)
+    assert "and other downloads of this run need 5.0 GB of it" in refused(docker)
+
+
+def test_weights_on_another_file_system_need_no_room_of_docker(
+    docker: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker["r/i:1"], docker["free"] = MANIFEST, 10 * 10**9
+    room.require("/proc", "/w/a", 5 * 10**9)
+    assert refused(docker) == ""
+
+
 # --- what prune would free --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("freeable", "more"), [(12_300_000_000, ". That would free 12.3 GB now"), (None, "")])
+@pytest.mark.parametrize(("freeable", "more"), [(12_300_000_000, ". That would free 12.3 GB there now"), (None, "")])
 def test_what_does_not_fit_says_what_prune_would_free(
     monkeypatch: pytest.MonkeyPatch, freeable: int | None, more: str
 ) -> None:
-    monkeypatch.setattr(preparing.leftovers, "freeable", lambda job: freeable)
+    monkeypatch.setattr(preparing.leftovers, "freeable", lambda job, folder, user: freeable)
     with pytest.raises(common.NoRoom) as failure, preparing.saying_what_is_unused({"unused": {}}):
         raise common.NoRoom("weights need 6.1 GB more")
     assert str(failure.value) == f"weights need 6.1 GB more{more}"
@@ -125,17 +236,25 @@ def test_other_failures_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Non
         raise common.Failure("cannot pull")
 
 
-def test_counts_what_would_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_what_would_be_removed_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     leftovers = preparing.leftovers
+    (tmp_path / "c").touch()
 
     def main(job: Any, done: Any) -> None:
         done([leftovers.item("image", "a", 7, None), leftovers.item("weights", "b", 9, None, stays="on NFS")], False)
-        done([leftovers.item("volume", "c", None, None)], False)
+        done([leftovers.item("volume", "c", None, None), leftovers.item("weights", f"{tmp_path}/c", 300, None)], False)
+        done([leftovers.item("image", "d", 50, None, "ada")], False)
 
+    store = SimpleNamespace(folder=str(tmp_path))
     monkeypatch.setattr(leftovers, "main", main)
-    assert leftovers.freeable({}) == 7
+    monkeypatch.setattr(leftovers.room, "store_of", lambda dockerd: store)
+    assert leftovers.freeable({}, str(tmp_path)) == 7 + 300
+    assert leftovers.freeable({}, "/proc") == 0, "another file system"
+    assert leftovers.freeable({}, "/proc", "ada") == 50, "in the Docker of a user"
+    monkeypatch.setattr(leftovers.room, "store_of", lambda dockerd: None)
+    assert leftovers.freeable({}, str(tmp_path)) == 300
     monkeypatch.setattr(leftovers, "main", lambda job, done: done([leftovers.item("docker", "", None, None)], False))
-    assert leftovers.freeable({}) is None
+    assert leftovers.freeable({}, str(tmp_path)) is None
 
 
 def test_run_is_told_what_the_inventory_names() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources import name_of, tree
+from tests.sources import tree
 
 PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
@@ -26,7 +26,7 @@ MODULES = {
 
 
 def is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and name_of(node.test) == "TYPE_CHECKING"
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:

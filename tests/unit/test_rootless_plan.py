@@ -14,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts, Kernel, Unit, User
+from gpurack.facts.model import HostFacts, Kernel, Probe, Unit, User
+from gpurack.facts.record import Failed
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose, weights
 from gpurack.plan.models.desired import desire
+from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
+from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Plan, WriteFile
 from gpurack.plan.system import gpu_access, hook_config, subordinate_ids
@@ -520,6 +524,17 @@ def test_moves_model_between_dockers(before: str | None, after: str | None, reas
     assert (entry["from"], entry["user"]) == (before or "", after or "")
     services = {user: list(project["services"]) for user, project in jobs(found)["projects"].items()}
     assert services == {"": [], before or "": [], after or "": ["alpha"]}
+
+
+def test_model_whose_move_failed_is_asked_where_it_serves() -> None:
+    """Else runs and status would say of the one that serves in the former Docker that it is not ready."""
+    wanted, state = in_docker_of("ada"), settled(in_docker_of(None), "")
+    assert {row[:2] for row in questions(wanted).probes} == {("ada", "alpha"), ("", "alpha"), ("bob", "alpha")}
+    label = json.dumps(desire("alpha", wanted, state, ()).definition)
+    failed = {("ada", "alpha"): Failed("2026-11-28T02:16:41Z", label, "", "{}", "exited", True, 154)}
+    state = replace(state, failed=failed, probes={("", "alpha"): Probe(200, '{"data":[{"id":"alpha"}]}')})
+    assert health(Observed.of("alpha", wanted, state)) == Health.READY
+    assert "The previous one serves." in said(models_plan(wanted, state).errors)["alpha"]
 
 
 def test_moves_gpus_and_ports_between_daemons_in_one_group() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
+
 from gpurack import screen
 from gpurack.commands.diff import HostPlan, show_plans
 from gpurack.plan.host import Preview
@@ -80,3 +82,11 @@ def test_one_fault_of_several_hosts_is_one_message() -> None:
     lines = shown({"gpu1": fault, "gpu2": fault})
     assert lines[0] == "gpu1, gpu2"
     assert sum("error" in line for line in lines) == 1
+
+
+def test_lines_of_a_table_end_with_their_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table = screen.table("NAME", "RUNS ON")
+    table.add_row("alpha", "gpu1.lab")
+    table.add_row("beta", "")
+    screen.console(width=60).print(table)
+    assert capsys.readouterr().out == "NAME   RUNS ON\nalpha  gpu1.lab\nbeta\n"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpurack.facts.model import HostFacts
-from gpurack.facts.parse import labels
+from gpurack.facts.weights import labels
 from gpurack.plan.system.docker import plan_docker
 from gpurack.spec.host import Docker, Host
 from tests.given import docker_info, host_state, models, models_plan, said

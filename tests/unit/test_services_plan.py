@@ -256,7 +256,7 @@ def shared() -> Host:
 def test_gateway_payload_names_docker_of_each_model() -> None:
     """With the published address of the container; models in its own Docker first. Keys remain its own copies."""
     host, state = shared(), host_state(weights={"/w/a.gguf": 1})
-    told = {name: runner.gateway(desire(name, host, state, ()), name, host, state)["behind"] for name in host.services}
+    told = {name: runner.gateway(desire(name, host, state, ()), name, state)["behind"] for name in host.services}
     folder = {name: paths.container_file(host.services[name].dockerd, name, "upstream_key_") for name in told}
     assert {name: [(o["user"], o["name"], o["url"], o["key"]) for o in behind] for name, behind in told.items()} == {
         "gateway": [("", "near", "http://10.0.0.7:8001/v1/models", folder["gateway"] + "1"),
@@ -265,7 +265,7 @@ def test_gateway_payload_names_docker_of_each_model() -> None:
                 ("", "near", "http://10.0.0.7:8001/v1/models", folder["own"] + "1")],
     }  # fmt: skip
     other = lab()["gpu1"]
-    far = runner.gateway(desire("gateway", other, state, ()), "gateway", other, state)["behind"][1]
+    far = runner.gateway(desire("gateway", other, state, ()), "gateway", state)["behind"][1]
     assert (far["serves"], "user" in far, "name" in far) == (["far"], False, False)
 
 

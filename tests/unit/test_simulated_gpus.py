@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from gpurack import host_data
+from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.cuda_faults import REFUSED, fault
 from gpurack.engines.probes import PYTHON
 from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.facts.nvidia import JETSON
 from gpurack.facts.snapshot import Snapshot, script
+from gpurack.plan.host import Preview
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
 from tests.device import bring, check
@@ -30,6 +32,7 @@ from tests.testbed.gpu import DRIVER_VERSION, MACHINES, UNITS, SimulatedGpus, co
 from tests.unit.host_programs import Fakes, plain, without_parts
 from tests.unit.test_status import NOW
 
+pytestmark = pytest.mark.sampled
 GPUSIM = "/usr/lib/gpusim/gpusim"
 Smi = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -203,7 +206,7 @@ def observed(root: Path, fakes: Fakes) -> HostFacts:
 def test_snapshot_understands_every_machine(root: Path, gpus: SimulatedGpus, fakes: Fakes, machine: str) -> None:
     gpus.machine(machine)
     state = observed(root, fakes)
-    assert (state.trouble, state.unread) == ("", ())
+    assert (state.trouble, state.unread) == (None, ())
     assert {
         "code": state.driver.exit_code,
         "gpus": [
@@ -213,7 +216,10 @@ def test_snapshot_understands_every_machine(root: Path, gpus: SimulatedGpus, fak
             for gpu in state.gpus
         ],
     } == SEEN[machine]
-    assert planned(state, 1 if machine in ("requires-reset", "no-index") else 0) == PLANNED.get(machine, SERVED)
+    *found, said = planned(state, 1 if machine in ("requires-reset", "no-index") else 0)
+    *expected, words = PLANNED.get(machine, SERVED)
+    assert found == expected
+    assert words in said if words else not said
 
 
 def acted_on(plan: ModelsPlan) -> set[str]:
@@ -221,8 +227,10 @@ def acted_on(plan: ModelsPlan) -> set[str]:
     return {entry["name"] for batch in (plan.job or {"batches": ()})["batches"] for entry in batch}
 
 
-def planned(state: HostFacts, index: int) -> tuple[str, str, str]:
-    """What a run says of a model on one of these GPUs: (error of a new one, of a change of one that serves, status)."""
+def planned(state: HostFacts, index: int) -> tuple[str, str, str, str]:
+    """What a run says of a model on one of these GPUs: (error of a new one, of a change of one that serves, status,
+    sentence). `gpurack diff` exits with 1 for an error, `gpurack status` for a host that is DEGRADED.
+    """
     docker = host_state(gpus=1, weights={"/w/a.gguf": 1}, probes={"alpha": [200, '"alpha"']})
     facts = replace(docker, gpus=state.gpus, driver=state.driver)
     given, changed = models(alpha={"gpus": [index]}), models(alpha={"gpus": [index], "context": 512})
@@ -233,16 +241,28 @@ def planned(state: HostFacts, index: int) -> tuple[str, str, str]:
     assert acted_on(same) == set(), "what serves is left alone"
     for plan in (new, change):
         assert acted_on(plan) == (set() if plan.errors else {"alpha"}), "a refused model changes nothing"
-    error = {
-        name: next((one.code for one in plan.errors.values()), "") for name, plan in (("new", new), ("change", change))
-    }
-    return error["new"], error["change"], host_status("gpu1", given, serves, NOW).state
+        preview = Preview(tuple(plan.findings))
+        assert diff.exit_code({"gpu1": diff.HostPlan(preview)}, fail_on_change=False) == bool(plan.errors)
+    status = host_status("gpu1", given, serves, NOW)
+    assert status.is_well == (status.state == "ok")
+    errors = [next(iter(plan.errors.values()), None) for plan in (new, change)]
+    said = [one.what for one in (*errors, *status.errors) if one]
+    codes = [one.code if one else "" for one in errors]
+    return codes[0], codes[1], status.state, said[0] if said else ""
 
 
 A30 = "NVIDIA A30 24576 8.0"
 SEEN = {
     "gb10": {"code": 0, "gpus": ["0 NVIDIA GB10 None 12.1 unified"]},
     "gh200": {"code": 0, "gpus": ["0 NVIDIA GH200 480GB 97871 9.0"]},
+    "gb200": {"code": 0, "gpus": [f"{index} NVIDIA GB200 189471 10.0" for index in range(2)]},
+    "dgx-station": {
+        "code": 0,
+        "gpus": [
+            "0 NVIDIA GB300 275040 10.3",
+            "1 NVIDIA RTX PRO 6000 Blackwell Workstation Edition 97887 12.0",
+        ],
+    },
     "orin": {"code": 0, "gpus": [f"0 Orin (nvgpu) None 8.7 {JETSON}"]},
     "thor": {"code": 0, "gpus": ["0 NVIDIA Thor None 11.0 unified"]},
     "a100-mig": {
@@ -280,13 +300,13 @@ SEEN = {
 }  # fmt: skip
 
 
-SERVED = ("", "", "ok")
+SERVED = ("", "", "ok", "")
 PLANNED = {
-    "orin": ("gpu-broken", "gpu-broken", "DEGRADED"),
-    "a100-mig": ("gpu-in-mig-mode", "gpu-in-mig-mode", "ok"),
-    "inforom": ("", "", "DEGRADED"),
-    "requires-reset": ("gpu-broken", "gpu-broken", "DEGRADED"),
-    "no-index": ("gpu-broken", "gpu-broken", "DEGRADED"),
+    "orin": ("gpu-broken", "gpu-broken", "DEGRADED", JETSON),
+    "a100-mig": ("gpu-in-mig-mode", "gpu-in-mig-mode", "ok", "MIG mode"),
+    "inforom": ("", "", "DEGRADED", "infoROM is corrupted"),
+    "requires-reset": ("gpu-broken", "gpu-broken", "DEGRADED", "requires reset"),
+    "no-index": ("gpu-broken", "gpu-broken", "DEGRADED", "has no index (nvidia-smi says [Unknown Error])"),
 }
 
 
@@ -482,6 +502,15 @@ def test_cuda_follows_from_what_is_on_the_host(root: Path, gpus: SimulatedGpus, 
     assert cuda() == "gpurack-cuda 100 0\n"
 
 
+def test_probe_says_the_versions_of_libcuda_and_image(
+    gpus: SimulatedGpus, cuda: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus.cuda(0, 0, 12040)
+    monkeypatch.setenv("CUDA_VERSION", "13.0.2")
+    assert cuda() == "gpurack-cuda 0 4\ngpurack-cuda-versions 12 13.0.2\n"
+    assert fault(cuda(), 4, official=True) == f"CUDA error 35: {REFUSED[35]}"
+
+
 def test_libcuda_says_the_version_of_a_test(gpus: SimulatedGpus, library: Path, cuda: Callable[[], str]) -> None:
     said = f"""import ctypes
 cuda, version, count = ctypes.CDLL("{library}/libcuda.so.1"), ctypes.c_int(), ctypes.c_int(7)
@@ -623,6 +652,7 @@ def test_check_of_a_real_machine_brings_docker_and_compiles_llama_cpp(
     (library / "libnvidia-ml.so.1").touch()
     (library / "libcublas.so.13").write_text("cublas")
     fakes.add("mount", "")
+    fakes.add("umount", "exit 1")  # nothing is mounted
     fakes.add("chroot", 'echo "$1" >"$STATE/root"; shift; exec "$@"')
     fakes.add("dockerd", "exec sleep infinity")
     fakes.add("cmake", 'case $1 in --build) mkdir -p "$2/bin"; echo >"$2/bin/llama-server" ;; esac')

@@ -15,7 +15,18 @@ from gpurack.plan.questions import questions
 from gpurack.resources import SHIPPED, read_text
 from tests.given import models
 from tests.unit.host_programs import DOCKER_SOCKET, Fakes
-from tests.unit.test_docker_socket import INFO, OURS, REFERENCES, Daemon, answers, body, described
+from tests.unit.test_docker_socket import (
+    INFO,
+    LOG,
+    NO_CUDA,
+    OURS,
+    REFERENCES,
+    Daemon,
+    answers,
+    body,
+    described,
+    frames,
+)
 
 PROGRAMS = (
     "awk", "base64", "cat", "cksum", "curl", "cut", "date", "dmesg", "dpkg", "dpkg-query", "env", "find", "flock",
@@ -46,9 +57,12 @@ def host(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def taken(host: Path, fakes: Fakes, images: int = 0, containers: int = 0) -> tuple[HostFacts, Counter[str], int]:
+def taken(
+    host: Path, fakes: Fakes, images: int = 0, containers: int = 0, gpus: int = 0
+) -> tuple[HostFacts, Counter[str], int]:
     """The facts, the programs that were started, and the bytes sent."""
-    wanted = models(**{name: {"weights": f"{host}/weights.gguf"} for name in ("alpha", "beta")})
+    given = {"weights": f"{host}/weights.gguf"}
+    wanted = models(**{name: {**given, "gpus": [at][:gpus]} for at, name in enumerate(("alpha", "beta"))})
     asked = questions(wanted)
     all_images = tuple(("", f"lab/image:{number}") for number in range(images))
     found = [described(f"other{number}", number % 16) for number in range(containers)]
@@ -57,9 +71,10 @@ def taken(host: Path, fakes: Fakes, images: int = 0, containers: int = 0) -> tup
         one["Id"] = f"{number:064x}"
     said = answers() | {"/info": body({**INFO, "Plugins": [f"word{number}" for number in range(500)]})}
     said |= {f"/containers/{one['Id']}/json": body(one) for one in (*ours, *found)}
+    said |= {f"/containers/{one['Id']}/{LOG}": (200, frames(NO_CUDA)) for one in ours}
     listed = [{"Id": one["Id"], "ImageID": one["Image"]} for one in (*ours, *found)]
     said |= {"/containers/json?all=true": body(listed)}
-    place = f"{host}/{images}.sock"
+    place = f"{host}/{images}{gpus}.sock"
     text = script(asked.__class__(**{**asked.__dict__, "images": (*asked.images, *all_images)}))
     text = (
         text.replace(DOCKER_SOCKET, place)
@@ -83,11 +98,18 @@ def taken(host: Path, fakes: Fakes, images: int = 0, containers: int = 0) -> tup
 
 def test_starts_few_programs_and_sends_few_bytes(host: Path, fakes: Fakes) -> None:
     facts, programs, size = taken(host, fakes)
-    assert (facts.trouble, facts.late, len(facts.containers)) == ("", {}, 2)
+    assert (facts.trouble, facts.late, len(facts.containers)) == (None, {}, 2)
     assert len(facts.files) > len(paths.RUNNER_PARTS)
     assert REFERENCES[0] in facts.images
     assert sum(programs.values()) <= MOST_PROGRAMS, programs
     assert size <= MOST_BYTES
+
+
+def test_starts_no_program_for_the_log_of_a_model_with_gpus(host: Path, fakes: Fakes) -> None:
+    _, without, _ = taken(host, fakes)
+    facts, programs, _ = taken(host, fakes, gpus=1)
+    assert facts.cuda_logs.keys() == {("", "alpha"), ("", "beta")}
+    assert programs == without
 
 
 def test_starts_no_program_for_each_file_image_or_container(host: Path, fakes: Fakes) -> None:

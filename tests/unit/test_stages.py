@@ -5,10 +5,22 @@ from dataclasses import replace
 import pytest
 
 from gpurack.facts.model import User
-from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, preview
+from gpurack.plan.host import (
+    DAEMON_JSON,
+    DOCKER,
+    ROOTLESS,
+    SET_UP,
+    STAGES,
+    TOOLKIT,
+    may_remove,
+    preview,
+    refused_removals,
+)
+from gpurack.plan.models.ownership import Claim
 from gpurack.plan.run import Run
 from gpurack.plan.steps import Finding
 from tests.given import host_state, models, spec
+from tests.unit.test_models_plan import settled
 
 BARE = host_state(gpus=1)
 ADA = {"docker": {"rootless": {"ada": {}}}}
@@ -45,3 +57,25 @@ def test_live_reports_user_without_docker() -> None:
     errors = [each.line for each in preview(wanted, BARE, Run()).findings if each.kind == "error"]
     assert [error for error in errors if error.startswith("alpha: ")]
     assert any("ada" in error for error in errors)
+
+
+def test_no_stage_changes_a_host_whose_removals_are_refused() -> None:
+    both, replaced = settled(models(alpha={"gpus": [0]}, beta={"gpus": [1]})), models(gamma={"gpus": [0, 1]})
+    none = spec({"models": {}})
+    assert may_remove(none, both)
+    assert refused_removals(none, both, Run(unattended=True))
+    assert refused_removals(none, both, Run(unattended=True, claim=Claim(allowed=2))) is None
+    assert refused_removals(none, both, Run()) is None, "the prompt asks"
+    assert refused_removals(replaced, both, Run(unattended=True)) is None, "what is replaced is not removed"
+    assert not may_remove(models(alpha={"enabled": False}, beta={}), both)
+
+
+def test_views_show_nothing_but_the_refusal_of_a_host_that_is_left_alone() -> None:
+    """Docker's stage would change it, and a run does not carry that out."""
+    both, none = settled(models(alpha={"gpus": [0]}, beta={"gpus": [1]})), spec({"docker": {"daemon": {"debug": True}}})
+    asked, refused = (preview(none, both, Run(unattended=unattended)) for unattended in (False, True))
+    assert any("debug" in each.text for each in asked.findings)
+    assert [each.kind for each in refused.findings] == ["removal", "removal", "removal", "error"]
+    assert (refused.removals.number, refused.idle) == (2, False)
+    assert refused.refused
+    assert list(refused.findings) == refused.refused.findings

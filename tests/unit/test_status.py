@@ -15,11 +15,12 @@ import pytest
 
 from gpurack import screen
 from gpurack.commands.lab_status import HostStatus, ModelStatus, host_status, is_well, lab_status
-from gpurack.commands.status import as_data, show, state_text, summary
+from gpurack.commands.status import as_data, served_text, show, state_text, summary
 from gpurack.commands.status_page import write_page
-from gpurack.facts.gpus import Driver, Xid
+from gpurack.facts.gpus import MISMATCH, Driver, Xid
 from gpurack.facts.model import Container, HostFacts
 from gpurack.facts.record import Entry
+from gpurack.plan.models.states import ModelState
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from tests.given import container, gpu, host_state, models, running, said, spec, uuid
@@ -165,6 +166,18 @@ def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
     assert trouble.what.startswith(f"GPU 2 lost since 2026-11-20 {cause} GPU-")
 
 
+def test_hint_of_a_lost_gpu_names_what_its_reboot_stops_of_others() -> None:
+    wanted, facts = lost_card()
+    train = replace(container("train-7", user="ada"), started="2026-11-25T03:00:00Z")
+    ended = replace(container("old"), status="exited")
+    facts = replace(facts, containers=(*facts.containers, train, ended), now=datetime(2026, 11, 28, 4, tzinfo=UTC))
+    [lost] = host_status("gpu1", wanted, facts, NOW).errors
+    assert lost.hint == "The reboot also stops train-7 (not gpurack's, up 3 d)."
+    torn = replace(facts, driver=Driver("580.1", MISMATCH, "Driver/library version mismatch"), gpus=())
+    [lost] = host_status("gpu1", wanted, torn, NOW).errors
+    assert lost.hint.endswith("then run again. The reboot also stops train-7 (not gpurack's, up 3 d).")
+
+
 def test_shows_lost_gpu_without_kernel_log() -> None:
     [trouble] = host_status("gpu1", *lost_card(), NOW).errors
     assert trouble.what == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta."
@@ -186,7 +199,7 @@ def test_reports_missing_driver_mismatch_and_missing_gpus() -> None:
 def test_unreachable_host_has_unknown_models() -> None:
     fleet = {"gpu1": models(alpha={}), "gpu2": models(off={"enabled": False})}
     trouble = "could not connect: Connection refused"
-    lab = lab_status(fleet, {"gpu1": HostFacts(trouble=trouble), "gpu2": host_state()}, NOW)
+    lab = lab_status(fleet, {"gpu1": HostFacts.not_inspected(trouble), "gpu2": host_state()}, NOW)
     assert [(host.state, said(host.errors)) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
@@ -228,7 +241,7 @@ def lab() -> list[HostStatus]:
             replace(state, gpus=tuple(replace(g, utilization=63, temperature=61) for g in state.gpus)),
             NOW,
         ),
-        host_status("<b>", models(alpha={}), HostFacts(trouble="could not connect: <script>"), NOW),
+        host_status("<b>", models(alpha={}), HostFacts.not_inspected("could not connect: <script>"), NOW),
     ]
 
 
@@ -298,7 +311,7 @@ def test_page_has_what_is_down_first_and_nothing_green_beside_it(lab: list[HostS
     wanted, container = one(status="exited", exit_code=137)
     down = host_status("gpu3", wanted, host_state(containers=[container]), NOW)
     well = host_status("gpu4", models(off={"enabled": False}), host_state(gpus=2), NOW)
-    away = host_status("gpu5", models(alpha={}), HostFacts(trouble="could not connect"), NOW)
+    away = host_status("gpu5", models(alpha={}), HostFacts.not_inspected("could not connect"), NOW)
     write_page(tmp_path / "lab.html", [well, away, down, lab[0]], "lab", NOW)
     sections = (tmp_path / "lab.html").read_text().split("<section")[1:]
     assert [section.partition("<h2>")[2].partition("<")[0] for section in sections] == ["gpu3", "gpu1", "gpu5", "gpu4"]
@@ -341,3 +354,11 @@ def test_page_is_one_file_and_escapes_host_output(lab: list[HostStatus], tmp_pat
     for reference in ("src=", "@import", "url(", "<link"):
         assert reference not in text
     assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize(("served", "text"), [(1.0, "1 token"), (12345.0, "12,345 tokens"), (None, "")])
+def test_one_token_is_not_plural(served: float | None, text: str) -> None:
+    assert (
+        served_text(ModelStatus("alpha", "llama.cpp", "0", "", 8000, ModelState.READY, served=served, unit="tokens"))
+        == text
+    )

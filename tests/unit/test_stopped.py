@@ -13,9 +13,10 @@ from gpurack.commands.lab_status import host_status, is_well
 from gpurack.commands.status import counts, state_text, summary
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Entry, Event, Stopped, read
-from gpurack.operations.report import Report
+from gpurack.operations.entry_state import entry_state
 from gpurack.operations.run_state import HostRun
 from gpurack.plan.models import ledger
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import Claim, Origin
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.models.stop import plan_stop
@@ -118,7 +119,7 @@ def test_start_of_a_running_model_does_nothing() -> None:
 def test_mark_counts_where_the_container_is() -> None:
     """The entry's `user` was changed while it was held."""
     wanted = spec({"docker": {"rootless": {"ada": {}}}, "models": {"alpha": {"port": 8000, "user": "ada"}}})
-    assert stop_of("alpha", wanted.entries["alpha"], facts(HOLD)) == HOLD
+    assert stop_of(Observed("alpha", wanted.entries["alpha"], facts(HOLD))) == HOLD
 
 
 def test_hold_of_another_labs_model_of_that_name_does_not_count() -> None:
@@ -129,7 +130,7 @@ def test_hold_of_another_labs_model_of_that_name_does_not_count() -> None:
 
 @pytest.mark.parametrize(("mark", "counts"), [(STOP, False), (HOLD, True)])
 def test_what_was_started_by_hand_counts_only_if_held(mark: Stopped, counts: bool) -> None:
-    assert bool(stop_of("alpha", TWO.entries["alpha"], facts(mark, status="running"))) == counts
+    assert bool(stop_of(Observed("alpha", TWO.entries["alpha"], facts(mark, status="running")))) == counts
 
 
 @pytest.mark.parametrize("status", ["running", "exited"])
@@ -162,6 +163,7 @@ def test_stop_names_container_and_person(why: str | None, hold: bool) -> None:
     }  # fmt: skip
     assert found.job["origin"] == {"lab": "nlp", "by": "ada", "commit": "3f2a91", "inventory": "lab.py"}
     assert found.job["ours"][""]["alpha"] == settled(TWO).ours["", "alpha"].id
+    assert found.job["running"] == ["/metrics", "llamacpp:requests_processing"]
 
 
 def test_stop_renews_the_boot_unit_of_an_older_gpurack() -> None:
@@ -213,20 +215,21 @@ def test_status_of_a_held_model_that_runs_is_its_state() -> None:
     [
         (HOLD, "held since 2026-11-20 07:00 UTC: GPU 0 is replaced (ada)"),
         (STOP, "stopped since 2026-11-20 07:00 UTC, until the next run (ada)"),
-        (None, "not running (exited)"),
+        (None, "exited with code 0"),
     ],
 )
 def test_table_of_a_run_says_who_stopped_it(mark: Stopped | None, text: str) -> None:
-    assert Report({"gpu1": TWO}).state_of("alpha", TWO, HostRun(snapshot=facts(mark))) == text
+    assert entry_state("alpha", TWO, HostRun(snapshot=facts(mark))).text == text
 
 
 # --- in the record ---------------------------------------------------------------------------------------------------
 
 EVENT = {"at": "2026-11-20T07:00:00Z", "verb": "apply", "by": "ada", "lab": "nlp", "commit": "3f2a91c0ffee",
-         "inventory": "lab.py", "changes": ["recreate alpha"], "failed": ["beta: exited"]}  # fmt: skip
+         "inventory": "lab.py", "changes": ["recreate alpha"], "failed": ["beta: exited"],
+         "codes": ["exited"]}  # fmt: skip
 MARK = {"at": "t", "by": "ada", "hold": True, "why": "w", "policy": ""}
 KNOWN = Event("2026-11-20T07:00:00Z", "apply", "ada", "nlp", "3f2a91c0ffee", "lab.py", ("recreate alpha",),
-              ("beta: exited",))  # fmt: skip
+              ("beta: exited",), codes=("exited",))  # fmt: skip
 
 
 def test_reads_marks_and_history() -> None:
@@ -265,6 +268,17 @@ def test_history_shows_who_when_what_and_from_which_commit() -> None:
     assert headline(KNOWN, state) == "2026-11-20 07:00 UTC  ada  apply  FAILED  (lab.py, 3f2a91c)"
     well = replace(KNOWN, failed=(), commit="", inventory="", by="")
     assert headline(well, state) == "2026-11-20 07:00 UTC  unknown  apply  ok"
+
+
+def test_history_says_which_run_had_uncommitted_changes() -> None:
+    found = read(json.dumps({**RECORD, "history": [{**EVENT, "uncommitted": True}, {**EVENT, "uncommitted": "no"}]}))
+    assert found
+    edited, plain = found.history
+    state = host_state(now=NOW)
+    assert headline(edited, state).endswith("  (lab.py, 3f2a91c, uncommitted changes)")
+    assert headline(plain, state).endswith("  (lab.py, 3f2a91c)")
+    runs = as_data({"gpu1": replace(host_state(), history=found.history)})["hosts"]["gpu1"]["runs"]
+    assert [run["uncommitted"] for run in runs] == [False, True]
 
 
 def test_history_for_programs_is_newest_first() -> None:

@@ -184,15 +184,18 @@ def test_diff_of_a_lab_with_a_stopped_model_names_who_stopped_it(world: World) -
     assert "  beta   start: stopped by ada at 2026-11-28 02:00 UTC" in shown
 
 
+FAILED = "alpha: oh. Its log: /var/lib/gpurack/logs/_/alpha.failed.log"
+
+
 def test_history_of_all_hosts_or_of_one(world: World) -> None:
-    event = Event("2026-11-28T02:00:00Z", "apply", "ada", "", "3f2a91c0", "lab.py", ("start beta",), ("alpha: oh",))
+    event = Event("2026-11-28T02:00:00Z", "apply", "ada", "", "3f2a91c0", "lab.py", ("start beta",), (FAILED,))
     world.facts["gpu1"] = [replace(unchanged(), history=(event,))]
     done = gpurack(world, "history")
     assert lines(done) == [
         "gpu1",
         "  2026-11-28 02:00 UTC  ada  apply  FAILED  (lab.py, 3f2a91c)",
         "    start beta",
-        "    failed: alpha: oh",
+        f"    failed: alpha: oh. Its log: gpurack logs {world.folder}/lab.yaml gpu1/alpha --failed",
         "gpu2   no run has changed anything since gpurack keeps a history",
     ]
     assert done.exit_code == 0

@@ -15,8 +15,22 @@ from typing import Any
 import pytest
 
 from gpurack.facts.record import read
-from tests.unit.fake_docker import Container
-from tests.unit.test_replacing_script import Host, boot, folder, models, new, old, processes, quick, record, starting
+from tests.unit.fake_docker import Container, moment
+from tests.unit.test_replacing_script import (
+    Host,
+    asking,
+    boot,
+    folder,
+    models,
+    new,
+    old,
+    processes,
+    quick,
+    record,
+    starting,
+)
+
+pytestmark = pytest.mark.sampled
 
 WHO = {"lab": "nlp", "by": "ada", "commit": "3f2a91", "inventory": "lab.py"}
 
@@ -42,8 +56,8 @@ def call(monkeypatch: pytest.MonkeyPatch, host: Host) -> Callable[..., int]:
     return called
 
 
-def stop(call: Callable[..., int], name: str = "alpha", user: str = "", why: str | None = None) -> int:
-    payload = {"verb": "stop", "name": name, "user": user, "ours": {}, "origin": WHO}
+def stop(call: Callable[..., int], name: str = "alpha", user: str = "", why: str | None = None, **more: Any) -> int:
+    payload = {"verb": "stop", "name": name, "user": user, "ours": {}, "origin": WHO, **more}
     return call("stop", {**payload, "hold": why is not None, "why": why or ""})
 
 
@@ -72,6 +86,47 @@ def test_stops_one_model_and_no_other(host: Host, call: Callable[..., int], name
     assert f"{name}: stopped" in host.out
 
 
+RUNNING = ["/metrics", "vllm:num_requests_running"]
+
+
+@pytest.mark.parametrize(("published", "asked"), [("8000", 3), ("9000", 0)])
+def test_running_requests_end_before_it_stops(
+    host: Host, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, published: str, asked: int
+) -> None:
+    """Only at a port that the container publishes: its label may be a user's."""
+    alpha, seen = container(host, "alpha"), list[tuple[str, str]]()
+    alpha.labels["gpurack.probe"], alpha.ports = "http://127.0.0.1:8000/v1/models", [("127.0.0.1", published)]
+
+    def send(daemon: Any, url: str, path: str, body: Any, key: str | None, limit: float) -> tuple[int, str]:
+        seen.append((f"{url} {path}", alpha.status))
+        assert key == "old key of alpha"
+        return 200, f"vllm:num_requests_running {max(0, 3 - len(seen))}.0"
+
+    monkeypatch.setattr(asking, "send", send)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert stop(call, running=RUNNING, url="http://127.0.0.1:8000/v1/models") == 0
+    assert seen == [("http://127.0.0.1:8000/v1/models /metrics", "running")] * asked
+    assert alpha.status == "exited"
+
+
+def test_key_of_a_model_that_ended_by_itself_is_sent_to_no_other_process(
+    host: Host, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may have its port by then."""
+    alpha, sent = container(host, "alpha"), list[str | None]()
+    alpha.labels["gpurack.probe"], alpha.ports = "http://127.0.0.1:8000/v1/models", [("127.0.0.1", "8000")]
+
+    def send(daemon: Any, url: str, path: str, body: Any, key: str | None, limit: float) -> tuple[int, str]:
+        sent.append(key)
+        alpha.status = "exited"
+        return 200, f"vllm:num_requests_running {2 - len(sent)}.0"
+
+    monkeypatch.setattr(asking, "send", send)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert stop(call, running=RUNNING, url="http://127.0.0.1:8000/v1/models") == 0
+    assert sent == ["old key of alpha"]
+
+
 def test_boot_leaves_it_stopped(host: Host, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     stop(call)
     for one in host.running():  # as if dockerd had started none
@@ -82,7 +137,7 @@ def test_boot_leaves_it_stopped(host: Host, call: Callable[..., int], monkeypatc
 
 def test_boot_leaves_it_stopped_without_compose_yaml(host: Host, call: Callable[..., int]) -> None:
     stop(call)
-    Path(models.Dockerd().compose_file).unlink()
+    Path(boot.Dockerd().compose_file).unlink()
     assert boot.boot() == 0
     assert container(host, "alpha").status == "exited"
 
@@ -101,7 +156,7 @@ def test_failed_stop_leaves_no_mark(host: Host, call: Callable[..., int], wrong:
     stop(call)
     (number,) = [number for number, step in enumerate(probe.docker.steps) if step.startswith("stop ")]
     again = Host(host.folder, host.scenario)
-    again.docker.at = {number: wrong}
+    again.docker.at = {moment(probe.docker.steps, number): wrong}
     again.docker.stubborn.add(again.containers["alpha"].id)
     assert stop(call) == 1
     assert again.record()["stopped"].get("", {}) == {}
@@ -207,9 +262,9 @@ def test_restart_stops_starts_and_says_how_long(
     monkeypatch.setattr(processes, "wait_for_memory", lambda *arguments: waited.append(arguments))
     monkeypatch.setattr(starting, "clock", lambda seconds: "0:07")
     assert call("apply", payload(host, "restart", "restart")) == 0
-    ran = [step.split()[0] for step in host.docker.steps if step.split()[0] in ("stop", "start", "compose")]
-    assert ran[-2:] == ["stop", "start"]
-    assert container(host, "alpha").id == host.containers["alpha"].id
+    own = host.containers["alpha"].id
+    assert [step.split()[0] for step in host.docker.steps if own in step and step.startswith("st")] == ["stop", "start"]
+    assert container(host, "alpha").id == own
     assert [arguments[:3] for arguments in waited] == [("alpha", {(7, 7)}, ["0"])]
     assert "alpha: ready, down for 0:07" in host.out
     assert host.record()["tests"][""]["alpha"]["why"] == ""
@@ -249,19 +304,36 @@ def test_run_that_only_asks_is_not_in_the_history(host: Host, call: Callable[...
     assert host.record()["history"] == []
 
 
+def test_history_says_what_changed_besides_the_models(host: Host, call: Callable[..., int]) -> None:
+    docker = "upgrade Docker from 28.5.1 to 28.5.2"
+    told = {"verb": "apply", "origin": WHO, "host": [docker]}
+    assert call("note", told) == 0
+    assert call("apply", {**payload(host, "restart", "restart"), "host": [docker]}) == 0
+    assert [one["changes"] for one in host.record()["history"]] == [[docker], [docker, "restart alpha"]]
+    Path(record.RECORD).unlink()
+    assert call("note", told) == 0
+    assert not Path(record.RECORD).exists(), "a record without containers would hide those that run"
+
+
 def test_failed_change_is_in_the_history(folder: Path, call: Callable[..., int]) -> None:
     changing = Host(folder, {"alpha": (old(), new())})
     changing.docker.breaks = lambda one: one.service == "alpha.2"
-    assert call("apply", {**changing.payload(), "origin": WHO}) == 1
+    assert call("apply", {**changing.payload(), "origin": {**WHO, "uncommitted": True}}) == 1
     (entry,) = changing.record()["history"]
     assert (entry["verb"], entry["changes"], len(entry["failed"])) == ("apply", [], 1)
+    assert entry["uncommitted"] is True
     assert "\n" not in entry["failed"][0]
 
 
 def test_history_keeps_200_runs_and_short_texts(host: Host) -> None:
     for number in range(record.RUNS + 5):
-        record.note_run("apply", WHO, [f"recreate m{number}"], [])
-    record.note_run("apply", {"by": "x" * 1000}, [f"start {n}" for n in range(50)], ["why " * 500] * 9)
+        record.note_run("apply", WHO, [f"recreate m{number}"], {})
+    record.note_run(
+        "apply",
+        {"by": "x" * 1000},
+        [f"start {n}" for n in range(50)],
+        {f"{n} {'why ' * 500}": "exited" for n in range(9)},
+    )
     history = host.record()["history"]
     assert len(history) == 200
     assert history[0]["changes"] == ["recreate m6"]

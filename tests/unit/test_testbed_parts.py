@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from gpurack.commands.main import main
 from tests.given import spec
 from tests.no_testbed import public_key
-from tests.testbed import TestbedError, cache, demo, disk, hosts, prepared
+from tests.testbed import TestbedError, cache, demo, disk, hosts, in_use, prepared, testbed
 from tests.testbed.inventory import common
 
 
@@ -83,6 +85,23 @@ def test_demo_ends_with_commands_that_exist() -> None:
     assert [word[1] for word in words] == ["status", "diff", "apply"]
     assert all(word[1] in main.commands and "inventories/demo.py" in word for word in words)
     assert "The same by pyinfra: pyinfra inventories/demo.py deploys/gpu_host.py" in lines
+
+
+def test_demo_has_fresh_hosts_whatever_they_were_used_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    removed: list[str] = []
+    found = dict.fromkeys(("gpu1", "rocky1"))
+    monkeypatch.setattr(testbed, "_alone", contextlib.nullcontext)
+    monkeypatch.setattr(testbed.outer, "find", lambda: "engine")
+    monkeypatch.setattr(testbed.hosts, "existing", lambda engine: found)
+    monkeypatch.setattr(testbed.hosts, "remove", lambda engine, name: removed.append(name))
+    monkeypatch.setattr(in_use, "STATE", tmp_path)
+    testbed.remove_unused(demo.HOSTS)
+    assert removed == ["gpu1"]
+    with (tmp_path / "gpu1.used").open("a") as other:  # another suite
+        fcntl.flock(other, fcntl.LOCK_SH)
+        with pytest.raises(TestbedError, match="gpu1 is used by a test"):
+            testbed.remove_unused(demo.HOSTS)
+    assert removed == ["gpu1"]
 
 
 def test_refuses_name_without_kind() -> None:

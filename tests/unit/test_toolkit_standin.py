@@ -23,6 +23,8 @@ from tests import forked
 from tests.testbed.gpu import LIBCUDA, files
 from tests.testbed.toolkit.build import VERSIONS, build, lay_out
 
+pytestmark = pytest.mark.sampled
+
 CONFORMANCE = Path(__file__).resolve().parents[1] / "testbed/toolkit/conformance"
 GOLDEN = {line.split("\t")[0]: line for line in (CONFORMANCE / "golden.tsv").read_text().splitlines()}
 

@@ -17,6 +17,7 @@ from gpurack.plan.host import preview
 from gpurack.plan.models import addresses, compose
 from gpurack.plan.models import service as service_module
 from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.run import Run
 from gpurack.spec.host import Host
@@ -28,7 +29,7 @@ from tests.unit.verify.test_checks import CARD, drifts, entry
 Service = dict[str, Any]
 CASES = [*Path(__file__).parent.glob("engines/*/*.json"), *Path(__file__).parent.glob("services/*.json")]
 TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1], "compose": {"labels": ["team=nlp"]}})
-ONE_OLDER = ("1 model runs with settings of an older gpurack; `gpurack apply --renew` recreates it.",)
+ONE_OLDER = ("1 model runs with settings of an older gpurack. `gpurack apply --renew` recreates it.",)
 OPTIONS = ["no-new-privileges:true"]
 
 
@@ -58,7 +59,7 @@ def older(
             words |= {"service": digest(data), "image": data["image"]}
         labels = {
             "gpurack.model": json.dumps(words, sort_keys=True),
-            "gpurack.probe": addresses.probe_url(one.name, spec, state),
+            "gpurack.probe": addresses.probe_url(Observed.of(one.name, spec, state)),
         }
         made[one.name] = {**data, "labels": {**dict(one.split("=") for one in data.get("labels", ())), **labels}}
         containers.append(replace(one, labels={**one.labels, **labels}, **(over if one.name in of else {})))
@@ -90,7 +91,7 @@ def test_counts_all_in_one_line() -> None:
     found = plan(TWO, older(TWO, of=("alpha", "beta")))
     assert found.nothing
     assert said(found.warnings) == (
-        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+        "2 models run with settings of an older gpurack. `gpurack apply --renew` recreates them.",
     )
 
 
@@ -206,7 +207,7 @@ def test_rewritten_compose_yaml_may_be_of_an_older_gpurack(monkeypatch: pytest.M
     found = plan(TWO, after)
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
     assert said(found.warnings) == (
-        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+        "2 models run with settings of an older gpurack. `gpurack apply --renew` recreates them.",
     )
 
 
@@ -281,7 +282,7 @@ def test_changed_file_contents_of_gpurack_recreate_nothing(monkeypatch: pytest.M
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
     assert said(found.warnings) == (
-        "2 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+        "2 models run with settings of an older gpurack. `gpurack apply --renew` recreates them.",
     )
     assert acting(plan(host(), state, renew=True)) == {
         "several": ": gpurack's own settings for this engine changed: files.llama-cpp-python.json",
@@ -351,7 +352,7 @@ def test_keeps_gateway_with_old_label_and_same_files(monkeypatch: pytest.MonkeyP
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
     assert said(found.warnings) == (
-        "3 models run with settings of an older gpurack; `gpurack apply --renew` recreates them.",
+        "3 models run with settings of an older gpurack. `gpurack apply --renew` recreates them.",
     )
 
 

@@ -172,3 +172,12 @@ def test_verify_reports_errors_of_the_inventory_as_other_verbs_do(project: Path)
     assert done.exit_code == 2
     assert done.output.startswith("error  gpu1 models.alpha")
     assert done.output.endswith("before applying.\n")
+
+
+def test_every_error_begins_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click's own `Error: ` is printed for none."""
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    (tmp_path / "lab.yaml").write_text("hosts: {gpu1: {}}\n")
+    done = CliRunner().invoke(main, ["verify", str(tmp_path / "lab.yaml")], prog_name="gpurack")
+    assert done.output.startswith("error  gpurack verify needs pytest and testinfra. Run: pip install pytest")
+    assert done.exit_code == 1

@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,6 +23,8 @@ from click.testing import CliRunner, Result
 from gpurack import screen
 from gpurack.commands import observing
 from gpurack.commands.main import main
+
+pytestmark = pytest.mark.sampled
 
 WHY = "RMA until 15 Jan, then back in rack 4, says Kim"
 
@@ -42,8 +45,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, inventory: Path, pauses: Iterator[obj
         match next(pauses):
             case str() as text:
                 inventory.write_text(text)
-            case KeyboardInterrupt():
-                raise KeyboardInterrupt
+            case BaseException() as error:
+                raise error
 
     monkeypatch.setattr(time, "sleep", sleep)
     return CliRunner().invoke(main, ["status", str(inventory), "--watch", *words])
@@ -52,6 +55,26 @@ def watch(monkeypatch: pytest.MonkeyPatch, inventory: Path, pauses: Iterator[obj
 def test_inspects_again_until_it_is_interrupted(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = watch(monkeypatch, inventory, iter([None, KeyboardInterrupt()]))
     assert (done.output.count("0 of 0 models ready."), done.exit_code) == (2, 0)
+
+
+def test_an_interrupt_that_python_loses_ends_it(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a finalizer is printed and forgotten."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    inspect = observing.inspect
+
+    def inspected(*words: Any) -> Any:
+        finalized = Finalized()
+        del finalized
+        return inspect(*words)
+
+    monkeypatch.setattr(observing, "inspect", inspected)
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    done = watch(monkeypatch, inventory, iter([None, AssertionError("it goes on")]))
+    assert (done.output.count("0 of 0 models ready."), done.exit_code) == (1, 0)
 
 
 def test_survives_an_edit(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

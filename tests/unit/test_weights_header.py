@@ -24,6 +24,8 @@ from tests.testbed import gguf_models
 from tests.unit.host_programs import plain, without_parts
 from tests.weights import FILES, QWEN, folder, qwen, read, reader, safetensors
 
+pytestmark = pytest.mark.sampled
+
 SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64}
 
 

@@ -35,11 +35,13 @@ def error_of(tmp_path: Path, text: str) -> str:
     ("wrong", "right", "sentence"),
     [
         ("\tmodels:", "    models:",
-         "4: a tab, where YAML wants spaces. Write spaces, two more for each level: `    models:`."),
+         "4: a tab, where YAML wants spaces. Write 4 spaces: `    models:`."),
+        ("\tqwen: {", "      qwen: {", "5: a tab, where YAML wants spaces. Write 6 spaces: `      qwen:`."),
+        ("{A30:\t2}", "{A30: 2}", "3: a tab, where YAML wants spaces. Write a space in its place."),
         ("      models:", "    models:",
          "4: is indented by 6 spaces, which fits no line above. Write 4 spaces: `    models:`."),
         ("   models:", "    models:",
-         "4: is indented by 3 spaces, which fits no line above. Write 2 or 4 spaces: `  models:`."),
+         "4: is indented by 3 spaces, which fits no line above. Write 2 or 4 spaces."),
         ("    models\n", "    models:\n", "4: a colon is missing after `models`. Write `models:`."),
         ("maintenance: RMA: Jan", "hardware: {A30: 2}",
          '3: a colon followed by a space, in a value. Put the value in quotes: `maintenance: "…"`.'),
@@ -78,7 +80,11 @@ def test_says_line_cause_and_what_to_write(tmp_path: Path, wrong: str, right: st
         (LAB.replace("qwen:", "- qwen:") + MORE, '6: some lines of one level begin with "- ", others do not.'),
         (f"{LAB}---\n{LAB}", "6: `---` begins a second document."),
         (f"  all: {{}}\n{LAB}", "2: this line begins further left than the first one"),
-        (LAB + MORE[1:], "6: is indented by 5 spaces, which fits no line above. Write 4 or 6 spaces: `    bge:`."),
+        (LAB + MORE[1:], "6: is indented by 5 spaces, which fits no line above. Write 4 or 6 spaces."),
+        (
+            LAB.replace("    models:", "\tmodels:").replace("      qwen", "\t\tqwen"),
+            "4: a tab, where YAML wants spaces. Write spaces, two more for each level.",
+        ),
     ],
 )
 def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:

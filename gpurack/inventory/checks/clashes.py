@@ -28,7 +28,7 @@ def clashes(name: str, spec: Host) -> list[Problem]:
         if one.port == other.port and binds_overlap(one.bind, other.bind):
             words = {"port": one.port, "one": first, "other": second, "free": free_port(one.port, ports)}
             problems.append(Problem.of("port-used-twice", name, f"{path}.port", **words))
-        if (served := one.served_name or first) == (other.served_name or second):
+        if (served := one.name_served(first)) == other.name_served(second):
             where = f"{path}.served_name"
             problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
     return problems

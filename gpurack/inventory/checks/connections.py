@@ -45,7 +45,7 @@ def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...
     """The model names of an entry; for a gateway those of its models (not of gateways behind it)."""
     model = fleet[host].entries[name]
     if name not in fleet[host].services:
-        return tuple(ENGINES[model.engine].serves(model, model.served_name or name))
+        return tuple(ENGINES[model.engine].serves(model, model.name_served(name)))
     behind = [place for place in upstreams_of(fleet, host, name) if place[1] in fleet[place[0]].models]
     return tuple(dict.fromkeys(served for place in behind for served in served_by(fleet, *place)))
 
@@ -73,7 +73,7 @@ def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Pla
 
 def names_of(key: str, model: Model) -> set[str]:
     """The names of an entry in connects_to: its key, and what it serves."""
-    return {key, *ENGINES[model.engine].serves(model, model.served_name or key)}
+    return {key, *ENGINES[model.engine].serves(model, model.name_served(key))}
 
 
 def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:

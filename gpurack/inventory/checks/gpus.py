@@ -3,16 +3,17 @@
 The ledger that assigns the GPUs of real hosts also decides here. Pure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from gpurack.plan.models.compatibility import accelerator, incompatibility
+from gpurack.plan.models.compatibility import accelerator, driver_doubt, incompatibility
 from gpurack.plan.models.imagined import imagined
-from gpurack.plan.models.ledger import assign, for_job
+from gpurack.plan.models.ledger import assign
 from gpurack.plan.models.slots import missing_gpu, resolve
 from gpurack.plan.system.defects import defect_warnings
 from gpurack.spec.gpus import GPU_KINDS, kind_of
 from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, Refused
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -29,17 +30,37 @@ def gpu_problems(spec: Host) -> list[Problem]:
         if isinstance(gpu, int) and gpu not in known
     ]
     problems += [
-        Problem.of("hides-gpus", path=f"{spec.path_of(name)}.env.{VISIBLE}", name=VISIBLE)
+        Problem.of("hides-gpus", path=f"{spec.path_of(name)}.{place}", name=VISIBLE)
         for name, entry in spec.everything.items()
-        if VISIBLE in entry.env
+        for place in hides_gpus(entry)
     ]
     problems += [fault.why.at("", f"{spec.path_of(fault.names[0])}.{fault.field}") for fault in ledger.faults]
     for name, entry in spec.entries.items():
         with suppress(Refused):  # among the ledger's faults
-            hardware = accelerator(entry, resolve(entry, spec, state, ledger.slots))
-            if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver, arch=state.arch)):
+            hardware = accelerator(entry, resolve(entry, spec, state, ledger.slots), state.arch)
+            if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver)):
                 problems.append(found.at("", spec.path_of(name)))
     return problems
+
+
+def hides_gpus(entry: Model | Job) -> Iterator[str]:
+    """Yield each place of an entry that sets the variable by which CUDA hides GPUs."""
+    if VISIBLE in entry.env:
+        yield f"env.{VISIBLE}"
+    lines = entry.compose.get("environment")  # a map, or `NAME=value` each
+    if isinstance(lines, Mapping | list) and any(str(line).partition("=")[0] == VISIBLE for line in lines):
+        yield "compose.environment"
+
+
+def driver_doubts(spec: Host) -> Iterator[Problem]:
+    """Warnings about images for a newer driver than the host's."""
+    state = imagined(spec)
+    slots = assign(spec, state).slots
+    for name, entry in spec.entries.items():
+        with suppress(Refused):  # an error already
+            hardware = accelerator(entry, resolve(entry, spec, state, slots), state.arch)
+            if entry.enabled and (found := driver_doubt(entry, hardware, spec.nvidia.driver)):
+                yield found.at("", spec.path_of(name))
 
 
 def gpu_warnings(spec: Host) -> Iterator[Problem]:
@@ -48,18 +69,18 @@ def gpu_warnings(spec: Host) -> Iterator[Problem]:
         yield Problem.of("hardware-unknown", path="hardware")
     if spec.wants_gpu:
         yield from defect_warnings(spec, imagined(spec))
+        yield from driver_doubts(spec)
     for name in spec.hardware:
         if kind_of(name, spec) is None:
             yield Problem.unknown("unknown-gpu", name, list(GPU_KINDS), path="hardware")
     for name, model in spec.models.items():
         if model.enabled and spec.hardware and "gpus" not in model.model_fields_set:
             yield Problem.of("gpus-not-given", path=f"models.{name}.gpus")
-    state = imagined(spec)
-    given = assign(spec, state).uuids
+    ledger = assign(spec, imagined(spec))
     for name, job in spec.jobs.items():
         if not job.enabled:
             continue
         try:
-            for_job(name, spec, state, given)
+            ledger.for_job(name)
         except Refused as error:
             yield Problem.of("job-without-gpu", path=f"jobs.{name}", what=error)

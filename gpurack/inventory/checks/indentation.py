@@ -10,10 +10,14 @@ TELLING = {"gpus", "weights", "vram"}
 """Fields that only entries of `models`, `services` and `jobs` have."""
 
 
-def without_value(name: str, layers: Iterable[Mapping[str, Any]]) -> list[Problem]:
-    """Errors of sections without a value in a layer of a host's data. (`models: {}` is deliberate.)"""
+def without_value(name: str, layers: Iterable[Mapping[str, Any]], alone: bool) -> list[Problem]:
+    """Errors of sections without a value in a layer of a host's data. (`models: {}` is deliberate.)
+
+    alone: does the inventory have no entries at all? Then `{}` would be the next error.
+    """
+    hint = "Write an entry below it, indented deeper." if alone else "Write `{section}: {{}}` for none."
     return [
-        Problem.of("section-without-value", name, section, section=section)
+        Problem.of("section-without-value", name, section, hint=hint.format(section=section))
         for section in ENTRIES
         if any(section in layer and layer[section] is None for layer in layers)
     ]

@@ -13,15 +13,20 @@ from gpurack.engines.known_flags import unknown_flag_warnings
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.engines.urls import others_reach
 from gpurack.inventory.checks.gpus import gpu_warnings
-from gpurack.plan.models import weights
+from gpurack.plan.models.jobs import enabled_jobs
 from gpurack.spec.host import Host
 from gpurack.spec.image import Build, BuildImage
 from gpurack.spec.image_ref import split
 from gpurack.spec.model import Job, Model
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, nearest, suggestion
 from gpurack.spec.secret_names import holds_secret
 from gpurack.spec.weights import HfWeights, ModelScopeWeights
 
+LOG_DRIVERS = (
+    "local", "json-file", "journald", "syslog", "none", "fluentd", "gelf", "splunk", "awslogs", "gcplogs", "etwlogs",
+)  # fmt: skip
+"""Docker's own log drivers (docs.docker.com, "Configure logging drivers")."""
+SSH_PORT = 22
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
 
 
@@ -29,7 +34,7 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
     """All warnings of a fleet, in order of hosts."""
     found = []
     for name, host in fleet.items():
-        made = {weights.result_path(host, key) for key, job in host.jobs.items() if job.enabled}
+        made = {job.result for job in enabled_jobs(host)}
         for key, entry in host.everything.items():
             if entry.enabled:
                 found += [each.at(name, f"{host.kind_of(key)}.{key}") for each in entry_warnings(entry, made)]
@@ -41,8 +46,24 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         hub = host.mirrors.get("huggingface")
         if host.hf_token and hub and hub.url.startswith("http://"):
             found.append(Problem.of("token-over-http", name, "mirrors.huggingface"))
-        found += [each.at(name) for each in gpu_warnings(host)]
+        found += [each.at(name) for each in (*gpu_warnings(host), *daemon_warnings(host.docker.daemon))]
     return found + same_endpoints(fleet)
+
+
+def daemon_warnings(daemon: Mapping[str, Any]) -> list[Problem]:
+    """Warnings of keys for daemon.json that dockerd does not know, and of its log driver."""
+    return [
+        *(Problem.of("daemon-key-with-underscore", path=f"docker.daemon.{key}", key=key, right=key.replace("_", "-"))
+          for key in daemon if "_" in key),
+        *log_driver_warnings("docker.daemon.log-driver", daemon.get("log-driver")),
+    ]  # fmt: skip
+
+
+def log_driver_warnings(path: str, name: Any) -> list[Problem]:
+    """The warning of a misspelt log driver. Another name that Docker does not have is a plugin's alias (`loki`)."""
+    if not isinstance(name, str) or name in LOG_DRIVERS or not nearest(name.lower(), LOG_DRIVERS):
+        return []
+    return [Problem.of("unknown-log-driver", path=path, name=name, hint=suggestion(name, LOG_DRIVERS))]
 
 
 def same_endpoints(fleet: Mapping[str, Host]) -> list[Problem]:
@@ -62,6 +83,10 @@ def same_endpoints(fleet: Mapping[str, Host]) -> list[Problem]:
 def entry_warnings(entry: Model | Job, made: Container[str | None]) -> list[Problem]:
     """The warnings of one model, service or job, without host and path. made: the paths of jobs' results."""
     found = access_warnings(entry) if isinstance(entry, Model) else []
+    if isinstance(entry, Model) and entry.port == SSH_PORT:
+        found.append(Problem.of("port-of-ssh", path="port"))
+    logging = entry.compose.get("logging")
+    found += log_driver_warnings("compose.logging", logging.get("driver") if isinstance(logging, Mapping) else None)
     if legacy := ENGINES[entry.engine].legacy:
         found.append(Problem.of("legacy-engine", engine=entry.engine, why=legacy))
     every = weights_of(entry)

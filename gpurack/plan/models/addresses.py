@@ -2,7 +2,7 @@
 
 from gpurack.engines import ENGINES
 from gpurack.facts.model import HostFacts
-from gpurack.spec.host import Host
+from gpurack.plan.models.observed import Observed
 
 
 def address(bind: str, facts: HostFacts) -> str:
@@ -16,21 +16,19 @@ def address(bind: str, facts: HostFacts) -> str:
     return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": facts.address}.get(bind, bind)
 
 
-def address_of(name: str, spec: Host, facts: HostFacts) -> str:
+def address_of(one: Observed) -> str:
     """Return the host's address of an entry.
 
     Without a default route, `lan` is the address of its container, "" without one. refusals.py refuses to create such
     an entry.
     """
-    container = facts.container(name, spec.entries[name].dockerd)
-    now = next((ip for ip, _ in container.ports), "") if container else ""
-    return address(spec.entries[name].bind, facts) or now
+    now = next((ip for ip, _ in one.container.ports), "") if one.container else ""
+    return address(one.entry.bind, one.facts) or now
 
 
-def probe_url(name: str, spec: Host, facts: HostFacts) -> str:
+def probe_url(one: Observed) -> str:
     """Return the URL at which the host asks a model whether it is ready."""
-    model = spec.entries[name]
-    ip = address_of(name, spec, facts)
+    model, ip = one.entry, address_of(one)
     ip = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
     host = f"[{ip}]" if ":" in ip else ip
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"

@@ -12,26 +12,26 @@ from gpurack.facts.gpus import Gpu
 from gpurack.facts.model import Container, HostFacts
 from gpurack.plan.models import ledger
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, container_of_change, holdings, replaced
+from gpurack.plan.models.diff import Action, Change, container_of_change, replaced
+from gpurack.plan.models.holdings import Holdings, held_by, names_of, needed_by
 from gpurack.plan.models.slots import slot_of
 from gpurack.spec.host import Host
-from gpurack.spec.model import Vram, vram_from_text
-from gpurack.spec.problems import Wrong
+from gpurack.spec.model import Vram
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a change holds (GPUs, ports, names) before and after it."""
+    """What a change holds before and after it."""
 
-    before: frozenset[str]
-    after: frozenset[str]
+    before: Holdings
+    after: Holdings
 
 
 def connected(claims: Sequence[Claim]) -> list[list[int]]:
     """Return the claims' numbers in sets: two belong together if one's `after` needs the other's `before`.
 
-    >>> one, two, three = Claim(frozenset("a"), frozenset("b")), Claim(frozenset("b"), frozenset("c")), Claim(
-    ...     frozenset("x"), frozenset("x"))
+    >>> a, b, c, x = (Holdings(frozenset({gpu})) for gpu in "abcx")
+    >>> one, two, three = Claim(a, b), Claim(b, c), Claim(x, x)
     >>> connected([one, three, two])
     [[0, 2], [1]]
     """
@@ -40,7 +40,9 @@ def connected(claims: Sequence[Claim]) -> list[list[int]]:
         tied = [
             one
             for one in sets
-            if any(claim.after & claims[other].before or claims[other].after & claim.before for other in one)
+            if any(
+                claim.after.clashes(claims[other].before) or claims[other].after.clashes(claim.before) for other in one
+            )
         ]
         sets = [one for one in sets if one not in tied]
         sets.append([other for one in tied for other in one] + [number])
@@ -51,7 +53,7 @@ def batches(
     acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
 ) -> list[list[Change]]:
     """Return the changes in batches. Within each, removals come first, then models, then what connects to them."""
-    roomy = shared(acting, desired, spec, facts)
+    roomy = shared(acting, desired, facts)
     claims = [claim(change, desired, facts, roomy) for change in acting]
     first = lambda change: -1 if change.action == Action.REMOVE else depth(change.model, spec)  # noqa: E731
     return [sorted((acting[number] for number in batch), key=first) for batch in connected(claims)]
@@ -62,44 +64,38 @@ def claim(
 ) -> Claim:
     """Return what a change holds before and after it. roomy: GPUs that do not count."""
     container = container_of_change(change, desired, facts)
-    entry = {f"entry {change.model}"}  # it may be removed from one Docker and created in another
-    before = entry | holdings(container) | named(container)
+    entry = named(f"entry {change.model}")  # it may be removed from one Docker and created in another
+    before = entry | held_by(container, facts) | name_of(container)
     if change.action == Action.REMOVE:
-        return Claim(frozenset(before - set(roomy)), frozenset(entry))
+        return Claim(before.without_gpus(roomy), entry)
     one = desired[change.model]
     if change.action == Action.CREATE:
         old = replaced(one, facts)
-        before |= holdings(old) | named(old)
-    after = entry | holdings(None, one) | {f"name {one.user} {one.name}"}
-    return Claim(frozenset(before - set(roomy)), frozenset(after - set(roomy)))
+        before |= held_by(old, facts) | name_of(old)
+    after = entry | needed_by(one) | named(f"name {one.user} {one.name}")
+    return Claim(before.without_gpus(roomy), after.without_gpus(roomy))
 
 
-def named(container: Container | None) -> set[str]:
-    """Return the name that a container holds in its Docker."""
-    return {f"name {container.user} {container.name}"} if container else set()
+def named(name: str) -> Holdings:
+    """Return holdings of one name."""
+    return Holdings(names=frozenset({name}))
 
 
-def shared(
-    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
-) -> frozenset[str]:
-    """Return the GPUs on which all old and new shares fit at once, as `holdings` writes them."""
-    return frozenset(
-        text
-        for gpu in facts.gpus
-        if has_room(gpu, acting, desired, spec, facts)
-        for text in (f"gpu {gpu.uuid}", *([f"gpu {gpu.node}"] if gpu.node else ()))
-    )
+def name_of(container: Container | None) -> Holdings:
+    """Return the name that a container holds in its Docker; nothing without a container."""
+    return named(f"name {container.user} {container.name}") if container else Holdings()
 
 
-def has_room(
-    gpu: Gpu, acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
-) -> bool:
-    """Does each model on a GPU have a share, and do the old and new shares fit beside each other?"""
+def shared(acting: Sequence[Change], desired: Mapping[str, DesiredService], facts: HostFacts) -> frozenset[str]:
+    """Return the GPUs on which all old and new shares fit at once: their UUIDs and render nodes."""
+    return frozenset(name for gpu in facts.gpus if has_room(gpu, acting, desired, facts) for name in names_of(gpu))
+
+
+def has_room(gpu: Gpu, acting: Sequence[Change], desired: Mapping[str, DesiredService], facts: HostFacts) -> bool:
+    """Has each model on a GPU a share, and do the old and new shares fit beside each other?"""
     slot = slot_of(gpu, facts)
-    if slot.memory is None:
-        return False
     old = {
-        key: share_of(container, slot.memory)
+        key: ledger.share_of(container)
         for key, container in facts.ours.items()
         if gpu.uuid in ledger.uuids_in(ledger.label(container.labels))
     }
@@ -107,21 +103,18 @@ def has_room(
     for change in acting:
         if change.action != Action.REMOVE and gpu.uuid in desired[change.model].uuids:
             entry = desired[change.model].entry
-            new[entry.dockerd, change.model] = entry.vram.of(slot.memory) if entry.vram else None
-    shares = [max(old.get(key) or 0, new.get(key) or 0) for key in {*old, *new}]
-    usable = slot.usable(len(shares))
-    if None in old.values() or None in new.values():
-        return False
-    return usable is None or sum(shares) <= usable + ledger.ROUNDING
+            new[entry.dockerd, change.model] = entry.vram
+    shares = [
+        larger(old[key], new[key], slot.memory) if key in old and key in new else {**old, **new}[key]
+        for key in {*old, *new}
+    ]
+    unmeasured = slot.memory is None and any(share.gib for share in shares if share)
+    return not (None in shares or unmeasured or ledger.overfull(slot, shares))
 
 
-def share_of(container: Container, memory: float) -> float | None:
-    """Return the GiB of a GPU that a container has by its label; None for all of it. memory: of the GPU, in GiB."""
-    try:
-        share = Vram.model_validate(vram_from_text(ledger.label(container.labels).get("vram")))
-    except (Wrong, ValueError):
-        return None
-    return share.of(memory)
+def larger(one: Vram | None, other: Vram | None, memory: float | None) -> Vram | None:
+    """Return the larger of two shares of a GPU; None is all of it. memory: of the GPU, in GiB."""
+    return max(one, other, key=lambda share: share.of(memory or 1)) if one and other else None
 
 
 def depth(name: str, spec: Host) -> int:

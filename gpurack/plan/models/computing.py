@@ -8,9 +8,10 @@ from collections.abc import Collection
 from gpurack.cuda_faults import continues_without
 from gpurack.engines import ENGINES
 from gpurack.facts.gpus import Gpu
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models import compose, ledger
 from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.observed import Observed
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -25,42 +26,68 @@ NOTHING_THERE = "none of its processes uses its GPUs"
 
 def on_the_cpu(spec: Host, facts: HostFacts) -> dict[str, Problem]:
     """Return model → what is wrong, for ready models that certainly compute on the CPU instead of their GPUs."""
-    return {
-        name: on_cpu(name, entry, spec, why)
-        for name, entry in spec.entries.items()
-        if entry.enabled and health(name, entry, facts) == Health.READY and (why := evidence(name, entry, facts))
-    }
+    enabled = [Observed(name, entry, facts) for name, entry in spec.entries.items() if entry.enabled]
+    found = {one.name: slow(one, spec.path_of(one.name)) for one in enabled}
+    return {name: problem for name, problem in found.items() if problem}
 
 
-def evidence(name: str, entry: Model, facts: HostFacts) -> str:
+def slow(one: Observed, path: str) -> Problem | None:
+    """Return what is wrong with a ready model that certainly computes on the CPU; None for others.
+
+    path: in the inventory.
+    """
+    why = evidence(one) if health(one) == Health.READY else ""
+    return on_cpu(one, path, why) if why else None
+
+
+def evidence(one: Observed) -> str:
     """Return what proves that a ready model with GPUs computes on the CPU; "" if nothing does."""
-    container = facts.container(name, entry.dockerd)
+    container, entry, facts = one.container, one.entry, one.facts
     if not container or not entry.gpus:
         return ""
-    if not uses_gpus(entry, container, ledger.uuids_in(ledger.label(container.labels)), facts):
+    uuids = ledger.uuids_in(ledger.label(container.labels))
+    if any(gpu.vendor == "amd" for gpu in facts.gpus if gpu.uuid in uuids):
+        return ""
+    used = uses_gpus(one, uuids)
+    if used is False:
         return NOTHING_THERE
-    return continues_without(facts.cuda_logs.get((entry.dockerd, name), "")) or ""
+    return said_by_log(entry, facts.cuda_logs.get(one.key, ""), used) or ""
 
 
-def on_cpu(name: str, entry: Model, spec: Host, why: str) -> Problem:
-    """Return the warning for a model that computes on the CPU."""
-    docker = compose.docker_command(entry.dockerd)
-    told = {"logs": sh("{} logs {}", docker, name), "command": sh("{} restart {}", docker, name)}
-    return Problem.of("computes-on-cpu", path=spec.path_of(name), why=why, **told)
+def said_by_log(entry: Model, log: str, used: bool | None) -> str | None:
+    """Return why a model with GPUs computes on the CPU, by its log; "" if it does not, None if unknown.
+
+    used: of `uses_gpus`. What nvidia-smi lists on a GPU computes there, whatever else its log says.
+    """
+    shows = ENGINES[entry.engine].log_shows(entry)
+    if used or not shows:
+        return "" if used else None
+    return continues_without(log, layers=shows == "layers")
 
 
-def uses_gpus(entry: Model, container: Container, uuids: Collection[str], facts: HostFacts) -> bool:
-    """Does a ready model's container have anything on its GPUs (uuids)? True also where that is unknown.
+def on_cpu(one: Observed, path: str, why: str) -> Problem:
+    """Return the warning for a model that computes on the CPU. path: in the inventory."""
+    docker = compose.docker_command(one.entry.dockerd)
+    told = {"logs": sh("{} logs {}", docker, one.name), "command": sh("{} restart {}", docker, one.name)}
+    return Problem.of("computes-on-cpu", path=path, why=why, **told)
+
+
+def uses_gpus(one: Observed, uuids: Collection[str]) -> bool | None:
+    """Does a ready model's container have anything on its GPUs (uuids)? None if unknown.
 
     It has nothing if nvidia-smi lists none of its processes, and other containers' processes explain the memory in use.
     So a driver that lists no processes (vGPU, WSL), or no memory (GB10, MIG), proves nothing; nor do AMD's GPUs.
     """
+    entry, container, facts = one.entry, one.container, one.facts
+    if container is None:
+        return None
+    mine = (container.id, facts.uid_of(container.user))
+    if any((process.container, process.whose) == mine for process in facts.gpu_processes):
+        return True
     given = [gpu for gpu in facts.gpus if gpu.uuid in uuids]
     if not (entry.gpus and given and ENGINES[entry.engine].holds_gpus(entry)) or len(given) < len(uuids):
-        return True
-    mine = (container.id, facts.uid_of(container.user))
-    listed = any((process.container, process.whose) == mine for process in facts.gpu_processes)
-    return listed or any(unexplained(gpu, facts) for gpu in given)
+        return None
+    return None if any(unexplained(gpu, facts) for gpu in given) else False
 
 
 def unexplained(gpu: Gpu, facts: HostFacts) -> bool:

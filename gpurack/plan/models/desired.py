@@ -16,6 +16,7 @@ from gpurack.engines.container import Container, Run, Upstream
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
 from gpurack.plan.models.devices import Devices, devices
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.service import hardened, merge_mounts
 from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.connection import Connection
@@ -64,6 +65,10 @@ class DesiredService:
         """The user in whose Docker it runs, "" for the host's own."""
         return self.entry.dockerd
 
+    def observed(self, facts: HostFacts) -> Observed:
+        """Return it beside its host's facts."""
+        return Observed(self.name, self.entry, facts)
+
     @property
     def uuids(self) -> tuple[str, ...]:
         """The UUIDs of its GPUs."""
@@ -77,7 +82,7 @@ class DesiredService:
     @property
     def served_name(self) -> str:
         """The name that clients use."""
-        return self.entry.served_name or self.name
+        return self.entry.name_served(self.name)
 
     @property
     def answers_as(self) -> str | None:
@@ -148,13 +153,24 @@ def desire(
     them, and the content of its files, only as salted fingerprints. salt: 32 hex digits, used if its container has no
     salt yet. Raises LookupError with a sentence if the engine has no image for these GPUs.
     """
+    return desire_on(devices(spec.entries[name], uuids, spec, facts), name, spec, facts, secrets, salt)
+
+
+def desire_on(
+    hardware: Devices,
+    name: str,
+    spec: Host,
+    facts: HostFacts,
+    secrets: Mapping[str, str] | None = None,
+    salt: str = "",
+) -> DesiredService:
+    """Do what `desire` does, for an entry whose GPUs were looked up already (hardware)."""
     entry = spec.entries[name]
-    found = facts.container(name, entry.dockerd)
-    label = ledger.label(found.labels) if found else {}
-    hardware = devices(entry, uuids, spec, facts)
+    observed = Observed(name, entry, facts)
+    label = ledger.label(observed.container.labels) if observed.container else {}
     placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
     connections = spec.connections(name)
-    run = _run(name, entry, placed, hardware, connections, facts)
+    run = _run(observed, placed, hardware, connections)
     container = ENGINES[entry.engine].container(entry, run)
     values = secrets or {}
     return DesiredService(
@@ -163,8 +179,8 @@ def desire(
         entry=entry,
         devices=hardware,
         image=images.image(spec, entry, hardware.accelerator),
-        address=addresses.address_of(name, spec, facts),
-        url=addresses.probe_url(name, spec, facts),
+        address=addresses.address_of(observed),
+        url=addresses.probe_url(observed),
         hosts=neighbours.extra_hosts(connections, label, facts),
         connections=connections,
         weights=placed,
@@ -193,23 +209,19 @@ def digest(data: Any) -> str:
 
 
 def _run(
-    name: str,
-    entry: Model,
-    placed: Sequence[tuple[Weights, str]],
-    hardware: Devices,
-    connections: Sequence[Connection],
-    facts: HostFacts,
+    one: Observed, placed: Sequence[tuple[Weights, str]], hardware: Devices, connections: Sequence[Connection]
 ) -> Run:
     """Return what the entry's engine is told."""
+    name, entry, docker = one.name, one.entry, one.facts.docker
     own = placed[0][1] if entry.weights is not None else None
     return Run(
-        served_name=entry.served_name or name,
+        served_name=entry.name_served(name),
         name=name,
         weights=weights.mount(own)[2] if own else None,
         more_weights=tuple(target for _, target in _more_mounts(entry, placed)),
         accelerator=hardware.accelerator,
-        cores=facts.docker.get("NCPU"),
-        memory=facts.docker["MemTotal"] / 2**30 if "MemTotal" in facts.docker else None,
+        cores=docker.get("NCPU"),
+        memory=docker["MemTotal"] / 2**30 if "MemTotal" in docker else None,
         gpus=len(hardware.uuids),
         memory_fraction=hardware.memory_fraction(entry),
         api_key_file=files.inside(files.KEY) if entry.api_key else None,
@@ -252,14 +264,18 @@ def _service(desired: DesiredService) -> dict[str, Any]:
         data["command"] = container.command
     if container.entrypoint:
         data["entrypoint"] = container.entrypoint
-    if container.environment or model.env:
-        data["environment"] = {**container.environment, **model.env}
+    volumes, environment = {**container.volumes}, {**container.environment}
+    if engine.compiled and (kept := engine.compiled.environment(desired.devices.accelerator.vendor, desired.image)):
+        volumes[engine.compiled.volume] = engine.compiled.folder
+        environment |= kept
+    if environment or model.env:
+        data["environment"] = {**environment, **model.env}
     own = [weights.mount(desired.weights_path)[:2]] if desired.weights_path else []
     mounts: list[dict[str, Any]] = [
         {"type": "bind", "source": source, "target": target, "read_only": True, "bind": {"create_host_path": False}}
         for source, target in (*own, *_more_mounts(model, desired.weights))
     ]
-    mounts += [{"type": "volume", "source": volume, "target": place} for volume, place in container.volumes.items()]
+    mounts += [{"type": "volume", "source": volume, "target": place} for volume, place in volumes.items()]
     if mounts:
         data["volumes"] = mounts
     if targets := files.targets(model, desired.connections, container):

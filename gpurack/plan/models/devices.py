@@ -8,6 +8,7 @@ from gpurack.engines.container import Accelerator
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models.compatibility import accelerator
 from gpurack.plan.models.slots import slots_of
+from gpurack.plan.system.cdi_specs import device_names
 from gpurack.plan.system.gpu_access import access
 from gpurack.spec.gpu_access import Access
 from gpurack.spec.host import Host
@@ -23,7 +24,7 @@ class Devices:
 
     accelerator: what it computes on. nodes: AMD's device nodes → the group that may open each. kfd_gid: the group of
     /dev/kfd. access: how containers get NVIDIA's GPUs on this host. smallest: GiB of the smallest GPU whose memory is
-    known, 0 if none is known, None without GPUs.
+    known, 0 if none is known, None without GPUs. names: what CDI specs call the GPUs.
     """
 
     uuids: tuple[str, ...]
@@ -32,6 +33,7 @@ class Devices:
     kfd_gid: int
     access: Access
     smallest: float | None
+    names: tuple[str, ...] = ()
 
     @property
     def nvidia_access(self) -> Access | None:
@@ -51,10 +53,12 @@ class Devices:
             return {}
         how = self.access
         environment = {"NVIDIA_DRIVER_CAPABILITIES": "compute,graphics,utility"} if drawing and how != "cdi" else {}
+        if how == "cdi" and self.names != self.uuids:  # the container gets all GPUs of WSL
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.uuids)
         if how == "runtime":
             return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(self.uuids), **environment}}
         driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
-        devices = [f"{prefix}{uuid}" for uuid in self.uuids]
+        devices = [f"{prefix}{name}" for name in (self.names if how == "cdi" else self.uuids)]
         reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
         given = {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
         return {**given, "environment": environment} if environment else given
@@ -73,11 +77,12 @@ def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, facts: HostF
     slots = slots_of(uuids, facts)
     return Devices(
         uuids,
-        accelerator(entry, slots),
+        accelerator(entry, slots, facts.arch),
         render_nodes(uuids, facts),
         facts.kfd_gid,
         access(spec, facts),
         min((slot.memory for slot in slots if slot.memory), default=0.0 if slots else None),
+        device_names(uuids, facts),
     )
 
 

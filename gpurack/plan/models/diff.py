@@ -11,7 +11,16 @@ from gpurack.facts.model import Container, HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import compose, ledger, pulls
 from gpurack.plan.models.desired import SALTED, DesiredService, digest
-from gpurack.plan.models.health import Health, failing, health, last_test, restarted, unpublished
+from gpurack.plan.models.health import (
+    Health,
+    failing,
+    health,
+    last_test,
+    restarted,
+    started_again,
+    unpublished,
+    why_stopped,
+)
 from gpurack.plan.models.stopped import start_reason, stop_of
 
 OWN = ("service", "files")
@@ -61,6 +70,13 @@ class Change:
     down: int | None = field(default=None, compare=False)
     user: str = ""
     """Of a removal: the user in whose Docker the container is."""
+    brings: bool = field(default=False, compare=False)
+    """Of a check: does it fetch weights or name an image again?"""
+
+    @property
+    def looks_only(self) -> bool:
+        """Is the container only tested or waited for, so that nothing changes?"""
+        return self.action in (Action.CHECK, Action.WAIT) and not self.brings
 
     @property
     def lost(self) -> bool:
@@ -111,14 +127,14 @@ def change_of_unchanged(
 
     service: the lines of compose.yaml from which it was created.
     """
-    name = desired.name
+    name, one = desired.name, desired.observed(facts)
     if not container.running:
-        by = stop_of(name, desired.entry, facts)
+        by = stop_of(one)
         return Change(name, Action.START, (start_reason(by, facts) if by else describe_state(container),))
     if changed_by_hand(desired, facts, service):
         # Compose recreates the container only if it was not created from the changed lines.
         return Change(name, Action.START, ("its service in compose.yaml was edited by hand",))
-    state = health(name, desired.entry, facts)
+    state = health(one)
     if state == Health.UNPUBLISHED:
         ports = ", ".join(map(str, unpublished(container, facts)))
         return Change(name, Action.RESTART, (f"Docker no longer publishes its port {ports}",))
@@ -128,20 +144,24 @@ def change_of_unchanged(
         return Change(name, Action.START, ("it runs, but Docker does not list it",))
     if reasons := list(pulls.reasons(desired, facts, prune)):
         return Change(name, Action.PULL, tuple(reasons))
-    checks = []
+    brought, checks = [], []
     if gone := [path for one, path in desired.weights if not isinstance(one, str) and is_missing(path, facts)]:
-        checks.append(f"{gone[0]} is missing on the host; it is fetched again")
+        brought.append(f"{gone[0]} is missing on the host; it is fetched again")
+    if desired.locked.digest and tagged(container, desired.reference, facts) != container.image:
+        brought.append(f"{desired.reference} differs on this host from the locked image that runs")
     if pins.unchecked(desired, facts):
         checks.append("its weights against the lock")
-    if desired.locked.digest and tagged(container, desired.reference, facts) != container.image:
-        checks.append(f"{desired.reference} differs on this host from the locked image that runs")
-    if problem := failing(name, desired.entry, facts):
+    if problem := failing(one):
         checks.append(problem.message.rstrip("."))
-    elif again := restarted(name, desired.entry, facts):
+    elif again := restarted(one):
         checks.append(f"it was {again}")
-    elif state == Health.READY and last_test(name, desired.entry, facts) is None:
+    elif state == Health.READY and last_test(one) is None:
         checks.append("its answer to a request is not known")
-    return Change(name, Action.CHECK, tuple(checks)) if checks else Change(name, Action.KEEP)
+    elif state == Health.READY and started_again(one):
+        checks.append("it was started since its last test")
+    if brought or checks:
+        return Change(name, Action.CHECK, (*brought, *checks), brings=bool(brought))
+    return Change(name, Action.KEEP)
 
 
 def is_missing(path: str, facts: HostFacts) -> bool:
@@ -319,9 +339,7 @@ def shown(value: Any) -> str:
 
 def describe_state(container: Container) -> str:
     """Return why a container that should run does not: `it exited with code 137`."""
-    if container.status == "exited":
-        return f"it exited with code {container.exit_code}"
-    return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
+    return f"it {'' if container.status == 'exited' else 'is '}{why_stopped(container)}"
 
 
 def replaced(desired: DesiredService, facts: HostFacts) -> Container | None:
@@ -341,20 +359,3 @@ def container_of_change(change: Change, desired: Mapping[str, DesiredService], f
     if change.action == Action.REMOVE:
         return facts.ours.get((change.user, change.model))
     return facts.container(change.model, desired[change.model].user)
-
-
-def holdings(container: Container | None, desired: DesiredService | None = None) -> set[str]:
-    """Return the GPUs and ports that a container holds, and those that a desired service will hold."""
-    held: set[str] = set()
-    if container:
-        definition = ledger.label(container.labels)
-        for word in ("uuids", "render_nodes"):
-            cards = definition.get(word, [])
-            held |= {f"gpu {card}" for card in (cards if isinstance(cards, list) else [])}
-        # A user's daemon may claim any port, so the port in the label counts, which root wrote.
-        ports = [definition.get("port")] if container.user else [port for _, port in container.ports]
-        held |= {f"port {port}" for port in ports if port is not None}
-    if desired:
-        held |= {f"gpu {card}" for card in (*desired.uuids, *desired.devices.nodes)}
-        held.add(f"port {desired.entry.port}")
-    return held

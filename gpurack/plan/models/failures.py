@@ -20,7 +20,7 @@ ALL = "all"
 """In `--data retry=HOST/all`: every entry of the host."""
 
 
-def given(desired: DesiredService, facts: HostFacts) -> str:
+def dependencies(desired: DesiredService, facts: HostFacts) -> str:
     """Return what a creation depends on besides its definition and image: the driver, and the weights on the host.
 
     A new model's weights may not be on the host yet. Then they are not named.
@@ -32,28 +32,36 @@ def given(desired: DesiredService, facts: HostFacts) -> str:
 
 def pending(spec: Host, facts: HostFacts) -> list[Problem]:
     """Return the error of each entry that the next run leaves out, as far as it can be told without the secrets."""
-    cards = ledger.assign(spec, facts).uuids if facts.failed else {}
+    assigned = ledger.assign(spec, facts).uuids if facts.failed else {}
     found = []
     for name, entry in spec.entries.items():
-        if entry.enabled and name in cards and (entry.dockerd, name) in facts.failed:
+        if entry.enabled and name in assigned and (entry.dockerd, name) in facts.failed:
             try:
-                found.append(failed_before(spec.name, desire(name, spec, facts, cards[name]), facts))
+                found.append(failed_before(spec.name, desire(name, spec, facts, assigned[name]), facts))
             except LookupError:  # its engine has no image for these GPUs
                 continue
     return [problem for problem in found if problem]
 
 
 def failed_before(
-    host: str, desired: DesiredService, facts: HostFacts, secrets: Mapping[str, str] | None = None
+    host: str,
+    desired: DesiredService,
+    facts: HostFacts,
+    secrets: Mapping[str, str] | None = None,
+    starts: bool = False,
 ) -> Problem | None:
-    """Return why an entry is not created like this again; None if it may be tried.
+    """Return why an entry is not created or started like this again; None if it may be tried.
 
     host: its name in the inventory. secrets: its own, by the names of spec/secret.py. None: unknown, and not compared.
+    starts: does its container exist, and is only to be started? A failed creation may have been that of another
+    container, and does not prevent a start. Nor does a failed start prevent a creation, which proves more.
     """
     failed = facts.failed.get((desired.user, desired.name))
-    if failed is None or not same(failed, desired, facts, secrets):
+    if failed is None or starts != failed.start or not same(failed, desired, facts, secrets):
         return None
-    state = health(desired.name, desired.entry, facts)
+    state = health(desired.observed(facts))
+    if failed.start and state not in (Health.MISSING, Health.STOPPED):  # a person started it
+        return None
     now = {
         Health.READY: "The previous one serves.",
         Health.MISSING: "It does not run.",
@@ -73,7 +81,7 @@ def same(failed: Failed, desired: DesiredService, facts: HostFacts, secrets: Map
     """Would the creation that failed be repeated: same definition, image, weights and driver?
 
     What gpurack derives from the entry does not count, so that an upgrade of gpurack tries nothing again. Nor does what
-    was not known then, or is not known now.
+    was not known then, or is not known now. Weights that are missing now have changed: the attempt had them.
     """
     tried = ledger.label({paths.MODEL_LABEL: failed.label})
     if secrets is not None and (salt := salt_of(tried)) is not None:
@@ -82,10 +90,12 @@ def same(failed: Failed, desired: DesiredService, facts: HostFacts, secrets: Map
     words = {*tried, *desired.definition} - {*OWN, *(SALTED if secrets is None else ())}
     if any(tried.get(word) != desired.definition.get(word) for word in words):
         return False
+    if any(facts.weights.get(path, 0) is None for _, path in desired.weights):
+        return False
     image = facts.images_of(desired.user).get(desired.reference)
     if image and failed.image and image != failed.image:
         return False
-    return alike(as_map(failed.given), as_map(given(desired, facts)))
+    return alike(as_map(failed.given), as_map(dependencies(desired, facts)))
 
 
 def alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -4,12 +4,11 @@ import json
 from datetime import datetime
 from enum import Enum
 
-from gpurack.engines import ENGINES
+from gpurack.facts.lines import parse_time
 from gpurack.facts.model import Container, HostFacts
-from gpurack.facts.parse import parse_time
 from gpurack.facts.record import Test
 from gpurack.listening import overlap
-from gpurack.spec.model import Model
+from gpurack.plan.models.observed import Observed
 from gpurack.spec.problems import Problem
 
 
@@ -35,22 +34,21 @@ class Health(Enum):
     MISSING = "missing"
 
 
-def health(name: str, entry: Model, facts: HostFacts) -> Health:
+def health(one: Observed) -> Health:
     """Return the state of an entry, from its container and its answer."""
-    user = entry.dockerd
-    container, probe = facts.container(name, user), facts.probes.get((user, name))
+    container, probe = one.container, one.probe
     if container is None:
         return Health.MISSING
     if not container.running:
         return Health.STOPPED
     if probe is None:
         return Health.NOT_ASKED
-    found = judge(probe.status, probe.body, ENGINES[entry.engine].answers_as(entry, entry.served_name or name))
-    if found == Health.LOADING and unpublished(container, facts):
+    found = judge(probe.status, probe.body, one.answers_as)
+    if found == Health.LOADING and unpublished(container, one.facts):
         return Health.UNPUBLISHED
-    if found == Health.READY and restarted_now(container, facts):
+    if found == Health.READY and restarted_now(container, one.facts):
         return Health.LOADING
-    return Health.FAILED if found == Health.READY and failing(name, entry, facts) else found
+    return Health.FAILED if found == Health.READY and failing(one) else found
 
 
 def unpublished(container: Container, facts: HostFacts) -> tuple[int, ...]:
@@ -74,6 +72,13 @@ SETTLED = 10
 answers meanwhile."""
 
 
+def why_stopped(container: Container) -> str:
+    """Return why a container does not run: `exited with code 137`, `paused`."""
+    if container.status == "exited":
+        return f"exited with code {container.exit_code}"
+    return container.status + (f" ({container.error})" if container.error else "")
+
+
 def restarted_now(container: Container, facts: HostFacts) -> bool:
     """Did Docker restart a container that had ended, only seconds ago?"""
     started = parse_time(container.started)
@@ -82,12 +87,12 @@ def restarted_now(container: Container, facts: HostFacts) -> bool:
     return (facts.now - started).total_seconds() < SETTLED
 
 
-def restarts_since_test(name: str, entry: Model, facts: HostFacts) -> tuple[int, str]:
+def restarts_since_test(one: Observed) -> tuple[int, str]:
     """Return how often Docker restarted an entry's running container since its last test, and when that was.
 
     0 and "" if it did not, and if its count at that time is not known.
     """
-    container, test = facts.container(name, entry.dockerd), last_test(name, entry, facts)
+    container, test = one.container, last_test(one)
     if container is None or test is None or test.restarts is None:
         return 0, ""
     before = test.restarts if container.restarts >= test.restarts else 0  # a start by hand sets Docker's count to 0
@@ -95,10 +100,10 @@ def restarts_since_test(name: str, entry: Model, facts: HostFacts) -> tuple[int,
     return (count, test.at) if count else (0, "")
 
 
-def restarted(name: str, entry: Model, facts: HostFacts) -> str:
+def restarted(one: Observed) -> str:
     """Return `restarted 3 times since 2026-11-28 14:02 CET`; "" if it was not restarted since its last test."""
-    count, since = restarts_since_test(name, entry, facts)
-    return f"restarted {times(count)} since {local_time(since, facts)}" if count else ""
+    count, since = restarts_since_test(one)
+    return f"restarted {times(count)} since {local_time(since, one.facts)}" if count else ""
 
 
 def times(count: int) -> str:
@@ -106,19 +111,28 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def last_test(name: str, entry: Model, facts: HostFacts) -> Test | None:
+def started_again(one: Observed) -> bool:
+    """Was an entry's running container started after its last test: by a boot, by hand, or by Docker after a crash?
+
+    False if the record does not have the start that was tested.
+    """
+    container, test = one.container, last_test(one)
+    return bool(container and test and test.started and container.started not in ("", test.started))
+
+
+def last_test(one: Observed) -> Test | None:
     """Return the last test request to an entry's running container; None if there was none."""
-    container = facts.container(name, entry.dockerd)
-    test = facts.tests.get((container.user, name)) if container and container.running else None
+    container = one.container
+    test = one.facts.tests.get((container.user, one.name)) if container and container.running else None
     return test if test and container and test.id == container.id else None
 
 
-def failing(name: str, entry: Model, facts: HostFacts) -> Problem | None:
+def failing(one: Observed) -> Problem | None:
     """Return since when and why an entry's running container fails its test request; None if it does not."""
-    test = last_test(name, entry, facts)
+    test = last_test(one)
     if not test or not test.why:
         return None
-    return Problem.of("test-failing", since=local_time(test.since or test.at, facts), why=first_line(test.why))
+    return Problem.of("test-failing", since=local_time(test.since or test.at, one.facts), why=first_line(test.why))
 
 
 def first_line(text: str) -> str:
@@ -126,12 +140,13 @@ def first_line(text: str) -> str:
     return next(iter(text.splitlines()), "").rstrip(".")
 
 
-def local_time(text: str, facts: HostFacts) -> str:
+def local_time(text: str, facts: HostFacts, seconds: bool = False) -> str:
     """Return a time of the record in the host's time zone, `2026-11-28 02:16 CET`; the text if it is none."""
     found = parse_time(text)
     if found is None or found.tzinfo is None:
         return text
-    return f"{found.astimezone(facts.now.tzinfo if facts.now else found.tzinfo):%Y-%m-%d %H:%M %Z}".rstrip()
+    local = found.astimezone(facts.now.tzinfo if facts.now else found.tzinfo)
+    return local.strftime("%Y-%m-%d %H:%M:%S %Z" if seconds else "%Y-%m-%d %H:%M %Z").rstrip()
 
 
 def age(since: datetime | None, now: datetime) -> str:

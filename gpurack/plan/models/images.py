@@ -69,7 +69,7 @@ def entries_of(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
     """Return the logins that a job may need: of the registries that it pulls from.
 
-    A build gets all, because its base images are not known.
+    For a build all, because its base images are not known here; files/images.py gives a user's Docker fewer.
     """
     entries = [entry for entry in entries_of(job) if "image" in entry]
     missing = [entry for entry in entries if "digest" in entry or entry["image"] not in facts.images_of(entry["user"])]

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from gpurack.facts.model import Gpu, HostFacts
 from gpurack.spec.gpus import GPU_KINDS, PLACEHOLDER, hardware, is_named, kind_of
-from gpurack.spec.host import Cards, Host
+from gpurack.spec.host import Gpus, Host
 
 ALIKE = 0.1
 """How far the driver's memory of a GPU may be from that of its kind, as a fraction; variants differ by a third."""
@@ -36,7 +36,7 @@ def imagined(spec: Host) -> HostFacts:
     return HostFacts(address="lan-address", gpus=tuple(found), arch="arm64" if arm64 else "")
 
 
-def as_hardware(gpus: Sequence[Gpu]) -> dict[str, int | Cards]:
+def as_hardware(gpus: Sequence[Gpu]) -> dict[str, int | Gpus]:
     """Return the `hardware` of a host with these GPUs.
 
     {} if `hardware` cannot describe them: one has neither a known kind nor a memory, or kinds alternate by index.
@@ -47,7 +47,7 @@ def as_hardware(gpus: Sequence[Gpu]) -> dict[str, int | Cards]:
     """
     whole = sorted((gpu for gpu in gpus if not gpu.parent), key=lambda gpu: gpu.index)
     groups = [(kind, len(list(same))) for kind, same in groupby(map(_described, whole))]
-    found = {name: Cards(count=count, memory=memory) if memory else count for (name, memory), count in groups if name}
+    found = {name: Gpus(count=count, memory=memory) if memory else count for (name, memory), count in groups if name}
     return found if len(found) == len(groups) else {}
 
 

@@ -18,6 +18,7 @@ from gpurack.plan.models import compose, images, ledger, weights
 from gpurack.plan.models.devices import Devices, devices
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.plan import ModelsPlan, host_files, network_and_credentials, uploads
+from gpurack.plan.models.preflight import gpu_obstacle
 from gpurack.plan.models.service import hardened, merge_mounts
 from gpurack.plan.run import Run
 from gpurack.plan.runner import proven_ids
@@ -71,26 +72,32 @@ def desire_job(name: str, spec: Host) -> DesiredJob:
     return DesiredJob(name, job, weights.job_folder(spec, name), weights.result_path(spec, name), path, definition)
 
 
+def enabled_jobs(spec: Host) -> list[DesiredJob]:
+    """Return the enabled jobs of a host."""
+    return [desire_job(name, spec) for name, job in spec.jobs.items() if job.enabled]
+
+
 def plan_jobs(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
     """Plan the jobs that have to run, one after the other."""
-    cards = ledger.assign(spec, facts).uuids
+    gpus = ledger.assign(spec, facts)
     changes: list[Change] = []
     errors: dict[str, Problem] = {}
     entries: list[dict[str, Any]] = []
     steps: list[Step] = []
-    for job in (desire_job(name, spec) for name, entry in spec.jobs.items() if entry.enabled):
+    for job in enabled_jobs(spec):
         reason = due(job, facts)
         if reason is None:
             continue
-        if unseen := weights.unseen(spec, job.name, facts):
+        if unseen := weights.unseen((job.weights_path, job.folder, job.result or ""), facts, job.path):
             errors[job.name] = unseen
             continue
         try:
-            uuids = ledger.for_job(job.name, spec, facts, cards) if not running(job, facts) else ()
+            uuids = gpus.for_job(job.name) if not running(job, facts) else ()
         except Refused as error:
             errors[job.name] = error.problem.at("", job.path)
             continue
-        if problem := obstacle(job, facts):
+        blocked = gpu_obstacle(uuids, spec, facts) if uuids else None
+        if problem := blocked.at("", job.path) if blocked else obstacle(job, facts):
             errors[job.name] = problem
             continue
         try:
@@ -211,11 +218,7 @@ def payload(job: DesiredJob, data: Mapping[str, Any], spec: Host) -> dict[str, A
 
 def awaiting(spec: Host, facts: HostFacts) -> dict[str, str]:
     """Return enabled models that serve the result of a job that is not done → that job."""
-    makers = {
-        weights.result_path(spec, name): name
-        for name, job in spec.jobs.items()
-        if job.enabled and job.result and due(desire_job(name, spec), facts)
-    }
+    makers = {job.result: job.name for job in enabled_jobs(spec) if job.result and due(job, facts)}
     return {
         name: makers[path]
         for name, model in spec.entries.items()
@@ -225,5 +228,5 @@ def awaiting(spec: Host, facts: HostFacts) -> dict[str, str]:
 
 def serve_results(spec: Host) -> bool:
     """Does any model serve the result of a job?"""
-    results = {weights.result_path(spec, name) for name, job in spec.jobs.items() if job.enabled and job.result}
+    results = {job.result for job in enabled_jobs(spec)}
     return any(model.enabled and weights.host_path(spec, model) in results for model in spec.entries.values())

@@ -4,21 +4,31 @@ The inventory has indices; containers get UUIDs, which stay with the GPU. Only t
 share a GPU: live with the facts of the snapshot, offline with the host that the inventory describes (imagined.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from gpurack import paths
 from gpurack.facts.gpus import MISMATCH
-from gpurack.facts.model import HostFacts
+from gpurack.facts.model import Container, HostFacts
 from gpurack.facts.owner import owner, recorded
 from gpurack.host_data import json_from_host
-from gpurack.plan.models.slots import answers, gpu_lost, gpus_text, host_slots, refuse_unmeasured, resolve, with_uuids
+from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.slots import (
+    answers,
+    gpu_lost,
+    gpus_text,
+    host_slots,
+    refuse_apart,
+    refuse_unmeasured,
+    resolve,
+    with_uuids,
+)
 from gpurack.spec.gpus import SHARED, GpuSlot
 from gpurack.spec.host import Host
-from gpurack.spec.model import Model
-from gpurack.spec.problems import Problem, Refused
+from gpurack.spec.model import Vram, vram_from_text
+from gpurack.spec.problems import Problem, Refused, Wrong
 
 ROUNDING = 0.005
 """GiB by which shares may exceed a GPU: in floating point, 50 % and 45 % are slightly more than 95 %."""
@@ -36,16 +46,228 @@ class Fault:
     why: Problem
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The GPUs of a host's entries.
+def assign(spec: Host, facts: HostFacts) -> "Ledger":
+    """Assign GPUs to every enabled entry.
 
-    uuids: of each entry that got GPUs. faults: why the others got none. slots: the host's GPUs.
+    An entry with unchanged text in the inventory and GPUs that still answer keeps them, so that a renumbered GPU moves
+    no model. If a GPU has no room for a new entry, the new entry is refused.
+    """
+    slots = host_slots(spec, facts)
+    uuids: dict[str, tuple[str, ...]] = {}
+    lost: dict[tuple[str, ...], list[str]] = {}
+    resized: dict[str, tuple[str, ...]] = {}
+    new: list[str] = []
+    for name, entry in sorted(spec.entries.items()):
+        if not entry.enabled:
+            continue
+        one = Observed(name, entry, facts)
+        kept = kept_gpus(one)
+        if kept and not startable(one, with_uuids(kept, slots)):
+            kept = None
+        dead = tuple(uuid for uuid in kept or () if not answers(uuid, facts))
+        if kept is None:
+            new.append(name)
+        elif dead and facts.driver.exit_code != MISMATCH:
+            lost.setdefault(dead, []).append(name)
+        elif dead or kept_share(one):
+            uuids[name] = kept
+        else:
+            resized[name] = kept
+    taken = Taken(spec, facts, slots, uuids)
+    faults: list[Fault] = []
+    refused: dict[str, list[GpuSlot]] = {}
+    for name in (*resized, *new):
+        try:
+            wanted = with_uuids(resized[name], slots) if name in resized else taken.asked_for(name)
+            refuse_unmeasured(spec.entries[name], wanted)
+            refuse_apart(wanted)
+        except Refused as error:
+            faults.append(Fault((name,), "gpus", error.problem))
+            continue
+        if contested := taken.without_room(name, wanted):
+            refused[name] = contested
+        elif name in new and (why_not := taken.held_by_others(name, wanted)):
+            faults.append(Fault((name,), "gpus", why_not))
+        else:
+            uuids[name] = tuple(slot.uuid for slot in wanted)
+    faults += taken.sharing_faults(refused)
+    faults += [Fault(tuple(names), "gpus", gpu_lost(dead, facts, taken.free())) for dead, names in lost.items()]
+    return Ledger(spec, facts, slots, uuids, tuple(faults))
+
+
+def startable(one: Observed, slots: Sequence[GpuSlot]) -> bool:
+    """Could a model start on the GPUs that it has? One that runs keeps a GPU that only then stopped working."""
+    if any(slot.mig for slot in slots):
+        return False
+    return one.running or not any(slot.fault for slot in slots)
+
+
+# --- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def overfull(slot: GpuSlot, shares: Collection[Vram | None]) -> bool:
+    """Would a GPU have to hold more than it can with these shares? None needs the whole GPU."""
+    if slot.instance and len(shares) > 1:
+        return True
+    known = [share for share in shares if share]
+    if len(known) < len(shares):
+        return len(shares) > 1
+    usable = slot.usable(len(shares))
+    if usable is None:  # of a GPU that does not report its memory only percentages can be added
+        parts = [share.fraction for share in known if share.fraction]
+        return not slot.imagined and len(parts) > 1 and sum(parts) > SHARED + 1e-6
+    return sum(share.of(slot.memory or 0) for share in known) > usable + ROUNDING
+
+
+def too_full(slot: GpuSlot, shares: Mapping[str, Vram | None]) -> str:
+    """Return what `overfull` shares of a GPU would do: `hold 30.0 of 22.4 GiB: alpha 16.0, beta 14.0`."""
+    known = {name: share for name, share in shares.items() if share}
+    if slot.memory is None:
+        return f"be shared beyond {SHARED * 100:g}%: {', '.join(f'{name} {share}' for name, share in known.items())}"
+    held = {name: share.of(slot.memory) for name, share in known.items()}
+    listed = ", ".join(f"{name} {gib:.1f}" for name, gib in held.items())
+    return f"hold {sum(held.values()):.1f} of {slot.usable(len(shares)) or 0:.1f} GiB: {listed}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Who has the GPUs of a host while its entries get theirs.
+
+    uuids: of each entry that has GPUs; `assign` adds to it. slots: the host's GPUs.
     """
 
-    uuids: Mapping[str, tuple[str, ...]]
-    faults: tuple[Fault, ...]
+    spec: Host = field(compare=False, repr=False)
+    facts: HostFacts = field(compare=False, repr=False)
     slots: tuple[GpuSlot, ...]
+    uuids: Mapping[str, tuple[str, ...]]
+
+    def entries_on(self, slot: GpuSlot) -> list[str]:
+        """Return the entries on a GPU, by name."""
+        return sorted(name for name, theirs in self.uuids.items() if slot.uuid in theirs)
+
+    def asked_for(self, name: str) -> tuple[GpuSlot, ...]:
+        """Return the GPUs that an entry or job has in the inventory. Raises Refused where the host lacks one."""
+        return resolve(self.spec.everything[name], self.spec, self.facts, self.slots)
+
+    def without_room(self, name: str, wanted: Sequence[GpuSlot]) -> list[GpuSlot]:
+        """Return those of the wanted GPUs that have no room for an entry beside the entries that have them."""
+        return [slot for slot in wanted if overfull(slot, self.shares([*self.entries_on(slot), name]).values())]
+
+    def shares(self, names: Iterable[str]) -> dict[str, Vram | None]:
+        """Return the share of each of these entries; None for one that needs the whole GPU."""
+        return {name: self.spec.everything[name].vram for name in names}
+
+    def sharing_faults(self, refused: Mapping[str, Sequence[GpuSlot]]) -> list[Fault]:
+        """Return a fault for each set of entries that need the same GPUs and cannot share them.
+
+        refused: entry → GPUs that have no room for it (`without_room`).
+        """
+        groups: dict[tuple[tuple[str, ...], tuple[str, ...], float | None], list[GpuSlot]] = {}
+        for slot in self.slots:
+            if names := tuple(name for name, contested in refused.items() if slot in contested):
+                groups.setdefault((names, tuple(self.entries_on(slot)), slot.memory), []).append(slot)
+        return [self.sharing_fault(names, held_by, together) for (names, held_by, _), together in groups.items()]
+
+    def sharing_fault(self, refused: tuple[str, ...], held_by: Sequence[str], slots: Sequence[GpuSlot]) -> Fault:
+        """Return the fault of entries on GPUs (slots) of one size."""
+        spec = self.spec
+        others = self.free(besides=slots)
+        names = sorted({*refused, *held_by})
+        alone = len(slots) == 1
+        if slots[0].instance:
+            return Fault(refused, "gpus", Problem.of("mig-shared", gpu=slots[0].uuid, names=", ".join(names)))
+        gpus = slots[0].identified if alone else f"GPUs {', '.join(slot.label for slot in slots)}"
+        if whole := [name for name in names if spec.everything[name].vram is None]:
+            noun = "models" if set(names) <= spec.models.keys() else "entries"
+            what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
+            if running := [name for name in held_by if runs_on(Observed.of(name, spec, self.facts), slots[0])]:
+                what += f" Running there: {', '.join(running)}."
+            which = "each of them" if whole == names else ", ".join(whole)
+            hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
+            claimed = Problem.of("gpu-claimed-twice", what=what, hint=hint, names=", ".join(names))
+            return Fault(refused, "gpus", claimed)
+        what = f"{gpus} would{'' if alone else ' each'} {too_full(slots[0], self.shares(names))}."
+        hint = f"Lower vram, or choose another GPU{others}."
+        return Fault(refused, "vram", Problem.of("vram-exceeded", what=what, hint=hint))
+
+    def held_by_others(self, name: str, slots: Sequence[GpuSlot]) -> Problem | None:
+        """Return the error if another lab's model has a GPU, or processes that are not ours hold memory on it."""
+        facts, making_room = self.facts, self.making_room(name)
+        for slot in slots:
+            if theirs := self.of_other_lab(name, slot):
+                return theirs
+            foreign = [
+                process
+                for process in facts.gpu_processes
+                if process.uuid == slot.uuid
+                and not process.ours(facts)
+                and (process.container, process.whose) not in making_room
+            ]
+            if not foreign:
+                continue
+            held, usable = sum(process.memory or 0 for process in foreign) / 1024, slot.usable(2)
+            share = self.spec.everything[name].vram
+            asked = share.of(slot.memory or 0) if share else None
+            if asked is not None and usable is not None and asked + held <= usable:
+                continue
+            who = ", ".join(
+                f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {gib(process.memory)})"
+                for process in foreign
+            )
+            return Problem.of("gpu-in-use", gpu=slot.label, who=who, others=self.free())
+        return None
+
+    def making_room(self, name: str) -> set[tuple[str, int | None]]:
+        """Return (id, uid) of the containers by hand that an entry replaces."""
+        entry = self.spec.entries.get(name)
+        return {
+            (container.id, self.facts.uid_of(container.user))
+            for container in self.facts.containers
+            if entry and container.name == entry.replaces and container.user in (entry.dockerd, "")
+        }
+
+    def of_other_lab(self, name: str, slot: GpuSlot) -> Problem | None:
+        """Return the error if a model of another lab has this GPU, running or not, and the entry has no room beside it.
+
+        Entries of two labs may share a GPU if all have `vram`, as those of one lab.
+        """
+        facts = self.facts
+        theirs: dict[str, Vram | None] = {}
+        for key in sorted(facts.others):
+            container, entry = facts.proven.get(key), recorded(key, facts)
+            if not container or not entry or slot.uuid not in uuids_in(label(container.labels)):
+                continue
+            share = share_of(container)
+            if share is None or self.spec.everything[name].vram is None:
+                return Problem.of("held-by-other-lab", what=f"GPU {slot.label}", holder=key[1], owner=owner(entry))
+            theirs[f"{key[1]} of {owner(entry)}"] = share
+        shares = {**self.shares([*self.entries_on(slot), name]), **theirs}
+        if not theirs or not overfull(slot, shares.values()):
+            return None
+        hint = f"Lower vram, or choose another GPU{self.free(besides=[slot])}."
+        return Problem.of("vram-exceeded", what=f"{slot.identified} would {too_full(slot, shares)}.", hint=hint)
+
+    def free(self, besides: Sequence[GpuSlot] = ()) -> str:
+        """Return ` (free: 2, 3)`, the unused GPUs; "" if there are none. besides: GPUs to leave out."""
+        facts = self.facts
+        taken = {uuid for theirs in self.uuids.values() for uuid in theirs}
+        taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
+        theirs = [facts.proven[key] for key in facts.others if key in facts.proven]
+        for container in (*filter(facts.is_ours, facts.containers), *theirs):
+            taken |= {*uuids_in(label(container.labels))}
+        unused = [slot for slot in self.slots if slot.uuid not in taken and slot not in besides]
+        labels = [slot.label for slot in unused if not (slot.reserved or slot.fault or slot.mig)]
+        return f" (free: {', '.join(labels)})" if labels else ""
+
+
+@dataclass(frozen=True)
+class Ledger(Taken):
+    """The GPUs of a host's entries when each has got its own.
+
+    faults: why entries without `uuids` got none.
+    """
+
+    faults: tuple[Fault, ...]
 
     @cached_property
     def errors(self) -> Mapping[str, Problem]:
@@ -63,196 +285,16 @@ class Ledger:
         """Return the GPUs of an entry."""
         return with_uuids(self.uuids.get(name, ()), self.slots)
 
-    def entries_on(self, slot: GpuSlot) -> list[str]:
-        """Return the entries on a GPU."""
-        return holders(slot, self.uuids)
-
-
-def assign(spec: Host, facts: HostFacts) -> Ledger:
-    """Assign GPUs to every enabled entry.
-
-    An entry with unchanged text in the inventory and GPUs that still answer keeps them, so that a renumbered GPU moves
-    no model. If a GPU has no room for a new entry, the new entry is refused.
-    """
-    slots = host_slots(spec, facts)
-    uuids: dict[str, tuple[str, ...]] = {}
-    lost: dict[tuple[str, ...], list[str]] = {}
-    resized: dict[str, tuple[str, ...]] = {}
-    new: list[str] = []
-    for name, entry in sorted(spec.entries.items()):
-        if not entry.enabled:
-            continue
-        kept = kept_gpus(name, entry, facts)
-        if kept and not startable(name, with_uuids(kept, slots), spec, facts):
-            kept = None
-        dead = tuple(uuid for uuid in kept or () if not answers(uuid, facts))
-        if kept is None:
-            new.append(name)
-        elif dead and facts.driver.exit_code != MISMATCH:
-            lost.setdefault(dead, []).append(name)
-        elif dead or kept_share(name, entry, facts):
-            uuids[name] = kept
-        else:
-            resized[name] = kept
-    faults: list[Fault] = []
-    refused: dict[str, list[GpuSlot]] = {}
-    for name in (*resized, *new):
-        try:
-            entry = spec.entries[name]
-            wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, facts, slots)
-            refuse_unmeasured(entry, wanted)
-        except Refused as error:
-            faults.append(Fault((name,), "gpus", error.problem))
-            continue
-        if contested := [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]:
-            refused[name] = contested
-        elif name in new and (why_not := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots))):
-            faults.append(Fault((name,), "gpus", why_not))
-        else:
-            uuids[name] = tuple(slot.uuid for slot in wanted)
-    faults += sharing_faults(refused, uuids, spec, facts, slots)
-    faults += [Fault(tuple(names), "gpus", not_answering(dead, facts, uuids, slots)) for dead, names in lost.items()]
-    return Ledger(uuids, tuple(faults), slots)
-
-
-def startable(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts) -> bool:
-    """Could a model start on the GPUs that it has? One that runs keeps a GPU that only then stopped working."""
-    if any(slot.mig for slot in slots):
-        return False
-    container = facts.container(name, spec.entries[name].dockerd)
-    return bool(container and container.running) or not any(slot.fault for slot in slots)
-
-
-def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the GPUs of a job beside the models, which keep theirs (uuids). Raises LookupError with a sentence."""
-    slots = host_slots(spec, facts)
-    wanted = resolve(spec.jobs[name], spec, facts, slots)
-    refuse_unmeasured(spec.jobs[name], wanted)
-    contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
-    if faults := sharing_faults({name: contested}, uuids, spec, facts, slots):
-        raise Refused(Problem.of("job-waits-for-gpu", what=" ".join(fault.why.what for fault in faults)))
-    if error := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots)):
-        raise Refused(error)
-    return tuple(slot.uuid for slot in wanted)
-
-
-# --- sharing ---------------------------------------------------------------------------------------------------------
-
-
-def holders(slot: GpuSlot, uuids: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return the entries with this GPU, by name."""
-    return sorted(name for name, theirs in uuids.items() if slot.uuid in theirs)
-
-
-def overfull(slot: GpuSlot, names: Sequence[str], spec: Host) -> bool:
-    """Would a GPU have to hold more than it can with these entries? One without vram needs the whole GPU."""
-    shares = [spec.everything[name].vram for name in names]
-    if slot.instance and len(names) > 1:
-        return True
-    if None in shares:
-        return len(names) > 1
-    usable = slot.usable(len(names))
-    if usable is None:  # of a GPU that does not report its memory only percentages can be added
-        parts = [share.fraction for share in shares if share and share.fraction]
-        return not slot.imagined and len(parts) > 1 and sum(parts) > SHARED + 1e-6
-    return usable is not None and sum(shares_on(slot, names, spec).values()) > usable + ROUNDING
-
-
-def shares_on(slot: GpuSlot, names: Iterable[str], spec: Host) -> dict[str, float]:
-    """Return GiB of a GPU that each entry needs. Entries without vram are left out."""
-    memory = slot.memory or 0
-    return {name: share.of(memory) for name in names if (share := spec.everything[name].vram)}
-
-
-def sharing_faults(
-    refused: Mapping[str, Sequence[GpuSlot]],
-    uuids: Mapping[str, tuple[str, ...]],
-    spec: Host,
-    facts: HostFacts,
-    slots: Sequence[GpuSlot],
-) -> list[Fault]:
-    """Return a fault for each set of entries that need the same GPUs and cannot share them.
-
-    refused: entry → GPUs that have no room for it beside the entries that have them (uuids).
-    """
-    groups: dict[tuple[tuple[str, ...], tuple[str, ...], float | None], list[GpuSlot]] = {}
-    for slot in slots:
-        if names := tuple(name for name, contested in refused.items() if slot in contested):
-            groups.setdefault((names, tuple(holders(slot, uuids)), slot.memory), []).append(slot)
-    return [
-        sharing_fault(
-            names, held_by, together, spec, facts, free(facts, uuids, [slot for slot in slots if slot not in together])
-        )
-        for (names, held_by, _), together in groups.items()
-    ]
-
-
-def sharing_fault(
-    refused: tuple[str, ...],
-    held_by: Sequence[str],
-    slots: Sequence[GpuSlot],
-    spec: Host,
-    facts: HostFacts,
-    others: str,
-) -> Fault:
-    """Return the fault of entries on GPUs (slots) of one size. others: ` (free: 2, 3)`."""
-    names = sorted({*refused, *held_by})
-    alone = len(slots) == 1
-    if slots[0].instance:
-        return Fault(refused, "gpus", Problem.of("mig-shared", gpu=slots[0].uuid, names=", ".join(names)))
-    gpus = slots[0].identified if alone else f"GPUs {', '.join(slot.label for slot in slots)}"
-    if whole := [name for name in names if spec.everything[name].vram is None]:
-        noun = "models" if set(names) <= spec.models.keys() else "entries"
-        what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
-        if running := [name for name in held_by if runs_on(name, slots[0], spec, facts)]:
-            what += f" Running there: {', '.join(running)}."
-        which = "each of them" if whole == names else ", ".join(whole)
-        hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
-        return Fault(refused, "gpus", Problem.of("gpu-claimed-twice", what=what, hint=hint))
-    shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
-    listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
-    full = f"hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}"
-    if slots[0].memory is None:
-        parts = ", ".join(f"{name} {spec.everything[name].vram}" for name in shares)
-        full = f"be shared beyond {SHARED * 100:g}%: {parts}"
-    what = f"{gpus} would{'' if alone else ' each'} {full}."
-    hint = f"Lower vram, or choose another GPU{others}."
-    return Fault(refused, "vram", Problem.of("vram-exceeded", what=what, hint=hint))
-
-
-def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> Problem | None:
-    """Return the error if another lab's model has a GPU, or processes that are not ours hold memory on it.
-
-    others: ` (free: 2, 3)`.
-    """
-    for slot in slots:
-        if theirs := of_other_lab(name, slot, spec, facts):
-            return theirs
-        replaced = spec.entries[name].replaces if name in spec.entries else None
-        making_room = {
-            (container.id, facts.uid_of(container.user))
-            for container in facts.containers
-            if container.name == replaced and container.user in (spec.entries[name].dockerd, "")
-        }
-        foreign = [
-            process
-            for process in facts.gpu_processes
-            if process.uuid == slot.uuid
-            and not process.ours(facts)
-            and (process.container, process.whose) not in making_room
-        ]
-        if not foreign:
-            continue
-        held, usable = sum(process.memory or 0 for process in foreign) / 1024, slot.usable(2)
-        asked = shares_on(slot, [name], spec).get(name)
-        if asked is not None and usable is not None and asked + held <= usable:
-            continue
-        who = ", ".join(
-            f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {gib(process.memory)})"
-            for process in foreign
-        )
-        return Problem.of("gpu-in-use", gpu=slot.label, who=who, others=others)
-    return None
+    def for_job(self, name: str) -> tuple[str, ...]:
+        """Return the GPUs of a job beside the entries, which keep theirs. Raises Refused."""
+        wanted = self.asked_for(name)
+        refuse_unmeasured(self.spec.jobs[name], wanted)
+        refuse_apart(wanted)
+        if faults := self.sharing_faults({name: self.without_room(name, wanted)}):
+            raise Refused(Problem.of("job-waits-for-gpu", what=" ".join(fault.why.what for fault in faults)))
+        if error := self.held_by_others(name, wanted):
+            raise Refused(error)
+        return tuple(slot.uuid for slot in wanted)
 
 
 def gib(mib: int | None) -> str:
@@ -260,61 +302,34 @@ def gib(mib: int | None) -> str:
     return "unknown memory" if mib is None else f"{mib / 1024:.1f} GiB"
 
 
-def of_other_lab(name: str, slot: GpuSlot, spec: Host, facts: HostFacts) -> Problem | None:
-    """Return the error if a model of another lab has this GPU, running or not.
-
-    Entries of two labs may share a GPU if both have `vram`.
-    """
-    for key in sorted(facts.others):
-        container, entry = facts.proven.get(key), recorded(key, facts)
-        definition = label(container.labels) if container else {}
-        shared = bool(definition.get("vram") and spec.everything[name].vram)
-        if entry and slot.uuid in uuids_in(definition) and not shared:
-            return Problem.of("held-by-other-lab", what=f"GPU {slot.label}", holder=key[1], owner=owner(entry))
-    return None
-
-
-def not_answering(
-    uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
-) -> Problem:
-    """Return the error for GPUs of an entry that no longer answer."""
-    return gpu_lost(uuids, facts, free(facts, given, slots))
-
-
-def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
-    """Return ` (free: 2, 3)`, the GPUs that nobody uses; "" if there are none."""
-    taken = {uuid for theirs in uuids.values() for uuid in theirs}
-    taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
-    theirs = [facts.proven[key] for key in facts.others if key in facts.proven]
-    for container in (*filter(facts.is_ours, facts.containers), *theirs):
-        taken |= {*uuids_in(label(container.labels))}
-    labels = [slot.label for slot in slots if slot.uuid not in taken and not (slot.reserved or slot.fault or slot.mig)]
-    return f" (free: {', '.join(labels)})" if labels else ""
-
-
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def kept_gpus(name: str, entry: Model, facts: HostFacts) -> tuple[str, ...] | None:
+def kept_gpus(one: Observed) -> tuple[str, ...] | None:
     """Return the GPUs of an entry's container, if `gpus` has not changed in the inventory; else None."""
-    container = facts.container(name, entry.dockerd)
-    definition = label(container.labels) if container else {}
-    if not container or definition.get("gpus") != gpus_text(entry):
+    definition = label(one.container.labels) if one.container else {}
+    if not one.container or definition.get("gpus") != gpus_text(one.entry):
         return None
     return uuids_in(definition)
 
 
-def kept_share(name: str, entry: Model, facts: HostFacts) -> bool:
+def kept_share(one: Observed) -> bool:
     """Is the share that an entry wants the one that its container has?"""
-    container = facts.container(name, entry.dockerd)
-    kept = label(container.labels).get("vram") if container else None
-    return kept == (str(entry.vram) if entry.vram else None)
+    kept = label(one.container.labels).get("vram") if one.container else None
+    return kept == (str(one.entry.vram) if one.entry.vram else None)
 
 
-def runs_on(name: str, slot: GpuSlot, spec: Host, facts: HostFacts) -> bool:
+def share_of(container: Container) -> Vram | None:
+    """Return the share of its GPUs that a container has by its label; None for all of them."""
+    try:
+        return Vram.model_validate(vram_from_text(label(container.labels).get("vram")))
+    except (Wrong, ValueError):
+        return None
+
+
+def runs_on(one: Observed, slot: GpuSlot) -> bool:
     """Does an entry's container have this GPU already?"""
-    container = facts.container(name, spec.entries[name].dockerd)
-    return bool(container and slot.uuid in uuids_in(label(container.labels)))
+    return bool(one.container and slot.uuid in uuids_in(label(one.container.labels)))
 
 
 def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:

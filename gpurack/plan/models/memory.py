@@ -112,9 +112,8 @@ def refusal(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> st
         return None
     whose = f"vram gives it {budget:.1f} of {smallest}" if model.vram else f"{smallest} has {budget:.1f} for it"
     each = " on each GPU" if len(slots) > 1 else ""
-    return (
-        f"needs {need.minimum:.1f} GiB{each} ({need}), but {whose}. {remedy(model, header, need, budget, len(slots))}"
-    )
+    hint = fit_hint(model, header, need, budget, len(slots))
+    return f"needs {need.minimum:.1f} GiB{each} ({need}), but {whose}. {hint}"
 
 
 def in_stages(model: Model, heads: int, gpus: int) -> str:
@@ -140,7 +139,7 @@ def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str 
     return f"is tight: it usually takes {need.total:.1f} GiB of a GPU and has {budget:.1f}."
 
 
-def remedy(model: Model, header: Header, need: Estimate, budget: float, gpus: int) -> str:
+def fit_hint(model: Model, header: Header, need: Estimate, budget: float, gpus: int) -> str:
     """Return what to change: the longest context that fits, the number of GPUs that suffices."""
     ways = [f"set context: {tokens}"] if (tokens := longest_context(model, header, budget, gpus, need)) else []
     if model.vram:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.facts.model import HostFacts
+from gpurack.plan.models.observed import Observed
 from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.secret import UPSTREAM
@@ -32,11 +33,13 @@ def questions(spec: Host) -> Iterator[tuple[str | int, ...]]:
     """Yield (user, service, number, file of the key, url): is it ready, and does it accept the key?
 
     Models on the service's own host are left out. The snapshot asks each as the user whose Docker it is in, if it runs.
+    In the file's path it replaces the service's name by its key in compose.yaml.
     """
     for service, index, connection in far(spec):
         if connection.here:
             continue
-        user, file = spec.entries[service].dockerd, key_file(spec, service, index)
+        user = spec.entries[service].dockerd
+        file = paths.container_file(user, service, f"{UPSTREAM}{index}")
         yield user, service, index, file, ready_url(connection)
 
 
@@ -44,14 +47,6 @@ def ready_url(connection: Connection) -> str:
     """Return the URL at which a model outside of the service's network reports that it is ready."""
     url = urlsplit(connection.url)
     return f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
-
-
-def key_file(spec: Host, service: str, index: int, key: str = "") -> str:
-    """Return the file on the host with the API key of a connection.
-
-    key: the service's key in compose.yaml. By default its name, in whose place the snapshot puts the key.
-    """
-    return paths.container_file(spec.entries[service].dockerd, key or service, f"{UPSTREAM}{index}")
 
 
 def extra_hosts(
@@ -70,23 +65,22 @@ def extra_hosts(
 
 def unreached(service: str, spec: Host, facts: HostFacts) -> list[str]:
     """Return `gamma on cpu1 (connection refused)` for each model that a running service cannot reach now."""
-    user = spec.entries[service].dockerd
-    container = facts.container(service, user)
-    if not (container and container.running):
+    one = Observed.of(service, spec, facts)
+    if not one.running:
         return []
     return [
         f"{connection.label} ({why})"
         for name, index, connection in far(spec)
-        if name == service and (why := unanswered(user, service, index, connection, facts))
+        if name == service and (why := unanswered(one, index, connection))
     ]
 
 
-def unanswered(user: str, service: str, index: int, connection: Connection, facts: HostFacts) -> str:
-    """Return why a connection of a user's service does not answer; "" if it does, or if it is unknown."""
+def unanswered(one: Observed, index: int, connection: Connection) -> str:
+    """Return why a connection of a service does not answer; "" if it does, or if it is unknown."""
     if not connection.here:
-        return facts.upstreams.get((user, service, index), "")
-    whose = connection.model.dockerd
-    container, probe = facts.ours.get((whose, connection.name)), facts.probes.get((whose, connection.name))
+        return one.facts.upstreams.get((*one.key, index), "")
+    key = connection.model.dockerd, connection.name
+    container, probe = one.facts.ours.get(key), one.facts.probes.get(key)
     if not (container and container.running):
         return "its container does not run"
     return WHY.get(probe.status, f"HTTP {probe.status}") if probe else ""

@@ -11,7 +11,8 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import owner, recorded
 from gpurack.facts.record import Entry
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, holdings
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.holdings import Holdings, held_by, needed_by
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -24,18 +25,21 @@ SHORT_COMMIT = 7
 class Origin:
     """Who applies an inventory, and from what. The runner writes it into the record. "" is unknown.
 
-    by: a person. commit: of the clone that the inventory is in. inventory: its path in there.
+    by: a person. commit: of the clone that the inventory is in. inventory: its path in there. uncommitted: does the
+    clone have changes that no commit has?
     """
 
     lab: str = ""
     by: str = ""
     commit: str = ""
     inventory: str = ""
+    uncommitted: bool = False
 
     @property
-    def payload(self) -> dict[str, str]:
-        """The words of the record."""
-        return asdict(self)
+    def payload(self) -> dict[str, str | bool]:
+        """The words of the record; `uncommitted` only where it is true."""
+        words = asdict(self)
+        return words if self.uncommitted else {word: words[word] for word in words if word != "uncommitted"}
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,7 @@ def taken_from_others(spec: Host, facts: HostFacts, claim: Claim) -> set[Key]:
     """Return the models of other labs that this run takes over: those that its inventory has."""
     if not (claim.take_over and spec.lab):
         return set()
-    return {(user, name) for user, name in of_others(spec, facts) if has_entry(spec, user, name)}
-
-
-def has_entry(spec: Host, user: str, name: str) -> bool:
-    """Does the inventory have this entry in this user's Docker?"""
-    return name in spec.entries and spec.entries[name].dockerd == user
+    return of_others(spec, facts).keys() & {(entry.dockerd, name) for name, entry in spec.entries.items()}
 
 
 def left_over(spec: Host, facts: HostFacts) -> list[Problem]:
@@ -121,26 +120,27 @@ def taking(taken: Mapping[str, list[str]], facts: HostFacts) -> list[str]:
 
 def same_names(spec: Host, facts: HostFacts) -> dict[str, Problem]:
     """Return the errors of enabled entries with the name of another lab's model. facts: the lab's own view."""
-    found = {}
-    for user, name in sorted(facts.others):
-        entry = recorded((user, name), facts)
-        if entry and has_entry(spec, user, name) and spec.entries[name].enabled:
-            found[name] = Problem.of("model-of-other-lab", path=spec.path_of(name), name=name, owner=owner(entry))
-    return found
+    enabled = {(entry.dockerd, name) for name, entry in spec.entries.items() if entry.enabled}
+    return {
+        key[1]: Problem.of("model-of-other-lab", path=spec.path_of(key[1]), name=key[1], owner=owner(entry))
+        for key in sorted(facts.others & enabled)
+        if (entry := recorded(key, facts))
+    }
 
 
 def taken_port(desired: DesiredService, change: Change, facts: HostFacts) -> Problem | None:
-    """Return the error of an entry whose port is that of another lab's model, running or not.
+    """Return the error of an entry whose port excludes that of another lab's model, running or not.
 
     facts: the lab's own view. The ledger decides about GPUs.
     """
-    wanted = f"port {desired.entry.port}"
-    if change.action == Action.KEEP or wanted in holdings(facts.container(desired.name, desired.user)):
+    if change.action == Action.KEEP:
         return None
+    own = held_by(facts.container(desired.name, desired.user), facts)
+    new = Holdings(listeners=(needed_by(desired) - own).listeners)
     for user, name in sorted(facts.others):
         entry, container = recorded((user, name), facts), facts.proven.get((user, name))
-        if entry and wanted in holdings(container):
-            told = {"what": wanted, "holder": name, "owner": owner(entry)}
+        if entry and (clashes := new.clashes(held_by(container, facts))):
+            told = {"what": clashes[0], "holder": name, "owner": owner(entry)}
             return Problem.of("held-by-other-lab", path=desired.path, **told)
     return None
 

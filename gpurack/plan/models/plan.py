@@ -11,6 +11,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import weights_of
+from gpurack.engines.known_flags import unknown_flag_warnings
 from gpurack.facts.gpus import MISMATCH
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import has
@@ -28,16 +29,17 @@ from gpurack.plan.models import (
     unused,
     weights,
 )
-from gpurack.plan.models.compatibility import accelerator
+from gpurack.plan.models.compatibility import driver_doubt, incompatibility
 from gpurack.plan.models.computing import on_the_cpu
-from gpurack.plan.models.desired import DesiredService, desire
+from gpurack.plan.models.desired import DesiredService, desire_on
+from gpurack.plan.models.devices import devices
 from gpurack.plan.models.diff import Action, Change, compare, mapping
 from gpurack.plan.models.downtime import expect_downtime
 from gpurack.plan.models.failures import failed_before
-from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
+from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large
 from gpurack.plan.models.removal import NOTHING, Removals
 from gpurack.plan.models.rollback import forward_again
-from gpurack.plan.models.slots import slots_of
 from gpurack.plan.run import Run
 from gpurack.plan.runner import Project, make_job
 from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
@@ -46,6 +48,7 @@ from gpurack.resources import SHIPPED, read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
+from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem, grouped
 from gpurack.spec.secret import Values
 from gpurack.spec.weights import CopyWeights
@@ -87,6 +90,11 @@ class ModelsPlan:
         return not (self.steps or self.job or self.errors)
 
     @property
+    def concerned(self) -> set[str]:
+        """The entries that it changes or cannot change."""
+        return {each.model for each in self.changes if each.action != Action.KEEP} | self.errors.keys()
+
+    @property
     def reasons(self) -> list[str]:
         """What will happen, as printed before anything happens."""
         return [*self._before, *(str(change) for change in self._changing)]
@@ -114,12 +122,18 @@ class ModelsPlan:
         """What is printed before anything happens: by a run, `--dry` and `plan --live` alike."""
         changes = [Finding("change", reason) for reason in self._before]
         changes += [
-            Finding("change", str(each), entry=each.model, down=() if each.down is None else (each.down,))
+            Finding(
+                "change",
+                str(each),
+                entry=each.model,
+                down=() if each.down is None else (each.down,),
+                looks_only=each.looks_only,
+            )
             for each in self._changing
         ]
         changes += [Finding("change", f"{name}: after the job {job}") for name, job in self.later.items()]
         gone = [Finding("removal", str(each), entry=each.model) for each in self.changes if self.removed(each)]
-        counts = [Finding("removal", removal.summary(self.removals, self.changes))] if gone else []
+        counts = [Finding("removal", removal.summary(self.removals))] if gone else []
         changes += [*gone, *counts]
         return [*as_findings("warning", self.warnings), *changes, *as_findings("error", self.errors.values())]
 
@@ -150,8 +164,8 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     """
     only, verb = run.only, run.verb
     facts = ownership.own_view(spec, facts, run.claim)
-    cards = ledger.assign(spec, facts)
-    errors = {name: why.at("", spec.path_of(name)) for name, why in cards.errors.items()}
+    assigned = ledger.assign(spec, facts)
+    errors = {name: why.at("", spec.path_of(name)) for name, why in assigned.errors.items()}
     errors |= {**ownership.same_names(spec, facts), **host_errors(spec, facts, run.down)}
     if only:
         errors = {place: why for place, why in errors.items() if place in (only, "driver")}
@@ -159,13 +173,14 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     errors = {place: why for place, why in errors.items() if place not in held}
     decisions: dict[str, Decision] = {}
     for name, entry in spec.entries.items():
-        if only not in ("", name) or name in held:
+        if only not in ("", name) or name in held or not entry.enabled:
             continue
-        if entry.enabled and (why_not := unreachable(name, spec, facts, run.down)):
+        one = Observed(name, entry, facts)
+        if why_not := unreachable(one, spec, run.down):
             errors[name] = why_not
-        if not entry.enabled or name in errors or name in left_out:
+        if name in errors or name in left_out:
             continue
-        decision = decide(name, spec, facts, cards.uuids[name], run)
+        decision = decide(one, spec, assigned.uuids[name], run)
         if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
@@ -176,8 +191,11 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
         [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, facts
     )
     planned = {name: one for name, one in decisions.items() if name not in errors}
-    changes = [*(one.change for one in planned.values()), *(() if only else removals(spec, facts, run.down))]
-    gone = removal.removals_of(changes, desired, spec, facts)
+    leaving = [] if only else [*removals(spec, facts, run.down)]
+    stays = removal.kept_for_successors(leaving, failing(errors, decisions, spec, facts), spec, facts)
+    leaving = [change for change in leaving if (change.user, change.model) not in stays]
+    changes = [*(one.change for one in planned.values()), *leaving]
+    gone = removal.removals_of(changes, desired, spec, facts, run.claim)
     if unconfirmed := removal.refusal(gone, changes, facts, run.claim, run.unattended, run.executing):
         return ModelsPlan(tuple(changes), {"": unconfirmed}, removals=gone)
     changes = expect_downtime(changes, desired, facts)
@@ -185,7 +203,7 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     take = ownership.taken(spec, facts, {(c.user, c.model) for c in acting if c.action == Action.REMOVE})
     running = [change.model for change in acting if change.action != Action.REMOVE]
     release = stopped.released(planned if verb == "start" else running, spec, facts)
-    everything = projects(spec, facts, planned, everything=bool(only))
+    everything = projects(spec, facts, planned, stays, everything=bool(only))
     unrecorded = any(not has(facts.record, user) for user, _ in facts.proven)
     needs_job = bool(acting or take or release) or unrecorded or any(project.differs(facts) for project in everything)
     touched = {*take, *release}
@@ -199,9 +217,13 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     steps = [*(host_files(facts) if job or planned or facts.ours else []), *close_to_others(facts)]
     kept = [one.refusal for one in decisions.values() if one.refusal and one.refusal != one.error]
     warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
-    warnings = (*warnings, *removal.old_clone(gone, changes, facts, run.claim))
+    warnings = (*warnings, *removal.old_clone(gone, changes, facts, run.claim), *stays.values())
+    made = [one for one in decisions.values() if one.change.action in refusals.MADE and one.desired.name not in errors]
+    doubts = (doubt(one.desired, facts) for one in made)
+    warnings = (*warnings, *(problem for problem in doubts if problem), *unknown_flags(made))
     slow = on_the_cpu(spec, facts)
-    warnings = (*warnings, *(slow[name] for name in slow if only in ("", name) and name not in running))
+    started = {change.model for change in acting if not change.looks_only}
+    warnings = (*warnings, *(slow[name] for name in slow if only in ("", name) and name not in started))
     warnings = (*warnings, *(why for name, why in held.items() if only in ("", name)))
     return ModelsPlan(
         tuple(changes),
@@ -227,34 +249,35 @@ def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> di
     return errors | {place: replace(down[user], path=place) for user, place in places.items()}
 
 
-def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Problem | None:
+def unreachable(one: Observed, spec: Host, down: Mapping[str, Problem]) -> Problem | None:
     """Return why nothing is known about what a model needs: its Docker, or its weights."""
-    why = down.get(spec.entries[name].dockerd)
-    return replace(why, path=spec.path_of(name)) if why else weights.unseen(spec, name, facts)
+    why, path = down.get(one.entry.dockerd), spec.path_of(one.name)
+    return replace(why, path=path) if why else weights.unseen(weights.places(spec, one.entry), one.facts, path)
 
 
-def decide(name: str, spec: Host, facts: HostFacts, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
+def decide(one: Observed, spec: Host, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
     """Decide what happens to a model that has its GPUs (uuids).
 
     A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared.
     """
+    name, entry, facts, path = one.name, one.entry, one.facts, spec.path_of(one.name)
     secrets = run.values.entries.get(name, {})
-    entry = spec.entries[name]
-    container = facts.container(name, entry.dockerd)
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
-        runs = container and container.running
-        return None if runs else Problem.of("not-started", path=spec.path_of(name))
-    if why_not := unfit(spec.path_of(name), entry, accelerator(entry, slots_of(uuids, facts)), container, facts):
-        return why_not
-    desired = desire(name, spec, facts, uuids, secrets, run.salt)
+        return None if one.running else Problem.of("not-started", path=path)
+    hardware = devices(entry, uuids, spec, facts)
+    if why_not := incompatibility(entry, hardware.accelerator, facts.driver.kernel or None, one.running):
+        return replace(why_not, path=path)
+    desired = desire_on(hardware, name, spec, facts, secrets, run.salt)
     change = forward_again(compare(desired, facts, run.prune, run.renew), entry, facts)
     restart = run.verb == "restart"
     if restart and change.action in refusals.MADE:
-        return Problem.of("restart-changes", path=spec.path_of(name), change=str(change))
+        return Problem.of("restart-changes", path=path, change=str(change))
     if restart:
         change = replace(change, action=Action.RESTART, reasons=())
     refusal, made = refusals.refusal(desired, facts), change.action in refusals.MADE
+    starts = change.action == Action.START and run.verb != "start"
+    tried = (made or starts) and name not in run.retry
     error = (
         (refusal if made else None)
         or pins.changed_weights(desired, facts)
@@ -262,7 +285,7 @@ def decide(name: str, spec: Host, facts: HostFacts, uuids: tuple[str, ...], run:
         or ownership.taken_port(desired, change, facts)
         or obstacle(desired, spec, facts, change)
         or too_large(desired, facts, change)
-        or (failed_before(spec.name, desired, facts, secrets) if made and name not in run.retry else None)
+        or (failed_before(spec.name, desired, facts, secrets, starts) if tried else None)
     )
     return Decision(desired, change, error, refusal)
 
@@ -289,6 +312,19 @@ def network_and_credentials(job: Mapping[str, Any], spec: Host, facts: HostFacts
     }
 
 
+def doubt(desired: DesiredService, facts: HostFacts) -> Problem | None:
+    """Return a warning if an entry's image is for a newer driver than the host's, and may run with it nevertheless."""
+    found = driver_doubt(desired.entry, desired.devices.accelerator, facts.driver.kernel or None)
+    return found.at("", desired.path) if found else None
+
+
+def unknown_flags(made: Sequence[Decision]) -> Iterator[Problem]:
+    """Yield the warnings of flags that the engines of new containers may not have."""
+    for one in made:
+        if isinstance(one.desired.entry, Model):
+            yield from (problem.at("", one.desired.path) for problem in unknown_flag_warnings(one.desired.entry))
+
+
 def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
     """Yield a sentence that counts the containers with settings of an older gpurack."""
     if count := sum(change.outdated for change in changes):
@@ -297,13 +333,29 @@ def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
         yield Problem.of("older-settings", models=models, them=them)
 
 
+def failing(
+    errors: Mapping[str, Problem], decisions: Mapping[str, Decision], spec: Host, facts: HostFacts
+) -> dict[str, DesiredService | None]:
+    """Return the enabled entries with an error that have no container yet → what they would be, None if unknown."""
+    return {
+        name: decisions[name].desired if name in decisions else None
+        for name, entry in spec.entries.items()
+        if name in errors and entry.enabled and not facts.container(name, entry.dockerd)
+    }
+
+
 def projects(
-    spec: Host, facts: HostFacts, planned: Mapping[str, Decision], everything: bool = False
+    spec: Host,
+    facts: HostFacts,
+    planned: Mapping[str, Decision],
+    stays: Collection[tuple[str, str]] = (),
+    everything: bool = False,
 ) -> tuple[Project, ...]:
     """Return the Compose project of each daemon that has models, or had some.
 
-    planned: the models that could be planned. The others keep their lines in compose.yaml, and their files. everything:
-    also those that are disabled or not in the inventory.
+    planned: the models that could be planned. The others keep their lines in compose.yaml, and their files. stays:
+    (user, name) of those that do although the inventory does not have them. everything: also all others that are
+    disabled or not in the inventory.
     """
     users = {container.user for container in facts.ours.values()} | {user for user, _ in facts.others}
     users |= {model.dockerd for model in spec.entries.values() if model.enabled}
@@ -314,6 +366,7 @@ def projects(
         services = {name: one.service for name, one in mine.items()}
         services |= {name: old[name] for name in ownership.kept_services(facts, user, old)}
         stay = {*old} if everything else {name for name, model in spec.entries.items() if model.enabled}
+        stay |= {name for whose, name in stays if whose == user}
         services |= {name: lines for name, lines in old.items() if name in stay - planned.keys()}
         made = {name for name, one in mine.items() if one.change.action in refusals.MADE}
         now = {name: keys.current_key(name, user, facts) for name in {*services, *old}}
@@ -338,7 +391,7 @@ def mounted(desired: DesiredService, outdated: bool, facts: HostFacts) -> dict[s
     container = facts.container(desired.name, desired.user)
     if not (outdated and container):
         return dict(desired.files)
-    folder = paths.container_file(desired.user, keys.current_key(desired.name, desired.user, facts), "")
+    folder = desired.observed(facts).folder
     there = {path.removeprefix(folder) for path in facts.secrets if path.startswith(folder)}
     return files.kept(desired.files, desired.container, mapping(ledger.label(container.labels).get("files")), there)
 
@@ -380,14 +433,17 @@ def close_to_others(facts: HostFacts) -> list[Step]:
     return [Shell(reason, sh("chmod go= -- {}", sorted(facts.exposed)))]
 
 
+def runner_files() -> list[WriteFile]:
+    """Return the files of the runner, in the order in which they are written, and how long what it keeps is kept."""
+    modes = (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
+    files = [WriteFile("", path, read_text(SHIPPED[path]), mode) for path, mode in modes]
+    return [*files, WriteFile("", paths.LOG_AGE, f"e {paths.LOGS} - - - {paths.LOG_DAYS}d\n")]
+
+
 def host_files(facts: HostFacts) -> list[Step]:
     """Return the steps that install the runner and the boot unit, if they are missing or differ."""
     steps: list[Step] = []
-    runner = [
-        WriteFile("", path, read_text(SHIPPED[path]), mode)
-        for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
-    ]
-    if stale_files := tuple(file for file in runner if not is_written(file, facts)):
+    if stale_files := tuple(file for file in runner_files() if not is_written(file, facts)):
         steps.append(WriteFiles(f"install the model runner in {paths.LIB}", stale_files))
     unit = render(
         "templates/gpurack.service.j2",

@@ -3,25 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gpurack.engines import ENGINES
-from gpurack.engines.container import Accelerator
 from gpurack.facts.model import Container, HostFacts, Listener
 from gpurack.facts.record import PREVIOUS
 from gpurack.listening import overlap
 from gpurack.plan.models import compose, ledger, weights
 from gpurack.plan.models.addresses import probe_url
-from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, holdings, replaced
+from gpurack.plan.models.diff import Action, Change, replaced
 from gpurack.plan.models.health import Health, failing, health
+from gpurack.plan.models.holdings import held_by, names_of, needed_by
 from gpurack.plan.models.memory import refusal
-from gpurack.plan.models.slots import broken_gpu, host_slots, slots_of
+from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.slots import broken_gpu, host_slots, slot_of, slots_of
 from gpurack.plan.system import gpu_access
 from gpurack.plan.system.cdi_specs import cdi_obstacle
 from gpurack.plan.system.gpu_host import fabric
+from gpurack.plan.system.restart import reboot_stops, stuck_ports
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
 
@@ -30,15 +29,9 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
     name, model, at = desired.name, desired.entry, desired.path
     if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts, at)):
         return error
-    if change.action != Action.KEEP:
-        slots = slots_of(desired.uuids, facts)
-        if broken := next((slot for slot in slots if slot.fault), None):
-            return replace(broken_gpu(broken, host_slots(spec, facts)), path=at)
-        if model.gpus and (problem := fabric(facts)):
-            return replace(problem, path=at)
-        by_cdi = model.gpus and facts.has_nvidia and gpu_access.access(spec, facts) == "cdi"
-        if by_cdi and (problem := cdi_obstacle(desired.uuids, facts)):
-            return replace(problem, path=at)
+    changes = change.action != Action.KEEP
+    if changes and model.gpus and (problem := gpu_obstacle(desired.uuids, spec, facts)):
+        return replace(problem, path=at)
     stranger = next(
         (c for c in facts.containers if (c.name, c.user) == (name, model.dockerd) and not facts.is_ours(c)), None
     )
@@ -53,18 +46,27 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
     ):
         hint = f"Rename it: the old container has this name while `{name}` is changed."
         return Problem.of("container-name-taken", path=at, name=aside, which="", hint=hint)
-    holder = port_holder(desired, facts) if change.action != Action.KEEP else None
-    if holder:
-        return Problem.of("port-in-use", path=at, port=model.port, holder=holder, hint=port_hint(holder))
+    if changes and (in_use := port_in_use(desired, facts)):
+        return in_use
     closed = facts.users[model.dockerd].unreadable if model.dockerd in facts.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
         return Problem.of("weights-not-readable", path=at, file=unread[0], user=model.user)
     lying = [path for one, path in desired.weights if isinstance(one, str)]
-    if change.action != Action.KEEP and (missing := [path for path in lying if facts.weights.get(path) is None]):
+    if changes and (missing := [path for path in lying if facts.weights.get(path) is None]):
         return weights.irregular(missing[0], facts, at) or Problem.of("weights-not-on-host", path=at, file=missing[0])
     if change.action == Action.KEEP:
-        return unhealthy(name, spec, facts)
+        return unhealthy(desired.observed(facts), at)
     return unreadable(desired, facts)
+
+
+def gpu_obstacle(uuids: Sequence[str], spec: Host, facts: HostFacts) -> Problem | None:
+    """Return why nothing that starts could compute on these GPUs; None if it could, or if that is unknown."""
+    if broken := next((slot for slot in slots_of(uuids, facts) if slot.fault), None):
+        return broken_gpu(broken, host_slots(spec, facts))
+    if problem := fabric(facts, certain=True):
+        return problem
+    by_cdi = facts.has_nvidia and gpu_access.access(spec, facts) == "cdi"
+    return cdi_obstacle(uuids, facts) if by_cdi else None
 
 
 READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
@@ -85,19 +87,6 @@ def unreadable(desired: DesiredService, facts: HostFacts) -> Problem | None:
     return Problem.of("weights-label", path=desired.path, file=path, label=label)
 
 
-def unfit(
-    path: str, model: Model, hardware: Accelerator, container: Container | None, facts: HostFacts
-) -> Problem | None:
-    """Return why a model cannot compute on this hardware; None if it can.
-
-    It may not open it, or the engine's images do not run there with this driver. A running model (container) is known
-    to run.
-    """
-    running = bool(container and container.running)
-    found = incompatibility(model, hardware, facts.driver.kernel or None, running, facts.arch)
-    return replace(found, path=path) if found else None
-
-
 def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> Problem | None:
     """Return why a model that would get a new container does not fit on its GPUs; None if it does.
 
@@ -111,24 +100,23 @@ def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> Prob
     return Problem.of("model-too-large", path=desired.path, what=what) if error else None
 
 
-def unhealthy(name: str, spec: Host, facts: HostFacts) -> Problem | None:
-    """Return why a running model does not answer as it should; None if it does."""
-    entry, at = spec.entries[name], spec.path_of(name)
-    docker, url = compose.docker_command(entry.dockerd), probe_url(name, spec, facts)
-    probe = facts.probes.get((entry.dockerd, name))
+def unhealthy(one: Observed, at: str) -> Problem | None:
+    """Return why a running model does not answer as it should; None if it does. at: its path in the inventory."""
+    name, entry = one.name, one.entry
+    docker, url = compose.docker_command(entry.dockerd), probe_url(one)
+    probe = one.probe
     if probe is None:
         return None
     logs = sh("{} logs --tail 20 {}", docker, name)
-    match health(name, entry, facts):
+    match health(one):
         case Health.READY:
             return None
         case Health.RENAMED:
             again = sh("{} rm -f {}", docker, name)
-            answers_as = ENGINES[entry.engine].answers_as(entry, entry.served_name or name)
-            told = {"name": str(answers_as), "body": probe.body[:200], "command": again, "url": url}
+            told = {"name": str(one.answers_as), "body": probe.body[:200], "command": again, "url": url}
             return Problem.of("wrong-model-answers", path=at, **told)
         case Health.FAILED:
-            return failing(name, entry, facts)
+            return failing(one)
         case Health.UNPUBLISHED:
             return Problem.of("port-not-published", path=at, port=entry.port, command=sh("{} restart {}", docker, name))
         case _ if probe.status == 0:
@@ -137,12 +125,13 @@ def unhealthy(name: str, spec: Host, facts: HostFacts) -> Problem | None:
     return Problem.of("model-failing", path=at, status=probe.status, body=probe.body[:200], logs=logs)
 
 
-def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
-    """Return what listens on the port of this model, except our own containers."""
+def port_in_use(desired: DesiredService, facts: HostFacts) -> Problem | None:
+    """Return the error if something other than our own containers listens on the port of this model."""
     model, own = desired.entry, facts.container(desired.name, desired.user)
     restarts = own is not None and own.status == "restarting" and ledger.label(own.labels).get("port") == model.port
+    stuck = stuck_ports(facts)  # Docker is restarted before
     for listener in facts.listeners:
-        if listener.port != model.port or not overlap(desired.address, listener.address):
+        if listener.port != model.port or not overlap(desired.address, listener.address) or listener in stuck:
             continue
         if restarts and not listener.owner:  # its docker-proxy ended while the snapshot was taken
             continue
@@ -159,12 +148,20 @@ def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
         if foreign and foreign.name == model.replaces and foreign.user in (model.dockerd, ""):
             return None
         if foreign:
-            return f"container `{foreign.name}`, which gpurack does not manage"
+            holder = f"container `{foreign.name}`, which gpurack does not manage"
+            hint = f"Adopt it with `replaces: {foreign.name}`, stop it, or use another port."
+            return Problem.of("port-in-use", path=desired.path, port=model.port, holder=holder, hint=hint)
         # docker-proxy listens for Docker, dockerd itself with "userland-proxy": false, rootlesskit for rootless Docker
-        own_ones = [one for one in facts.containers if facts.is_ours(one) and could_hold(one, listener)]
-        ours = {port for one in own_ones for _, port in one.ports}
-        if model.port not in ours or not listener.owner.startswith(("docker-proxy", "dockerd", "rootlesskit")):
-            return f"process {listener.owner or '(unknown)'}"
+        ours = any(
+            port == model.port and overlap(listener.address, ip or "0.0.0.0")
+            for one in facts.containers
+            if facts.is_ours(one) and could_hold(one, listener)
+            for ip, port in one.ports
+        )
+        of_docker = listener.owner.startswith(("docker-proxy", "dockerd", "rootlesskit"))
+        if not ours or (listener.owner and not of_docker):  # without an owner: it came while the snapshot was taken
+            holder, hint = f"process {listener.owner or '(unknown)'}", "Stop it or use another port."
+            return Problem.of("port-in-use", path=desired.path, port=model.port, holder=holder, hint=hint)
     return None
 
 
@@ -176,17 +173,10 @@ def could_hold(container: Container, listener: Listener) -> bool:
     return not container.user or listener.owner.endswith(f", user {container.user})")
 
 
-def port_hint(holder: str) -> str:
-    """Return how to free a port."""
-    if holder.startswith("container"):
-        container = holder.split("`")[1]
-        return f"Adopt it with `replaces: {container}`, stop it, or use another port."
-    return "Stop it or use another port."
-
-
 def mismatch(facts: HostFacts) -> Problem:
     """Return the error for a driver and library of different versions."""
-    told = {"kernel": facts.driver.kernel, "message": facts.driver.message}
+    also = reboot_stops(facts)
+    told = {"kernel": facts.driver.kernel, "message": facts.driver.message, "also": f" {also}" if also else ""}
     return Problem.of("driver-mismatch", path="driver", **told)
 
 
@@ -199,7 +189,8 @@ def blocked(
 ) -> dict[str, Problem]:
     """Return model → error, for models that need a GPU or port of a model that has to stay unchanged.
 
-    The container of that model still runs. So a swap of two models happens completely or not at all.
+    The container of that model still runs, with the share of its GPU that it has. So a swap of two models happens
+    completely or not at all.
     """
     found: dict[str, Problem] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
@@ -207,16 +198,36 @@ def blocked(
     stuck = [name for name in errors if there.get(name)]
     while stuck:
         other = stuck.pop()
-        theirs = holdings(there[other])
+        theirs = held_by(there[other], facts)
         for change in pending:
             name = change.model
-            taken = theirs & (holdings(there[name], desired[name]) - holdings(there[name]))
-            if desired[name].entry.vram and spec.entries[other].vram:
-                taken = {thing for thing in taken if thing.startswith("port ")}
-            if taken and name not in found:
+            if name in found:
+                continue
+            one, mine = desired[name], held_by(there[name], facts)
+            if not ledger.kept_share(one.observed(facts)):
+                mine = mine.without_gpus(mine.gpus)
+            moving = [desired[each.model] for each in pending if each.model not in found]
+            new = (needed_by(one) - mine).without_gpus(with_room(moving, there, facts))
+            if taken := new.clashes(theirs):
                 things = ", ".join(sorted(gpu_label(thing, facts) for thing in taken))
-                found[name] = Problem.of("blocked-by-other", path=desired[name].path, things=things, other=other)
+                found[name] = Problem.of("blocked-by-other", path=one.path, things=things, other=other)
                 stuck += [name] if there[name] else []
+    return found
+
+
+def with_room(moving: Sequence[DesiredService], there: Mapping[str, Container | None], facts: HostFacts) -> list[str]:
+    """Return the GPUs on which what moves fits beside what stays: their UUIDs and render nodes.
+
+    moving: what gets a new container. there: entry → its container.
+    """
+    staying = {name: one for name, one in there.items() if one} | dict.fromkeys(one.name for one in moving)
+    found: list[str] = []
+    for gpu in facts.gpus:
+        shares = [one.entry.vram for one in moving if gpu.uuid in one.uuids]
+        on_it = [one for one in staying.values() if one and gpu.uuid in ledger.uuids_in(ledger.label(one.labels))]
+        shares += map(ledger.share_of, on_it)
+        if None not in shares and not ledger.overfull(slot_of(gpu, facts), shares):
+            found += names_of(gpu)
     return found
 
 

@@ -1,14 +1,16 @@
 """How the runner proves CUDA, devices and arguments in a model's image before it stops the old container. Pure."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from gpurack.cuda_faults import OLDEST_DRIVER
 from gpurack.engines import ENGINES
+from gpurack.engines.compiled import CUDA
+from gpurack.engines.probes import PYTHON
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models.desired import DesiredService
+from gpurack.spec.gpus import is_consumer
 
 MATTERS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_", "NVIDIA_")
 """Beginnings of the names of variables that decide which CUDA library a program loads, and what it sees."""
@@ -19,11 +21,11 @@ PROGRAM = ("command", "configs", "entrypoint", "env_file", "environment", "secre
 
 
 def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
-    """Return the payload's words for the probe (files/probing.py): `run`, `arguments`, `gpus`.
+    """Return the payload's words for the probe (files/probing.py): `run`, `arguments`, `gpus`, `official`.
 
     None without NVIDIA's GPUs, with Vulkan, and for an image that cannot show it. run: options of `docker run` with
     which its container has exactly the model's GPUs, and no network, ports, mounts or secrets. gpus: how many GPUs CUDA
-    must see.
+    must see. official: is_official.
     """
     engine = ENGINES[desired.entry.engine]
     probe = None if engine.uses_graphics_driver(desired.entry) else engine.cuda_probe
@@ -31,7 +33,12 @@ def cuda_probe(desired: DesiredService) -> dict[str, Any] | None:
     if probe is None or run is None or (probe.entrypoint is None and "entrypoint" in desired.service):
         return None
     run += ["--entrypoint", probe.entrypoint] if probe.entrypoint else []
-    return {"run": run, "arguments": list(probe.arguments), "gpus": least(desired)}
+    return {
+        "run": run,
+        "arguments": list(probe.arguments),
+        "gpus": least(desired),
+        **({"official": True} if probe is PYTHON and is_official(desired) else {}),
+    }
 
 
 def dry_start(desired: DesiredService) -> dict[str, Any] | None:
@@ -63,19 +70,25 @@ def needs_cuda(desired: DesiredService) -> bool:
 
 
 def driver_limit(desired: DesiredService, facts: HostFacts) -> dict[str, Any] | None:
-    """Return the payload's `driver`: its version, and the newest CUDA that the model's GPUs can run with it.
+    """Return the payload's `driver`: its version, the newest CUDA that runs with it, and whether that is certain.
 
-    None where any CUDA may run. Within a major version of CUDA, its oldest driver runs all of it (NVIDIA's minor
-    version compatibility). A newer major version runs only by forward compatibility, which GeForce does not have (error
-    804). So on other GPUs the probe decides, after the pull.
+    None where any CUDA runs. Within a major version of CUDA, its oldest driver runs all of it (NVIDIA's minor version
+    compatibility). A newer major version runs only by forward compatibility, which GeForce and TITAN do not have (error
+    804). On other GPUs that depends on a library in the image: a warning, and the probe decides after the pull.
     """
     gpus, branch = [gpu for gpu in facts.gpus if gpu.uuid in desired.uuids], facts.driver.kernel.partition(".")[0]
     if ENGINES[desired.entry.engine].uses_graphics_driver(desired.entry) or not branch.isdecimal() or not gpus:
         return None
     newer = [cuda for cuda, oldest in OLDEST_DRIVER.items() if int(branch) < oldest]
-    if not newer or not all(re.search(r"GeForce|TITAN", gpu.name) for gpu in gpus):
+    if not newer:
         return None
-    return {"version": facts.driver.kernel, "cuda": min(newer) - 1}
+    certain = all(is_consumer(gpu.name) for gpu in gpus)
+    return {"version": facts.driver.kernel, "cuda": min(newer) - 1, "certain": certain}
+
+
+def is_official(desired: DesiredService) -> bool:
+    """Is the image the engine's own? One of the inventory's may have a program for another CUDA than the image."""
+    return desired.entry.image is None
 
 
 def least(desired: DesiredService) -> int:
@@ -96,7 +109,7 @@ def _options(desired: DesiredService) -> list[str] | None:
     run += ["--user", str(service["user"])] if "user" in service else []
     run += ["--privileged"] if service.get("privileged") is True else []
     for name, value in _environment(service).items():
-        run += ["--env", f"{name}={value}"] if name.startswith(MATTERS) else []
+        run += ["--env", f"{name}={value}"] if name.startswith(MATTERS) and name not in CUDA else []
     return run
 
 
@@ -107,7 +120,7 @@ def _given(desired: DesiredService) -> list[str] | None:
         return None
     match desired.devices.nvidia_access:
         case "cdi":
-            return [word for uuid in desired.uuids for word in ("--device", f"nvidia.com/gpu={uuid}")]
+            return [word for name in desired.devices.names for word in ("--device", f"nvidia.com/gpu={name}")]
         case "gpus":
             return ["--gpus", f'"device={",".join(desired.uuids)}"']
         case "runtime":

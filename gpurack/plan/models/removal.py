@@ -1,13 +1,16 @@
 """Which removals are deliberate. Emptying a host, or removing most of its models, needs the exact number. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import applied, recorded
 from gpurack.plan.models.desired import DesiredService
-from gpurack.plan.models.diff import Action, Change, holdings
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.holdings import held_by, needed_by, port_of
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import SHORT_COMMIT, Claim
+from gpurack.plan.models.preflight import gpu_label
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -19,12 +22,14 @@ MANY = 5
 class Removals:
     """What a run removes from a host because the inventory does not have it.
 
-    names: those models. total: the lab's models on the host. emptied: are all of them removed?
+    names: those models. total: the lab's models on the host. emptied: are all of them removed? refused: are they
+    refused under -y, because they were applied from a commit that the inventory's clone lacks?
     """
 
     names: tuple[str, ...] = ()
     total: int = 0
     emptied: bool = False
+    refused: bool = False
 
     @property
     def number(self) -> int:
@@ -37,14 +42,14 @@ NOTHING = Removals()
 
 
 def removals_of(
-    changes: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
+    changes: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts, claim: Claim
 ) -> Removals:
     """Count the removals.
 
     An entry that is disabled, or moved to another Docker, is not removed from the inventory. One whose GPU or port a
     new entry takes is replaced.
     """
-    new = [holdings(None, desired[change.model]) for change in changes if change.action == Action.CREATE]
+    new = [needed_by(desired[change.model]) for change in changes if change.action == Action.CREATE]
     gone, leaving = [], set()
     for change in changes:
         if change.action != Action.REMOVE:
@@ -52,10 +57,32 @@ def removals_of(
         key = (change.user, change.model)
         if change.model in spec.entries:
             leaving |= set() if spec.entries[change.model].enabled else {key}
-        elif not any(held & holdings(facts.ours.get(key)) for held in new):
+        elif not any(one.clashes(held_by(facts.ours.get(key), facts)) for one in new):
             gone.append(change.model)
             leaving.add(key)
-    return Removals(tuple(gone), len(facts.ours), bool(gone) and leaving == facts.ours.keys())
+    found = Removals(tuple(gone), len(facts.ours), bool(gone) and leaving == facts.ours.keys())
+    return replace(found, refused=from_old_clone(found, changes, facts, claim) is not None)
+
+
+def kept_for_successors(
+    removals: Iterable[Change], failing: Mapping[str, DesiredService | None], spec: Host, facts: HostFacts
+) -> dict[tuple[str, str], Problem]:
+    """Return (user, name) → warning for models that stay, although the inventory does not have them.
+
+    An entry that takes a GPU or port of theirs has an error: without it, nothing would serve. failing: new entries with
+    an error → what they would be, None if unknown. Then only their port counts.
+    """
+    found = {}
+    wanted = {name: needed_by(one) if one else port_of(Observed.of(name, spec, facts)) for name, one in failing.items()}
+    for change in removals:
+        key = (change.user, change.model)
+        theirs = held_by(facts.ours.get(key), facts)
+        successor = next((name for name, needed in wanted.items() if needed.clashes(theirs)), None)
+        if successor and change.model not in spec.entries:
+            things = ", ".join(sorted(gpu_label(thing, facts) for thing in wanted[successor].clashes(theirs)))
+            told = {"name": change.model, "successor": successor, "things": things}
+            found[key] = Problem.of("removal-waits", **told)
+    return found
 
 
 def refusal(
@@ -66,14 +93,20 @@ def refusal(
     Without -y the prompt asks for the number, so before it (not executing) nothing is refused.
     """
     if unattended and (old := from_old_clone(removals, changes, facts, claim)):
-        return Problem.of("removal-from-old-clone", **old)
+        also = "" if removals.number in (0, claim.allowed) else f" With -y, it also needs {option(removals.number)}."
+        return Problem.of("removal-from-old-clone", **old, also=also)
     if removals.number in (0, claim.allowed) or not (unattended or executing):
         return None
-    how = f"add --allow-remove {removals.number} (pyinfra: --data allow_remove={removals.number})"
+    how = f"add {option(removals.number)}"
     if claim.allowed is not None:
-        how += f" (it says {claim.allowed})"
+        how = f"write {option(removals.number)} in place of {claim.allowed}"
     names = ", ".join(removals.names)
     return Problem.of("removal-needs-number", count=removals.number, total=removals.total, names=names, how=how)
+
+
+def option(number: int) -> str:
+    """Return the option that confirms removals."""
+    return f"--allow-remove {number} (pyinfra: --data allow_remove={number})"
 
 
 def old_clone(removals: Removals, changes: Iterable[Change], facts: HostFacts, claim: Claim) -> list[Problem]:
@@ -96,18 +129,19 @@ def from_old_clone(
         return None
     newest = max(found.values(), key=lambda entry: entry.applied)
     who = applied(newest) or "unknown"
-    return {"names": ", ".join(found), "commit": newest.commit[:SHORT_COMMIT], "who": who}
+    told = {"names": ", ".join(found), "commit": newest.commit[:SHORT_COMMIT], "who": who}
+    confirm = "confirm the removal without -y, at a terminal."
+    if not claim.origin.commit:
+        return {**told, "where": "this folder, which is not a git clone", "way": f"C{confirm[1:]}"}
+    pull = "Run `git pull` first (in a shallow clone `git fetch --unshallow`). If the commit is of another project, "
+    return {**told, "where": "this clone", "way": pull + confirm}
 
 
-def summary(removals: Removals, changes: Iterable[Change]) -> str:
-    """Return `1 recreate, 3 REMOVE`, with what confirms them; "" if nothing is removed."""
+def summary(removals: Removals) -> str:
+    """Return `3 REMOVE`, with what confirms them; "" if nothing is removed."""
     if not removals.names:
         return ""
-    counts: dict[str, int] = {}
-    for change in changes:
-        if change.action != Action.KEEP and not (change.action == Action.REMOVE and change.model in removals.names):
-            counts[change.action.value] = counts.get(change.action.value, 0) + 1
-    parts = [*(f"{count} {action}" for action, count in counts.items()), f"{len(removals.names)} REMOVE"]
-    number = removals.number
-    asked = f" (of {removals.total} models here; with -y: --allow-remove {number})" if number else ""
-    return ", ".join(parts) + asked
+    number, models = removals.number, f"{removals.total} model{'' if removals.total == 1 else 's'}"
+    of = f"of {models}; " if number else ""
+    how = "refused because of the commit" if removals.refused else f"--allow-remove {number}" if number else ""
+    return f"{len(removals.names)} REMOVE" + (f" ({of}with -y: {how})" if how else "")

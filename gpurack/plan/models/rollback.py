@@ -10,8 +10,8 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.facts.lines import parse_time
 from gpurack.facts.model import Container, HostFacts
-from gpurack.facts.parse import parse_time
 from gpurack.facts.record import DatabaseCopy, Ready
 from gpurack.host_data import json_from_host
 from gpurack.plan.models import images, ledger, weights
@@ -19,6 +19,7 @@ from gpurack.plan.models.desired import SALTED, digest
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.files import fingerprint
 from gpurack.plan.models.health import age, local_time
+from gpurack.plan.models.observed import Observed
 from gpurack.spec.fields import OutsideDefinition
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
@@ -55,12 +56,17 @@ def mark(entry: Model) -> str:
     return digest(entry.model_dump(mode="json", exclude_defaults=True))
 
 
+def mark_of(entry: Model, back: Back) -> str:
+    """Return the mark of a rollback; "" if it goes back to what the inventory says, so that no run would undo it."""
+    return mark(entry) if back.words else ""
+
+
 def forward_again(change: Change, entry: Model, facts: HostFacts) -> Change:
     """Return a change, with a reason if it undoes a rollback because the inventory has not been edited since."""
     known = (facts.record or {}).get(entry.dockerd, {}).get(change.model)
     if change.action != Action.RECREATE or known is None or known.rollback != mark(entry):
         return change
-    why = f"goes forward again: rolled back at {local_time(known.applied, facts)}, and the inventory is still the same"
+    why = f"undoes the rollback of {local_time(known.applied, facts)}; the inventory is still the same"
     return replace(change, reasons=(why, *change.reasons))
 
 
@@ -74,7 +80,7 @@ def chosen(history: Sequence[Ready], container: Container | None, number: int | 
     if number is not None:
         if number > len(history):
             known = "1 definition is" if len(history) == 1 else f"{len(history)} definitions are"
-            raise NotPossible(f"only {known} known. See --list.")
+            raise NotPossible(f"number {number} is unknown: only {known} known. See --list.")
         return history[number - 1]
     found = next((one for one in history if not is_present(one, container)), None)
     if found is None:
@@ -107,7 +113,7 @@ def back_to(ready: Ready, name: str, spec: Host) -> Back:
     if label.get("weights", "") != weights.host_path(spec, entry):
         words["weights"] = label.get("weights") or None
     served = label.get("served_name")
-    if served != (entry.served_name or name):
+    if served != entry.name_served(name):
         words["served_name"] = served if served != name else None
     connections = [connection.label for connection in spec.connections(name)]
     if label.get("connects_to", []) != connections:
@@ -147,40 +153,37 @@ def kept_database(ready: Ready, copies: Sequence[DatabaseCopy]) -> DatabaseCopy 
     return next((copy for copy in copies if copy.id == ready.id), None)
 
 
-def database_to_restore(ready: Ready, name: str, entry: Model, facts: HostFacts) -> DatabaseCopy:
+def database_to_restore(ready: Ready, one: Observed) -> DatabaseCopy:
     """Return the copy of its database that goes with a definition. Raises NotPossible."""
-    if ENGINES[entry.engine].database(entry, name) is None:
+    if ENGINES[one.entry.engine].database(one.entry, one.name) is None:
         raise NotPossible("gpurack copies no database of it, so there is none for --with-data.")
-    if is_image_of(ready, name, entry, facts):
+    if is_image_of(ready, one):
         raise NotPossible("its image stays the same, so its database is not brought back. Run it without --with-data.")
-    copies = facts.databases.get((entry.dockerd, name), ())
+    copies = one.facts.databases.get(one.key, ())
     found = kept_database(ready, copies)
     if found is None:
-        made = ", ".join(f"{copy.image} of {local_time(copy.at, facts)}" for copy in copies) or "none"
+        made = ", ".join(f"{copy.image} of {local_time(copy.at, one.facts)}" for copy in copies) or "none"
         raise NotPossible(f"no copy of its database with {ready.image} is kept. Copies: {made}.")
     return found
 
 
-def is_image_of(ready: Ready, name: str, entry: Model, facts: HostFacts) -> bool:
+def is_image_of(ready: Ready, one: Observed) -> bool:
     """Has the container of an entry the image of a definition?"""
-    container = facts.container(name, entry.dockerd)
-    return container is not None and container.image == ready.id
+    return one.container is not None and one.container.image == ready.id
 
 
-def database_back(
-    ready: Ready, name: str, entry: Model, facts: HostFacts, with_data: bool
-) -> tuple[str, tuple[str, ...]]:
+def database_back(ready: Ready, one: Observed, with_data: bool) -> tuple[str, tuple[str, ...]]:
     """Return which copy of its database goes back with a service, "" for none, and what is said about it.
 
     ready: the definition that it goes back to. with_data: shall one go back? Raises NotPossible.
     """
     if with_data:
-        copy = database_to_restore(ready, name, entry, facts)
-        return copy.copy, (f"its database goes back to the copy of {when(copy, facts)}. The present one is kept",)
-    known = kept_database(ready, facts.databases.get((entry.dockerd, name), ()))
-    if known is None or is_image_of(ready, name, entry, facts):
+        copy = database_to_restore(ready, one)
+        return copy.copy, (f"its database goes back to the copy of {when(copy, one.facts)}. The present one is kept",)
+    known = kept_database(ready, one.facts.databases.get(one.key, ()))
+    if known is None or is_image_of(ready, one):
         return "", ()
-    return "", (f"its database stays as it is. --with-data brings back the copy of {when(known, facts)}",)
+    return "", (f"its database stays as it is. --with-data brings back the copy of {when(known, one.facts)}",)
 
 
 def when(copy: DatabaseCopy, facts: HostFacts) -> str:
@@ -226,7 +229,7 @@ def image_words(ready: Ready, label: Mapping[str, Any], entry: Model, spec: Host
     return {"image": reference} | ({"version": None} if entry.version is not None else {})
 
 
-def exact_image(back: Back, name: str, user: str, facts: HostFacts) -> Back:
+def exact_image(back: Back, user: str, facts: HostFacts) -> Back:
     """Return the same with the image by its digest, if its reference means another image now, or none.
 
     facts: with the images that the changed entry names. Raises NotPossible.

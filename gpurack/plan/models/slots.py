@@ -5,10 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from gpurack.facts.gpus import MISMATCH, Gpu
 from gpurack.facts.model import HostFacts
+from gpurack.facts.nvidia import bus_address
+from gpurack.plan.system.gpu_access import no_driver
 from gpurack.spec.gpus import SYSTEM_RESERVE, GpuSlot, hardware, is_named
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, Refused
+
+APART = "GB300"
+"""In the name of a GPU that shares no CUDA context with other kinds."""
 
 
 def host_slots(spec: Host, facts: HostFacts) -> tuple[GpuSlot, ...]:
@@ -53,13 +58,13 @@ def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot,
 
 
 def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
-    """Return the GPUs that the inventory's text means on this host now. Raises LookupError with a sentence."""
+    """Return the GPUs that the inventory's text means on this host now. Raises Refused."""
     if not entry.gpus:
         return ()
     if not slots:
         if facts.has_nvidia:
             raise Refused(none_shown(facts))
-        raise Refused(Problem.of("no-driver", wish="wants a GPU, but "))
+        raise Refused(no_driver(facts, "wants a GPU, but "))
     if entry.gpus == "all":
         if facts.driver.exit_code and not facts.all_gpus_answer:
             raise Refused(
@@ -105,7 +110,7 @@ def in_mig_mode(slot: GpuSlot, slots: Sequence[GpuSlot]) -> Problem:
 
 
 def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
-    """Raise LookupError for a share in GiB of a real GPU that does not report its memory.
+    """Raise Refused for a share in GiB of a real GPU that does not report its memory.
 
     nvidia-smi's memory.total is "[N/A]" if GPU and CPU share memory.
     """
@@ -114,8 +119,18 @@ def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
             raise Refused(Problem.of("vram-needs-percentage", gpu=slot, example='"30%"'))
 
 
+def refuse_apart(slots: Iterable[GpuSlot]) -> None:
+    """Raise Refused for a GB300 beside another kind of GPU (NVIDIA/dgx-spark-playbooks: dgx-diagnose)."""
+    kinds: dict[bool, GpuSlot] = {}
+    for slot in slots:
+        if slot.name:
+            kinds.setdefault(APART in slot.name, slot)
+    if len(kinds) > 1:
+        raise Refused(Problem.of("gpus-apart", one=kinds[True].name, other=kinds[False].name))
+
+
 def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
-    """Return the GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
+    """Return the GPU that an index, a UUID prefix or a PCI address means. Raises Refused."""
     found = [slot for slot in slots if matches(wanted, slot)]
     if len(found) == 1:
         return found[0]
@@ -127,17 +142,18 @@ def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> G
 def lost_gpus(facts: HostFacts) -> dict[str, tuple[int, str]]:
     """Return PCI address → (index, UUID) of the GPUs that the kernel lists and that do not answer, while others do.
 
-    The index is the missing one if only one is missing, else the position by PCI address.
+    The index is the missing one if only one is missing, else the position by PCI address. A GPU that nvidia-smi lists
+    without its UUID is broken, not lost.
     """
     if facts.driver.exit_code == MISMATCH or not (facts.gpus or facts.driver.exit_code):
         return {}
-    working = {gpu.uuid for gpu in facts.gpus}
+    working, places = {gpu.uuid for gpu in facts.gpus}, {bus_address(gpu.pci) for gpu in facts.gpus}
     addresses = sorted(facts.driver.pci)
     missing = sorted(set(range(len(addresses))) - {gpu.index for gpu in facts.gpus})
     return {
         pci: (missing[0] if len(missing) == 1 else position, facts.driver.pci[pci])
         for position, pci in enumerate(addresses)
-        if facts.driver.pci[pci] not in working
+        if facts.driver.pci[pci] not in working and bus_address(pci) not in places - {""}
     }
 
 
@@ -164,20 +180,31 @@ def gpu_lost(uuids: Sequence[str], facts: HostFacts, others: str = "") -> Proble
 def missing_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> Problem:
     """Return the error for a GPU that the host does not have, or no longer."""
     for pci, (index, uuid) in lost_gpus(facts).items():
-        if index == wanted if isinstance(wanted, int) else uuid.startswith(wanted) or pci.endswith(wanted):
+        if means(wanted, index, uuid, pci):
             return gpu_lost([uuid], facts)
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
+        also = ", or correct `hardware`"
         has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
     else:
+        also = ""
         has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
     broken = f" nvidia-smi says: {facts.driver.message}." if facts.driver.exit_code else ""
-    return Problem.of("gpu-not-found", gpu=name, has=has, broken=broken)
+    return Problem.of("gpu-not-found", gpu=name, has=has, broken=broken, also=also)
 
 
 def matches(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
     """Does an index, a UUID prefix or a PCI address mean this GPU?"""
-    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted) or gpu.pci.endswith(wanted)
+    return means(wanted, gpu.index, gpu.uuid, gpu.pci)
+
+
+def means(wanted: int | str, index: int | None, uuid: str, pci: str) -> bool:
+    """Does an entry of `gpus` mean the GPU with this index, UUID and PCI address?
+
+    >>> [means(wanted, 1, "GPU-6f1c", "0000:65:00.0") for wanted in (1, "GPU-6f", "65:00.0", 0, "GPU-7")]
+    [True, True, True, False, False]
+    """
+    return index == wanted if isinstance(wanted, int) else uuid.startswith(wanted) or pci.endswith(wanted)
 
 
 def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:

@@ -1,10 +1,11 @@
 """The plan of `gpurack stop`: one model, by the host's record. Pure."""
 
 from gpurack.facts.model import HostFacts
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import Claim, own_view
 from gpurack.plan.models.plan import ModelsPlan, host_files
 from gpurack.plan.models.stopped import key_of
-from gpurack.plan.runner import proven_ids
+from gpurack.plan.runner import draining, proven_ids
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
@@ -16,7 +17,7 @@ def plan_stop(name: str, spec: Host, facts: HostFacts, claim: Claim, why: str | 
     would start it, so the host's files are renewed.
     """
     facts = own_view(spec, facts, claim)
-    user, _ = key = key_of(name, spec.entries[name], facts)
+    user, _ = key = key_of(Observed.of(name, spec, facts))
     if key not in facts.ours:
         return ModelsPlan(errors={name: Problem.of("nothing-to-stop", path=spec.path_of(name))})
     job = {
@@ -27,5 +28,6 @@ def plan_stop(name: str, spec: Host, facts: HostFacts, claim: Claim, why: str | 
         "origin": claim.origin.payload,
         "hold": why is not None,
         "why": why or "",
+        **draining(facts.ours[key]),
     }
     return ModelsPlan(steps=tuple(host_files(facts)), job=job)

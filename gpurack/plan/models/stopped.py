@@ -5,28 +5,27 @@ from collections.abc import Collection, Iterable
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Stopped
 from gpurack.plan.models.health import first_line, local_time
+from gpurack.plan.models.observed import Observed
 from gpurack.spec.host import Host
-from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
 Key = tuple[str, str]
 """(user, name) in the record."""
 
 
-def key_of(name: str, entry: Model, facts: HostFacts) -> Key:
+def key_of(one: Observed) -> Key:
     """Return where the record has an entry: where its container is, also if the entry's `user` changed since."""
-    container = facts.container(name, entry.dockerd)
-    return (container.user if container else entry.dockerd), name
+    return (one.container.user if one.container else one.entry.dockerd), one.name
 
 
-def stop_of(name: str, entry: Model, facts: HostFacts) -> Stopped | None:
+def stop_of(one: Observed) -> Stopped | None:
     """Return who stopped an entry; None if nobody did. What was started by hand since counts only if it is held.
 
     A model of another lab with the same name does not count.
     """
-    key, container = key_of(name, entry, facts), facts.container(name, entry.dockerd)
+    key, facts = key_of(one), one.facts
     found = None if key in facts.others else facts.stopped.get(key)
-    return found if found and (found.hold or not (container and container.running)) else None
+    return found if found and (found.hold or not one.running) else None
 
 
 def described(stopped: Stopped, facts: HostFacts, path: str = "") -> Problem:
@@ -46,7 +45,7 @@ def start_reason(stopped: Stopped, facts: HostFacts) -> str:
 
 def held(spec: Host, facts: HostFacts, started: str = "") -> dict[str, Problem]:
     """Return entry → its hold. Nothing is done to these. started: the entry that `gpurack start` names."""
-    found = {name: stop_of(name, entry, facts) for name, entry in spec.entries.items() if entry.enabled}
+    found = {name: stop_of(Observed(name, entry, facts)) for name, entry in spec.entries.items() if entry.enabled}
     return {
         name: described(stopped, facts, spec.path_of(name))
         for name, stopped in found.items()
@@ -58,7 +57,7 @@ def released(names: Iterable[str], spec: Host, facts: HostFacts) -> dict[str, Co
     """Return user → those of these entries whose mark is dropped from the record, because they run again."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        user, _ = key = key_of(name, spec.entries[name], facts)
+        user, _ = key = key_of(Observed.of(name, spec, facts))
         if key in facts.stopped:
             found.setdefault(user, []).append(name)
     return dict(found)

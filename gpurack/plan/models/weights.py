@@ -1,6 +1,6 @@
 """Where a model's weights lie on its host. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gpurack.engines import weights_of
@@ -32,18 +32,19 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
 
 
-def unseen(spec: Host, name: str, facts: HostFacts) -> Problem | None:
-    """The error for a model or job of which a path did not answer in time; None where all did."""
-    entry = spec.everything[name]
-    places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
-    if isinstance(entry, Job):
-        places += [job_folder(spec, name), result_path(spec, name) or ""]
-    path = next((path for path in places if f"weights {path}" in facts.late), None)
-    if path is None:
+def places(spec: Host, entry: Model | Job) -> list[str]:
+    """The paths on the host of all weights of an entry."""
+    return [place(spec, one, entry.dockerd) for one in weights_of(entry)]
+
+
+def unseen(files: Iterable[str], facts: HostFacts, path: str) -> Problem | None:
+    """The error for a model or job if one of its files did not answer in time; None if all did. path: the entry's."""
+    file = next((file for file in files if f"weights {file}" in facts.late), None)
+    if file is None:
         return None
-    where = f" on {facts.mounts[path]}" if path in facts.mounts else ""
-    why = reason(facts.late[f"weights {path}"])  # the same sentence for all models there
-    return Problem.of("weights-late", path=spec.path_of(name), where=where, why=why)
+    where = f" on {facts.mounts[file]}" if file in facts.mounts else ""
+    why = reason(facts.late[f"weights {file}"])  # the same sentence for all models there
+    return Problem.of("weights-late", path=path, where=where, why=why)
 
 
 def irregular(file: str, facts: HostFacts, path: str) -> Problem | None:
@@ -56,15 +57,16 @@ def irregular(file: str, facts: HostFacts, path: str) -> Problem | None:
 
 
 def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
-    """What is brought to the host and put in its place when it is complete: a file, a folder, or the folder in which
-    the file is that an engine is told."""
+    """Return the path of what is fetched as a whole, and put in its place when it is complete.
+
+    It is a file, a folder, or the folder of the file that an engine is told.
+    """
     return f"{of_users(spec)}/{user}/{weights.whole}" if user else f"{spec.weights_dir}/{weights.whole}"
 
 
 def paths(spec: Host) -> list[str]:
     """The paths that the snapshot looks for: those of all enabled models, and what jobs read and write."""
-    models = [model for model in spec.entries.values() if model.enabled]
-    found = [place(spec, one, model.dockerd) for model in models for one in weights_of(model)]
+    found = [path for model in spec.entries.values() if model.enabled for path in places(spec, model)]
     for name, job in spec.jobs.items():
         if job.enabled:
             found += [host_path(spec, job), job.folder or "", result_path(spec, name) or ""]
@@ -74,14 +76,17 @@ def paths(spec: Host) -> list[str]:
 def by_user(spec: Host) -> Iterator[tuple[str, str]]:
     """(user, path) of all weights of enabled entries; "" for the host's own Docker."""
     for entry in spec.everything.values():
-        for one in weights_of(entry) if entry.enabled else ():
-            yield entry.dockerd, place(spec, one, entry.dockerd)
+        for path in places(spec, entry) if entry.enabled else ():
+            yield entry.dockerd, path
 
 
 def readers(spec: Host) -> dict[str, str]:
-    """The paths that the entries of one user alone want → that user, who inspects and hashes them where others than
-    root may change them. What the host's own Docker wants, or several users, is inspected as files/snapshot.sh says
-    (`inspector`), and hashed by root, who follows nobody's links there (files/hashes.py: `reader`)."""
+    """Return the paths that only the entries of one user want → that user.
+
+    The user inspects and hashes them where others than root may change them. What the host's own Docker wants, or
+    several users, is inspected as files/snapshot.sh says (`inspector`), and hashed by root, who follows nobody's links
+    there (files/hashes.py: `reader`).
+    """
     wanted: dict[str, set[str]] = {}
     for user, path in by_user(spec):
         wanted.setdefault(path, set()).add(user)
@@ -89,14 +94,12 @@ def readers(spec: Host) -> dict[str, str]:
 
 
 def changeable(spec: Host, facts: HostFacts) -> list[Problem]:
-    """A warning for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
+    """A warning for all weights that users other than root, and other than the user of their Docker, may change."""
     who: set[str] = set()
     names = []
     for name, entry in spec.everything.items():
         others = {
-            one
-            for each in (weights_of(entry) if entry.enabled else ())
-            for one in facts.owned.get(place(spec, each, entry.dockerd), ())
+            one for path in (places(spec, entry) if entry.enabled else ()) for one in facts.owned.get(path, ())
         } - {entry.dockerd}
         if others:
             who |= others

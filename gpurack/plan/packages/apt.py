@@ -107,7 +107,7 @@ def without(text: str, marks: Iterable[str]) -> str:
     if not re.search(r"(?mi)^Types:", text):
         lines = text.splitlines(keepends=True)
         return "".join(_comment(line) if _names(line, marks) else line for line in lines)
-    stanzas = re.split(r"(\n[ \t]*\n)", text)
+    stanzas = re.split(r"(\n[ \t\r]*\n)", text)
     return "".join(
         "".join(map(_comment, stanza.splitlines(keepends=True))) if _names(stanza, marks) else stanza
         for stanza in stanzas

@@ -1,7 +1,7 @@
 """Why apt, dnf or yum failed, in a sentence with a hint. Pure.
 
 The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3, those that others reported), in English
-(LC_ALL=C). "there: …" is printed by plan/packages/apt.py and plan/packages/rpm.py.
+(LC_ALL=C). `AVAILABLE` lines are printed by plan/packages/apt.py and plan/packages/rpm.py.
 """
 
 import re
@@ -14,13 +14,15 @@ from gpurack.shell import sh
 from gpurack.spec.problems import Problem
 
 OURS = "gpurack-"
+AVAILABLE = "there: "
+"""Begins the lines that say which versions of a package exist and where."""
 SHOWN = 8
 """The number of versions, the newest, that a sentence names at most."""
 There = Mapping[str, Sequence[tuple[str, str]]]
 """Package → (version, repository) of everything in the repositories, oldest first."""
 
 
-Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], Problem | None]]]
+Patterns = Sequence[tuple[str, Callable[[re.Match[str], str, There], Problem | None]]]
 
 
 def explain(lines: Sequence[str], program: str) -> Problem | None:
@@ -28,7 +30,7 @@ def explain(lines: Sequence[str], program: str) -> Problem | None:
 
     program: the one that the host has, for commands in the sentence.
     """
-    found = _explain(lines, COMPLAINTS)
+    found = _explain(lines, RPM_ERRORS)
     if found is None:
         return None
     parts = {name: text.replace("{program}", program) for name, text in found.parameters}
@@ -37,12 +39,12 @@ def explain(lines: Sequence[str], program: str) -> Problem | None:
 
 def explain_apt(lines: Sequence[str]) -> Problem | None:
     """Return the same for apt and dpkg."""
-    return _explain(lines, APT_COMPLAINTS)
+    return _explain(lines, APT_ERRORS)
 
 
-def _explain(lines: Sequence[str], complaints: Complaints) -> Problem | None:
+def _explain(lines: Sequence[str], patterns: Patterns) -> Problem | None:
     text, there = "\n".join(lines), available(lines)
-    for pattern, problem_in in complaints:
+    for pattern, problem_in in patterns:
         found = re.search(pattern, text, re.MULTILINE)
         problem = found and problem_in(found, text, there)
         if problem:
@@ -54,7 +56,7 @@ def available(lines: Sequence[str]) -> There:
     """Parse `there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce`."""
     found: dict[str, list[tuple[str, str]]] = {}
     for line in lines:
-        if line.startswith("there: "):
+        if line.startswith(AVAILABLE):
             name, *entries = line.split()[1:]
             found[name] = [(version, repository) for version, _, repository in (e.partition("@") for e in entries)]
     return found
@@ -189,7 +191,7 @@ def _same_file(found: re.Match[str], text: str, there: There) -> Problem:
     return Problem.of("package-file-conflict", package=found["package"], file=found["file"], command=command)
 
 
-COMPLAINTS: Complaints = (
+RPM_ERRORS: Patterns = (
     (r"rpmdb open failed|cannot open Packages (?:database|index)", _broken_database),
     (r"metadata for repo '(?P<repository>[^']+)': repomd.xml GPG signature verification error", _wrong_key),
     (r"^ (?P<repository>\S+) .*\n>>> repomd.xml GPG signature verification error", _wrong_key),  # dnf5
@@ -207,7 +209,7 @@ COMPLAINTS: Complaints = (
 )
 
 _APT_URL = r"(?P<url>\S+?)(?:/dists/\S+|/+(?:In)?Release\S*)"
-APT_COMPLAINTS: Complaints = (
+APT_ERRORS: Patterns = (
     (r"^E: The repository '(?P<url>\S+) .*' is not signed", _unsigned_for_apt),
     (r"^E: The repository '(?P<url>\S+) .*' does not have a Release file", _unreachable_for_apt),
     (rf"^E: Failed to fetch {_APT_URL} +.*(?:sqv|gpgv|[Ss]ignature|_PUBKEY|KEYSIG|BADSIG)", _unsigned_for_apt),

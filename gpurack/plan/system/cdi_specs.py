@@ -7,6 +7,7 @@ and nothing refreshes what is in /etc/cdi.
 """
 
 from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
 
 from gpurack.facts.gpus import CdiSpec, Driver
 from gpurack.facts.model import HostFacts
@@ -15,6 +16,8 @@ from gpurack.shell import Sh, sh
 from gpurack.spec.problems import Problem
 
 KIND = "nvidia.com/gpu"
+TOGETHER = "all"
+"""The only name that a spec has in WSL, whose GPUs share /dev/dxg (toolkit: nvcdi/lib-wsl.go)."""
 REFRESHED, LASTING = "/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml"
 UNIT = "nvidia-cdi-refresh.service"
 UVM, CONTROL = "/dev/nvidia-uvm", "/dev/nvidiactl"
@@ -26,12 +29,18 @@ NODES = sh("{ nvidia-modprobe -u -c 0 || nvidia-ctk system create-device-nodes -
 RESET = sh("systemctl reset-failed {} nvidia-cdi-refresh.path 2>/dev/null", UNIT)
 
 
-def named(facts: HostFacts) -> list[str]:
-    """Return the UUIDs that specs should have: of GPUs and MIG instances on which something can start.
+def device_names(uuids: Collection[str], facts: HostFacts) -> tuple[str, ...]:
+    """Return the names that these GPUs have in specs: their UUIDs, or in WSL that of all of them together."""
+    return (TOGETHER,) if uuids and facts.driver.platform == "wsl" else tuple(uuids)
+
+
+def named(facts: HostFacts) -> tuple[str, ...]:
+    """Return the names that specs should have: of GPUs and MIG instances on which something can start.
 
     A GPU in MIG mode has no name of its own in a spec (toolkit: nvcdi/lib-nvml.go).
     """
-    return [gpu.uuid for gpu in facts.gpus if gpu.vendor == "nvidia" and not gpu.mig and not gpu.fault]
+    found = [gpu.uuid for gpu in facts.gpus if gpu.vendor == "nvidia" and not gpu.mig and not gpu.fault]
+    return device_names(found, facts)
 
 
 def sources(uuid: str, facts: HostFacts) -> tuple[str, ...]:
@@ -108,19 +117,28 @@ def generate(path: str) -> Sh:
     """Return the command that writes a spec; where a package lost its program, with a sentence."""
     missing = "error nvidia-ctk is missing, although its package is installed. Reinstall nvidia-container-toolkit-base."
     there = sh("{ command -v nvidia-ctk >/dev/null || { echo {}; false; }; }", missing)
-    return sh("{ {} && nvidia-ctk --quiet cdi generate --output={}; }", there, path)
+    folder = str(PurePosixPath(path).parent)
+    return sh("{ {} && mkdir -p {} && nvidia-ctk --quiet cdi generate --output={}; }", there, folder, path)
 
 
 def cdi_warnings(facts: HostFacts) -> list[Problem]:
-    """Return a warning for each spec that nothing refreshes and that is wrong, and for specs that conflict."""
+    """Return a warning for each spec that is wrong, or in use, and that nothing refreshes; and for conflicts."""
     target = LASTING if renewal(facts) and LASTING in in_use(facts) else ""
     left = {path: why for path, why in stale(facts).items() if path not in (target, REFRESHED)}
-    return [*map(conflict, conflicts(named(facts), facts)), *(outdated(path, why) for path, why in left.items())]
+    wrong = [outdated(path, why) for path, why in left.items()]
+    lasting = [unrefreshed(path) for path in sorted(kept_by_hand(facts) - left.keys())]
+    return [*map(conflict, conflicts(named(facts), facts)), *wrong, *lasting]
+
+
+def kept_by_hand(facts: HostFacts) -> set[str]:
+    """Return the specs in /etc/cdi that GPUs are taken from, without the one that gpurack renews."""
+    used = {found[0] for uuid in named(facts) if len(found := sources(uuid, facts)) == 1}
+    return {path for path in used if path.startswith("/etc/") and path != LASTING}
 
 
 def cdi_obstacle(uuids: Collection[str], facts: HostFacts) -> Problem | None:
     """Return why a container with these GPUs would not start, where no renewal changes that; None if it would."""
-    if found := conflicts(uuids, facts):
+    if found := conflicts(device_names(uuids, facts), facts):
         return conflict(found[0])
     if curable(facts):
         return None
@@ -131,6 +149,11 @@ def cdi_obstacle(uuids: Collection[str], facts: HostFacts) -> Problem | None:
 def conflict(paths: tuple[str, ...]) -> Problem:
     """Return the problem of specs that name the same GPU."""
     return Problem.of("cdi-specs-conflict", files=" and ".join(paths))
+
+
+def unrefreshed(path: str) -> Problem:
+    """Return the problem of a spec that fits the host, and will not after the next change of the driver."""
+    return Problem.of("cdi-spec-unrefreshed", file=path, command=sh("rm {}", path))
 
 
 def outdated(path: str, why: str) -> Problem:

@@ -17,10 +17,10 @@ from gpurack.plan.packages.platforms import (
     platform_of,
     unsupported,
 )
-from gpurack.plan.steps import DockerRestart, Plan, Shell, Step
+from gpurack.plan.steps import DockerRestart, Plan, Shell, Step, owe_restart
 from gpurack.plan.system import daemon_json, nvidia_toolkit
 from gpurack.plan.system.network import plan_network
-from gpurack.plan.system.restart import may_stop_foreign, what_stops
+from gpurack.plan.system.restart import if_still_stuck, may_stop_foreign, stuck_ports, what_stops
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
@@ -104,7 +104,7 @@ def plan_packages(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
         steps += around_restart(install, facts) if restarts_docker(packages) else [install]
     else:
         steps += holds(spec, facts, platform)
-    steps += running(facts)
+    steps += running(facts) + free_ports(spec, facts)
     stay = () if pins(spec, platform) else of_others((*packages_of(spec, platform), *BELOW), facts)
     return Plan(tuple(steps), warnings=tuple(stay))
 
@@ -150,7 +150,7 @@ def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
         return Plan(errors=(Problem.of("docker-kept-silent"),))
     if re.match(r"[01]\.|$", facts.compose):
         return Plan(errors=(Problem.of("docker-kept-without-compose"),))
-    return Plan(tuple(from_distribution(lacking(spec, facts, platform), facts, platform)))
+    return Plan((*from_distribution(lacking(spec, facts, platform), facts, platform), *free_ports(spec, facts)))
 
 
 def is_installed(facts: HostFacts) -> bool:
@@ -346,6 +346,16 @@ def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
     if pins(spec, platform):
         return hold(wanted, facts, platform.packages)
     return release((*wanted, *BELOW), facts, platform.packages)
+
+
+def free_ports(spec: Host, facts: HostFacts) -> list[Step]:
+    """Return the step that frees ports of entries at which Docker listens for containers that do not run."""
+    wanted = {entry.port for entry in spec.entries.values()}
+    stuck = [one for one in stuck_ports(facts) if one.port in wanted]
+    known = sorted({one.port for one in stuck})
+    ports = f"port{'s' if len(known) > 1 else ''} {', '.join(map(str, known))}"
+    note = owe_restart(f"it listens at {ports} for a container that does not run")
+    return [if_still_stuck(note, stuck)] if stuck else []
 
 
 def running(facts: HostFacts) -> list[Step]:

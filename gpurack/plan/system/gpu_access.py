@@ -38,3 +38,9 @@ def toolkit_version(spec: Host, facts: HostFacts) -> str:
     package = "nvidia-container-toolkit-base"
     there = installed((package,), facts).get(package)
     return upstream(there) if there else spec.nvidia.toolkit or ""
+
+
+def no_driver(facts: HostFacts, wish: str = "") -> Problem:
+    """Return the problem of a host without NVIDIA's driver, for which a model has this wish."""
+    codes = {"jetson": "jetson", "wsl": "wsl-without-driver"}
+    return Problem.of(codes.get(facts.driver.platform, "no-driver"), wish=wish)

@@ -5,10 +5,12 @@ Sources: NVIDIA's README (kernel_open.html) for which GPUs need which module; NV
 nv-pci.c) for the sentences in the log; NVIDIA's fabric manager user guide for NVSwitch machines.
 """
 
+import re
 from collections.abc import Iterator
 
-from gpurack.facts.gpus import Module
+from gpurack.facts.gpus import Gpu, Module, Xid
 from gpurack.facts.model import HostFacts
+from gpurack.facts.nvidia import bus_address
 from gpurack.plan.packages.base import upstream
 from gpurack.plan.system.cdi_specs import cdi_warnings
 from gpurack.plan.system.defects import defect_warnings
@@ -18,10 +20,14 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 FABRIC_UNIT = "nvidia-fabricmanager.service"
-NEEDS_OPEN = "Blackwell and newer GPUs need the open kernel module"
+NEEDS_OPEN = "Grace Hopper, Blackwell and newer GPUs need the open kernel module"
 NEEDS_PROPRIETARY = "GPUs older than Turing need the proprietary kernel module, of branch 580 at most"
 OPEN_FROM, OPEN_ONLY_FROM = (7, 5), (10, 0)
 """Compute capabilities: the open module supports Turing and newer, the proprietary one nothing from Blackwell on."""
+GRACE_HOPPER = "GH200"
+"""In the name of Grace Hopper's GPU, which needs the open module also. Its compute capability is Hopper's."""
+APT, RENAMED = ("debian", "ubuntu"), 580
+"""Systems with apt, and the branch from which on NVIDIA's repositories have the fabric manager without its branch."""
 LOG = (
     ("requires use of the NVIDIA open kernel modules", NEEDS_OPEN, "the open kernel module (nvidia-open)"),
     ("is not supported by open", NEEDS_PROPRIETARY, "the proprietary kernel module (branch 580)"),
@@ -31,6 +37,15 @@ LOG = (
 """Sentences of the kernel's log → the cause, and what to install."""
 SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
 """Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
+
+MEMORY_XIDS = {
+    48: "an uncorrectable memory error",
+    95: "an uncontained memory error",
+    140: "an unrecoverable memory error",
+}
+"""Xids after which NVIDIA says to reset the GPU, though it still answers (docs.nvidia.com/deploy/xid-errors)."""
+RECOVERY_ACTION = 154
+"""The Xid with which the driver says itself what the GPU needs."""
 
 
 def gpu_errors(spec: Host, facts: HostFacts) -> list[Problem]:
@@ -85,13 +100,13 @@ def without_driver(facts: HostFacts) -> Iterator[Problem]:
 
 def wrong_module(facts: HostFacts) -> Iterator[Problem]:
     """Yield a problem if the kernel's log says that the loaded module does not support a GPU that does not answer."""
-    cards = sum(not gpu.parent for gpu in facts.gpus)
-    if cards >= max(1, len(facts.driver.bus)):
+    count = sum(not gpu.parent for gpu in facts.gpus)
+    if count >= max(1, len(facts.driver.bus)):
         return
     for part, cause, install in LOG:
         said = next((line for line in facts.driver.log if part in line), None)
         if said:
-            yield Problem.of("module-refuses-gpu", said=said, cause=cause, install=install)
+            yield Problem.of("module-refuses-gpu", said=said.rstrip("."), cause=cause, install=install)
             return
 
 
@@ -117,10 +132,11 @@ def next_kernel(facts: HostFacts) -> Iterator[Problem]:
 
 def unsupported(module: Module, facts: HostFacts) -> str:
     """Return why a module of this kind supports not all of the host's GPUs; "" if it does, or if that is unknown."""
-    known = [capability(gpu.compute) for gpu in facts.gpus if gpu.vendor == "nvidia" and gpu.compute[:1].isdigit()]
-    if module.open is False and any(found >= OPEN_ONLY_FROM for found in known):
+    known = [gpu for gpu in facts.gpus if gpu.vendor == "nvidia" and gpu.compute[:1].isdigit()]
+    newest = any(capability(gpu.compute) >= OPEN_ONLY_FROM or GRACE_HOPPER in gpu.name for gpu in known)
+    if module.open is False and newest:
         return NEEDS_OPEN
-    if module.open and any(found < OPEN_FROM for found in known):
+    if module.open and any(capability(gpu.compute) < OPEN_FROM for gpu in known):
         return NEEDS_PROPRIETARY
     return ""
 
@@ -135,28 +151,37 @@ def capability(text: str) -> tuple[int, int]:
     return int(major) if major.isdecimal() else 0, int(minor) if minor.isdecimal() else 0
 
 
-def fabric(facts: HostFacts) -> Problem | None:
+def fabric(facts: HostFacts, certain: bool = False) -> Problem | None:
     """Return why CUDA fails with error 802 on a machine with NVSwitches; None if its fabric works or is unknown.
 
-    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager.
+    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager. certain: leave out
+    what nvidia-smi says of the fabric of B200 and B300, which was never seen on a real machine.
     """
     driver = facts.driver
     states = {gpu.details.fabric_state for gpu in facts.gpus if gpu.details.fabric_state}
-    if not (driver.switches or driver.nvlink5) or states == {"Completed"}:
+    failed = {gpu.details.fabric_status for gpu in facts.gpus if gpu.details.fabric_state == "Completed"} - {
+        "",
+        "Success",
+    }
+    if not (driver.switches or driver.nvlink5) or (states == {"Completed"} and not failed):
         return None
     unit, version = facts.units.get(FABRIC_UNIT), manager_version(facts)
-    branch = driver.kernel.partition(".")[0]
     start = f"systemctl enable --now {FABRIC_UNIT.removesuffix('.service')}"
     if version and driver.kernel and version != driver.kernel:
         what = f"the fabric manager is {version}, but the driver is {driver.kernel}; they must be equal"
-        hint = f"Install version {driver.kernel} of it, then run `systemctl restart nvidia-fabricmanager`."
+        hint = f"Install {manager_wanted(facts)}, then run `systemctl restart nvidia-fabricmanager`."
     elif unit is None or unit.loaded == "not-found":
         what = "the fabric manager is not installed"
-        hint = f"Install nvidia-fabricmanager {driver.kernel} (in Ubuntu's archive: nvidia-fabricmanager-{branch}), "
-        hint += f"then run `{start}`."
+        hint = f"Install {manager_wanted(facts)}"
+        hint += f"{' with nvlsm and infiniband-diags' if driver.nvlink5 else ''}, then run `{start}`."
     elif unit.active != "active":
         what = f"the fabric manager is {unit.active or 'stopped'}"
         hint = f"Run `{start}`. If it fails: journalctl -u nvidia-fabricmanager -n 30."
+    elif certain and not driver.switches:
+        return None
+    elif failed:
+        what = f"the NVLink fabric failed: {', '.join(sorted(failed))}"
+        hint = "See journalctl -u nvidia-fabricmanager -n 30 and /var/log/fabricmanager.log."
     elif states:
         what = f"the NVLink fabric is {', '.join(sorted(states)).lower()}"
         hint = "It takes some minutes after a boot. If it stays: journalctl -u nvidia-fabricmanager -n 30."
@@ -165,15 +190,35 @@ def fabric(facts: HostFacts) -> Problem | None:
     return Problem.of("fabric-not-ready", what=what, hint=hint)
 
 
+def managers(facts: HostFacts) -> list[str]:
+    """Return the installed packages of the fabric manager."""
+    names = ("nvidia-fabricmanager", "nvidia-fabric-manager")
+    return [name for name, one in facts.packages.items() if one.whole and name.startswith(names) and "-dev" not in name]
+
+
 def manager_version(facts: HostFacts) -> str:
     """Return upstream's version of the installed fabric manager; "" if no package of it is installed."""
-    names = ("nvidia-fabricmanager", "nvidia-fabric-manager")
-    found = [
-        upstream(package.version)
-        for name, package in facts.packages.items()
-        if package.whole and name.startswith(names) and "-dev" not in name
-    ]
-    return found[0] if found else ""
+    found = managers(facts)
+    return upstream(facts.packages[found[0]].version) if found else ""
+
+
+def manager_wanted(facts: HostFacts) -> str:
+    """Return package and version of the fabric manager for the loaded driver.
+
+    Ubuntu's archive has one for each branch, and names no `-server` in it, though it fits the -server drivers only.
+    NVIDIA's repositories have one name from 580 on; before, apt had the branch in it, and rpm another spelling.
+    """
+    version = facts.driver.kernel
+    branch = version.partition(".")[0]
+    of_branch, newer = f"nvidia-fabricmanager-{branch}", branch.isdecimal() and int(branch) >= RENAMED
+    if facts.os.id not in APT:
+        return f"{'nvidia-fabricmanager' if newer else 'nvidia-fabric-manager'} {version}"
+    # an installed one shows where it came from, as do the packages of Ubuntu's drivers
+    names = [*managers(facts), *(name for name in facts.packages if re.fullmatch(r".*-\d{3}-server(-open)?", name))]
+    if not newer or (names and re.search(r"-\d{3}(-|$)", names[0])):
+        return f"{of_branch} {version}"
+    unsure = f" (in Ubuntu's archive: {of_branch})" if facts.os.id == "ubuntu" and not names else ""
+    return f"nvidia-fabricmanager {version}{unsure}"
 
 
 def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
@@ -188,14 +233,41 @@ def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
         if lasting:
             if state.remap_failed:
                 yield gpu.index, "could not remap a bad row of its memory; it has to be replaced"
+            elif xid := pending_xid(gpu, facts):
+                reset = f"Stop what uses it, then run `nvidia-smi -r -i {gpu.index}` or reboot"
+                yield gpu.index, f"{xid_text(xid)}. {reset}"
             continue
         if state.remap_pending:
             yield gpu.index, "remaps a bad row of its memory at the next reset (`nvidia-smi -r`) or reboot"
-        if state.ecc_errors:
+        if state.ecc_errors and not pending_xid(gpu, facts):
             yield gpu.index, f"had {state.ecc_errors} uncorrected memory errors since the driver was loaded"
-        if state.reset_required:
+        if state.reset_required and not pending_xid(gpu, facts):
             yield gpu.index, "asks for a reset (`nvidia-smi -r`, while nothing uses it)"
         if slowed := [word for bit, word in SLOWED.items() if (state.throttle or 0) & bit]:
             yield gpu.index, f"is slowed down now: {', '.join(slowed)}"
         if state.width and state.width_max and state.width < state.width_max:
             yield gpu.index, f"uses {state.width} of {state.width_max} PCIe lanes"
+
+
+def pending_xid(gpu: Gpu, facts: HostFacts) -> Xid | None:
+    """Return the Xid after which a GPU that still answers has to be reset; None if there is none, or if it was reset.
+
+    The log is of this boot. A driver that knows Xid 154 (recovery action) takes it back by another one. Otherwise a
+    reset shows in the uncorrected errors since then, which begin at 0.
+    """
+    address = bus_address(gpu.pci)
+    mine = [xid for xid in facts.driver.xids if address and xid.pci == address]
+    actions = [at for at, xid in enumerate(mine) if xid.number == RECOVERY_ACTION and xid.action]
+    if actions and mine[actions[-1]].action != "None":
+        return mine[actions[-1]]
+    later = mine[actions[-1] + 1 :] if actions else mine
+    memory = [xid for xid in later if xid.number in MEMORY_XIDS]
+    return memory[-1] if memory and gpu.details.ecc_errors != 0 else None
+
+
+def xid_text(xid: Xid) -> str:
+    """Return `had an uncorrectable memory error (Xid 48, 2026-11-20 02:11)`."""
+    when = f", {xid.time:%Y-%m-%d %H:%M}" if xid.time else ""
+    if xid.number == RECOVERY_ACTION:
+        return f"asks for the recovery action `{xid.action}` (Xid {xid.number}{when})"
+    return f"had {MEMORY_XIDS[xid.number]} (Xid {xid.number}{when})"

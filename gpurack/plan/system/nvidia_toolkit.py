@@ -15,7 +15,7 @@ from gpurack.plan.packages.package_errors import listed_instead
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
 from gpurack.plan.system import cdi_specs
-from gpurack.plan.system.gpu_access import access, docker_version, toolkit_version
+from gpurack.plan.system.gpu_access import access, docker_version, no_driver, toolkit_version
 from gpurack.plan.system.hook_config import without_cgroups
 from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
 from gpurack.shell import sh
@@ -35,7 +35,7 @@ def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> P
     if not facts.has_nvidia:
         if not spec.wants_gpu or models_follow or facts.gpus:
             return Plan()
-        return Plan(errors=(Problem.of("no-driver", wish="a model wants a GPU, but "),))
+        return Plan(errors=(no_driver(facts, "a model wants a GPU, but "),))
     platform = platform_of(facts.os)
     if platform is None:
         return Plan()
@@ -157,8 +157,7 @@ def cdi(facts: HostFacts, fresh: bool) -> list[Step]:
     # boot without a driver, it and its path unit have failed. Its conditions may skip it, so the command checks the
     # result.
     command = sh(
-        "mkdir -p /etc/cdi && { {}; {}; systemctl restart {} 2>/dev/null; true; } && "
-        "{ nvidia-ctk cdi list 2>/dev/null | grep -q {} || {}; }",
+        "{}; {}; systemctl restart {} 2>/dev/null; { nvidia-ctk cdi list 2>/dev/null | grep -q {} || {}; }",
         cdi_specs.NODES,
         cdi_specs.RESET,
         cdi_specs.UNIT,

@@ -179,7 +179,7 @@ def test_failed_model_has_error_and_hint(run: Run, case: Case) -> None:
 def test_restarting_model_is_stopped_with_error(run: Run, host: Host) -> None:
     """One that ran until its weights became invalid. Of the others, which never served, only logs are kept."""
     said = sentence(run, "engine1", "looping")
-    assert said.startswith(ENDED)
+    assert said.startswith(ENDED), run.output
     assert READ in said
     there = containers(host)
     assert set(there) == {"looping", *NEIGHBOURS}

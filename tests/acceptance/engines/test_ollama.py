@@ -85,7 +85,7 @@ def test_pulls_missing_model_with_progress_without_restart(lab: Lab, host: Host)
     run = with_models(lab, "tiny:1b", "all-minilm", "slow:1b")
     assert run.exit_code == 0, run.output
     assert "~ pull ollama: tiny:1b is not pulled, slow:1b is not pulled" in run.output
-    assert re.search(r"ollama: pulling slow:1b, \d+ MB of 1.3 GB, \S+ [kM]?B/s, 0:\d\d", run.output), run.output
+    assert re.search(r"ollama: pulling slow:1b, \d+ MB of 1.3 GB, \S+ [kM]?B/s, \d+ s", run.output), run.output
     assert run.row("gpu2", "ollama").endswith("ready, pulled")
     assert there(host) == {"tiny:1b", "all-minilm:latest", "slow:1b"}
     assert started(host) == before

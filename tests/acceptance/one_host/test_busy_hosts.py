@@ -127,7 +127,7 @@ def test_refuses_weights_without_free_space(lab: Lab, host: Host) -> None:
     assert re.fullmatch(
         r"gamma: weights need [\d.]+ MB more, but /srv/models has [\d.]+ MB free\. "
         r"Set `weights_dir`, or remove what nothing uses: gpurack prune INVENTORY --yes\. "
-        r"That would free [\d.]+ [kMG]?B now",
+        r"That would free [\d.]+ [kMG]?B there now",
         error,
     ), error
     assert left == ""

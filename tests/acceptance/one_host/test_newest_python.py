@@ -51,7 +51,7 @@ def test_unit_and_operation_tests_pass(cpu5: Host) -> None:
             "cd /srv/newest && tar xf all.tar && rm all.tar && set -- wheels/pip-*.whl && "
             "python3 $1/pip install -q --no-index --no-deps --target site wheels/*.whl && cd gpurack && "
             # gpurack's own plugin is named, because gpurack is not installed there
-            "PYTHONPATH=/srv/newest/site:/srv/newest/gpurack python3 -m pytest -q -p no:cacheprovider "
+            "PYTHONPATH=/srv/newest/site:/srv/newest/gpurack python3 -m pytest -q -p tests.lanes "
             "--basetemp=/srv/newest/tmp "  # includes sparse weights of 30 GB
             "-p gpurack.verify.plugin tests/unit tests/operations "
             "--ignore-glob='*testbed*' --ignore-glob='*standin*' --ignore-glob='*simulated*' "

@@ -84,7 +84,7 @@ def test_conflicting_packages_are_named_and_left(lab: Lab, yum1: Host, package: 
 
 def test_missing_docker_of_distribution_is_one_error(lab: Lab, yum1: Host) -> None:
     run = refused(lab, docker={"source": "distro"})
-    assert says(run, "Rocky Linux 9.6 (Blue Onyx) has no Docker with Compose v2 of its own; write docker:"), run.output
+    assert says(run, "Rocky Linux 9.6 (Blue Onyx) has no Docker with Compose v2 of its own. Write docker:"), run.output
 
 
 def test_missing_version_lists_available_ones(lab: Lab, yum1: Host) -> None:

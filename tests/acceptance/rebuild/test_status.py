@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_names_what_broke_and_exits_with_1(inventory: Path, gpu4: Host, cpu4: Ho
     assert lost.endswith("Reboot the host. Affected models: beta.")
     assert lines[-1].startswith("2 of 4 models ready, 2 down. 1 host needs attention: gpu4. Checked ")
     looks_right(page)
+    turns_red_when_old(page)
 
 
 def looks_right(page: Path) -> None:
@@ -90,6 +92,26 @@ def looks_right(page: Path) -> None:
                 assert len(set(cards)) == (1 if width == 360 else 2)
                 assert asked == [page.as_uri()]
                 tab.close()
+
+
+def turns_red_when_old(page: Path) -> None:
+    """In a real browser: the page says how old it is, in red from 15 minutes on, so nobody trusts what has stopped."""
+    text = page.read_text(encoding="utf-8")
+    [checked] = re.findall(r'<time datetime="([^"]+)"', text)
+    is_red = []
+    with browser() as chromium:
+        for minutes in (3, 20):
+            copy = page.with_name(f"{minutes}.html")
+            then = datetime.now(UTC) - timedelta(minutes=minutes)
+            copy.write_text(text.replace(checked, then.isoformat()), encoding="utf-8")
+            tab = chromium.new_page()
+            tab.goto(copy.as_uri())
+            shown = tab.locator("p:has(time)")
+            assert f", {minutes} min ago" in shown.inner_text()
+            red, green, blue = map(int, re.findall(r"\d+", shown.evaluate("each => getComputedStyle(each).color"))[:3])
+            is_red.append(red > max(green, blue) + 60)
+            tab.close()
+    assert is_red == [False, True]
 
 
 def brightness(colour: str) -> float:

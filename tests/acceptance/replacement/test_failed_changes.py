@@ -59,12 +59,15 @@ ENDS_AT_REQUEST = (
     "case $line in *LRU*) kill -9 $! ;; esac; done </tmp/log; exit 1"
 )
 """llama.cpp logs the choice of a slot (LRU) at the begin of the first request."""
+SILENT = 40
+"""Seconds for which the one that never gets ready is waited for: far more than another old model needs to serve again,
+so that one which waits for it is seen."""
 FAULTS: dict[str, dict[str, Any]] = {
     "crashes": CRASHES,
     "refused": {"compose": {"user": "no-such-user"}},
     "not-made": {"compose": {"runtime": "no-such-runtime"}},
     "silent": {
-        "ready_timeout": "12s",
+        "ready_timeout": f"{SILENT}s",
         "compose": {"entrypoint": ["sh", "-c", "trap exit TERM; echo dumb; sleep 999 & wait"]},
     },
     "first-request": {"compose": {"entrypoint": ["sh", "-c", ENDS_AT_REQUEST, "sh"]}},
@@ -82,6 +85,10 @@ PROVEN = {
     "no-device": "Docker cannot give it its devices: error gathering device information",
 }
 """Those of which it is proven, before the old one stops, that they fail → what their error says."""
+
+
+CERTAIN = {"truncated", "flag"}
+"""Those of PROVEN that only another entry, image or file can fix, so that they are not tried again."""
 
 
 def faulty() -> Models:
@@ -117,7 +124,8 @@ def tried(lab: Lab, host: Host) -> Tried:
     with sampled(host, answering(*(entry["port"] for entry in MODELS.values()))) as samples:
         run = apply(lab, faulty())
     assert run.exit_code == 1, run.output
-    return Tried(run, before, compose, samples, lifetimes(host, run.begun), identities(host), within(LOAD + GRACE))
+    limit = within(LOAD + GRACE, SILENT * 0.75)  # the others end up to some seconds after its start
+    return Tried(run, before, compose, samples, lifetimes(host, run.begun), identities(host), limit)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -151,7 +159,7 @@ def test_error_says_what_failed_and_what_serves(tried: Tried) -> None:
         assert why in sentence(tried.run, name)
     assert "no-such-user" in sentence(tried.run, "refused")
     assert "/dev/no-such-device" in sentence(tried.run, "no-device")
-    assert "not ready after 0:12" in sentence(tried.run, "silent")
+    assert f"not ready after {SILENT} s" in sentence(tried.run, "silent")
     assert "exit code 1" in sentence(tried.run, "dies-later")
     assert "| it did not live long" in tried.run.output
     assert "nothing changed" not in tried.run.output
@@ -170,7 +178,7 @@ def test_compose_file_and_record_are_as_before(tried: Tried, host: Host) -> None
     assert host.get(COMPOSE) == tried.compose
     failed = record(host)["failed"][""]
     assert set(failed) >= {*STARTED, "refused"}
-    assert not set(failed) & PROVEN.keys()
+    assert set(failed) & PROVEN.keys() == CERTAIN
     assert all(entry["serves"] for entry in failed.values()), json.dumps(failed, indent=1)
     assert tried.after["steady"] == tried.before["steady"]
 
@@ -187,7 +195,7 @@ def test_later_nights_try_nothing_again(tried: Tried, lab: Lab, host: Host) -> N
         assert [name for name in MODELS if outages(samples, MODELS[name]["port"])] == []
         for name in FAULTS:
             assert "FAILED" in run.row(NAME, name), run.output
-            assert sentence(run, name)
+            assert ("was tried at" in sentence(run, name)) == (name in CERTAIN or name not in PROVEN)
 
 
 def test_retry_tries_one_again(tried: Tried, lab: Lab, host: Host) -> None:

@@ -180,13 +180,13 @@ class Eve:
     @contextmanager
     def docker_replaced(self, mode: str, told: dict[str, Any] | None = None) -> Iterator[str]:
         """A server of hers on the socket of bob's Docker; yields the path of its journal. bob's own Docker is off
-        meanwhile, except in mode "drowsy", which forwards to it."""
+        meanwhile, except in the modes "drowsy" and "fading", which forward to it."""
         journal = f"{HOME}/asked"
         self.put(journal, "", 0o666)
         self.put(f"{PLACE}/told.json", json.dumps(told or {}))
         off = "systemctl --user stop docker.service docker.socket; rm -f $XDG_RUNTIME_DIR/docker.sock"
         on = "rm -f $XDG_RUNTIME_DIR/docker.sock; systemctl --user start docker.service"
-        if mode == "drowsy":
+        if mode in ("drowsy", "fading"):
             off, on = (
                 f"cd $XDG_RUNTIME_DIR && mv {pair}"
                 for pair in ("docker.sock docker.sock.real", "docker.sock.real docker.sock")

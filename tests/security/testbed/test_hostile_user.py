@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from gpurack.facts.model import USER_FILES
+from gpurack.paths import RECORD
 from tests.acceptance.conftest import Lab, containers, model
 from tests.security.testbed.admin import Admin, Shown
 from tests.security.testbed.eve import HOME, LISTENERS, NASTY, WEIGHTS, Eve, hostile_gguf
@@ -34,6 +35,8 @@ OTHERS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8003: ""}
 """Port of each model that is not bob's → its key."""
 SHARED = "/srv/shared"
 COPIES = ("alpha-copy", "no-json")
+HASTY = 10
+"""Seconds for each part of a snapshot in place of gpurack's 30 (test_late.py proves these), where something hangs."""
 
 
 def wanted(delta: dict[str, Any] | None = None, gamma: dict[str, Any] | None = None, **bob: Any) -> dict[str, Any]:
@@ -365,8 +368,8 @@ class Hanging:
 
 @pytest.fixture(scope="module")
 def hanging(world: World) -> Hanging:
-    """Both at once, so that neither may hide the other. The status uses gpurack's own time limit."""
-    hasty = replace(world.admin, snapshot_limit=6)
+    """Both at once, so that neither may hide the other."""
+    hasty = replace(world.admin, snapshot_limit=HASTY)
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     left = []
 
@@ -375,7 +378,7 @@ def hanging(world: World) -> Hanging:
         left.append(found.stdout.splitlines())
 
     with world.eve.docker_replaced("silent"), world.eve.frozen(SHARED), unharmed(world.host):
-        status = world.admin.status(world.inventory)
+        status = hasty.status(world.inventory)
         hung()
         run = hasty.run(later)
         hung()
@@ -386,13 +389,13 @@ def test_names_what_hangs_and_shows_rest_of_host(hanging: Hanging) -> None:
     """Within the limits (admin.LIMITS)."""
     hanging.status.is_harmless()
     assert "UNREACHABLE" not in hanging.status.text
-    assert "user bob timed out after 30 s" in hanging.status.text, hanging.status.text
-    assert "gamma :8002: timed out after 30 s" in hanging.status.text, hanging.status.text
+    assert f"user bob timed out after {HASTY} s" in hanging.status.text, hanging.status.text
+    assert f"gamma :8002: timed out after {HASTY} s" in hanging.status.text, hanging.status.text
     assert "3 of 4 models ready, 1 down" in hanging.status.text, hanging.status.text
 
 
 def test_names_unkillable_process_again_in_next_snapshot(hanging: Hanging) -> None:
-    assert re.search(r"weights \S+ timed out after 30 s, pid \d+ \(\w+\) is left behind", hanging.status.text)
+    assert re.search(rf"weights \S+ timed out after {HASTY} s, pid \d+ \(\w+\) is left behind", hanging.status.text)
     assert re.search(r"still hangs since \S+ \(pid \d+\)", hanging.run.text), hanging.run.text
 
 
@@ -442,6 +445,34 @@ def test_boot_unit_does_not_wait_for_silent_docker(world: World) -> None:
     assert free, "somebody holds it"
 
 
+def test_interrupted_change_in_two_dockers_keeps_nothing_of_the_host(world: World) -> None:
+    """delta, in the host's Docker, gets the port of gamma, in bob's, which never answers from the first change on; then
+    the run is killed. The host's models serve or start at once, and its lock is free; the next test ends the change."""
+    both = world.with_inventory("both", wanted(delta={"port": 8002}, gamma={"port": 8012}))
+    hasty = replace(world.admin, snapshot_limit=HASTY)
+    free = lambda: world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0  # noqa: E731
+    with world.eve.docker_replaced("fading") as journal, ThreadPoolExecutor(1) as pool:
+        run = pool.submit(hasty.run, both)
+        changing = f"grep -qE 'POST|DELETE' {journal} && grep -q '\"phase\"' {RECORD}"
+        await_(
+            lambda: run.done() or world.host.root(changing, check=False).returncode == 0, seconds=60, what="A change"
+        )
+        waited_for, free_in_run = not run.done(), free()
+        world.host.root("pkill -KILL -f '/models[.]py apply'; docker stop -t 2 alpha", check=False)
+        world.host.root("systemctl restart --no-block gpurack")
+        alpha = "docker inspect --format '{{.State.Running}}' alpha"
+        await_(lambda: "true" in world.host.root(alpha).stdout, seconds=30, what="The start of alpha")
+        free_at_boot, interrupted = free(), world.host.root(f"grep -c '\"phase\"' {RECORD}", check=False).stdout
+        world.host.root("systemctl kill gpurack; systemctl stop gpurack", check=False)
+        await_(lambda: answers(world.host, OTHERS)[8000] == SENTENCES["alpha"], seconds=20, what="alpha's answer")
+        world.others_serve()
+        ended = run.result()
+    assert waited_for, ended.text
+    assert (free_in_run, free_at_boot, interrupted.strip()) == (True, True, "1"), ended.text
+    ended.is_harmless()
+    assert ended.exit_code == 1, ended.text
+
+
 def test_next_run_succeeds_after_all_that_hung(world: World, hanging: Hanging) -> None:
     run = world.admin.run(world.inventory)
     assert run.exit_code == 0, run.text
@@ -470,7 +501,9 @@ def test_remove_beside_lying_docker_removes_only_ours(world: World, copies: dict
         gone.is_harmless()
         assert not [line for line in ran(world.host) if line.startswith("0 ")]
     ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
+    ours += ("/etc/tmpfiles.d/gpurack-logs.conf",)
     touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
-    folders = ("/etc", "/usr/local", "/usr/local/lib")  # those of our files; overlayfs changes the times of parents
+    # those of our files; overlayfs changes the times of parents
+    folders = ("/etc", "/etc/tmpfiles.d", "/usr/local", "/usr/local/lib")
     assert [path for path in touched if path not in folders] == []
     assert {name: data["Id"] for name, data in containers(world.host).items()} == copies

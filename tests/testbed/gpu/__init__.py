@@ -26,8 +26,8 @@ DRIVER_VERSION = "580.159.04"
 
 #: Machines whose nvidia-smi answers otherwise than the usual four A30.
 MACHINES: tuple[str, ...] = (
-    "gb10", "gh200", "orin", "thor", "a100-mig", "vgpu", "wsl", "geforce", "mixed", "driver-470", "inforom",
-    "requires-reset", "no-index",
+    "gb10", "gh200", "gb200", "dgx-station", "orin", "thor", "a100-mig", "vgpu", "wsl", "geforce", "mixed",
+    "driver-470", "inforom", "requires-reset", "no-index",
 )  # fmt: skip
 
 

@@ -162,9 +162,9 @@ def test_run_creates_container_and_runner_gets_hints() -> None:
     ((entry,),) = found.job["batches"]
     assert (entry["name"], entry["action"], entry["image"]) == ("alpha", "create", "toy/server:1.2")
     assert entry["url"].endswith(":8000/v1/models")
-    remedy = load("remedies").error_hint
-    assert remedy(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
-    assert "does not fit on its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
+    hint_for = load("error_hints").error_hint
+    assert hint_for(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
+    assert "does not fit on its GPUs" in hint_for(1, "CUDA out of memory", entry["hints"])
 
 
 def test_refuses_or_warns_of_unsupported_fields() -> None:

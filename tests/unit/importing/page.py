@@ -14,18 +14,24 @@ Read this to move containers that you start by hand, or a compose file, to gpura
     gpurack import start.sh                      # a shell script, a compose file, or Markdown notes with either
     gpurack import --host gpu1.lab > lab.py      # the running containers of a host; changes nothing
 
+Scripts of PowerShell, cmd and fish, Makefiles, systemd units and Podman's commands are read as well.
+
 It prints an equivalent inventory. Comments below it list what was imported (one line each), what is left for you to
 decide, what was converted differently, and what was left out. Secrets are never printed. With `--host` every entry has
 `replaces`, so that a run replaces the old container.
+
+`gpurack plan` accepts what it prints once the keys are exported, if an entry is left. An entry whose GPUs or port
+another one uses has `enabled: False`, as has one whose path or revision is `UNKNOWN`. An entry that cannot be accepted
+is a comment. The report below says why.
 
 | option | does |
 |---|---|
 | `--set model=BAAI/bge-m3` | defines a variable that the text does not define |
 | `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
-| `--profile gpu` | also imports the services of this profile of a compose file |
+| `--profile gpu` | also imports the services of this profile of a compose file. Default: `COMPOSE_PROFILES` of `.env` |
 | `--fit A30=4` | proposes which of your GPUs each model gets, by an estimate from the names of the weights |
 | `--yaml` | prints YAML |
-| `--json` | prints entries, findings and the errors of `plan` as JSON |
+| `--json` | prints entries, those that lack something (`unfinished`), findings and errors as JSON |
 
 **Exit codes.** 0: complete. 1: something is left for you to fill in or decide. 2: nothing could be read.
 
@@ -104,7 +110,7 @@ def section(together: list[Case]) -> str:
 
 def entries(imported: Imported) -> str:
     """The fields of the host in Python."""
-    return "".join(f"{line}\n" for name, value in imported.data.items() for line in field_lines(name, value, 0))
+    return "".join(f"{line}\n" for name, value in imported.data.items() for line in field_lines(name, value))
 
 
 if __name__ == "__main__":

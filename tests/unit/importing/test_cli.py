@@ -43,11 +43,31 @@ def test_open_findings_exit_1_and_show_plan_errors() -> None:
     code, output = run(given=FINE.replace("/m/a.gguf", "$model"))
     assert code == 1
     assert "#   line 1: $model is not defined. Pass --set model=…." in output
-    assert (
-        '# Errors to fix before `gpurack plan` accepts it:\n#   gpu1.lab models.saiga.weights: "$model" is not'
-        in output
-    )
+    assert '"weights": "/UNKNOWN/$model.gguf",' in output
+    assert '"enabled": False' in output
+    assert '#   line 1 (saiga): is disabled until UNKNOWN is known: "$model" is not a path on the host.' in output
+
+
+TOO_MANY = (
+    "docker run -d -p 127.0.0.1:8000:8000 --gpus device=0 --name one vllm/vllm-openai:v0.19.0 /m -tp 2 -v /m:/m\n"
+)
+
+
+def test_entry_that_plan_refuses_in_any_case_is_a_comment() -> None:
+    code, output = run(given=TOO_MANY)
+    assert (code, '            # "one": {\n            #     "engine": "vllm",\n' in output) == (1, True)
+    assert "#   line 1 (one): is a comment, because plan refuses it: gpus: " in output
+    yaml = run("--yaml", given=TOO_MANY)[1]
+    assert "\n    # models:\n    #   one:\n    #     engine: vllm\n" in yaml
+    assert list(json.loads(run("--json", given=TOO_MANY)[1])["unfinished"]["models"]) == ["one"]
     assert run("--set", "model=/m/a.gguf", given=FINE.replace("/m/a.gguf", "$model"))[0] == 0
+
+
+def test_key_that_is_not_exported_yet_leaves_its_entry() -> None:
+    output = run(given=FINE.replace("--port 8000", "--port 8000 --api-key $NO_SUCH_KEY"))[1]
+    assert '                "api_key": {"env": "NO_SUCH_KEY"},' in output
+    assert "# Errors to fix before `gpurack plan` accepts it:" in output
+    assert "export NO_SUCH_KEY=" in output
 
 
 def test_groups_equal_findings() -> None:
@@ -119,14 +139,20 @@ def test_compose_file_has_variables_of_env_file_beside_it(tmp_path: Path) -> Non
     file.write_text(file.read_text() + "    environment: {A: 'x${DB_PASSWORD}'}\n    profiles: [gpu]\n")
     code, output = run(str(file), "--profile", "gpu")
     assert (code, '"lab/x:2"' in output, "hush" in output) == (1, True, False)
+    assert "it belongs to profile gpu" in run(str(file))[1]
+    (tmp_path / ".env").write_text("PORT=8123\nTAG=2\nCOMPOSE_PROFILES=ui,gpu\n")
+    assert '"lab/x:2"' in run(str(file))[1]
 
 
 def test_json_has_entries_findings_and_errors() -> None:
     code, output = run("--json", "--name", "lab1", given=FINE.replace("/m/a.gguf", "$model") + "docker ps\n")
     found = json.loads(output)
     assert code == 1
-    assert (found["host"], list(found["data"]["models"])) == ("lab1", ["saiga"])
+    assert (found["host"], list(found["data"]["models"]), found["unfinished"]) == ("lab1", ["saiga"], {})
     assert {"kind": "left out", "where": "line 2", "what": "`docker ps`: read-only command."} in found["findings"]
-    assert [error.split(": ")[0] for error in found["errors"]] == ["lab1 models.saiga.weights"]
+    assert any("is disabled until" in one["what"] for one in found["findings"])
+    token = "-p 127.0.0.1:8000:8000 -e HF_TOKEN=$NO_SUCH_TOKEN vllm/vllm-openai:v0.19.0 --model a/b"
+    unread = json.loads(run("--json", given=f"docker run -d --name one --gpus device=0 {token}")[1])
+    assert [error.split(": ")[0] for error in unread["errors"]] == ["gpu1.lab hf_token"]
     assert run("--json", given="echo hello\n")[0] == 2
     assert run("--json", given=FINE)[0] == 0

@@ -90,10 +90,10 @@ def test_reports_unconverted_options(options: str, sentences: list[str]) -> None
     [
         ("-p 80:80", "it has no image"),
         ("--no-such a", "unrecognized arguments: --no-such"),
-        ("-p x:y a", "-p x:y is not a valid port."),
-        ("-p 8000-8001:80-82 a", "-p 8000-8001:80-82 is not a valid port."),
-        ("-p 8001-8000:81-80 a", "-p 8001-8000:81-80 is not a valid port."),
-        ("--mount type=npipe,dst=/x a", "--mount type npipe is not supported."),
+        ("-p x:y a", "x:y is not a valid port."),
+        ("-p 8000-8001:80-82 a", "8000-8001:80-82 is not a valid port."),
+        ("-p 8001-8000:81-80 a", "8001-8000:81-80 is not a valid port."),
+        ("--mount type=npipe,dst=/x a", "a mount of type npipe is not supported."),
     ],
 )
 def test_refuses_what_docker_refuses(options: str, why: str) -> None:

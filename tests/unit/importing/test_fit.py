@@ -66,6 +66,7 @@ def test_a_written_share_is_kept() -> None:
 def test_models_without_room_stay_and_are_named() -> None:
     imported = fitted(vllm("aa", 1, "org/a-70b") + vllm("bb", 2, "org/b"), {"RTX 4090": 1})
     assert gpus(imported) == {"aa": [0], "bb": [0]}
+    assert [fields.get("enabled", True) for fields in imported.models.values()].count(False) == 1
     assert any(
         "no room was found for bb." in finding.what or "for aa." in finding.what for finding in imported.findings
     )
@@ -109,8 +110,10 @@ TWICE += (
 
 def test_command_proposes_a_placement_instead_of_listing_pairs() -> None:
     _, output = run(given=TWICE)
-    assert output.count("claim") == 1
-    assert "--fit A30=4, with the GPUs of your host, proposes a placement." in output
+    assert output.count("--fit A30=4, with the GPUs of your host, proposes a placement.") == 1
+    assert "line 2 (bb), line 3 (cc), line 4 (dd), line 6 (ff): is disabled: it has a GPU of aa, ee. Choose" in output
+    assert output.count('"enabled": False') == 4
+    assert "line 2: bb (vllm, GPUs 0, 1, port 2, disabled)" in output
     _, fitted = run("--fit", "A30=8", "--fit", "L40S=3", "--json", given=TWICE)
     assert [fields["gpus"] for fields in json.loads(fitted)["data"]["models"].values()] == [
         [0, 1], [2, 3], [4, 5], [6, 7, 8], [9], [10]

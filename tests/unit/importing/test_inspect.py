@@ -6,7 +6,7 @@ from typing import Any
 from gpurack.importing import inspect
 from gpurack.importing.reader import read
 
-IMAGE = {
+IMAGE: dict[str, Any] = {
     "Id": "sha256:1",
     "Config": {"Env": ["PATH=/bin"], "Cmd": None, "Entrypoint": ["vllm", "serve"], "WorkingDir": "/w"},
 }
@@ -117,6 +117,36 @@ def test_converts_other_settings_to_compose_fields() -> None:
         "shm_size": 1 << 30,
         "restart": "always",
         "cpus": "1.5",
+    }
+
+
+def test_keeps_settings_that_differ_from_the_image() -> None:
+    one = container(
+        IpcMode="private",
+        Labels={"team": "nlp", "com.docker.compose.project": "old", "maintainer": "v"},
+        Tmpfs={"/scratch": "size=1g", "/run": ""},
+        UsernsMode="host",
+        MemoryReservation=1 << 30,
+    )
+    one["Config"] |= {
+        "Healthcheck": {
+            "Test": ["CMD", "curl", "x"],
+            "Interval": 30_000_000_000,
+            "StartPeriod": 500_000_000,
+            "Retries": 3,
+        },
+        "StopSignal": "SIGINT",
+    }
+    image = {**IMAGE, "Config": {**IMAGE["Config"], "Labels": {"maintainer": "v"}}}
+    [run], _ = inspect.read(json.dumps([one]) + json.dumps([image]))
+    assert run.compose == {
+        "mem_reservation": 1 << 30,
+        "userns_mode": "host",
+        "restart": "always",
+        "stop_signal": "SIGINT",
+        "tmpfs": ["/scratch:size=1g", "/run"],
+        "healthcheck": {"test": ["CMD", "curl", "x"], "interval": "30s", "start_period": "0.5s", "retries": 3},
+        "labels": {"team": "nlp"},
     }
 
 

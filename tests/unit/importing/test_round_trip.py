@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis.strategies import DrawFn, booleans, composite, dictionaries, lists, none, sampled_from
 
 from gpurack.engines import ENGINES
+from gpurack.engines.container import CPU
 from gpurack.importing.reader import read
 from gpurack.inventory.checks.connections import connected
 from gpurack.inventory.fleet import check_fleet
@@ -18,9 +19,13 @@ from gpurack.plan import offline
 from gpurack.plan.models.desired import DesiredService, desire
 from gpurack.plan.models.ledger import assign
 
+pytestmark = pytest.mark.sampled
+
 HOST = {"hardware": {"A30": 4}}
 IMAGINED = "GPU-of-index-"
 """How `offline.imagined` names a GPU; an index in the compose file of the test."""
+LAN = "lan-address"
+"""What `offline.imagined` has as the host's address."""
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "vllm": {"version": "0.33.0", "weights": "/data/q"},
     "sglang": {"version": "0.5.23", "weights": "/data/q"},
@@ -53,16 +58,37 @@ ARGS: Mapping[str, list[dict[str, Any]]] = {
 COMPOSE: list[dict[str, Any]] = [
     {}, {"restart": "always"}, {"ulimits": {"memlock": -1}}, {"labels": {"team": "nlp"}},
     {"volumes": [{"type": "bind", "source": "/t", "target": "/t"}]}, {"healthcheck": {"disable": True}},
-    {"mem_limit": "8g", "cpus": "2"}, {"extra_hosts": ["a:10.0.0.1"]},
+    {"mem_limit": "8g", "cpus": "2"}, {"extra_hosts": ["a:10.0.0.1"]}, {"shm_size": "4gb", "init": True},
+    {"cap_add": ["IPC_LOCK"], "security_opt": ["label=disable"]}, {"stop_grace_period": "2m", "dns": ["10.0.0.53"]},
+    {"devices": ["/dev/fuse"], "group_add": ["video"], "tmpfs": ["/run/x"]}, {"env_file": ["/root/one.env"]},
+    {"logging": {"driver": "local", "options": {"max-size": "5m"}}}, {"user": "1000:1000", "working_dir": "/t"},
+    {"healthcheck": {"test": ["CMD-SHELL", "curl -f http://other:80/"], "start_period": "9m"}},
+    {"deploy": {"resources": {"limits": {"memory": "9g"}}}}, {"x-note": 1, "hostname": "one", "read_only": False},
 ]  # fmt: skip
+OF_ENGINE: Mapping[str, list[dict[str, Any]]] = {
+    "vllm": [{"weights": {"modelscope": "org/model", "revision": "v1"}}, {"weights": {"hf": "org/model"}},
+             {"version": None, "image": "registry.lab/vllm/vllm-openai:v0.33.0-fixed"}],
+    "sglang": [{"weights": {"modelscope": "org/model"}}],
+    "llama.cpp": [{"weights": {"hf": "org/model-GGUF", "file": "q/q-00001-of-00002.gguf"}},
+                  {"weights": {"url": "https://files.lab/q.gguf", "sha256": "0" * 64}}, {"version": "b8000"}],
+    "llama-cpp-python": [{"weights": None, "config": {"models": [{"model": "/data/q.gguf", "model_alias": "aa"},
+                                                                 {"model": "/data/r.gguf", "n_ctx": 2048}]}}],
+    "tei": [{"weights": {"hf": "org/model"}}],
+    "ollama": [{"pull": []}, {"image": "ollama/ollama:0.33.0-rc1", "version": None}],
+    "custom": [{"weights": "/data/q"}, {"compose": {"expose": ["7860", "7861"], "x-ready": "/health"}},
+               {"compose": {"entrypoint": ["/bin/sh", "-c"], "command": ["exec serve --llm http://x:1 $HOME"]}},
+               {"image": "registry.lab:5000/x@sha256:" + "1" * 64}],
+}  # fmt: skip
+"""Engine → fields in the place of those in MODELS."""
 
 
 @composite
 def entries(draw: DrawFn, engine: str) -> dict[str, Any]:
     """A model of an engine with some settings."""
-    cards = sampled_from([[1]] if ENGINES[engine].one_gpu else [[0], [3], [0, 2], [1, 2, 3, 0]])
-    fields: dict[str, Any] = {"engine": engine, **MODELS[engine], "gpus": draw(cards), "port": 9000}
-    fields["bind"] = draw(sampled_from(["loopback", "any"]))
+    cards = [[1]] if ENGINES[engine].one_gpu else [[0], [3], [0, 2], [1, 2, 3, 0], "all"]
+    cards += [[]] if has_cpu_image(engine) else []
+    fields: dict[str, Any] = {"engine": engine, **MODELS[engine], "gpus": draw(sampled_from(cards)), "port": 9000}
+    fields["bind"] = draw(sampled_from(["loopback", "any", "lan", "10.0.0.5", "127.0.0.2"]))
     fields["compose"] = draw(sampled_from(COMPOSE))
     fields["env"] = draw(dictionaries(sampled_from(["A", "LOG_LEVEL"]), sampled_from(["1", "x y", "a=b", "$HOME"])))
     if engine in ARGS:
@@ -71,15 +97,32 @@ def entries(draw: DrawFn, engine: str) -> dict[str, Any]:
         }
     if "context" not in ENGINES[engine].unused and draw(booleans()):
         fields["context"] = 8192
-    if ENGINES[engine].enforces_vram and (vram := draw(none() | sampled_from(["50%", "6GiB"]))):
+    if fields["gpus"] and ENGINES[engine].enforces_vram and (vram := draw(none() | sampled_from(["50%", "6GiB"]))):
         fields["vram"] = vram
     if isinstance(fields.get("weights"), str) and fields["weights"] == "/data/q" and draw(booleans()):
         fields["weights"] = {"hf": "org/model", "revision": "0123abcd"}
+    if draw(booleans()):
+        fields["ready_timeout"] = "45min"
     if engine in KEYED and draw(booleans()):
         fields["api_key"] = {"env": "ONE_KEY"}
     if "served_name" not in ENGINES[engine].unused and engine != "custom":
         fields["served_name"] = draw(sampled_from(["one", "org/model"]))
+    if draw(booleans()):
+        fields = {name: value for name, value in {**fields, **draw(sampled_from(OF_ENGINE[engine]))}.items()
+                  if value is not None}  # fmt: skip
+    if "config" in fields:
+        fields = {name: value for name, value in fields.items() if name not in ("args", "context", "served_name")}
     return fields
+
+
+def has_cpu_image(engine: str) -> bool:
+    """True if an engine also computes on the CPU."""
+    if "image" in MODELS[engine]:
+        return True
+    try:
+        return bool(ENGINES[engine].image(MODELS[engine]["version"], CPU))
+    except LookupError:
+        return False
 
 
 @composite
@@ -114,7 +157,10 @@ def desired(data: Mapping[str, Any]) -> list[DesiredService]:
 
 def services(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The Compose services of a host, with the files that they mount."""
-    return {one.name: json.loads(json.dumps({**one.service, "x-files": one.files})) for one in desired(data)}
+    return {
+        one.name: json.loads(json.dumps({**one.service, "x-files": one.files}).replace(LAN, "10.9.9.9"))
+        for one in desired(data)
+    }
 
 
 def meaning(service: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +196,20 @@ def test_compose_file_of_an_entry_imports_as_the_same_service(engine: str, monke
         }
 
     check()
+
+
+@pytest.mark.parametrize("engine", sorted(name for name in MODELS if ENGINES[name].compiled))
+def test_what_an_engine_compiled_is_not_taken_over(engine: str) -> None:
+    """The next version would read the folders of this one."""
+    compiled = ENGINES[engine].compiled
+    assert compiled
+    before = services({"models": {"one": {"engine": engine, **MODELS[engine], "gpus": [1], "port": 9000}}})
+    assert {mount["source"] for mount in before["one"]["volumes"]} >= {compiled.volume}
+    assert set(compiled.variables["nvidia"]) <= set(before["one"]["environment"])
+    data = read(yaml.safe_dump({"services": before}).replace("$", "$$").replace(f"gpu={IMAGINED}", "gpu=")).data
+    [entry] = data["models"].values()
+    assert not set(compiled.variables["nvidia"]) & set(entry.get("env", {}))
+    assert compiled.volume not in json.dumps(entry)
 
 
 @pytest.mark.parametrize("engine", SERVICES)

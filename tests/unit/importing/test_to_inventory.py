@@ -136,7 +136,7 @@ def test_never_prints_secrets(command: str) -> None:
     [
         ("{image: x/y:1, ports: 8000}", "is not a valid service: ports must be a list, not a number."),
         ("{image: x/y:1, volumes: /m}", "is not a valid service: volumes must be a list, not text."),
-        ("{image: x/y:1, ports: ['80:x']}", "is not a valid service: -p 80:x is not a valid port."),
+        ("{image: x/y:1, ports: ['80:x']}", "is not a valid service: 80:x is not a valid port."),
         ("{image: x/y:1, deploy: now}", "is not a valid service. Run `docker compose config` to find the error."),
         ("x/y:1", "is not a valid service: it must be a map of fields, not text."),
     ],
@@ -259,7 +259,9 @@ def test_printed_python_and_yaml_load_as_imported() -> None:
         names: dict[str, Any] = {}
         exec(text, names)
         assert names["gpu_hosts"] == ([("gpu1.lab", imported.data)], {})
-    content = yaml.safe_load(as_yaml(imported, "gpu1.lab") + comments(imported))
+    text = as_yaml(imported, "gpu1.lab") + comments(imported)
+    assert text.startswith("# yaml-language-server: $schema=gpurack.schema.json\n")
+    content = yaml.safe_load(text)
     assert to_groups(content, "x")["all"] == ([("gpu1.lab", imported.data)], {})
 
 

@@ -11,6 +11,8 @@ from gpurack.importing.reader import read
 from gpurack.inventory.fleet import check_fleet
 from gpurack.spec.problems import InventoryError
 
+pytestmark = pytest.mark.sampled
+
 STARTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "vllm": ("vllm/vllm-openai:v0.19.0", [
         {"command": "--model a/b --served-model-name q"},
@@ -86,6 +88,8 @@ def test_every_variation_is_imported_or_named_and_accepted_by_plan(name: str, mo
         result = read(text)
         found = {**result.models, **result.services, **result.jobs}
         named = [finding for finding in result.findings if finding.where.startswith("service one")]
+        had_gpus = {"gpus", "deploy", "devices", "runtime"} & set(service)
+        assert not had_gpus or [] not in [fields.get("gpus") for fields in found.values()], text
         assert found or any("not imported" in finding.what for finding in named), text
         assert not [finding for finding in named if "could not be converted" in finding.what], text
         assert refused(result.data) <= ALLOWED.get(name, set()), (text, result.data, refused(result.data))

@@ -44,7 +44,7 @@ def findings(text: str) -> list[str]:
         ("docker run ^\n  -p 80:80 ^\n  a/b:1", [tuple(RUN.split())]),
         ("if [ -f x ]; then docker run; elif b; then c; else d; fi", [("docker", "run"), ("b",), ("c",), ("d",)]),
         ("case $1 in a|b) docker run a;; *) echo \"it's\";; esac", [("docker", "run", "a"), ("echo", "it's")]),
-        ("for ((i=0; i<2; i++)); do echo a; done", [("echo", "a")]),
+        ("for ((i=0; i<2; i++)); do echo $i; done", [("echo", "0"), ("echo", "1")]),
         ("cat <<-'A' > f; echo b\n\tdocker run x\n\tA\necho c", [("cat",), ("echo", "b"), ("echo", "c")]),
         ("echo \"\\$a\" \"${x:-b 'c'}\" ${y:-'d e'} $'f\\ng' \"$@\" '' \"\"", [
             ("echo", "$a", "b 'c'", "d e", "f\ng", "$@", "", "")]),
@@ -78,6 +78,29 @@ def test_repairs_and_reports_broken_continuations(text: str, line: int, sentence
     assert findings(text) == [f"line {line}: {sentence}"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected", "said"),
+    [
+        ("P=(8 9); for ((i=0; i<${#P[@]}; i++)); do a ${P[$i]}; done", [("a", "8"), ("a", "9")], []),
+        ("if b; then for ((i = 0; i < 2; ++i)); do a $i; done; fi", [("b",), ("a", "0"), ("a", "1")], []),
+        ("N=$(nproc); for ((i=3; i<N; i++)); do a $i; done", [("a", "3")], ["repeats while `i<N`; read once."]),
+        ("for ((i=0; i<4; i+=2)); do a $i; done", [("a", "0")], ["repeats while `i<4`; read once."]),
+        ("P=($(ls)); for ((i=0; i<${#P[@]}; i++)); do a $i; done", [("a", "0")],
+         ["repeats while `i<${#P[@]}`; read once."]),
+        ("for ((;;)); do a; done", [("a",)], ["repeats for ever; read once."]),
+        ("for i in {01..02} gpu{1..0} {0..4..2}; do a $i; done",
+         [("a", i) for i in ("01", "02", "gpu1", "gpu0", "0", "2", "4")], []),
+        ("for i in {a..c}; do a $i; done", [("a", "$i")], ["repeats for {a..c}; read once."]),
+        ("for i in ${m,,}; do a $i; done", [("a", "$i")], ["repeats for ${m,,}; read once."]),
+        ("for i in gpu{0,1}; do a $i; done", [("a", "$i")], ["repeats for {0,1}; read once."]),
+        ("a '{0..1}' \"{0..1}\"", [("a", "{0..1}", "{0..1}")], []),
+    ],
+)  # fmt: skip
+def test_loop_is_never_lost(text: str, expected: list[tuple[str, ...]], said: list[str]) -> None:
+    assert commands(text) == expected
+    assert findings(text) == [f"line 1: {what}" for what in said]
+
+
 @pytest.mark.parametrize("text", ["docker run a/b:1\n\n-x", "ls\n-l", "docker run a/b:1\ncurl x", RUN + "\n" + RUN])
 def test_keeps_unrelated_lines_apart(text: str) -> None:
     assert len(commands(text)) == 2
@@ -94,6 +117,21 @@ def test_output_of_commands_is_unknown() -> None:
     script = words.read('n=$(grep -c ^p /proc/cpuinfo)\nserver --n $n --m "$(hostname -f)"')
     assert script.commands[0].words == ("server", "--n", "$(grep -c ^p /proc/cpuinfo)", "--m", "$(hostname -f)")
     assert script.commands[0].undefined == ("$(grep -c ^p /proc/cpuinfo)", "$(hostname -f)")
+
+
+@pytest.mark.parametrize("element", ["${M[$i]##*/}", "${M[0],,}", "${M[0]/a/b}", "${M[0]%%,*}", "${#M[0]}"])
+def test_operator_on_an_element_of_an_array_is_not_ignored(element: str) -> None:
+    script = words.read(f"M=(Org/a)\ni=0\ntool --model {element}")
+    [command] = script.commands
+    assert (command.words[2], command.undefined) == (element, (element,))
+
+
+def test_element_of_an_array_is_undefined_if_its_value_is() -> None:
+    script = words.read("M=(a $X)\ntool ${M[0]} ${M[0]:-b}\ntool ${M[1]} ${M[2]:-b}")
+    assert [(one.words[1:], one.undefined) for one in script.commands] == [(("a", "a"), ()), (("$X", "b"), ("$X",))]
+    assert commands("M=('')\ntool ${M[0]:-b} ${M[0]:+c}\nM=(d)\ntool ${M[0]:-b} ${M[0]:+c}") == [
+        ("tool", "b"), ("tool", "d", "c"),
+    ]  # fmt: skip
 
 
 def test_ignores_conditional_assignments() -> None:

@@ -43,7 +43,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "exit_code": 0, "message": "",
         "answering": [["0", CARD, "NVIDIA A30", "24576", "900", "580.1", "8.0"]],
         "cdi": {"devices": [CARD], "missing": [], "gone": []},
-        "toolkit": "1.20.1",
+        "toolkit": "1.20.1", "wsl": False,
     }  # fmt: skip
     parts: dict[str, Any] = {
         "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
@@ -74,8 +74,8 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
     container: dict[str, Any] = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
         "State": {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 1, "StartedAt": "2026-01-01T00:00:00.1Z"},
-        "Config": {"Labels": labels, "Image": IMAGE, "Cmd": service["command"], "Env": [],
-                   "Entrypoint": None},
+        "Config": {"Labels": labels, "Image": IMAGE, "Cmd": service["command"], "Entrypoint": None,
+                   "Env": [f"{name}={value}" for name, value in service.get("environment", {}).items()]},
         "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}, "DeviceRequests": [request], "Runtime": "runc",
                        "Devices": None, "NetworkMode": "gpurack_default",
                        "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}},
@@ -169,7 +169,18 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
     ],
 )
 def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
-    assert drifts(test_models.test_cards, entry(change=change)) == lines
+    assert drifts(test_models.test_gpus, entry(change=change)) == lines
+
+
+def test_a_container_in_wsl_has_all_gpus() -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["cards"].update(wsl=True, kernel="", known={})
+        container["HostConfig"]["DeviceRequests"] = [{"DeviceIDs": ["nvidia.com/gpu=all"]}]
+        parts["models"]["alpha"]["cards inside"] = [CARD, "GPU-other"]
+
+    one = entry(change=change)
+    assert drifts(test_models.test_gpus, one) == []
+    assert drifts(test_hosts.test_driver, one.server) == []
 
 
 def test_reports_hung_nvidia_smi_in_container() -> None:
@@ -179,20 +190,25 @@ def test_reports_hung_nvidia_smi_in_container() -> None:
         parts["models"]["alpha"]["cards inside"] = {"late": "still hangs since 2026-01-01T00:00:00Z (pid 7)"}
 
     with pytest.raises(Unread, match="the GPUs inside alpha could not be read on the host: still hangs since"):
-        drifts(test_models.test_cards, entry(change=change))
+        drifts(test_models.test_gpus, entry(change=change))
 
 
 def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
     on_no_list = entry(change=on_the_cpu)
     vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
-    assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []
+    assert drifts(test_models.test_gpus, replace(on_no_list, model=vulkan)) == []
     stray = replace(entry(change=elsewhere), model=vulkan)
-    assert len(drifts(test_models.test_cards, stray)) == 1
+    assert len(drifts(test_models.test_gpus, stray)) == 1
 
 
-def cuda(said: Any) -> Entry:
-    """alpha, in whose container this was found of CUDA."""
-    return entry(change=lambda parts, container: parts["models"]["alpha"].update(cuda=said))
+def cuda(said: Any, log: str = "") -> Entry:
+    """alpha, in whose container this was found of CUDA. nvidia-smi lists no processes."""
+
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        listed_nowhere(parts, container)
+        parts["models"]["alpha"].update({"cuda": said, "cuda log": log})
+
+    return entry(change=change)
 
 
 def test_finds_container_without_cuda() -> None:
@@ -203,7 +219,7 @@ def test_finds_container_without_cuda() -> None:
 
 
 def test_says_which_models_were_not_tested_for_cuda() -> None:
-    with pytest.warns(UserWarning, match="not tested: the container printed nothing of it"):
+    with pytest.warns(UserWarning, match="not tested: its image lists no GPU"):
         assert drifts(test_models.test_cuda, cuda("Available devices:\n  (none)")) == []
     one = cuda("")
     ollama = one.model.model_copy(update={"engine": "ollama"})
@@ -240,7 +256,7 @@ OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None}
 def test_log_says_whether_cuda_works(
     log: str, lines: list[str], untested: int, recwarn: pytest.WarningsRecorder
 ) -> None:
-    one = cuda(log)
+    one = cuda("", log)
     ollama = models(alpha={"gpus": [0], **OLLAMA}).models["alpha"]
     assert drifts(test_models.test_cuda, replace(one, model=ollama)) == lines
     assert len(recwarn) == untested
@@ -250,7 +266,6 @@ def test_questions_name_the_program_for_cuda() -> None:
     def asked(**words: Any) -> Any:
         found = models(alpha={"gpus": [0], **words})
         said = evidence.model_questions("alpha", found, found.models["alpha"], {})
-        assert said["cuda log"] == (words.get("engine") == "ollama" and said["cuda"] is None)
         return said["cuda"]
 
     assert asked(**OLLAMA) is None
@@ -277,7 +292,7 @@ def test_identifies_amd_gpu_by_render_node() -> None:
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}})
     one = entry(wanted, change)
     line = "gpu1 alpha: GPUs given by Docker: expected /dev/dri/renderD128, found /dev/dri/renderD129"
-    assert drifts(test_models.test_cards, one) == [line]
+    assert drifts(test_models.test_gpus, one) == [line]
     assert drifts(test_hosts.test_driver, one.server) == []
 
 
@@ -355,6 +370,20 @@ def test_fix_of_what_a_run_recreates_is_the_run() -> None:
     assert mends(test_models.test_image, entry(change=by_another_name)) == [
         "ssh gpu1 sudo docker rm -f alpha; pyinfra lab.py"
     ]
+
+
+def test_fix_of_what_failed_before_tries_it_again() -> None:
+    """A run leaves it out otherwise, and `docker rm` before it would leave no model at all."""
+    desired = entry().desired
+
+    def failed(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        of_an_older_version(parts, container)
+        told = {"at": "2026-11-28T02:16:41Z", "label": json.dumps(desired.definition), "image": "", "given": "{}"}
+        found = {"format": 2, "containers": {"": {"alpha": {"id": ID, "kind": "model"}}}}
+        found["failed"] = {"": {"alpha": {**told, "why": "oh", "serves": True, "down": 0}}}
+        parts["files"]["/var/lib/gpurack/record.json"] = {"mode": "600", "uid": 0, "text": json.dumps(found)}
+
+    assert mends(test_models.test_image, entry(change=failed)) == ["pyinfra lab.py --retry gpu1/alpha"]
 
 
 def of_an_older_version(parts: dict[str, Any], container: dict[str, Any]) -> None:

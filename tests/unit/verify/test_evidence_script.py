@@ -154,6 +154,18 @@ def test_lost_gpu_does_not_hide_others(script: ModuleType, monkeypatch: pytest.M
     assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "12", "580.1", "8.0"]]
 
 
+def test_error_beside_rows_is_quoted_without_them(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged infoROM (exit code 14) hides no GPU."""
+    monkeypatch.setattr(script.glob, "glob", lambda pattern: ["/proc/driver/nvidia/gpus/a/information"])
+    monkeypatch.setattr(script, "content", lambda path: "GPU UUID: GPU-a" if "gpus/" in path else "")
+    row = "0, GPU-a, NVIDIA A30, 24576, 12, 580.1, 8.0"
+    said = f"{row}\nWARNING: infoROM is corrupted at gpu 0000:17:00.0"
+    monkeypatch.setattr(script, "run", lambda program, *words: (14, said) if program == "nvidia-smi" else (127, ""))
+    found = script.cards()
+    assert (found["exit_code"], found["message"]) == (14, "WARNING: infoROM is corrupted at gpu 0000:17:00.0")
+    assert found["answering"] == [row.split(", ")]
+
+
 LISTED = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
   MIG 3g.20gb     Device  0: (UUID: MIG-e07a497d-1bb6)
@@ -394,10 +406,10 @@ def test_log_of_cuda_has_no_line_of_users(script: ModuleType, monkeypatch: pytes
     monkeypatch.setattr(script, "api", api)
     container = {"Id": "c0", "State": {"StartedAt": "2026-11-20T07:00:00.5Z"}, "Config": {"Tty": False}}
     found = script.cuda_log("", container)
-    assert found == {"found": "ggml_cuda_init: failed to initialize CUDA: unknown error", "left": []}
+    assert found == "ggml_cuda_init: failed to initialize CUDA: unknown error"
     assert asked == ["/containers/c0/logs?stdout=1&stderr=1&since=1795158000&until=1795158600"]
     for odd in ({"State": {"StartedAt": ""}}, {"Config": {"Tty": True}}):
-        assert script.cuda_log("", {**container, **odd}) == {"found": "", "left": []}
+        assert script.cuda_log("", {**container, **odd}) == ""
 
 
 def test_failed_part_keeps_others(script: ModuleType) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests import forked
 
+pytestmark = pytest.mark.sampled
+
 pytest_plugins = ["pytester"]
 
 LAB = """

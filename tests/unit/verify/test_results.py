@@ -20,6 +20,8 @@ MINE = """
 import warnings
 import pytest
 
+pytestmark = pytest.mark.sampled
+
 def test_mine(gpurack_model):
     warnings.warn(f"{gpurack_model.title}: a container is not gpurack's.")
     assert gpurack_model.name == "alpha", "another name"

@@ -2,7 +2,8 @@
 
 MODE silent: accepts every connection and never answers. MODE lying: answers like Docker's API, with the contents of
 ANSWERS (JSON: `info`, `containers`, `image`). MODE drowsy: forwards questions to the real Docker at SOCKET.real; a
-request that would change something never ends. JOURNAL gets a line for each request: the client's uid, and the request.
+request that would change something never ends. MODE fading: the same, and no request after that one ends either.
+JOURNAL gets a line for each request: the client's uid, and the request.
 """
 
 import http.client
@@ -12,12 +13,15 @@ import socket
 import socketserver
 import struct
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 SOCKET, MODE, JOURNAL, ANSWERS_AT = sys.argv[1:]
 ANSWERS = json.loads(Path(ANSWERS_AT).read_text())
+CHANGING = threading.Event()
+"""Somebody asked for a change."""
 
 
 def uid_of(connection):
@@ -48,8 +52,11 @@ class Lying(BaseHTTPRequestHandler):
         write_down(uid_of(self.connection), f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
-        if MODE == "drowsy":
-            if self.command not in ("GET", "HEAD"):
+        if MODE in ("drowsy", "fading"):
+            change = self.command not in ("GET", "HEAD")
+            if change:
+                CHANGING.set()
+            if change or (MODE == "fading" and CHANGING.is_set()):
                 time.sleep(3600)
             return self.answer_of(SOCKET + ".real")
         path = re.sub(r"^/v[0-9.]+", "", self.path).partition("?")[0]

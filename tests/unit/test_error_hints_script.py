@@ -1,10 +1,14 @@
-"""files/remedies.py on a host: hints for an engine's last output."""
+"""files/error_hints.py on a host: hints for an engine's last output."""
 
 from pathlib import Path
 
 import pytest
 
 from gpurack.engines import ENGINES, hints_of
+from gpurack.engines.hints import argument_hints
+from gpurack.plan.models.desired import desire
+from gpurack.plan.runner import own_hints
+from tests.given import host_state, models
 from tests.unit.host_programs import load
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +136,7 @@ ROOT = Path(__file__).parents[2]
         ("vllm", 1, "PermissionError: [Errno 1] Operation not permitted: '/x'", ""),
         ("custom", 1, "MPS client failed to connect to the MPS control daemon or the MPS server", "to use MPS"),
         ("vllm", 128, "could not select device: unresolvable CDI devices nvidia.com/gpu=GPU-1", "nvidia-ctk cdi list"),
+        ("vllm", 1, 'could not select device driver "" with capabilities: [[gpu]]', "restart docker"),
         ("vllm", 1, "Failed to initialize NVML: Unknown Error", "Restart it"),
         ("vllm", 1, "Failed to initialize NVML: Driver/library version mismatch", "Reboot the host"),
         ("vllm", 1, "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3356", "iommu=pt"),
@@ -258,7 +263,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_finds_hint(engine: str, code: int, said: str, helps: str) -> None:
-    found = remedy(engine, code, said)
+    found = hint_for(engine, code, said)
     assert helps in found
     assert bool(found) == bool(helps)
     assert not found or (found.startswith(" ") and found.endswith("."))
@@ -324,13 +329,47 @@ FORMS = (
 def test_each_code_of_cuda_has_the_right_hint_from_each_engine(code: int) -> None:
     name, words, helps = CODES[code]
     for engine, form in FORMS:
-        assert helps in remedy(engine, 1, form.format(code=code, name=name, words=words)), form
+        assert helps in hint_for(engine, 1, form.format(code=code, name=name, words=words)), form
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_troubleshooting_has_the_words_of_each_code(code: int) -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text()
     assert CODES[code][1].rstrip(".") in page
+
+
+SEARCHED = (
+    # the kernel's log (NVIDIA's open kernel modules: nv.c, nv-pci.c, osapi.c)
+    "requires use of the NVIDIA open kernel modules", "is not supported by open", "is not supported by the",
+    "ignoring the legacy GPU", "The NVIDIA probe routine was not called", "obtained ownership of the NVIDIA device(s)",
+    "No NVIDIA GPU found", "RmInitAdapter failed", "rm_init_adapter failed", "NVRM: API mismatch",
+    "GPU has fallen off the bus", "fallen off the bus and is not responding to commands",
+    "nvidia-nvswitch: Version mismatch", "GPU recovery action changed from", "Key was rejected by service",
+    "Timeout after 6s of waiting for RPC response from GPU",
+    # nvidia-smi
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver", "No devices were found",
+    "couldn't find libnvidia-ml.so library in your system", "Driver/library version mismatch", "GPU is lost",
+    "Unable to determine the device handle", "infoROM is corrupted", "is not a valid field to query",
+    "[GPU requires reset]", "[N/A]", "[Not Supported]", "[Unknown Error]", "[Insufficient Permissions]",
+    "currently being used by one or more other processes", "In use by another client",
+    "MIG mode is in pending enable state", "No MIG-supported devices found", "No GPU instances found",
+    # the fabric manager
+    "detected number of NVSwitches don't match with any supported system topology", "failed to find the GPU handle",
+    "detected NVSwitch fatal error", "NV_WARN_NOTHING_TO_DO", "Unit nvidia-fabricmanager.service not found",
+    # containers and engines
+    "unresolvable CDI devices", "could not select device driver", "unsatisfied condition: cuda>=",
+    "Failed to initialize NVML: Unknown Error", "Driver Not Loaded", "ERROR_NVML_LIB_CALL", "CUDA_ERROR_UNKNOWN",
+    "Unexpected error from cudaGetDeviceCount()", "Setting the available devices to be zero",
+    "The NVIDIA driver on your system is too old", "No CUDA GPUs are available", "Failed to infer device type",
+    "ggml_cuda_init: failed to initialize CUDA", "NVIDIA driver too old", "Could not start backend",
+    "could not verify NVIDIA driver compatibility", "Runtime compute cap",
+)  # fmt: skip
+"""Texts that users see and search for."""
+
+
+@pytest.mark.parametrize("text", SEARCHED)
+def test_troubleshooting_has_what_users_search_for(text: str) -> None:
+    assert text in (ROOT / "docs/troubleshooting.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -357,7 +396,7 @@ def test_troubleshooting_has_the_words_of_each_code(code: int) -> None:
     ],
 )
 def test_tells_apart_what_is_missing(engine: str, said: str, helps: str) -> None:
-    assert helps in remedy(engine, 1, said)
+    assert helps in hint_for(engine, 1, said)
 
 
 @pytest.mark.parametrize(
@@ -379,18 +418,48 @@ def test_tells_apart_what_is_missing(engine: str, said: str, helps: str) -> None
     ],
 )
 def test_finds_hint_for_model_without_gpus(engine: str, said: str, helps: str) -> None:
-    assert helps in remedy(engine, 1, said, cards=False)
+    assert helps in hint_for(engine, 1, said, on_gpus=False)
 
 
 def test_engine_has_own_hints_and_custom_image_has_all() -> None:
     said = "ValueError: Unsupported vector type: nonsense"
-    assert "VECTOR_DB" in remedy("open-webui", 1, said)
-    assert remedy("vllm", 1, said) == ""
-    assert "VECTOR_DB" in remedy("custom", 1, said)
+    assert "VECTOR_DB" in hint_for("open-webui", 1, said)
+    assert hint_for("vllm", 1, said) == ""
+    assert "VECTOR_DB" in hint_for("custom", 1, said)
     assert {hint for engine in ENGINES.values() for hint in engine.hints} <= set(hints_of("custom"))
 
 
-def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
+def hint_for(engine: str, code: int, said: str, on_gpus: bool = True) -> str:
     """The hint of the runner, with the hints in its payload."""
-    found: str = load("remedies").error_hint(code, said, [hint.payload for hint in hints_of(engine)], cards)
+    found: str = load("error_hints").error_hint(code, said, [hint.payload for hint in hints_of(engine)], on_gpus)
     return found
+
+
+LLAMA = ["--model", "/weights/a.gguf", "--alias", "qwen", "--port", "8000", "--threads", "many"]
+
+
+@pytest.mark.parametrize(
+    ("said", "field", "helps"),
+    [
+        ('error: "--threads": stoi', "version", "Correct `args.threads`: its value must be a number."),
+        ('error while handling argument "--threads": stoi', "version", "Correct `args.threads`: its value must be"),
+        ("x: error: argument --threads: invalid int value: 'many'", "version", "Correct `args.threads`: its value"),
+        ("error: invalid value 'many' for '--threads <N>': invalid digit", "version", "Correct `args.threads`: its"),
+        ("error: argument --threads: expected one argument", "version", "Correct `args.threads`."),
+        ("error: invalid argument: --no-such-flag", "version", "Correct `args`."),
+        ("error: invalid argument: --alias", "image", "gpurack sets this flag, and the program of the image does not"),
+        ("x: error: unrecognized arguments: --alias qwen", "image", "Check `image`: it must be an image of llama.cpp"),
+        ("error: unexpected argument '--alias' found", "version", "Check `version`: it must"),
+    ],
+)
+def test_refused_argument_is_named_by_who_set_it(said: str, field: str, helps: str) -> None:
+    hints = [*hints_of("llama.cpp"), *argument_hints(LLAMA, ["threads"], "llama.cpp", field)]
+    found = load("error_hints").error_hint(1, said, [hint.payload for hint in hints])
+    assert helps in found
+
+
+def test_payload_has_hints_for_the_arguments_of_an_entry() -> None:
+    found = own_hints(desire("alpha", models(alpha={"gpus": [], "args": {"threads": "many"}}), host_state(), (), {}))
+    (own,) = [hint for hint in found if hint.text.startswith("gpurack sets")]
+    assert ("--?alias" in own.pattern, "threads" in own.pattern) == (True, False)
+    assert any("args.threads" in hint.text for hint in found)

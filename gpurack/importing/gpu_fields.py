@@ -1,20 +1,21 @@
-"""The GPUs of a container, and how many of them it uses."""
+"""Write the GPUs of a container, and how many of them it uses, as fields of an entry."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gpurack.engines.container import CPU
 from gpurack.engines.dialect import NODES
-from gpurack.importing.gpus import AS_DEVICES, DRI, VISIBLE, Gpus, narrowed, rendered, source
+from gpurack.importing.gpus import AS_DEVICES, DRI, NVIDIA, VISIBLE, Gpus, narrowed, rendered, source
 from gpurack.importing.translation import Translation, counted, listed
 from gpurack.spec.model import PCI_ADDRESS
 
-NAMED = re.compile(rf"\d+|GPU-[0-9a-f-]+|{PCI_ADDRESS}")
-"""The ids that `gpus` can hold."""
+NAMED = re.compile(rf"\d+|(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}|.*\$.+")
+"""The ids that `gpus` can hold, and variables without a value."""
 
 
 def keep_slices(t: Translation) -> bool:
-    """Keep GPUs that `gpus` cannot name (MIG slices) in the words of Compose; true if there are any."""
+    """Keep GPUs that `gpus` cannot name (MIG instances by number) in the words of Compose; true if there are any."""
     strange = [item for item in t.run.gpus if not NAMED.fullmatch(item)] if isinstance(t.run.gpus, tuple) else []
     if not strange:
         return False
@@ -22,8 +23,8 @@ def keep_slices(t: Translation) -> bool:
     deploy = t.compose.setdefault("deploy", {}).setdefault("resources", {})
     deploy["reservations"] = {**deploy.get("reservations", {}), "devices": devices}
     t.run = replace(t.run, gpus=None)
-    t.note("open", f"GPU {', '.join(strange)}: gpurack gives out whole GPUs only. It is kept in compose.deploy, where "
-          "no plan sees that it is used.")  # fmt: skip
+    t.note("open", f"GPU {', '.join(strange)}: `gpus` names MIG instances by UUID only (nvidia-smi -L). It is kept in "
+          "compose.deploy, where no plan sees that it is used.")  # fmt: skip
     return True
 
 
@@ -40,6 +41,8 @@ def convert_gpus(t: Translation) -> None:
         t.gpus = None
         if gpus is not None:
             t.note("changed", f"was given GPUs, but {t.engine.title} in gpurack runs no model. `gpus` is left out.")
+    elif gpus is None and keeps_gpus(t):
+        t.gpus = None
     elif gpus is None:
         t.gpus = []
         if needs_gpu(t):
@@ -48,7 +51,28 @@ def convert_gpus(t: Translation) -> None:
         t.gpus = list(range(gpus))
         t.note("open", f"asked for any {counted(gpus, 'GPU')}; set to gpus {t.gpus}. Check which to use.")
     else:
-        t.gpus = gpus if gpus == "all" else [int(item) if item.isdigit() else item for item in gpus]
+        t.gpus = gpus if gpus == "all" else [int(item) if item.isdigit() else item for item in known(t, gpus)]
+
+
+def keeps_gpus(t: Translation) -> bool:
+    """True if the entry has GPUs in the words of Compose, which `gpus` cannot name."""
+    if t.compose.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices"):
+        return True
+    nodes = [path for path in map(source, t.compose.get("devices", [])) if NVIDIA.fullmatch(path)]
+    if nodes:
+        t.note("open", f"uses {', '.join(nodes)}, kept in compose.devices. Set `gpus` if they are those of a GPU.")
+    return bool(nodes)
+
+
+def known(t: Translation, gpus: Sequence[str]) -> list[str]:
+    """The ids, with the first free index for each variable without a value."""
+    found: list[str] = []
+    for item in gpus:
+        free = next(str(index) for index in range(len(gpus) + 1) if str(index) not in (*gpus, *found))
+        found.append(free if "$" in item else item)
+    if unset := [item for item in gpus if "$" in item]:
+        t.note("open", f"its GPU is {listed(unset)}; set to gpus [{listed(found)}]. Check which to use.")
+    return found
 
 
 def needs_gpu(t: Translation) -> bool:
@@ -88,8 +112,8 @@ def visible_gpus(t: Translation, gpus: Gpus) -> Gpus:
         try:
             seen = narrowed(gpus, t.environment[name])
         except ValueError:
-            t.note("open", f"{name}={t.environment[name]} was not applied to `gpus`. List the GPUs there, and remove "
-                  "it.")  # fmt: skip
+            what = f"{name}={t.environment.pop(name)} is left out, and not applied to `gpus`. List its GPUs there."
+            t.note("open", what)
             continue
         shown = "all GPUs" if gpus == "all" else counted(gpus, "GPU") if isinstance(gpus, int) else listed(gpus)
         t.note("changed", f"{name}={t.environment.pop(name)} of {shown} became `gpus`.")

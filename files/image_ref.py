@@ -1,0 +1,1 @@
+../gpurack/spec/image_ref.py

@@ -1,0 +1,53 @@
+"""How long each phase of a run took on a host: what gpurack timed itself, and what its runner said. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gpurack.screen import duration
+
+INSTALL = "install"
+"""Everything before the models: packages, Docker, the toolkit, daemon.json."""
+PHASES = (INSTALL, "pull", "fetch", "load", "first answer")
+"""In the order of a run. files/phases.py says all but the first."""
+SHORTEST = 0.5
+"""Seconds of all phases together below which a host's are not shown."""
+SHOWN = 10
+"""Hosts whose phases are shown, the slowest."""
+_TOOK = re.compile(r"took: ((?:[a-z ]{1,20} \d{1,7}\.\d s(?:, )?)+)")
+_PHASE = re.compile(r"([a-z ]{1,20}) (\d{1,7}\.\d) s")
+
+
+def said(lines: Iterable[str]) -> dict[str, float] | None:
+    """Return the seconds of each phase that the runner's output says; None if it says none.
+
+    >>> said(["alpha: ready after 8 s", "took: pull 12.3 s, load 8.0 s, first answer 0.4 s"])
+    {'pull': 12.3, 'load': 8.0, 'first answer': 0.4}
+    """
+    found = [match for line in lines if (match := _TOOK.fullmatch(line.strip()))]
+    if not found:
+        return None
+    times = dict.fromkeys(PHASES, 0.0)
+    for match in found:
+        for name, seconds in _PHASE.findall(match[1]):
+            if (phase := name.strip()) in times:
+                times[phase] += float(seconds)
+    return {name: seconds for name, seconds in times.items() if seconds}
+
+
+def in_words(times: Mapping[str, float]) -> str:
+    """Return the phases of a host for the end of a run.
+
+    >>> in_words({"load": 8.0, "install": 71.2, "first answer": 0.04})
+    'install 1 min 11 s, load 8.0 s'
+    """
+    return ", ".join(f"{name} {duration(times[name])}" for name in PHASES if times.get(name, 0) >= SHORTEST / 10)
+
+
+def slowest(runs: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Return host → its phases in words, without hosts that took no time.
+
+    runs: host → phase → seconds. Of more than SHOWN hosts the slowest are returned, the slowest first.
+    """
+    total = {host: sum(times.values()) for host, times in runs.items() if sum(times.values()) >= SHORTEST}
+    chosen = list(total) if len(total) <= SHOWN else sorted(total, key=lambda host: -total[host])[:SHOWN]
+    return {host: in_words(runs[host]) for host in chosen}

@@ -1,0 +1,60 @@
+"""An entry beside what the facts of its host say about it. Pure."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.facts.model import Container, HostFacts, Probe
+from gpurack.plan.models.keys import current_key
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A model or service of the inventory, enabled or not, and the facts of its host.
+
+    Whatever is judged before a `DesiredService` exists reads it: health.py, ledger.py, plan.py and others.
+    """
+
+    name: str
+    entry: Model
+    facts: HostFacts
+
+    @classmethod
+    def of(cls, name: str, spec: Host, facts: HostFacts) -> "Observed":
+        """Return an entry of a host by its name."""
+        return cls(name, spec.entries[name], facts)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(user, name), by which answers and the record name it."""
+        return self.entry.dockerd, self.name
+
+    @property
+    def answers_as(self) -> str | None:
+        """The name that its answer must contain; None if the answer names no model."""
+        return ENGINES[self.entry.engine].answers_as(self.entry, self.entry.name_served(self.name))
+
+    @cached_property
+    def container(self) -> Container | None:
+        """Its container; None if there is none, or it is not proven to be gpurack's."""
+        return self.facts.container(self.name, self.entry.dockerd)
+
+    @property
+    def probe(self) -> Probe | None:
+        """The answer of its container, also of one that is still in another Docker; None if it was not asked."""
+        user = self.container.user if self.container else self.entry.dockerd
+        return self.facts.probes.get((user, self.name))
+
+    @property
+    def folder(self) -> str:
+        """The folder on the host, with a slash at its end, of the files that its container mounts."""
+        user, name = self.key
+        return paths.container_file(user, current_key(name, user, self.facts), "")
+
+    @property
+    def running(self) -> bool:
+        """Does its container run?"""
+        return bool(self.container and self.container.running)

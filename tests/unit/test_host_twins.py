@@ -1,0 +1,45 @@
+"""Facts that a host script has a copy of, because it has no library there: each copy is equal to its source."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from gpurack import paths
+from tests.unit.host_programs import FILES
+
+
+def environment_of_users_part() -> list[str]:
+    """The words with which snapshot.sh runs its part of a user, up to those that are of the snapshot alone."""
+    (command,) = re.findall(
+        r'(setpriv --reuid "\$uid" --regid "\$gid" --init-groups env -i HOME=.*?) LC_ALL=C',
+        (FILES / "snapshot.sh").read_text(),
+        re.DOTALL,
+    )
+    values = "user=eve uid=1001 gid=1002 home=/home/eve runtime=/run/user/1001"
+    text = f"{values} PATH={paths.USER_PATH}; printf '%s\\n' {command}"
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_snapshot_runs_a_users_programs_as_the_runner_does() -> None:
+    assert sorted(environment_of_users_part()) == sorted(paths.words_of_user("eve", 1001, 1002, "/home/eve"))
+
+
+def test_runtime_folder_of_a_user_is_the_same_everywhere() -> None:
+    for name in ("snapshot.sh", "evidence.py"):
+        found = set(re.findall(r"/run/user/[^\"\s;/]*", (FILES / name).read_text()))
+        assert found
+        assert found <= {"/run/user/$uid", "/run/user/{}"}, name
+
+
+def test_roots_programs_are_found_in_the_same_folders() -> None:
+    """An ssh login may give root a PATH without them. Where nvidia-smi is asked, its folder in WSL is one of them."""
+    texts = [(FILES / name).read_text() for name in ("snapshot.sh", "manifest.sh", "evidence.py")]
+    added = [set(re.findall(r":/usr/local/sbin[\w/:]*", text)) for text in texts]
+    usual, wsl = ":/usr/local/sbin:/usr/sbin:/sbin", ":/usr/lib/wsl/lib"
+    assert added == [{usual + wsl}, {usual}, {usual + wsl}]
+
+
+def test_verification_finds_a_users_programs_where_the_runner_does() -> None:
+    found = re.findall(r'(?m)^USER_PATH = "([^"]+)"', (FILES / "evidence.py").read_text())
+    assert found == [paths.USER_PATH]
