@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Some machines forbid Python its cache of compiled modules; the tests start gpurack hundreds of times.
 unexport PYTHONDONTWRITEBYTECODE
+# What hosts do not have must not help a test: without it, an output that is closed shows later.
+unexport PYTHONUNBUFFERED
 # How much of exhaustive tests runs (tests/sampling.py): check, a sample, or thorough, all, as in .ci/run.
 EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)

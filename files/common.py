@@ -92,6 +92,8 @@ def say(name, text):
         sys.stdout.flush()
     except BrokenPipeError:
         UNHEARD.set()
+        with open(os.devnull, "wb") as nobody:  # else Python's own flush at the end, or a program's line, would fail
+            os.dup2(nobody.fileno(), sys.stdout.fileno())
 
 
 def while_heard():
