@@ -21,19 +21,12 @@ import probing
 import record
 import recovering
 import stopping
-from common import (  # (beside this file)
-    CertainFailure,
-    Failure,
-    Progress,
-    code_of,
-    describe_error,
-    locked,
-    say,
-    say_error,
-)
 from dockerd import TURN, Dockerd, ensure_record
 from fetch import check_locked, obtain, refuse_damaged, roots_alone
 from images import provide
+from locks import locked
+from messages import CertainFailure, Failure, code_of, describe_error, say, say_error
+from progress import Progress  # (beside this file)
 from project import REJECTED, Project
 from replacing import CHANGES, Batch, new_change
 from starting import SEEN, Lanes

@@ -16,23 +16,14 @@ import claims
 import docker_restart
 import record
 import recovering
-from common import (
-    Failure,
-    Progress,
-    TimeIsUp,
-    clock,
-    code_of,
-    describe_error,
-    locked,
-    parsed,
-    run,
-    say,
-    say_error,
-    together,
-)  # (beside this file)
 from compose_yaml import services_of
 from dockerd import OF_PROJECT, OF_SERVICE, START, USERS, Dockerd, digest
+from json_data import parsed
+from locks import locked
+from messages import Failure, TimeIsUp, clock, code_of, describe_error, say, say_error
 from paths import MODEL_LABEL
+from programs import run, together
+from progress import Progress  # (beside this file)
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's TimeoutStartSec is a little more

@@ -16,9 +16,12 @@ import time
 from urllib.parse import urlsplit
 
 import record
-from common import Failure, TimeIsUp, clock, follow, parsed, rounded, run, write  # (beside this file)
 from compose_yaml import services_of
+from json_data import parsed
+from messages import Failure, TimeIsUp, clock, rounded
 from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS, words_of_user
+from programs import follow, run
+from writing import write  # (beside this file)
 
 BROKE_OFF = (
     "Docker closed the connection while starting the container; see journalctl -u docker. If that names fsnotify, the "
@@ -72,7 +75,7 @@ def as_user(user):
 
 @functools.lru_cache(maxsize=None)
 def keeps_signal():
-    """Can setpriv keep the signal of `common.die_with_parent`, which the kernel clears for another user's program?
+    """Can setpriv keep the signal of `programs.die_with_parent`, which the kernel clears for another user's program?
 
     util-linux 2.33 and later can."""
     return not run("setpriv", *KEEPING, "true")[0]
@@ -122,9 +125,9 @@ class Dockerd:
         return self.bounded(words, limit or START, lambda options: run(*self.docker(*words), **options))
 
     def follow(self, words, seen, limit=None, silence=None, resumed=False):
-        """common.follow for a long docker command with progress output.
+        """programs.follow for a long docker command with progress output.
 
-        limit, silence: as `limit` of `run`, by default LONG and SILENCE. resumed: as for common.Child.
+        limit, silence: as `limit` of `run`, by default LONG and SILENCE. resumed: as for programs.Child.
         """
         times = 1 if self.user else PATIENCE
         limit, silence = times * (limit or LONG), times * (silence or SILENCE)

@@ -17,9 +17,9 @@ import sys
 import time
 
 import record
-from common import UNSEEN, Failure, describe_error  # (beside this file)
 from dockerd import Dockerd
 from kept_logs import PATIENCE, plain
+from messages import UNSEEN, Failure, describe_error  # (beside this file)
 
 LONGEST = 65536  # bytes of a line that are shown at once
 KINDS = {

@@ -10,9 +10,11 @@ import shutil
 import threading
 import time
 
-import common
-from common import Failure, Progress, TimeIsUp, code_of, describe_error, parsed  # (beside this file)
+import programs
 from docker_restart import GRACE, MOST_GRACE
+from json_data import parsed
+from messages import Failure, TimeIsUp, code_of, describe_error
+from progress import Progress  # (beside this file)
 
 PROC = "/proc"
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
@@ -37,7 +39,7 @@ def docker(dockerd, *words, limit=None):
     Raises TimeIsUp. The daemon continues what it began. Unlike Dockerd.run, a timeout here does not end the work on a
     user's daemon: a stop that takes too long is not a daemon that does not answer."""
     limit = dockerd.allowed(limit or QUERY)
-    return common.run(*dockerd.docker(*words), limit=limit, what="{} {}".format(dockerd.by_hand, words[0]))
+    return programs.run(*dockerd.docker(*words), limit=limit, what="{} {}".format(dockerd.by_hand, words[0]))
 
 
 def state(dockerd, container_id):
@@ -327,7 +329,7 @@ def nvidia_smi(query):
     if not shutil.which("nvidia-smi"):
         return []
     try:
-        _, output = common.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
+        _, output = programs.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
     except TimeIsUp:
         return None
     return [[word.strip() for word in line.split(",")] for line in output.splitlines()]

@@ -42,8 +42,11 @@ import re
 import threading
 import time
 
-from common import Failure, alone, parsed, write  # (beside this file)
+from json_data import parsed
+from locks import alone
+from messages import Failure
 from paths import RECORD
+from writing import write  # (beside this file)
 
 LOCK = "/run/gpurack/record"  # held for one change of the file, which several threads write
 THREADS = threading.Lock()  # of this process, which would look for the holder of LOCK in all of /proc

@@ -31,14 +31,18 @@ import os
 import time
 
 import claims
-import common
 import databases
 import kept_logs
+import locks
 import processes
 import record
-from common import Failure, describe_error, locked, put_in_place, say, together, write  # (beside this file)
 from dockerd import BROKE_OFF, START, TURN, Dockerd, ImageGone, exists, secret_text, why_not_started
+from locks import locked
+from messages import Failure, describe_error, say
 from paths import CUDA_LABEL
+from programs import together
+from progress import Progress
+from writing import put_in_place, write  # (beside this file)
 
 MOST = 10  # containers with the labels of one key that are looked at; a user's Docker may list any number
 SOON = 120  # seconds that a run waits for users' Dockers before it plans; what is left then is continued later
@@ -140,10 +144,10 @@ def locked_within(users, limit):
         with locked("recover", users):
             yield None
         return
-    end, progress = time.monotonic() + limit, common.Progress("")
+    end, progress = time.monotonic() + limit, Progress("")
     what = "another run works in the Docker of " + " and ".join(user or "the host" for user in sorted(users))
     with contextlib.ExitStack() as held:
-        while not all(common.take(common.of_user(common.LOCK, user), held) for user in sorted(users)):
+        while not all(locks.take(locks.of_user(locks.LOCK, user), held) for user in sorted(users)):
             held.close()
             if time.monotonic() > end:
                 raise Failure(what, "changed-meanwhile")

@@ -33,18 +33,20 @@ import time
 import uuid
 
 import asking
-import common
 import databases
 import loading
+import locks
 import members
 import probing
 import processes
 import record
 import recovering
 import starting
-from common import CertainFailure, Failure, Progress, code_of, describe_error, say, together  # (beside this file)
 from dockerd import own_url
+from messages import CertainFailure, Failure, code_of, describe_error, say
 from paths import NEW_SERVES, PROBE_LABEL
+from programs import together
+from progress import Progress  # (beside this file)
 
 CHANGES = ("create", "recreate", "remove")  # actions that this file is for; the others start what exists
 OF_DOCKER = re.compile(
@@ -316,7 +318,7 @@ class Batch:
     @contextlib.contextmanager
     def in_turn(self, users):
         """The turn of this change at the host's lock."""
-        if recovering.apart(users) != users and self.news and common.is_held(common.LOCK):
+        if recovering.apart(users) != users and self.news and locks.is_held(locks.LOCK):
             what = "{}: ready, and may be used. The change is completed when no other run works on the host's models"
             say("", what.format(", ".join(model["name"] for model in self.news)))
         with recovering.turn(users, self.job.dockerd):

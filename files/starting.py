@@ -14,9 +14,10 @@ import probing
 import processes
 import record
 import recovering
-from common import Failure, Progress, clock, say  # (beside this file)
 from dockerd import digest
+from messages import Failure, clock, say
 from phases import ANSWER, LOAD, phase
+from progress import Progress  # (beside this file)
 
 SEEN = ("check", "wait")  # actions that start nothing
 

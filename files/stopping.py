@@ -12,8 +12,9 @@ import claims
 import processes
 import record
 import recovering
-from common import Failure, locked, say  # (beside this file)
 from dockerd import POLICIES, TURN, Dockerd, ensure_record, own_url
+from locks import locked
+from messages import Failure, say  # (beside this file)
 from paths import PROBE_LABEL
 
 STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped

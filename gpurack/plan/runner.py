@@ -56,7 +56,7 @@ class Project:
             file is None or file.text != compose.document(self.services, self.user, self.keys)
         ):
             return True
-        # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/common.py: write).
+        # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/writing.py: write).
         if file and (int(file.mode, 8), file.uid, file.gid) != (0o640 if self.user else 0o600, 0, 0):
             return True
         mine = f"{paths.project(self.user)}/"

@@ -262,11 +262,11 @@ def test_run_reads_weights_of_users_before_it_takes_the_lock(
     path.write_bytes(b"weights")
     give(path)
     module = runner(tmp_path, fakes, monkeypatch)
-    fetch, hashes, common = (sys.modules[name] for name in ("fetch", "hashes", "common"))
+    fetch, hashes, locks = (sys.modules[name] for name in ("fetch", "hashes", "locks"))
     read, real = [], hashes.hash_of
 
     def reads(what: str) -> None:
-        read.append((what, common.is_held(common.LOCK)))
+        read.append((what, locks.is_held(locks.LOCK)))
 
     def hash_of(*given: Any) -> Any:
         reads("sha256")
@@ -318,7 +318,7 @@ def test_root_does_not_follow_users_link_to_learn_its_size(
         return real(path, **options)
 
     monkeypatch.setattr(os, "stat", watched)
-    monkeypatch.setattr("common.Progress.is_due", lambda self: True)
+    monkeypatch.setattr("progress.Progress.is_due", lambda self: True)
     locked = {str(home / "m.gguf"): hashlib.sha256(b"weights").hexdigest()}
     if user:
         fetch.check_locked("alpha", locked, "put it back", user)
