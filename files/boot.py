@@ -16,6 +16,7 @@ import claims
 import docker_restart
 import record
 import recovering
+from changes import users_of
 from compose_yaml import services_of
 from dockerd import OF_PROJECT, OF_SERVICE, START, USERS, Dockerd, digest
 from json_data import parsed
@@ -59,7 +60,7 @@ def boot_change(change):
     Returns the names of the entries for which that failed.
 
     Where one of them does not answer, those of the others start as far as their GPUs are free."""
-    users = sorted(recovering.users_of(change))
+    users = sorted(users_of(change))
     daemons = [dockerd for dockerd in map(recovering.known, users) if dockerd and answers(dockerd)]
     this = lambda found: found["batch"] == change["batch"]  # noqa: E731
     unfinished = recovering.recover(this, start=False)

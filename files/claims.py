@@ -1,7 +1,7 @@
 """Which changes a run works on now. A part of models.py.
 
 A change in the host's Docker and a user's together has claims in the host's record: the entries [[user, name]] that it
-may change (`claims` of a change, files/recovering.py). Its run holds a file of its own for it, as long as it lives. So
+may change (`claims` of a change, files/changes.py). Its run holds a file of its own for it, as long as it lives. So
 the lock of the host's models is free while that user's Docker is waited for: other runs, boots, stops and jobs leave
 the claimed entries alone. Runs on the host's own python3 (3.6 or newer, standard library only).
 """

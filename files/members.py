@@ -25,7 +25,7 @@ CHANGED_MEANWHILE = "another run changed it after this one was planned, so it wa
 
 
 def member_of(job, model):
-    """(member, old) of a change: what the record says of it (files/recovering.py), and its old container or None.
+    """(member, old) of a change: what the record says of it (files/changes.py), and its old container or None.
 
     Changes nothing. Raises Failure."""
     name, new = model["name"], model["action"] != "remove"

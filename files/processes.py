@@ -12,6 +12,7 @@ import time
 
 import programs
 from docker_restart import GRACE, MOST_GRACE
+from dockerd import BROKE_OFF, START, why_not_started
 from json_data import parsed
 from messages import Failure, TimeIsUp, code_of, describe_error
 from progress import Progress  # (beside this file)
@@ -31,6 +32,8 @@ FORM = (
     '"error":{{json .State.Error}},"started":{{json .State.StartedAt}},'
     '"grace":{{with .Config.StopTimeout}}{{.}}{{else}}null{{end}}}'
 )
+ENDED = ("gone", "created", "exited", "dead")
+"""The status of a container that has no processes."""
 
 
 def docker(dockerd, *words, limit=None):
@@ -195,6 +198,30 @@ def fields(proc, pid):
 # --- stop -------------------------------------------------------------------------------------------------------------
 
 
+def runs(dockerd, container):
+    """Does a container run? Where its daemon does not answer, its processes decide."""
+    try:
+        return state(dockerd, container)["status"] not in ENDED
+    except Failure:
+        return bool(of_container(dockerd, container, 0))
+
+
+def start(dockerd, container):
+    """Start a container by its id. Raises Failure.
+
+    runc loses a race with its own child once in thousands of starts, so such a failure is tried once more."""
+    for last in (False, True):
+        try:
+            dockerd.limited("start", container, limit=START)
+            return
+        except Failure as failure:
+            text = str(failure)
+            if last or "OCI runtime create failed" not in text:
+                raise Failure(
+                    text if text == BROKE_OFF else why_not_started(1, text), "container-not-started"
+                ) from None
+
+
 def stop(dockerd, container_id, grace=None):
     """Stop a container; returns the processes it had. Takes at most grace + BEYOND_GRACE + QUERY seconds.
 
@@ -217,7 +244,7 @@ def stop(dockerd, container_id, grace=None):
     except TimeIsUp:
         what = "no answer within {} s".format(limit)
     after = state(dockerd, container_id)
-    if after["status"] in ("gone", "exited", "created", "dead"):
+    if after["status"] in ENDED:
         return processes
     left = survivors(processes | of_container(dockerd, container_id, after["pid"]))
     running = "still running: " + describe(left) if left else "Docker says that it is " + after["status"]

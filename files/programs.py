@@ -39,6 +39,12 @@ def together(calls):
     return errors
 
 
+def raise_first(errors):
+    """Raise the first error of threads, after all of them."""
+    for error in errors:
+        raise error
+
+
 def die_with_parent():
     """In a child, before its program starts: it is killed when the thread that started it ends.
 

@@ -7,7 +7,7 @@ creates a container records its id here. A part of models.py; runs on the host's
     {"format": 2,
      "containers": {USER: {NAME: {"id", "kind", "definition", "applied", "service",
                                   "lab", "by", "commit", "inventory", "rollback"}}},
-     "replacing":  [{"batch", "phase", "since", "members": [member],        changes under way: files/recovering.py
+     "replacing":  [{"batch", "phase", "since", "members": [member],        changes under way: files/changes.py
                      "claims": [[USER, NAME]]}],                            of a user's Docker and the host's only
      "failed":     {USER: {NAME: {"at", "definition", "label", "image", "given", "why", "serves", "down", "start"}}},
      "ready":      {USER: {NAME: [{"at", "until", "definition", "label", "image", "digest", "id",
@@ -139,7 +139,7 @@ def well_formed(found):
 
 
 def is_change(change):
-    """Is it a change under way, as files/recovering.py writes it?"""
+    """Is it a change under way, as files/changes.py describes it?"""
     ids = ("old_id", "new_id")
     return (
         isinstance(change, dict)

@@ -914,12 +914,12 @@ def test_key_of_any_size_and_bytes_costs_root_little(ada: Any) -> None:
     key = Path(ada.secrets) / "m0/api_key"
     with key.open("r+b") as stream:
         stream.truncate(1 << 40)
-    asking, recovering = sys.modules["asking"], sys.modules["recovering"]
+    asking, undoing = sys.modules["asking"], sys.modules["undoing"]
     assert len(ada.api_key("m0")) <= 1 << 20
     assert len(asking.key_of({"key": str(key)})) <= 1 << 20
     assert ada.without_secrets("sk-01, sk-02") == "•••, •••"
     member = {"restore": ["api_key"], "new_key": "m0", "old_key": "m1"}
-    recovering.todays_files(member, ada)
+    undoing.todays_files(member, ada)
     assert (Path(ada.secrets) / "m1/api_key").stat().st_size <= 1 << 20
     key.write_bytes(b"\xff\xfe")
     assert ada.api_key("m0") == "\ufffd\ufffd"

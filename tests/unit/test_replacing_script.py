@@ -30,11 +30,13 @@ from tests.unit.host_programs import load
 models = load("models")
 import asking  # noqa: E402 (of files/)
 import boot  # noqa: E402
+import changes  # noqa: E402
 import claims  # noqa: E402
 import databases  # noqa: E402
 import docker_restart  # noqa: E402
 import dockerd  # noqa: E402
 import fetch  # noqa: E402
+import finishing  # noqa: E402
 import kept_logs  # noqa: E402
 import loading  # noqa: E402
 import locks  # noqa: E402
@@ -47,11 +49,12 @@ import recovering  # noqa: E402
 import replacing  # noqa: E402
 import starting  # noqa: E402
 import stopping  # noqa: E402
+import undoing  # noqa: E402
 import writing  # noqa: E402
 
 pytestmark = pytest.mark.sampled
 
-SAYING = (boot, locks, messages, models, recovering, replacing, starting, stopping)
+SAYING = (boot, finishing, locks, messages, models, recovering, replacing, starting, stopping, undoing)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Host:
         dockerd.CONFIG, dockerd.USERS, boot.USERS = f"{folder}/etc", f"{folder}/users", f"{folder}/users"
         record.RECORD, record.LOCK = f"{folder}/record.json", f"{folder}/run/record"
         locks.LOCK, locks.BUSY = f"{folder}/run/lock", f"{folder}/run/busy"
-        for module in (writing, dockerd, record, recovering):
+        for module in (writing, dockerd, record, undoing):
             module.write = self.write
         programs.run = dockerd.run = boot.run = self.docker.run
         dockerd.follow = self.docker.follow
@@ -326,7 +329,7 @@ PATCHED = [
     *((dockerd, name) for name in ("CONFIG", "USERS", "write", "run", "follow")),
     *((boot, name) for name in ("USERS", "run")),
     *((record, name) for name in ("RECORD", "LOCK", "write")),
-    (recovering, "write"),
+    (undoing, "write"),
     *((locks, name) for name in ("LOCK", "BUSY")),
     (writing, "write"),
     (programs, "run"),
@@ -735,8 +738,8 @@ def test_a_users_docker_gets_the_time_back_that_the_end_of_a_change_waits_for_th
         with locked(what, users):
             yield
 
-    monkeypatch.setattr(recovering, "locked", for_days)
-    for module in (recovering, dockerd):
+    monkeypatch.setattr(changes, "locked", for_days)
+    for module in (changes, recovering, dockerd):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     assert models.recover() == 0, host.out
     assert now[0] == 2 * dockerd.TURN
@@ -1034,7 +1037,8 @@ def test_what_is_not_undone_keeps_a_model_of_the_host_in_the_change(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recovering if what == "todays_files" else dockerd.Dockerd, what, fails)
+        for place in (recovering, undoing) if what == "todays_files" else (dockerd.Dockerd,):
+            patch.setattr(place, what, fails)
         assert models.recover() > 0
         (change,) = host.record()["replacing"]
         assert "alpha" in {member["name"] for member in change["members"]}
