@@ -23,13 +23,15 @@ import record
 import recovering
 import stopping
 from changes import apart, turn, users_of
-from dockerd import TURN, Dockerd, ensure_record
+from docker_commands import TURN
+from dockerd import Dockerd
 from fetch import check_locked, obtain, refuse_damaged, roots_alone
 from images import provide
 from locks import locked
 from messages import CertainFailure, Failure, code_of, describe_error, say, say_error
 from progress import Progress  # (beside this file)
 from project import REJECTED, Project
+from record_rebuild import ensure_record
 from replacing import CHANGES, Batch, new_change
 from starting import SEEN, Lanes
 

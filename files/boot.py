@@ -18,13 +18,15 @@ import record
 import recovering
 from changes import users_of
 from compose_yaml import services_of
-from dockerd import OF_PROJECT, OF_SERVICE, START, USERS, Dockerd, digest
+from docker_commands import START
+from dockerd import OF_PROJECT, OF_SERVICE, USERS, Dockerd
 from json_data import parsed
 from locks import locked
 from messages import Failure, TimeIsUp, clock, code_of, describe_error, say, say_error
 from paths import MODEL_LABEL
 from programs import run, together
 from progress import Progress  # (beside this file)
+from record import digest
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's TimeoutStartSec is a little more

@@ -26,7 +26,7 @@ import os
 import time
 
 import record
-from dockerd import TURN
+from docker_commands import TURN
 from locks import locked
 
 

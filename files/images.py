@@ -18,7 +18,8 @@ import base_images
 import probing
 import record
 import room
-from dockerd import IMAGE, LONG
+from docker_commands import LONG
+from dockerd import IMAGE
 from download import lock_place, locked
 from image_ref import registry_of, split
 from json_data import parsed

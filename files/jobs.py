@@ -10,13 +10,14 @@ import time
 
 import preparing
 import record
-from dockerd import JOBS_PROJECT, Dockerd, ensure_record
+from dockerd import JOBS_PROJECT, Dockerd
 from fetch import obtain
 from images import provide
 from messages import Failure, clock, code_of, describe_error, say, say_error, size
 from paths import JOB_LABEL, JOBS
 from programs import Child
 from progress import Progress, show_progress
+from record_rebuild import ensure_record
 from safe_paths import make_folder, require_roots
 from writing import write  # (beside this file)
 

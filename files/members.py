@@ -9,10 +9,10 @@ import processes
 import proof
 import record
 import starting
-from dockerd import digest
 from listening import overlap
 from messages import CertainFailure, Failure, clock, describe_error, say  # (beside this file)
 from paths import MODEL_LABEL, SERVES_AGAIN, SET_ASIDE
+from record import digest
 
 PREVIOUS = ".previous"  # the suffix of the old container's name meanwhile
 RUNS = ("running", "restarting", "paused")

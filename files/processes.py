@@ -11,8 +11,8 @@ import threading
 import time
 
 import programs
+from docker_commands import BROKE_OFF, START, why_not_started
 from docker_restart import GRACE, MOST_GRACE
-from dockerd import BROKE_OFF, START, why_not_started
 from json_data import parsed
 from messages import Failure, TimeIsUp, code_of, describe_error
 from progress import Progress  # (beside this file)

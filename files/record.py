@@ -37,6 +37,7 @@ the gpurack command. changes, failed: lines of text. Format 1 had only the conta
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 import threading
@@ -526,3 +527,8 @@ def keys(user):
     """name → key in Compose of our containers in a user's Docker."""
     entries = (load() or {"containers": {}})["containers"].get(user, {})
     return {name: str(entry.get("service") or name) for name, entry in entries.items()}
+
+
+def digest(label):
+    """The digest of a model's definition in the record (the same as in gpurack/plan/runner.py)."""
+    return hashlib.sha256(label.encode("utf-8")).hexdigest() if isinstance(label, str) else ""

@@ -17,8 +17,9 @@ import claims
 import databases
 import locks
 import record
+from accounts import exists
 from changes import apart, limit_users, remove_staged, staged, users_of
-from dockerd import Dockerd, exists
+from dockerd import recorded
 from finishing import finish, note
 from locks import locked
 from messages import Failure, describe_error, say
@@ -180,8 +181,4 @@ def undo_unseen(change, member, host):
 
 def known(user):
     """A user's daemon with what the record has of it; None where the user no longer exists."""
-    if not exists(user):
-        return None
-    dockerd = Dockerd(user)
-    dockerd.ids, dockerd.keys = record.ids(user), record.keys(user)
-    return dockerd
+    return recorded(user) if exists(user) else None

@@ -44,9 +44,9 @@ import record
 import starting
 import undoing
 from changes import apart, limit_users, turn, users_of
-from dockerd import own_url
 from messages import CertainFailure, Failure, code_of, describe_error, say
 from paths import NEW_SERVES, PROBE_LABEL
+from ports import own_url
 from programs import raise_first, together
 from progress import Progress  # (beside this file)
 

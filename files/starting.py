@@ -13,10 +13,10 @@ import ollama
 import probing
 import processes
 import record
-from dockerd import digest
 from messages import Failure, clock, say
 from phases import ANSWER, LOAD, phase
 from progress import Progress  # (beside this file)
+from record import digest
 
 SEEN = ("check", "wait")  # actions that start nothing
 

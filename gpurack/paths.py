@@ -8,12 +8,13 @@ CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = [
-    "applying", "asking", "base_images", "boot", "changes", "claims", "compose_yaml", "cuda_faults", "databases",
-    "docker_restart", "dockerd", "download", "error_hints", "fetch", "finishing", "hashes", "image_ref", "images",
-    "jobs", "json_data", "kept_logs", "leftovers", "listening", "loading", "locks", "members", "messages", "ollama",
-    "paths", "phases", "pieces", "preparing", "probing", "processes", "programs", "progress", "project", "proof",
-    "record", "recovering", "replacing", "request", "room", "safe_paths", "sqlite_copy", "starting", "stopping",
-    "umask_and_path", "undoing", "weights_header", "writing",
+    "accounts", "applying", "asking", "base_images", "boot", "changes", "claims", "compose_yaml", "cuda_faults",
+    "databases", "docker_commands", "docker_restart", "dockerd", "download", "error_hints", "fetch", "finishing",
+    "hashes", "image_ref", "images", "jobs", "json_data", "kept_logs", "leftovers", "listening", "loading", "locks",
+    "members", "messages", "ollama", "paths", "phases", "pieces", "ports", "preparing", "probing", "processes",
+    "programs", "progress", "project", "proof", "record", "record_rebuild", "recovering", "replacing", "request",
+    "room", "safe_paths", "sqlite_copy", "starting", "stopping", "umask_and_path", "undoing", "weights_header",
+    "writing",
 ]  # fmt: skip
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """The modules that the runner imports, and weights_header, which it runs as a program of its own."""

@@ -223,7 +223,7 @@ def users_docker(fakes: Fakes, cases: str) -> None:
 def test_silent_daemon_fails_models_of_its_user_only(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
+    for name in ("docker_commands.ANSWER", "docker_commands.CHANGE", "docker_commands.START"):
         monkeypatch.setattr(name, 2)
     users_docker(fakes, "*) sleep 60;;")
     groups = [entry("alpha")], [entry("beta", user="ada")], [entry("gamma", user="ada")]
@@ -240,7 +240,7 @@ def test_silent_daemon_fails_models_of_its_user_only(
 
 def test_silent_daemon_is_not_asked_again(models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """It falls silent while it creates a container; later commands fail at once."""
-    monkeypatch.setattr("dockerd.START", 1)
+    monkeypatch.setattr("docker_commands.START", 1)
     users_docker(fakes, '*" up "*) sleep 60;;')
     ada = models.Dockerd("ada")
     for act in (lambda: ada.up("beta"), lambda: ada.run("ps"), lambda: ada.up("gamma")):
@@ -258,7 +258,7 @@ def test_limits_time_of_users_docker(
     models: Any, words: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
-    monkeypatch.setattr("dockerd.run", lambda *argv, limit, what: (given.append(limit), (0, ""))[1])
+    monkeypatch.setattr("docker_commands.run", lambda *argv, limit, what: (given.append(limit), (0, ""))[1])
     models.Dockerd("ada").run(*words)
     models.Dockerd().run(*words)
     assert given == [limit, 4 * limit], "the host's own daemon gets more"
@@ -303,7 +303,7 @@ def test_only_mixed_group_needs_both_dockers(models: Any, more: Any, parts: Any)
 def test_mixed_group_with_silent_daemon_keeps_no_other_model_of_the_host_from_its_change(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
+    for name in ("docker_commands.ANSWER", "docker_commands.CHANGE", "docker_commands.START"):
         monkeypatch.setattr(name, 2)
     users_docker(fakes, '*" config "*) sleep 60;;')
     assert carry_out(models, [entry("alpha"), entry("beta", user="ada")], [entry("gamma")]).failures == 2
@@ -354,7 +354,7 @@ def test_missing_user_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.
     def no_such_user(user: str) -> Any:
         raise models.Failure(f"the user {user} does not exist")
 
-    monkeypatch.setattr("dockerd.as_user", no_such_user)
+    monkeypatch.setattr("accounts.as_user", no_such_user)
     assert carry_out(models, [entry("alpha")], [entry("beta", user="eve")]).failures == 1
     out = capsys.readouterr().out
     assert "error beta: the user eve does not exist\n" in out

@@ -179,7 +179,7 @@ def test_removes_entry_of_missing_user(models: Any, record: Any, monkeypatch: py
     content = of_alpha("a" * 64)
     content["containers"].update(eve={}, ada={})
     write(record, content)
-    monkeypatch.setattr("dockerd.as_user", account)
+    monkeypatch.setattr("accounts.as_user", account)
     carry_out(models)
     assert list(recorded(record)) == ["", "ada"]
 

@@ -21,6 +21,7 @@ from tests.unit import host_programs
 from tests.unit.host_programs import Fakes, load
 
 assert host_programs
+import docker_commands  # noqa: E402
 import dockerd as dockerd_module  # noqa: E402
 import messages  # noqa: E402 (of files/)
 import programs  # noqa: E402 (of files/)
@@ -74,8 +75,8 @@ def host(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     fakes.add("docker", "exec sleep 60")
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     for name in ("ANSWER", "CHANGE", "START", "LONG", "SILENCE"):
-        monkeypatch.setattr(dockerd_module, name, 0.2)
-    monkeypatch.setattr(dockerd_module, "PATIENCE", 2)
+        monkeypatch.setattr(docker_commands, name, 0.2)
+    monkeypatch.setattr(docker_commands, "PATIENCE", 2)
     return dockerd_module.Dockerd()
 
 
@@ -106,7 +107,7 @@ def test_hanging_docker_of_the_host_ends_with_a_sentence(host: Any, what: str) -
 
 def test_silent_command_says_what_is_waited_for(host: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(progress, "EVERY", 0)
-    monkeypatch.setattr(dockerd_module, "CHANGE", 1)
+    monkeypatch.setattr(docker_commands, "CHANGE", 1)
     with pytest.raises(messages.Failure):
         host.run("rm", "alpha")
     assert "waiting for docker rm, 0 s" in capsys.readouterr().out
@@ -115,7 +116,7 @@ def test_silent_command_says_what_is_waited_for(host: Any, monkeypatch: pytest.M
 def test_it_is_said_once(host: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """While a step shows its own progress, its commands show none."""
     monkeypatch.setattr(progress, "EVERY", 0)
-    monkeypatch.setattr(dockerd_module, "CHANGE", 1)
+    monkeypatch.setattr(docker_commands, "CHANGE", 1)
     with pytest.raises(messages.Failure), progress.show_progress(progress.Progress("alpha"), "loading i:1"):
         host.run("load")
     said = capsys.readouterr().out

@@ -28,11 +28,13 @@ from tests.unit.fake_docker import Container, FakeDocker, Killed, moment, servic
 from tests.unit.host_programs import load
 
 models = load("models")
-import asking  # noqa: E402 (of files/)
+import accounts  # noqa: E402 (of files/)
+import asking  # noqa: E402
 import boot  # noqa: E402
 import changes  # noqa: E402
 import claims  # noqa: E402
 import databases  # noqa: E402
+import docker_commands  # noqa: E402
 import docker_restart  # noqa: E402
 import dockerd  # noqa: E402
 import fetch  # noqa: E402
@@ -130,8 +132,8 @@ class Host:
         locks.LOCK, locks.BUSY = f"{folder}/run/lock", f"{folder}/run/busy"
         for module in (writing, dockerd, record, undoing):
             module.write = self.write
-        programs.run = dockerd.run = boot.run = self.docker.run
-        dockerd.follow = self.docker.follow
+        programs.run = docker_commands.run = boot.run = self.docker.run
+        docker_commands.follow = self.docker.follow
         self.out: list[str] = []
         for module in SAYING:
             module.say = self.say
@@ -309,7 +311,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
     monkeypatch.setattr(writing, "grant_read", lambda path, uid: None)
-    monkeypatch.setattr(dockerd, "as_user", lambda user: (1000, ["setpriv", f"USER={user}"]))
+    monkeypatch.setattr(accounts, "as_user", lambda user: (1000, ["setpriv", f"USER={user}"]))
     monkeypatch.setattr(loading, "wait_until_ready", wait_until_ready)
     monkeypatch.setattr(loading, "still_up", lambda *arguments: None)
     monkeypatch.setattr(processes, "of_container", of_container)
@@ -326,7 +328,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 PATCHED = [
-    *((dockerd, name) for name in ("CONFIG", "USERS", "write", "run", "follow")),
+    *((dockerd, name) for name in ("CONFIG", "USERS", "write")),
+    *((docker_commands, name) for name in ("run", "follow")),
     *((boot, name) for name in ("USERS", "run")),
     *((record, name) for name in ("RECORD", "LOCK", "write")),
     (undoing, "write"),
@@ -346,7 +349,7 @@ def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any,
     given = WAITING.bind(daemon, name, container_id, *arguments, **options)
     given.apply_defaults()
     assert given.arguments["silence"]() in (None, loading.SILENCE)
-    docker = dockerd.run.__self__
+    docker = docker_commands.run.__self__
     if docker.dead:
         raise Killed
     containers = [one for users in docker.daemons.values() for one in users.values() if one.id == container_id]
@@ -360,7 +363,7 @@ def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any,
 
 def of_container(daemon: Any, container_id: str, *arguments: Any) -> set[tuple[int, int]]:
     """The processes of a container, which root sees also where the daemon does not answer."""
-    found = dockerd.run.__self__.daemons[daemon.user].get(container_id)
+    found = docker_commands.run.__self__.daemons[daemon.user].get(container_id)
     return {(7, 7)} if found and found.status == "running" else set()
 
 
@@ -540,7 +543,7 @@ def test_a_slow_docker_of_a_user_keeps_models_of_the_host_down_for_limited_time(
 ) -> None:
     """Each command in ada's takes nearly as long as it may. So does each in a recovery, as long as it is slow."""
     now, held = [0.0], [0.0]
-    monkeypatch.setattr(dockerd, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr(docker_commands, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     answer = FakeDocker.run
 
     def slowly(docker: FakeDocker, *argv: str, **options: Any) -> tuple[int, str]:
@@ -551,16 +554,16 @@ def test_a_slow_docker_of_a_user_keeps_models_of_the_host_down_for_limited_time(
 
     monkeypatch.setattr(FakeDocker, "run", slowly)
     host, _ = cases(folder, SCENARIOS["swap between two Dockers"], breaks)
-    assert dockerd.TURN / 2 < held[0] <= 2 * dockerd.TURN + 5, "and the seconds that a model may load"
+    assert docker_commands.TURN / 2 < held[0] <= 2 * docker_commands.TURN + 5, "and the seconds that a model may load"
     ours = [one for one in host.docker.daemons[""].values() if one.status == "running"]
     free = {"0", "1"} - {gpu for one in host.running() for gpu in one.gpus}
     assert ours or "0" not in free, host.out
     assert any("the Docker of ada took longer than" in line for line in host.out), host.out
     held[0] = 0
     models.recover()
-    assert held[0] <= dockerd.TURN
+    assert held[0] <= docker_commands.TURN
     monkeypatch.setattr(FakeDocker, "run", answer)
-    programs.run = dockerd.run = boot.run = host.docker.run
+    programs.run = docker_commands.run = boot.run = host.docker.run
     assert after_kill(host, "kill") in ("old", "new")
 
 
@@ -605,7 +608,7 @@ def while_ada(host: Host, monkeypatch: pytest.MonkeyPatch, command: str, act: Ca
         return answer(docker, *argv, **options)
 
     monkeypatch.setattr(FakeDocker, "run", run)
-    programs.run = dockerd.run = boot.run = host.docker.run
+    programs.run = docker_commands.run = boot.run = host.docker.run
 
 
 REFUSED = "not changed: another run is changing it (pid {}, since "
@@ -734,15 +737,15 @@ def test_a_users_docker_gets_the_time_back_that_the_end_of_a_change_waits_for_th
 
     @contextlib.contextmanager
     def for_days(what: str, users: Iterable[str] = ("",)) -> Iterator[None]:
-        now[0] += 2 * dockerd.TURN if set(users) == {""} else 0
+        now[0] += 2 * docker_commands.TURN if set(users) == {""} else 0
         with locked(what, users):
             yield
 
     monkeypatch.setattr(changes, "locked", for_days)
-    for module in (changes, recovering, dockerd):
+    for module in (changes, recovering, docker_commands):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     assert models.recover() == 0, host.out
-    assert now[0] == 2 * dockerd.TURN
+    assert now[0] == 2 * docker_commands.TURN
     assert host.served() == "new"
 
 
@@ -858,7 +861,7 @@ def waiting_for_ada(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> I
         assert locks.take(locks.of_user(locks.LOCK, "ada"), held)
     else:
         monkeypatch.setattr(FakeDocker, "run", run)
-        programs.run = dockerd.run = boot.run = host.docker.run
+        programs.run = docker_commands.run = boot.run = host.docker.run
     try:
         yield
     finally:
@@ -2238,8 +2241,8 @@ def test_models_on_different_gpus_wait_for_none() -> None:
 def test_refused_start_quotes_the_daemon() -> None:
     """`docker start` ends with a line that has only the container's id."""
     said = "Error response from daemon: no such device\nError: failed to start containers: 4a347211"
-    assert dockerd.why_not_started(1, said).endswith(": Error response from daemon: no such device")
-    assert dockerd.why_not_started(1, "Error: a\nb").endswith(": Error: a")
+    assert docker_commands.why_not_started(1, said).endswith(": Error response from daemon: no such device")
+    assert docker_commands.why_not_started(1, "Error: a\nb").endswith(": Error: a")
 
 
 @pytest.mark.parametrize("alive", [True, False])
