@@ -16,7 +16,7 @@ from gpurack.host_data import json_from_host, yaml_from_host
 from gpurack.spec.step_codes import STEPS
 
 if TYPE_CHECKING:
-    from gpurack.facts.model import Container, File
+    from gpurack.facts.parts import Container, File
 
 FORMAT = 2
 """The newest format. Format 1 has containers only, and no `service`."""

@@ -8,7 +8,8 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.hints import Hint, argument_hints
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, files, images, keys, ledger, neighbours, probes, pulls, weights
 from gpurack.plan.models.batches import batches, depth, lanes

@@ -8,21 +8,11 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.facts.docker import container, info
+from gpurack.facts.gpus import Driver, Gpu, GpuProcess
 from gpurack.facts.lines import each
-from gpurack.facts.model import (
-    SOURCES,
-    USER_DAEMON_JSON,
-    Container,
-    Driver,
-    File,
-    Gpu,
-    GpuProcess,
-    HostFacts,
-    Os,
-    Package,
-    User,
-)
+from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import instances, number, with_indices
+from gpurack.facts.parts import SOURCES, USER_DAEMON_JSON, Container, File, Os, Package, User
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from gpurack import paths
-from gpurack.facts.model import User
+from gpurack.facts.parts import User
 from gpurack.facts.record import Entry
 from gpurack.operations import commands
 from gpurack.plan.remove import plan_remove

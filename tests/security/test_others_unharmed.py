@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from gpurack.facts.amd import processes
-from gpurack.facts.model import Listener, User
 from gpurack.facts.nvidia import gpu_processes
+from gpurack.facts.parts import Listener, User
 from gpurack.locking.manifest import manifest
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.preflight import port_in_use

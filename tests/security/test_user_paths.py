@@ -26,8 +26,9 @@ import pytest
 from rich.console import Console
 
 from gpurack.commands.diff import previewed, show_hosts
-from gpurack.facts.model import Header, HostFacts, Unit, User
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Header, Unit, User
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.locking import gather
 from gpurack.locking.gather import hasher

@@ -15,8 +15,9 @@ import pytest
 from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.cuda_faults import REFUSED
-from gpurack.facts.gpus import CdiSpec, Details, Module, PciGpu
-from gpurack.facts.model import GpuProcess, HostFacts, Unit
+from gpurack.facts.gpus import CdiSpec, Details, GpuProcess, Module, PciGpu
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Unit
 from gpurack.plan.host import Preview, plan_serving
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.run import Run

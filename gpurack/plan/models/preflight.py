@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gpurack.facts.model import Container, HostFacts, Listener
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container, Listener
 from gpurack.facts.record import PREVIOUS
 from gpurack.listening import overlap
 from gpurack.plan.models import compose, ledger, weights
