@@ -23,7 +23,7 @@ from dockerd import OF_PROJECT, OF_SERVICE, USERS, Dockerd
 from json_data import parsed
 from locks import locked
 from messages import Failure, TimeIsUp, clock, code_of, describe_error, say, say_error
-from paths import MODEL_LABEL
+from paths import CDI_LASTING, CDI_REFRESHED, MODEL_LABEL
 from programs import run, together
 from progress import Progress  # (beside this file)
 from record import digest
@@ -33,7 +33,6 @@ DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's Tim
 SMI_TIMEOUT = 300  # seconds of one nvidia-smi, which needs up to a minute where no other program has the GPUs open
 NODE = r"/dev/dri/renderD[0-9]+"
 MOST = 200  # containers of one Docker that are inspected without a record; a user's Docker may list any number
-SPEC, LASTING = "/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml"  # the first comes before the second, which stays
 DEVICES = "/proc/devices"
 WSL, TOGETHER = "/dev/dxg", "all"  # the device of all GPUs in WSL, and its name in CDI specs
 NODES = "nvidia-modprobe -u -c 0 || nvidia-ctk system create-device-nodes --control-devices"
@@ -333,7 +332,7 @@ def stale():
 
     Then CUDA fails in containers (error 999). Nothing else refreshes a spec in /etc/cdi.
     """
-    text = content(SPEC) or content(LASTING)
+    text = content(CDI_REFRESHED) or content(CDI_LASTING)
     real = re.search(r"(?m)^ *(\d+) nvidia-uvm$", content(DEVICES))
     nodes = [
         node for node in re.split(r"(?m)^\s*-\s|[{}]", text) if re.search(r'\bpath"?:\s*"?/dev/nvidia-uvm\b(?!-)', node)
@@ -377,7 +376,7 @@ def wait_for_driver(by_cdi, needed):
                 run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
                 run("systemctl", "restart", "nvidia-cdi-refresh.service")
                 if stale():
-                    run("nvidia-ctk", "--quiet", "cdi", "generate", "--output=" + SPEC)
+                    run("nvidia-ctk", "--quiet", "cdi", "generate", "--output=" + CDI_REFRESHED)
         time.sleep(1)
     say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
     return False

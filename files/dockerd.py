@@ -13,7 +13,7 @@ import record
 from docker_commands import ANSWER, Commands, why_not_started
 from json_data import parsed
 from messages import Failure
-from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS
+from paths import COMPOSE, CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS
 from ports import published
 from writing import write  # (beside this file)
 
@@ -27,8 +27,8 @@ MOST_LEFT = 10  # containers with a label that are removed; a user's Docker may 
 IMAGE = r"\w[\w.:/@-]{0,299}\Z"  # a reference or an id; never an option
 POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 LABELS = {PROJECT: (MODEL_LABEL, "model"), JOBS_PROJECT: (JOB_LABEL, "job")}
-OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
-OF_IMAGE = "com.docker.compose.image"  # the image id from which Compose created the container
+OF_PROJECT, OF_SERVICE = COMPOSE + "project", COMPOSE + "service"
+OF_IMAGE = COMPOSE + "image"  # the image id from which Compose created the container
 LONGEST_SECRET = 1 << 20  # characters of a key, or of configuration beside it
 
 

@@ -11,10 +11,9 @@ import record
 import starting
 from listening import overlap
 from messages import CertainFailure, Failure, clock, describe_error, say  # (beside this file)
-from paths import MODEL_LABEL, SERVES_AGAIN, SET_ASIDE
+from paths import MODEL_LABEL, PREVIOUS, SERVES_AGAIN, SET_ASIDE
 from record import digest
 
-PREVIOUS = ".previous"  # the suffix of the old container's name meanwhile
 RUNS = ("running", "restarting", "paused")
 INVALID = re.compile(
     r"invalid (CapAdd|CapDrop|(IPC|PID|UTS) mode|restart policy|volume specification|mount path|port specification)"

@@ -29,8 +29,6 @@ from gpurack.facts.parts import (
     User,
 )
 from gpurack.facts.record import (
-    COMPOSE,
-    PREVIOUS,
     DatabaseCopy,
     Event,
     Failed,
@@ -209,7 +207,7 @@ class HostFacts:
         found: dict[str, Member] = {}
         for member in (member for one in self.replacing for member in one.members):
             for each in self.containers:
-                key = each.labels.get(f"{COMPOSE}service")
+                key = each.labels.get(f"{paths.COMPOSE}service")
                 old = each.user == member.of and each.id == member.old_id and not member.adopted
                 new = each.user == member.user and each.id == member.new_id
                 # killed between Docker's creation and its record
@@ -218,7 +216,7 @@ class HostFacts:
                 if (
                     each.kind == "model"
                     and (
-                        (old and each.name in (member.name, member.name + PREVIOUS))
+                        (old and each.name in (member.name, member.name + paths.PREVIOUS))
                         or (new and each.name == member.name)
                     )
                 ) or (created and each.kind == "model" and not each.running):

@@ -13,8 +13,8 @@ FILES = Path(__file__).resolve().parents[2] / "files"
 PROGRAM = """
 import sys
 sys.path.insert(0, {files!r})
-import dockerd, programs
-words = dockerd.as_user({user!r})[1] if {user!r} else []
+import accounts, programs
+words = accounts.as_user({user!r})[1] if {user!r} else []
 programs.run(*words, "sh", "-c", "echo $$ >{pid}; exec sleep 60")
 """
 

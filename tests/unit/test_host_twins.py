@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 from gpurack import paths
+from tests.sources import tree
 from tests.unit.host_programs import FILES
+
+OWN = {"evidence.py": "verification observes by its own means", "litellm_gateway.py": "runs in a container"}
+ALIKE = {"SECTIONS": "of compose.yaml: test_compose_blocks.py compares what both make of it"}
+
+
+def constants(modules: Iterable[Path]) -> dict[str, set[str]]:
+    """Text, or tuple of texts, as written → the names of the constants of these modules that have it."""
+    found: dict[str, set[str]] = {}
+    for path in modules:
+        for node in tree(path).body:
+            if not isinstance(node, ast.Assign):
+                continue
+            for name, value in pairs(node.targets[0], node.value):
+                parts = value.elts if isinstance(value, ast.Tuple) else [value]
+                if all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts):
+                    found.setdefault(ast.unparse(value), set()).add(ast.unparse(name))
+    return {text: names for text, names in found.items() if len(text) > len("('', '')")}
+
+
+def pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """Each name of an assignment with its value."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        return list(zip(target.elts, value.elts, strict=True))
+    return [(target, value)]
+
+
+def test_no_constant_is_both_in_files_and_in_the_package() -> None:
+    """gpurack/paths.py is in files/ too, by a link."""
+    programs = [path for path in FILES.glob("*.py") if not path.is_symlink() and path.name not in OWN]
+    ours, theirs = constants((FILES.parent / "gpurack").rglob("*.py")), constants(programs)
+    assert len(ours) > 100
+    assert len(theirs) > 30
+    twins = {name for text in ours.keys() & theirs.keys() for name in theirs[text]}
+    assert twins == set(ALIKE)
 
 
 def environment_of_users_part() -> list[str]:

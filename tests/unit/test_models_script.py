@@ -413,7 +413,7 @@ def test_boot_makes_a_spec_of_an_earlier_boot_anew(
     stale: bool,
 ) -> None:
     """The unit is skipped on this host, so the spec is made directly, and in the folder that a boot empties."""
-    for name, text in (("SPEC", refreshed), ("LASTING", lasting)):
+    for name, text in (("CDI_REFRESHED", refreshed), ("CDI_LASTING", lasting)):
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(f"boot.{name}", f"{tmp_path}/{name}")
     (tmp_path / "devices").write_text("Character devices:\n195 nvidia\n509 nvidia-uvm\n240 nvidia-caps\n")
@@ -435,7 +435,7 @@ def test_boot_makes_a_spec_anew_that_lacks_the_node_of_cuda(
     """Once: a driver without that node must not keep models from starting."""
     spec = tmp_path / "nvidia.yaml"
     spec.write_text("- path: /dev/nvidia0\n- path: /dev/nvidiactl\n")
-    monkeypatch.setattr("boot.SPEC", str(spec))
+    monkeypatch.setattr("boot.CDI_REFRESHED", str(spec))
     monkeypatch.setattr(runner.boot, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
     fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
     fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
