@@ -17,7 +17,7 @@ from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights
 from gpurack.plan.system import rootless
-from gpurack.resources import read_text
+from gpurack.resources import program
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secret import KEY, PERSON
@@ -47,7 +47,7 @@ UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
 def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep: bool) -> str:
-    """Return files/evidence.py with its questions in front. It travels by standard input only.
+    """Return files/evidence.py with its parts and questions in front. It travels by standard input only.
 
     secrets: their values, as inventory.secrets.read_secrets returns them. salt: for the digests of files that only root
     may read. deep: also hash the weights.
@@ -69,7 +69,7 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
             name: model_questions(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()
         },
     }
-    return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
+    return f"QUESTIONS = __import__('json').loads({json.dumps(asked)!r})\n{program('evidence')}"
 
 
 def limit(deep: bool) -> int:

@@ -34,7 +34,7 @@ LIMITED = {
     "programs.Child": "each has a limit, by default programs.LIMIT",
     "docker_restart.run": "each has a limit, by default docker_restart.LIMIT",
     "download.attempt": "curl ends when it stalls (--speed-limit), and says its progress",
-    "evidence.run": "verification: each part has a limit of its own",
+    "evidence_parts.run": "verification: each part has a limit of its own",
     "fetch.request": "curl --max-time",
     "hashes.output_as": "ends after SILENCE or LONG",
     "logs.show_container": "ends after PATIENCE, or when its reader does",
