@@ -1,4 +1,4 @@
-"""Commands on a Docker daemon, each with a limit: the host's own, or a user's, which root talks to as that user.
+"""Commands on a Docker daemon, each with a limit: the host's own or a user's, asked as that user.
 
 A part of models.py; runs on the host's own python3 (3.6 or newer, standard library only).
 """

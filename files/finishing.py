@@ -1,4 +1,4 @@
-"""The end of a change of models that was decided for the new containers: compose.yaml, the old ones, the record.
+"""The end of a change that was decided for the new containers: compose.yaml, old ones, record.
 
 A part of models.py; runs on the host's own python3 (3.6 or newer, standard library only). The same steps end a change
 whose models are ready and one that was interrupted.

@@ -1,4 +1,4 @@
-"""Messages of the models' runner: failures with their codes, lines of output, durations and sizes as text.
+"""Failures with their codes, lines of output, and durations and sizes as text.
 
 Runs on the host's own python3 (3.6 or newer, standard library only)."""
 

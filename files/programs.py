@@ -1,4 +1,4 @@
-"""How the models' runner starts programs: each has a time limit, says what is waited for, and ends with the runner.
+"""Start programs: each has a limit, says what is waited for, and ends with the runner.
 
 Runs on the host's own python3 (3.6 or newer, standard library only)."""
 

@@ -1,4 +1,4 @@
-"""What is shown while something takes long: every few seconds, what is waited for, how far it is, how fast.
+"""What is shown while something takes long: what is waited for, how far it is, how fast.
 
 A part of the models' runner, on the host's own python3 (3.6 or newer, standard library only)."""
 

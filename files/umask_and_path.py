@@ -1,4 +1,4 @@
-"""What every program of root's here starts with, and hands on to the programs that it starts: umask and PATH.
+"""The umask and PATH with which every program of root's here starts and starts others.
 
 Imported for that alone. Runs on the host's own python3 (3.6 or newer, standard library only)."""
 

@@ -1,4 +1,4 @@
-"""Files that are the old one or the new one, whatever happens, and never readable by others in between.
+"""Write files so that they are the old or the new one, whatever happens, and private meanwhile.
 
 A part of the models' runner, on the host's own python3 (3.6 or newer, standard library only)."""
 
