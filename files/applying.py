@@ -14,6 +14,7 @@ import time
 
 import claims
 import databases
+import finishing
 import kept_logs
 import members
 import preparing
@@ -21,20 +22,16 @@ import probing
 import record
 import recovering
 import stopping
-from common import (  # (beside this file)
-    CertainFailure,
-    Failure,
-    Progress,
-    code_of,
-    describe_error,
-    locked,
-    say,
-    say_error,
-)
-from dockerd import TURN, Dockerd, ensure_record
+from changes import apart, turn, users_of
+from docker_commands import TURN
+from dockerd import Dockerd
 from fetch import check_locked, obtain, refuse_damaged, roots_alone
 from images import provide
+from locks import locked
+from messages import CertainFailure, Failure, code_of, describe_error, say, say_error
+from progress import Progress  # (beside this file)
 from project import REJECTED, Project
+from record_rebuild import ensure_record
 from replacing import CHANGES, Batch, new_change
 from starting import SEEN, Lanes
 
@@ -105,7 +102,7 @@ class Job:
                 self.fail(name, str(failure), failure.code)
             return
         parts = self.parts()
-        self.foreign = [(recovering.users_of(change), change) for change in recovering.interrupted_shared()]
+        self.foreign = [(users_of(change), change) for change in recovering.interrupted_shared()]
         others = [change for users, change in self.foreign if not any(users <= part for part, _ in parts)]
         threads = [threading.Thread(target=self.apply_part, args=part) for part in parts]
         threads += [threading.Thread(target=self.end_change, args=(change,)) for change in others]
@@ -148,25 +145,25 @@ class Job:
             recovering.recover(within)  # what a killed run left down does not wait for downloads
             batches = self.downloaded(batches)
             unfinished = recovering.recover(within)
-            if recovering.apart(users) != users:  # a job may hold the host's lock for days
+            if apart(users) != users:  # a job may hold the host's lock for days
                 with locked("models", users, heard=True):
                     pass
-            with locked("models", recovering.apart(users), heard=True):
-                with recovering.turn(users):
+            with locked("models", apart(users), heard=True):
+                with turn(users):
                     projects, batches = self.unchanged(users, batches, unfinished)
                     for user, taken in self.data.get("take", {}).items():
                         record.take(user, taken if user in users else (), self.origin())
                     self.release(users & {""})
                 self.release(users - {""})
                 ready = self.get_ready(users, projects, batches)
-                with recovering.turn(users):
+                with turn(users):
                     ready = self.begin(users, projects, ready, unfinished)
                 ready = self.change_those_free(users, ready)
                 self.clean_up(users, projects if not ready else [])
             while ready:
                 self.wait_for_elsewhere(ready)
-                with locked("models", recovering.apart(users)):
-                    with recovering.turn(users):
+                with locked("models", apart(users)):
+                    with turn(users):
                         if not all(project.intact() for project in self.begun(users)):
                             raise Failure(
                                 "another run changed compose.yaml while this one waited. Run gpurack again",
@@ -194,7 +191,7 @@ class Job:
     def within_limits(self, users, batches):
         """Limit how long the block waits for users' Dockers, where models of the host wait too.
 
-        Their users decide how long each command takes. The way back gets its own time (recovering.limit_users).
+        Their users decide how long each command takes. The way back gets its own time (limit_users).
         """
         others = users - {""} if "" in users else set()
         loading = [model.get("timeout", 0) for batch in batches for model in batch if model.get("user") in others]
@@ -222,7 +219,7 @@ class Job:
         for project in projects:
             for change in changes:
                 if change["phase"] == "commit":  # a run was killed before it wrote that
-                    recovering.publish_one(change, project.dockerd)
+                    finishing.publish_one(change, project.dockerd)
             user = project.dockerd.user
             project.follow([name for change in changes for whose, name in record.entries(change) if whose == user])
         busy = claims.reasons(changes)
@@ -299,7 +296,7 @@ class Job:
         """
         ready = []
         host = [project for project in projects if not project.dockerd.user]
-        with recovering.turn(users):
+        with turn(users):
             accepted = self.accepted(host, batches)
         accepted = self.accepted([project for project in projects if project not in host], accepted)
         self.side_by_side(accepted, lambda batch: self.for_each(batch, self.prepare) and ready.append(batch))
@@ -308,7 +305,7 @@ class Job:
 
     def begin(self, users, projects, ready, unfinished):
         """Write the files of these batches, and of the rest what stays. Returns the batches that continue."""
-        if recovering.apart(users) != users:
+        if apart(users) != users:
             _, ready = self.unchanged(users, ready, unfinished)  # the host's lock was free meanwhile
             for batch in ready:
                 self.claim(batch)
@@ -375,8 +372,8 @@ class Job:
 
     def clean_up(self, users, projects):
         for project in projects:
-            turn = recovering.turn(() if project.dockerd.user else users)
-            with turn, contextlib.suppress(Failure):  # a daemon without an answer; the next run tries again
+            held = turn(() if project.dockerd.user else users)
+            with held, contextlib.suppress(Failure):  # a daemon without an answer; the next run tries again
                 project.clean_up()
 
     def accepted(self, projects, batches):

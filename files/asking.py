@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 
 import kept_logs
 import request
-from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
 from dockerd import recorded, secret_text
+from json_data import parsed
+from messages import Failure, TimeIsUp, say
+from programs import LARGEST, Child
+from progress import Progress, show_progress  # (beside this file)
 
 SILENCE = 600  # seconds; a large model on a CPU takes minutes to its first token
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "request.py")

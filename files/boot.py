@@ -16,30 +16,23 @@ import claims
 import docker_restart
 import record
 import recovering
-from common import (
-    Failure,
-    Progress,
-    TimeIsUp,
-    clock,
-    code_of,
-    describe_error,
-    locked,
-    parsed,
-    run,
-    say,
-    say_error,
-    together,
-)  # (beside this file)
+from changes import users_of
 from compose_yaml import services_of
-from dockerd import OF_PROJECT, OF_SERVICE, START, USERS, Dockerd, digest
-from paths import MODEL_LABEL
+from docker_commands import START
+from dockerd import OF_PROJECT, OF_SERVICE, USERS, Dockerd
+from json_data import parsed
+from locks import locked
+from messages import Failure, TimeIsUp, clock, code_of, describe_error, say, say_error
+from paths import CDI_LASTING, CDI_REFRESHED, MODEL_LABEL
+from programs import run, together
+from progress import Progress  # (beside this file)
+from record import digest
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the drivers; the unit's TimeoutStartSec is a little more
 SMI_TIMEOUT = 300  # seconds of one nvidia-smi, which needs up to a minute where no other program has the GPUs open
 NODE = r"/dev/dri/renderD[0-9]+"
 MOST = 200  # containers of one Docker that are inspected without a record; a user's Docker may list any number
-SPEC, LASTING = "/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml"  # the first comes before the second, which stays
 DEVICES = "/proc/devices"
 WSL, TOGETHER = "/dev/dxg", "all"  # the device of all GPUs in WSL, and its name in CDI specs
 NODES = "nvidia-modprobe -u -c 0 || nvidia-ctk system create-device-nodes --control-devices"
@@ -68,7 +61,7 @@ def boot_change(change):
     Returns the names of the entries for which that failed.
 
     Where one of them does not answer, those of the others start as far as their GPUs are free."""
-    users = sorted(recovering.users_of(change))
+    users = sorted(users_of(change))
     daemons = [dockerd for dockerd in map(recovering.known, users) if dockerd and answers(dockerd)]
     this = lambda found: found["batch"] == change["batch"]  # noqa: E731
     unfinished = recovering.recover(this, start=False)
@@ -339,7 +332,7 @@ def stale():
 
     Then CUDA fails in containers (error 999). Nothing else refreshes a spec in /etc/cdi.
     """
-    text = content(SPEC) or content(LASTING)
+    text = content(CDI_REFRESHED) or content(CDI_LASTING)
     real = re.search(r"(?m)^ *(\d+) nvidia-uvm$", content(DEVICES))
     nodes = [
         node for node in re.split(r"(?m)^\s*-\s|[{}]", text) if re.search(r'\bpath"?:\s*"?/dev/nvidia-uvm\b(?!-)', node)
@@ -383,7 +376,7 @@ def wait_for_driver(by_cdi, needed):
                 run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
                 run("systemctl", "restart", "nvidia-cdi-refresh.service")
                 if stale():
-                    run("nvidia-ctk", "--quiet", "cdi", "generate", "--output=" + SPEC)
+                    run("nvidia-ctk", "--quiet", "cdi", "generate", "--output=" + CDI_REFRESHED)
         time.sleep(1)
     say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
     return False

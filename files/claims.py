@@ -1,7 +1,7 @@
 """Which changes a run works on now. A part of models.py.
 
 A change in the host's Docker and a user's together has claims in the host's record: the entries [[user, name]] that it
-may change (`claims` of a change, files/recovering.py). Its run holds a file of its own for it, as long as it lives. So
+may change (`claims` of a change, files/changes.py). Its run holds a file of its own for it, as long as it lives. So
 the lock of the host's models is free while that user's Docker is waited for: other runs, boots, stops and jobs leave
 the claimed entries alone. Runs on the host's own python3 (3.6 or newer, standard library only).
 """
@@ -10,7 +10,8 @@ import contextlib
 import os
 import time
 
-import common
+import locks
+import messages
 import record
 
 PATIENCE = 2  # seconds
@@ -18,17 +19,17 @@ PATIENCE = 2  # seconds
 
 def place(batch):
     """The file that the run holds which works on a change. batch: the change's id."""
-    return os.path.join(os.path.dirname(common.LOCK), "change." + batch)
+    return os.path.join(os.path.dirname(locks.LOCK), "change." + batch)
 
 
 def hold(batch, held):
     """Say that this run works on a change, until `held` (an ExitStack) is closed. Call it before the record has it."""
     path, last = place(batch), time.monotonic() + PATIENCE
-    while not common.take(path, held):
+    while not locks.take(path, held):
         if time.monotonic() < last:  # a snapshot asks who holds it, which takes it for a moment
             time.sleep(0.05)
             continue
-        raise common.Failure("{} is held by another process".format(path), "changed-meanwhile")
+        raise messages.Failure("{} is held by another process".format(path), "changed-meanwhile")
     with open(path, "w") as stream:
         stream.write("pid {}, since {}".format(os.getpid(), time.strftime("%H:%M")))
     held.callback(drop, batch)
@@ -45,7 +46,7 @@ def is_alive(change):
 
     False after it was killed, and for changes of one Docker: these hold its lock.
     """
-    return common.is_held(place(change["batch"]))
+    return locks.is_held(place(change["batch"]))
 
 
 def others(mine=()):

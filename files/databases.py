@@ -24,10 +24,13 @@ import os
 import re
 
 import record
-from common import Child, Failure, Progress, TimeIsUp, rounded, say, show_progress, size, sync  # (beside this file)
 from kept_logs import make_folders
+from messages import Failure, TimeIsUp, rounded, say, size
 from paths import DATABASE_LABEL, DATABASES, kept_database
+from programs import Child
+from progress import Progress, show_progress
 from sqlite_copy import MISSING
+from writing import sync  # (beside this file)
 
 LIMIT = 1800  # seconds to copy or restore a database
 ROOM = 2**28  # bytes that a copy leaves free on root's disk

@@ -1,81 +1,35 @@
-"""The Docker daemons of this host, each with one Compose project of gpurack. A part of models.py.
+"""The Docker daemons of this host, each with one Compose project of gpurack: its containers and their files.
 
-The host's own daemon has the user ""; the others are users' rootless daemons. Runs as root, on the
-host's own python3 (3.6 or newer, standard library only).
+The host's own daemon has the user ""; the others are users' rootless daemons. A part of models.py, which runs as root,
+on the host's own python3 (3.6 or newer, standard library only).
 """
 
 import contextlib
-import functools
-import hashlib
-import ipaddress
 import json
 import os
-import pwd
 import re
-import time
-from urllib.parse import urlsplit
 
 import record
-from common import Failure, TimeIsUp, clock, follow, parsed, rounded, run, write  # (beside this file)
-from compose_yaml import services_of
-from paths import CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS, words_of_user
+from docker_commands import ANSWER, Commands, why_not_started
+from json_data import parsed
+from messages import Failure
+from paths import COMPOSE, CONFIG, JOB_LABEL, JOBS_PROJECT, MODEL_LABEL, PROJECT, USERS
+from ports import published
+from writing import write  # (beside this file)
 
-BROKE_OFF = (
-    "Docker closed the connection while starting the container; see journalctl -u docker. If that names fsnotify, the "
-    "host has too few inotify instances to read CDI specs: sysctl fs.inotify.max_user_instances=1024"
-)
 DETAILS = (
     '{"status":{{json .State.Status}},"policy":{{json .HostConfig.RestartPolicy.Name}},'
     '"retries":{{.HostConfig.RestartPolicy.MaximumRetryCount}},"vanishes":{{.HostConfig.AutoRemove}},'
     '"image":{{json .Config.Image}},"ports":{{json .HostConfig.PortBindings}}}'
 )
-MOST_PORTS = 100  # of one container that are looked at
 MOST_VOLUMES = 20  # anonymous ones of one container that are recorded
 MOST_LEFT = 10  # containers with a label that are removed; a user's Docker may list any number
 IMAGE = r"\w[\w.:/@-]{0,299}\Z"  # a reference or an id; never an option
-PATH = re.compile(r"/[!-~]*\Z")  # of a readiness request
-KEEPING = ("--pdeathsig", "keep")  # an option of setpriv
 POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 LABELS = {PROJECT: (MODEL_LABEL, "model"), JOBS_PROJECT: (JOB_LABEL, "job")}
-OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
-OF_IMAGE = "com.docker.compose.image"  # the image id from which Compose created the container
-
-# Seconds that a command on a user's daemon may take
-ANSWER = 30  # for a query; a healthy daemon takes less than one
-CHANGE = 90  # `stop` gives a container 30 of them
-START = 600  # Compose creates a container, and possibly a network
+OF_PROJECT, OF_SERVICE = COMPOSE + "project", COMPOSE + "service"
+OF_IMAGE = COMPOSE + "image"  # the image id from which Compose created the container
 LONGEST_SECRET = 1 << 20  # characters of a key, or of configuration beside it
-LONG = 4 * 3600  # to pull, load or build
-TURN = 600  # all together in a change that also stops models of the host, beside the time that its models load
-SILENCE = 900  # of these, without output
-PATIENCE = 4  # times as long on the host's own daemon, which may be busy with much more, and which no user can stop
-QUESTIONS = ("container", "events", "image", "info", "logs", "ps", "top", "version")
-NAMED = {
-    *QUESTIONS,
-    *("build", "compose", "config", "create", "exec", "inspect", "load", "ls", "pull", "rename", "rm", "start", "stop"),
-    *("tag", "unpause", "up", "update", "volume", "wait"),
-}
-"""Words of docker commands by which messages name them."""
-
-
-def as_user(user):
-    """(uid, argv prefix that runs a command as this user). Root talks to a user's daemon only that way.
-
-    The command dies with this program where the host's setpriv can pass that on. Raises Failure for an unknown user."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise Failure("the user {} does not exist".format(user), "no-such-user") from None
-    program, *words = words_of_user(user, account.pw_uid, account.pw_gid, account.pw_dir)
-    return account.pw_uid, [program, *(KEEPING if keeps_signal() else ()), *words]
-
-
-@functools.lru_cache(maxsize=None)
-def keeps_signal():
-    """Can setpriv keep the signal of `common.die_with_parent`, which the kernel clears for another user's program?
-
-    util-linux 2.33 and later can."""
-    return not run("setpriv", *KEEPING, "true")[0]
 
 
 class ImageGone(Failure):
@@ -84,7 +38,7 @@ class ImageGone(Failure):
     code = "previous-image-missing"
 
 
-class Dockerd:
+class Dockerd(Commands):
     """One daemon, and gpurack's Compose project in it.
 
     gpurack's containers are identified by id (`ids`: name → id, from the host's record), never by name or label: a name
@@ -92,115 +46,14 @@ class Dockerd:
     """
 
     def __init__(self, user="", project=PROJECT):
-        self.user, self.project = user, project
-        self.folder = os.path.join(USERS, user) if user else CONFIG
+        super().__init__(user)
+        self.project = project
+        self.folder = folder_of(user)
         self.compose_file = os.path.join(self.folder, "compose.yaml")
         # Compose validates it and pulls from it while compose_file describes the running containers
         self.next = self.compose_file + ".next"
         self.secrets = os.path.join(self.folder, "secrets")
-        self.by_hand = "sudo -iu {} docker".format(user) if user else "docker"
-        self.ids, self.silent, self.end, self.turn = {}, None, None, 0
-        self.keys = {}  # name → key in Compose, where it is another one
-        self.uid, self.become = 0, []
-        if user:
-            self.uid, self.become = as_user(user)
-
-    def docker(self, *words):
-        """The argv of a docker command."""
-        return [*self.become, "docker", *words]
-
-    def run(self, *words, limit=None):
-        """Run a docker command; returns (exit code, output with errors).
-
-        It may take `limit` seconds (by default ANSWER or CHANGE), on the host's own daemon PATIENCE times as long.
-        After a timeout this raises Failure, and on a user's daemon so does every later command."""
-        limit = limit or (ANSWER if words[0] in QUESTIONS else CHANGE)
-        return self.within(words, limit if self.user else limit * PATIENCE)
-
-    def within(self, words, limit=None):
-        """Like `run`, with the same limit on each daemon, by default START."""
-        return self.bounded(words, limit or START, lambda options: run(*self.docker(*words), **options))
-
-    def follow(self, words, seen, limit=None, silence=None, resumed=False):
-        """common.follow for a long docker command with progress output.
-
-        limit, silence: as `limit` of `run`, by default LONG and SILENCE. resumed: as for common.Child.
-        """
-        times = 1 if self.user else PATIENCE
-        limit, silence = times * (limit or LONG), times * (silence or SILENCE)
-        work = lambda options: follow(self.docker(*words), seen, silence=silence, resumed=resumed, **options)  # noqa: E731
-        return self.bounded(words, limit, work)
-
-    def bounded(self, words, limit, work):
-        """Do some work with these limits and this name. Raises Failure."""
-        whole, limit = limit, self.allowed(limit)
-        what = "docker " + " ".join([word for word in words if word in NAMED][:2])
-        if not self.user:
-            return work({"limit": limit, "what": what})
-        try:
-            return work({"limit": limit, "what": "the Docker of {} ({})".format(self.user, what)})
-        except TimeIsUp:
-            what = "the Docker of {} does not answer (docker {}: nothing within {}). See "
-            what += "systemctl --user -M {}@ status docker"
-            why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
-            # LONG waits for a registry, not for the daemon alone
-            self.silent = why if whole <= START and whole == limit else None
-            raise Failure(why, "time-is-up") from None
-
-    def give(self, seconds):
-        """Let the daemon have this much time altogether from now on, None for no such limit.
-
-        Models of the host may be down meanwhile, and its user decides how long each command takes.
-        """
-        self.turn, self.end = seconds, None if seconds is None else time.monotonic() + seconds
-
-    def extend(self, seconds):
-        """Let the daemon have more time than was given: so long something else was waited for."""
-        if self.end is not None:
-            self.end += seconds
-
-    def allowed(self, limit):
-        """The seconds that a command may take: at most `limit`, and what is left of those given.
-
-        Raises Failure where none are left, and where the daemon did not answer before."""
-        if self.silent:
-            raise Failure(self.silent, "time-is-up")
-        left = limit if self.end is None else self.end - time.monotonic()
-        if left <= 0:
-            what = "the Docker of {} took longer than {}, which is the limit in a change of the host's models"
-            raise Failure(what.format(self.user, rounded(self.turn)), "time-is-up")
-        return min(limit, left)
-
-    def answers_within(self, seconds):
-        """Does the daemon answer within some seconds?"""
-        end = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(Failure):
-                if self.run("version")[0] == 0:
-                    return True
-            if self.silent or time.monotonic() > end:
-                return False
-            time.sleep(0.5)
-
-    def limited(self, *words, limit=CHANGE):
-        """Like `must`, with the same limit on each daemon."""
-        return self.checked(words, *self.within(words, limit))
-
-    def must(self, *words, **options):
-        """A docker command's output. Raises Failure when it fails."""
-        return self.checked(words, *self.run(*words, **options))
-
-    def checked(self, words, code, output):
-        """The output of a command. Raises Failure where it failed."""
-        if code:
-            words = " ".join(words[:2])
-            raise Failure(
-                "{} {} failed: {}".format(self.by_hand, words, output or "exit code {}".format(code)),
-                "docker-command-failed",
-            )
-        return output
-
-    # --- what is ours -------------------------------------------------------------------------------------------------
+        self.ids, self.keys = {}, {}  # keys: name → key in Compose, where it is another one
 
     def inspect(self, container):
         """id, name, image and labels of a container, given its name or id; None where none exists. Raises Failure."""
@@ -463,16 +316,6 @@ class Dockerd:
         lines = "".join("\n    | " + line[:300] for line in text.splitlines()[-12:])
         return "See {} logs {}{}".format(self.by_hand, name, lines)
 
-    def home_file(self, path):
-        """The text of a file in the home of the daemon's user, "" where it cannot be read.
-
-        It is read as that user, so that root follows no link out of a home and waits for no pipe in it."""
-        try:
-            code, text = run(*self.become, "sh", "-c", 'cat ~/"$1"', "sh", path, limit=ANSWER, what="~/" + path)
-        except TimeIsUp:
-            return ""
-        return "" if code else text
-
     def api_key(self, name):
         """A model's API key, None when it has none."""
         with contextlib.suppress(OSError):
@@ -521,6 +364,11 @@ class Dockerd:
                 os.rmdir(folder)
 
 
+def folder_of(user):
+    """The folder of the Compose project in a user's Docker, "" for the host's own."""
+    return os.path.join(USERS, user) if user else CONFIG
+
+
 def secret_text(path):
     """The text of a key or of configuration, as far as it may be one.
 
@@ -530,101 +378,8 @@ def secret_text(path):
         return stream.read(LONGEST_SECRET)
 
 
-def why_not_started(code, output):
-    """The message for a container that Docker does not start. output: of the command that failed."""
-    if "error during connect" in output:
-        return BROKE_OFF
-    lines = output.splitlines() or ["exit code {}".format(code)]
-    of_daemon = (line for line in reversed(lines) if "Error response from daemon" in line)
-    why = next(of_daemon, None) or next((line for line in reversed(lines) if "rror" in line), lines[-1])
-    return "Docker cannot start the container: {}".format(why)
-
-
-def published(bindings):
-    """[(address, port)] that a container publishes over TCP, from Docker's `PortBindings`; "" for all addresses."""
-    found = []
-    for inner, places in bindings.items() if isinstance(bindings, dict) else ():
-        for place in places if isinstance(places, list) and str(inner).endswith("/tcp") else ():
-            address, port = (place.get("HostIp"), place.get("HostPort")) if isinstance(place, dict) else (None, None)
-            if is_address(address) and isinstance(port, str) and re.match(r"[1-9][0-9]{0,4}\Z", port):
-                found.append((address, int(port)))
-    return found[:MOST_PORTS]
-
-
-def is_address(text):
-    """Is it an IP address, or "" for all? A name would be looked up when its port is tried."""
-    try:
-        return text == "" or (isinstance(text, str) and bool(ipaddress.ip_address(text)))
-    except ValueError:
-        return False
-
-
-def own_url(url, ports, known=""):
-    """The URL of a container's label, if it leads to a port that this container publishes, else None.
-
-    A label may be its image's or its user's: root asks no other address for it. ports: as `published`. known: the URL
-    that the plan has; a container in the host's network, which publishes none, has its address and port."""
-    try:
-        place, plan = urlsplit(url if isinstance(url, str) else ""), urlsplit(known)
-        at = place.hostname, place.port
-        own = [({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip), port) for ip, port in ports]
-        own += [] if ports else [(plan.hostname, plan.port)]
-    except ValueError:
-        return None
-    if place.scheme != "http" or None in at or at not in own or not PATH.match(place.path):
-        return None
-    return "http://{}:{}{}".format("[{}]".format(at[0]) if ":" in at[0] else at[0], at[1], place.path)
-
-
 def recorded(user):
     """A user's daemon with the recorded ids, for inspection only: its lock is not held."""
     dockerd = Dockerd(user)
     dockerd.ids, dockerd.keys = record.ids(user), record.keys(user)
     return dockerd
-
-
-def ensure_record(ours):
-    """Create the host's record for users that have none (first run after an upgrade, restored disk).
-
-    It is built from the containers that the plan attributes to gpurack by Compose's labels. A container that an admin
-    recreated by Compose gets its new id. ours: user → name → id. Only root's own Docker is asked for more."""
-    record.prune(exists)
-    known, vouched = (record.load() or {"containers": {}})["containers"], []
-    for name, container in ours.get("", {}).items():
-        old = known.get("", {}).get(name, {}).get("id")
-        if old and old != container and record.is_id(container) and took_its_place(old, container):
-            record.created("", name, container)
-    for user in ours.keys() - known.keys():
-        services = services_of(os.path.join(USERS, user, "compose.yaml") if user else CONFIG + "/compose.yaml") or {}
-        for name, container in ours[user].items():
-            labels = {}
-            with contextlib.suppress(Failure):
-                labels = {} if user else (Dockerd().inspect(container) or {}).get("labels", {})
-            kind = "job" if JOB_LABEL in labels else "model"
-            definition = str(labels.get(JOB_LABEL, "")) or digest(labels.get(MODEL_LABEL))
-            key = services.get(name, (name, ""))[0]
-            vouched.append((user, name, container, kind, definition, key))
-    if vouched:
-        record.rebuild(vouched)
-
-
-def exists(user):
-    """Does the user's account exist? True for "", the host's own Docker."""
-    with contextlib.suppress(Failure):
-        return not user or bool(as_user(user))
-    return False
-
-
-def took_its_place(old, container):
-    """Did Compose create this container after the old one was removed (as is_ours in gpurack/facts/record.py)?"""
-    dockerd = Dockerd()
-    with contextlib.suppress(Failure):
-        found = dockerd.inspect(container)
-        made_of = found["labels"].get(OF_IMAGE) if found else None
-        return made_of is not None and made_of == found["image"] and dockerd.inspect(old) is None
-    return False
-
-
-def digest(label):
-    """The digest of a model's definition in the record (the same as in gpurack/plan/runner.py)."""
-    return hashlib.sha256(label.encode("utf-8")).hexdigest() if isinstance(label, str) else ""

@@ -15,15 +15,11 @@ import tempfile
 import threading
 import time
 
-import common
-from common import (  # (beside this file)
-    Failure,
-    Progress,
-    clock,
-    die_with_parent,
-    is_at,
-    while_heard,
-)
+import locks
+from locks import is_at
+from messages import Failure, clock, while_heard
+from programs import die_with_parent
+from progress import Progress  # (beside this file)
 
 STALL = 60  # seconds at less than SLOWEST after which a connection counts as dead
 SLOWEST = 1000  # bytes/s
@@ -110,7 +106,7 @@ def is_held(path):
 
 def lock_place(kind, *what):
     """The path beside which the lock is of a download that has no path of its own."""
-    folder = os.path.dirname(common.LOCK)
+    folder = os.path.dirname(locks.LOCK)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return os.path.join(folder, "{}-{}".format(kind, hashlib.sha256(" ".join(what).encode()).hexdigest()[:16]))
 

@@ -18,25 +18,16 @@ import threading
 from urllib.parse import quote, urlsplit
 
 import room
-from common import (  # (beside this file)
-    CertainFailure,
-    Failure,
-    Progress,
-    TimeIsUp,
-    die_with_parent,
-    parsed,
-    put_in_place,
-    reading,
-    run,
-    say,
-    show_progress,
-    size,
-)
 from download import Source, curl, locked, turn, with_token
 from hashes import Growing, inspector, known_hash, reader, remember, remembered_hash, size_changed, size_now
+from json_data import parsed
+from messages import CertainFailure, Failure, TimeIsUp, say, size
 from phases import FETCH, phase
 from pieces import download_file
+from programs import die_with_parent, run
+from progress import Progress, reading, show_progress
 from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove, weak_spot
+from writing import put_in_place  # (beside this file)
 
 # --- one file --------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ import pwd
 import shlex
 import sys
 
-from common import Failure, run  # (beside this file)
-from dockerd import as_user
+from accounts import as_user
+from messages import Failure
+from programs import run  # (beside this file)
 from safe_paths import Unsafe, clean_folder, make_folder
 
 

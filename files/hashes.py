@@ -24,8 +24,8 @@ import sys
 import threading
 import time
 
-from common import describe_error, say  # (beside this file)
-from dockerd import as_user
+from accounts import as_user
+from messages import describe_error, say  # (beside this file)
 from safe_paths import is_folder, open_file, weak_spot, weak_spots
 
 MEMORY = "/var/lib/gpurack/sha256"

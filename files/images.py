@@ -18,25 +18,17 @@ import base_images
 import probing
 import record
 import room
-from common import (  # (beside this file)
-    EVERY,
-    Failure,
-    Progress,
-    Speed,
-    clock,
-    follow,
-    parsed,
-    run,
-    say,
-    show_progress,
-    size,
-    write,
-)
-from dockerd import IMAGE, LONG
+from docker_commands import LONG
+from dockerd import IMAGE
 from download import lock_place, locked
 from image_ref import registry_of, split
+from json_data import parsed
+from messages import Failure, clock, say, size
 from phases import PULL, phase
+from programs import follow, run
+from progress import EVERY, Progress, Speed, show_progress
 from safe_paths import leftover, make_folder, read_file, remove, require_roots
+from writing import write  # (beside this file)
 
 LOGINS = "/run/gpurack-logins"  # in memory; users' clients get through it, as they do not through /run/gpurack
 BUILDS = "/var/lib/gpurack/builds"

@@ -10,24 +10,16 @@ import time
 
 import preparing
 import record
-from common import (  # (beside this file)
-    Child,
-    Failure,
-    Progress,
-    clock,
-    code_of,
-    describe_error,
-    say,
-    say_error,
-    show_progress,
-    size,
-    write,
-)
-from dockerd import JOBS_PROJECT, Dockerd, ensure_record
+from dockerd import JOBS_PROJECT, Dockerd
 from fetch import obtain
 from images import provide
+from messages import Failure, clock, code_of, describe_error, say, say_error, size
 from paths import JOB_LABEL, JOBS
+from programs import Child
+from progress import Progress, show_progress
+from record_rebuild import ensure_record
 from safe_paths import make_folder, require_roots
+from writing import write  # (beside this file)
 
 SHOWN = 6  # last lines of a job's output that are shown
 LONGEST = 2 * 24 * 3600  # seconds that a run waits for a job, times PATIENCE of files/dockerd.py: 8 days

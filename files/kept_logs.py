@@ -9,8 +9,10 @@ import os
 import re
 import time
 
-from common import UNSEEN, Child, Failure, TimeIsUp, describe_error, say, write  # (beside this file)
+from messages import UNSEEN, Failure, TimeIsUp, describe_error, say
 from paths import LOG_DAYS, LOGS, kept_log
+from programs import Child
+from writing import write  # (beside this file)
 
 LARGEST = 2**20  # bytes of a log that are kept
 LINES = 20000  # asked of Docker, as it cannot be asked for bytes

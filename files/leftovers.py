@@ -29,11 +29,14 @@ import sys
 import claims
 import record
 import room
-from common import Failure, TimeIsUp, code_of, describe_error, locked, parsed, run
 from dockerd import Dockerd
 from download import is_held
 from hashes import remembered
 from images import BUILDS
+from json_data import parsed
+from locks import locked
+from messages import Failure, TimeIsUp, code_of, describe_error
+from programs import run
 from safe_paths import read_file, remove, require_roots, weak_spot
 
 NETWORK = re.compile(r"(nfs|cifs|smb|ceph|lustre|gluster|beegfs|gpfs|afs|9p|sshfs|fuse\.)")

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import asking
 import kept_logs
 import processes
-from common import Failure, Progress, TimeIsUp, clock  # (beside this file)
 from error_hints import error_hint
+from messages import Failure, TimeIsUp, clock
+from progress import Progress  # (beside this file)
 
 PROBE_TIMEOUT = 5  # seconds for one readiness request
 KEY_TIMEOUT = 10  # seconds of rejected keys before it fails; a loading server answers otherwise, or not at all

@@ -17,9 +17,9 @@ import sys
 import time
 
 import record
-from common import UNSEEN, Failure, describe_error  # (beside this file)
-from dockerd import Dockerd
+from dockerd import OF_SERVICE, Dockerd
 from kept_logs import PATIENCE, plain
+from messages import UNSEEN, Failure, describe_error  # (beside this file)
 
 LONGEST = 65536  # bytes of a line that are shown at once
 KINDS = {
@@ -81,7 +81,7 @@ def container_of(dockerd, name):
         if container and dockerd.inspect(container):
             return container
     found = dockerd.inspect(name)
-    if found and dockerd.has_our_labels(found, name, found["labels"].get("com.docker.compose.service")):
+    if found and dockerd.has_our_labels(found, name, found["labels"].get(OF_SERVICE)):
         return found["id"]
     raise Failure(
         "{} has no container on this host. Apply the inventory, or see --failed".format(name), "container-removed"

@@ -9,12 +9,11 @@ import processes
 import proof
 import record
 import starting
-from common import CertainFailure, Failure, clock, describe_error, say  # (beside this file)
-from dockerd import digest
 from listening import overlap
-from paths import MODEL_LABEL, SERVES_AGAIN, SET_ASIDE
+from messages import CertainFailure, Failure, clock, describe_error, say  # (beside this file)
+from paths import MODEL_LABEL, PREVIOUS, SERVES_AGAIN, SET_ASIDE
+from record import digest
 
-PREVIOUS = ".previous"  # the suffix of the old container's name meanwhile
 RUNS = ("running", "restarting", "paused")
 INVALID = re.compile(
     r"invalid (CapAdd|CapDrop|(IPC|PID|UTS) mode|restart policy|volume specification|mount path|port specification)"
@@ -25,7 +24,7 @@ CHANGED_MEANWHILE = "another run changed it after this one was planned, so it wa
 
 
 def member_of(job, model):
-    """(member, old) of a change: what the record says of it (files/recovering.py), and its old container or None.
+    """(member, old) of a change: what the record says of it (files/changes.py), and its old container or None.
 
     Changes nothing. Raises Failure."""
     name, new = model["name"], model["action"] != "remove"

@@ -33,16 +33,8 @@ import record  # noqa: E402
 import recovering  # noqa: E402
 import stopping  # noqa: E402
 from applying import CHANGED, Job, expire  # noqa: E402 (beside this file)
-from common import (  # noqa: E402 (beside this file)
-    CODES,
-    Failure,
-    code_of,
-    describe_error,
-    locked,
-    say,
-    say_codes,
-    say_error,
-)
+from locks import locked  # noqa: E402
+from messages import CODES, Failure, code_of, describe_error, say, say_codes, say_error  # noqa: E402 (beside this file)
 
 ROOTS_ALONE = (  # older versions left them readable for all users
     "/var/lib/gpurack/sha256",

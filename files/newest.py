@@ -6,11 +6,12 @@ models' runner, on the host's own python3 (3.6 or newer, standard library only),
 
 import re
 
-from common import Failure, code_of, describe_error, parsed, say, say_error
 from dockerd import Dockerd
 from fetch import hub_of, listing_of
 from image_ref import same_repository, split_digest
 from images import pull_alone
+from json_data import parsed
+from messages import Failure, code_of, describe_error, say, say_error
 
 
 def digest(one, logins):

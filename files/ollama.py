@@ -5,9 +5,12 @@ standard library only).
 """
 
 import asking
-from common import LARGEST, Failure, Progress, Speed, clock, parsed, say, show_progress, size  # (beside this file)
 from download import lock_place, locked
 from error_hints import error_hint
+from json_data import parsed
+from messages import Failure, clock, say, size
+from programs import LARGEST
+from progress import Progress, Speed, show_progress  # (beside this file)
 
 SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
 LONG = 24 * 3600  # seconds for one pull

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 
-from common import say  # (beside this file)
+from messages import say  # (beside this file)
 
 PULL, FETCH, LOAD, ANSWER = NAMES = ("pull", "fetch", "load", "first answer")
 SHORTEST = 0.05  # seconds; shorter ones are not said

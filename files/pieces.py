@@ -13,7 +13,8 @@ import threading
 from contextlib import suppress
 
 import download
-from common import Failure, Progress, Speed, code_of, describe_error, size  # (beside this file)
+from messages import Failure, code_of, describe_error, size
+from progress import Progress, Speed  # (beside this file)
 
 PIECE = 64 << 20  # bytes
 MOST = 4  # connections of one file

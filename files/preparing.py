@@ -15,11 +15,12 @@ import re
 import leftovers
 import ollama
 import record
-from common import Failure, NoRoom, code_of, describe_error, say, say_error, size, together  # (beside this file)
 from dockerd import Dockerd
 from fetch import check_locked, lacks_weights, obtain, refuse_damaged, roots_alone
 from images import lacks_image, provide
+from messages import Failure, NoRoom, code_of, describe_error, say, say_error, size
 from processes import state
+from programs import together  # (beside this file)
 from project import REJECTED, Project
 
 

@@ -13,10 +13,12 @@ import threading
 
 import kept_logs
 import processes
-from common import CertainFailure, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
 from cuda_faults import OLDEST_DRIVER, continues_without, cuda_of_image, fault, needs_other_version, untested
 from error_hints import error_hint
+from json_data import parsed
+from messages import CertainFailure, Failure, TimeIsUp, say
 from paths import CUDA_LABEL
+from progress import Progress, show_progress  # (beside this file)
 
 ANSWER = 20  # seconds for a registry to say what an image has
 LIMIT = 60  # seconds; cuInit takes 0.1 to 2, more where the driver first has to set up eight GPUs

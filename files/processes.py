@@ -10,9 +10,12 @@ import shutil
 import threading
 import time
 
-import common
-from common import Failure, Progress, TimeIsUp, code_of, describe_error, parsed  # (beside this file)
+import programs
+from docker_commands import BROKE_OFF, START, why_not_started
 from docker_restart import GRACE, MOST_GRACE
+from json_data import parsed
+from messages import Failure, TimeIsUp, code_of, describe_error
+from progress import Progress  # (beside this file)
 
 PROC = "/proc"
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
@@ -29,6 +32,8 @@ FORM = (
     '"error":{{json .State.Error}},"started":{{json .State.StartedAt}},'
     '"grace":{{with .Config.StopTimeout}}{{.}}{{else}}null{{end}}}'
 )
+ENDED = ("gone", "created", "exited", "dead")
+"""The status of a container that has no processes."""
 
 
 def docker(dockerd, *words, limit=None):
@@ -37,7 +42,7 @@ def docker(dockerd, *words, limit=None):
     Raises TimeIsUp. The daemon continues what it began. Unlike Dockerd.run, a timeout here does not end the work on a
     user's daemon: a stop that takes too long is not a daemon that does not answer."""
     limit = dockerd.allowed(limit or QUERY)
-    return common.run(*dockerd.docker(*words), limit=limit, what="{} {}".format(dockerd.by_hand, words[0]))
+    return programs.run(*dockerd.docker(*words), limit=limit, what="{} {}".format(dockerd.by_hand, words[0]))
 
 
 def state(dockerd, container_id):
@@ -193,6 +198,30 @@ def fields(proc, pid):
 # --- stop -------------------------------------------------------------------------------------------------------------
 
 
+def runs(dockerd, container):
+    """Does a container run? Where its daemon does not answer, its processes decide."""
+    try:
+        return state(dockerd, container)["status"] not in ENDED
+    except Failure:
+        return bool(of_container(dockerd, container, 0))
+
+
+def start(dockerd, container):
+    """Start a container by its id. Raises Failure.
+
+    runc loses a race with its own child once in thousands of starts, so such a failure is tried once more."""
+    for last in (False, True):
+        try:
+            dockerd.limited("start", container, limit=START)
+            return
+        except Failure as failure:
+            text = str(failure)
+            if last or "OCI runtime create failed" not in text:
+                raise Failure(
+                    text if text == BROKE_OFF else why_not_started(1, text), "container-not-started"
+                ) from None
+
+
 def stop(dockerd, container_id, grace=None):
     """Stop a container; returns the processes it had. Takes at most grace + BEYOND_GRACE + QUERY seconds.
 
@@ -215,7 +244,7 @@ def stop(dockerd, container_id, grace=None):
     except TimeIsUp:
         what = "no answer within {} s".format(limit)
     after = state(dockerd, container_id)
-    if after["status"] in ("gone", "exited", "created", "dead"):
+    if after["status"] in ENDED:
         return processes
     left = survivors(processes | of_container(dockerd, container_id, after["pid"]))
     running = "still running: " + describe(left) if left else "Docker says that it is " + after["status"]
@@ -327,7 +356,7 @@ def nvidia_smi(query):
     if not shutil.which("nvidia-smi"):
         return []
     try:
-        _, output = common.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
+        _, output = programs.run("nvidia-smi", query, "--format=csv,noheader,nounits", limit=QUERY, what="nvidia-smi")
     except TimeIsUp:
         return None
     return [[word.strip() for word in line.split(",")] for line in output.splitlines()]

@@ -9,8 +9,8 @@ import glob
 import os
 
 import record
+from changes import staged  # (beside this file)
 from compose_yaml import blocks_of, services_of
-from recovering import staged  # (beside this file)
 
 REJECTED = "Compose rejects it, so it was not changed. Correct its `compose` field. "
 

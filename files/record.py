@@ -7,7 +7,7 @@ creates a container records its id here. A part of models.py; runs on the host's
     {"format": 2,
      "containers": {USER: {NAME: {"id", "kind", "definition", "applied", "service",
                                   "lab", "by", "commit", "inventory", "rollback"}}},
-     "replacing":  [{"batch", "phase", "since", "members": [member],        changes under way: files/recovering.py
+     "replacing":  [{"batch", "phase", "since", "members": [member],        changes under way: files/changes.py
                      "claims": [[USER, NAME]]}],                            of a user's Docker and the host's only
      "failed":     {USER: {NAME: {"at", "definition", "label", "image", "given", "why", "serves", "down", "start"}}},
      "ready":      {USER: {NAME: [{"at", "until", "definition", "label", "image", "digest", "id",
@@ -37,13 +37,17 @@ the gpurack command. changes, failed: lines of text. Format 1 had only the conta
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 import threading
 import time
 
-from common import Failure, alone, parsed, write  # (beside this file)
+from json_data import parsed
+from locks import alone
+from messages import Failure
 from paths import RECORD
+from writing import write  # (beside this file)
 
 LOCK = "/run/gpurack/record"  # held for one change of the file, which several threads write
 THREADS = threading.Lock()  # of this process, which would look for the holder of LOCK in all of /proc
@@ -136,7 +140,7 @@ def well_formed(found):
 
 
 def is_change(change):
-    """Is it a change under way, as files/recovering.py writes it?"""
+    """Is it a change under way, as files/changes.py describes it?"""
     ids = ("old_id", "new_id")
     return (
         isinstance(change, dict)
@@ -523,3 +527,8 @@ def keys(user):
     """name → key in Compose of our containers in a user's Docker."""
     entries = (load() or {"containers": {}})["containers"].get(user, {})
     return {name: str(entry.get("service") or name) for name, entry in entries.items()}
+
+
+def digest(label):
+    """The digest of a model's definition in the record (the same as in gpurack/plan/runner.py)."""
+    return hashlib.sha256(label.encode("utf-8")).hexdigest() if isinstance(label, str) else ""

@@ -33,18 +33,22 @@ import time
 import uuid
 
 import asking
-import common
 import databases
+import finishing
 import loading
+import locks
 import members
 import probing
 import processes
 import record
-import recovering
 import starting
-from common import CertainFailure, Failure, Progress, code_of, describe_error, say, together  # (beside this file)
-from dockerd import own_url
+import undoing
+from changes import apart, limit_users, turn, users_of
+from messages import CertainFailure, Failure, code_of, describe_error, say
 from paths import NEW_SERVES, PROBE_LABEL
+from ports import own_url
+from programs import raise_first, together
+from progress import Progress  # (beside this file)
 
 CHANGES = ("create", "recreate", "remove")  # actions that this file is for; the others start what exists
 OF_DOCKER = re.compile(
@@ -280,7 +284,7 @@ class Batch:
 
         def start(silence):
             with self.allowed():
-                recovering.start_container(dockerd, container)
+                processes.start(dockerd, container)
             with contextlib.suppress(Failure):  # only for the record: no reason to go back
                 member["started"] = processes.state(dockerd, container)["started"]
             return starting.until_tested(self.job.data, dockerd, model, container, member["new_key"], silence)
@@ -297,7 +301,7 @@ class Batch:
         """Decide for the new ones: from here on nothing is restored. Raises Failure or OSError before that."""
         if self.failed:
             return
-        concerned = recovering.users_of(self.change)
+        concerned = users_of(self.change)
         with self.in_turn(concerned), self.job.deciding:
             users = sorted(concerned & set(self.job.projects))
             for user in users:
@@ -311,22 +315,22 @@ class Batch:
             for user in users:
                 self.job.projects[user].decided(self.names)
             with contextlib.suppress(OSError):  # `commit` tries again
-                recovering.publish(self.change, self.job.dockerd)
+                finishing.publish(self.change, self.job.dockerd)
 
     @contextlib.contextmanager
     def in_turn(self, users):
         """The turn of this change at the host's lock."""
-        if recovering.apart(users) != users and self.news and common.is_held(common.LOCK):
+        if apart(users) != users and self.news and locks.is_held(locks.LOCK):
             what = "{}: ready, and may be used. The change is completed when no other run works on the host's models"
             say("", what.format(", ".join(model["name"] for model in self.news)))
-        with recovering.turn(users, self.job.dockerd):
+        with turn(users, self.job.dockerd):
             yield
 
     def commit(self):
         """Remove what is not needed any more, and report."""
         ended = False
         try:
-            recovering.finish(self.change, self.job.dockerd, start=False)
+            finishing.finish(self.change, self.job.dockerd, start=False)
             ended = True
         except Exception as error:
             now = NEW_SERVES + " the change" if self.news else "its removal"
@@ -358,11 +362,11 @@ class Batch:
             self.progress.notify_all()
         trouble, back, again = "", {}, set()  # again: what was started and is stopped again
         if self.change["members"]:
-            recovering.limit_users(self.change, self.job.dockerd)
+            limit_users(self.change, self.job.dockerd)
             try:
                 self.stop_others(again)
                 names = {model["name"] for tag, model, _ in self.pairs() if tag in self.failed}
-                left = recovering.take_back(self.change, self.job.dockerd, True, names if tried else ())
+                left = undoing.take_back(self.change, self.job.dockerd, True, names if tried else ())
                 self.see_old()
                 back = self.wait_for_old() if tried else {}
                 for error in left:
@@ -386,7 +390,7 @@ class Batch:
     def forget(self):
         """Drop the change from the record; on a full disk the next run does, and finds nothing else to do."""
         try:
-            recovering.forget(self.change, self.job.dockerd)
+            undoing.forget(self.change, self.job.dockerd)
         except OSError as error:
             say("", "{} cannot be written: {}".format(record.RECORD, describe_error(error)))
 
@@ -399,7 +403,7 @@ class Batch:
                 wanted[name] = dockerd, dockerd.ids[name]
         results = processes.stop_together(wanted)
         again.update(name for name in results if not isinstance(results[name], Exception))
-        recovering.raise_first(result for result in results.values() if isinstance(result, Exception))
+        raise_first(result for result in results.values() if isinstance(result, Exception))
 
     def see_old(self):
         """The names mean the old containers again."""

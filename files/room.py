@@ -14,8 +14,11 @@ import shutil
 import threading
 
 import processes
-from common import NoRoom, Progress, TimeIsUp, parsed, run, show_progress, size  # (beside this file)
 from image_ref import split
+from json_data import parsed
+from messages import NoRoom, TimeIsUp, size
+from programs import run
+from progress import Progress, show_progress  # (beside this file)
 
 ANSWER = 20  # seconds for a registry, or for a user's file system
 ENOUGH = 64 * 10**9  # bytes; no known image is larger, so its registry, which may count questions, is not asked

@@ -13,10 +13,10 @@ import ollama
 import probing
 import processes
 import record
-import recovering
-from common import Failure, Progress, clock, say  # (beside this file)
-from dockerd import digest
+from messages import Failure, clock, say
 from phases import ANSWER, LOAD, phase
+from progress import Progress  # (beside this file)
+from record import digest
 
 SEEN = ("check", "wait")  # actions that start nothing
 
@@ -148,7 +148,7 @@ def bring_up(job, lanes, dockerd, model, allowed):
             if model["action"] == "start":
                 dockerd.start(name, model.get("definition", ""))
             elif model["action"] == "restart":
-                recovering.start_container(dockerd, dockerd.ids[name])
+                processes.start(dockerd, dockerd.ids[name])
         if name not in dockerd.ids:
             raise Failure("its container no longer exists; the next run creates it", "container-removed")
         state = processes.state(dockerd, dockerd.ids[name])

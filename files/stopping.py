@@ -12,9 +12,13 @@ import claims
 import processes
 import record
 import recovering
-from common import Failure, locked, say  # (beside this file)
-from dockerd import POLICIES, TURN, Dockerd, ensure_record, own_url
+from docker_commands import TURN
+from dockerd import POLICIES, Dockerd
+from locks import locked
+from messages import Failure, say  # (beside this file)
 from paths import PROBE_LABEL
+from ports import own_url
+from record_rebuild import ensure_record
 
 STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped
 

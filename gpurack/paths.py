@@ -8,12 +8,13 @@ CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = [
-    "paths",  # first: the others import it, also after a run that was killed between two files
-    "claims", "applying", "asking", "base_images", "boot", "common", "compose_yaml", "cuda_faults", "databases",
-    "docker_restart", "dockerd", "download", "error_hints", "fetch", "hashes", "image_ref", "images", "jobs",
-    "kept_logs", "leftovers", "listening", "loading", "members", "ollama", "phases", "pieces", "preparing", "probing",
-    "processes", "project", "proof", "record", "recovering", "replacing", "request", "room", "safe_paths",
-    "sqlite_copy", "starting", "stopping", "weights_header",
+    "accounts", "applying", "asking", "base_images", "boot", "changes", "claims", "compose_yaml", "cuda_faults",
+    "databases", "docker_commands", "docker_restart", "dockerd", "download", "error_hints", "fetch", "finishing",
+    "hashes", "image_ref", "images", "jobs", "json_data", "kept_logs", "leftovers", "listening", "loading", "locks",
+    "members", "messages", "ollama", "paths", "phases", "pieces", "ports", "preparing", "probing", "processes",
+    "programs", "progress", "project", "proof", "record", "record_rebuild", "recovering", "replacing", "request",
+    "room", "safe_paths", "sqlite_copy", "starting", "stopping", "umask_and_path", "undoing", "weights_header",
+    "writing",
 ]  # fmt: skip
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """The modules that the runner imports, and weights_header, which it runs as a program of its own."""
@@ -39,8 +40,12 @@ SERVES_AGAIN, NEW_SERVES = "serves again since", "the new one serves, but"
 (gpurack/operations/run_state.py)."""
 SET_ASIDE = "-replaced"
 """Suffix of the names of replaced containers."""
+PREVIOUS = ".previous"
+"""Suffix of the name of a container whose successor is being tried."""
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
 """The Compose projects of models and of jobs."""
+COMPOSE = "com.docker.compose."
+"""Prefix of the labels of Compose."""
 MODEL_LABEL, JOB_LABEL, PROBE_LABEL = "gpurack.model", "gpurack.job", "gpurack.probe"
 """Labels of containers: a model's definition, a job's, and where the host asks whether a model is ready. Shell programs
 spell them out; a test compares."""
@@ -78,6 +83,8 @@ DOCKERD_ROOTLESS = "/usr/local/libexec/gpurack/dockerd-rootless"
 """Starts users' daemons. It stays when models are removed."""
 HOOK_CONFIG = "/etc/nvidia-container-runtime/config.toml"
 CDI_FOLDERS = ("/etc/cdi", "/run/cdi")
+CDI_REFRESHED, CDI_LASTING = "/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml"
+"""CDI specs of NVIDIA's GPUs: the first comes before the second, which stays over a reboot."""
 KEYRINGS = "/etc/apt/keyrings"
 APT_SOURCES = "/etc/apt/sources.list.d"
 

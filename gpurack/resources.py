@@ -62,8 +62,8 @@ def program(name: str) -> str:
 def modules_of(name: str) -> tuple[str, ...]:
     """The modules of files/ that files/NAME.py imports, each after those that it imports itself.
 
-    >>> modules_of("record")
-    ('paths', 'common')
+    >>> modules_of("locks")
+    ('messages', 'paths', 'progress')
     """
     found: dict[str, None] = {}
     imports = re.findall(r"(?m)^(?:import|from) (\w+)", read_text(f"files/{name}.py"))

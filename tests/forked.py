@@ -77,7 +77,7 @@ def run_script(
 _COMPILED: dict[tuple[str, str], CodeType] = {}
 """What `run_text` has compiled: source and name of a part → its code."""
 _WITHOUT_PARENT = "\ndie_with_parent = None\n"
-"""A `preexec_fn` would copy this large process for each program that the part `common` starts (conftest.py)."""
+"""A `preexec_fn` would copy this large process for each program that the part `programs` starts (conftest.py)."""
 
 
 def run_text(text: str, moved: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def run_text(text: str, moved: Mapping[str, str]) -> subprocess.CompletedProcess
         match call:
             case ast.Call(ast.Name("compile"), [ast.Constant(str(source)), ast.Constant(str(name)), _]):
                 if (source, name) not in _COMPILED:
-                    end = _WITHOUT_PARENT if name == "common.py" else ""
+                    end = _WITHOUT_PARENT if name == "programs.py" else ""
                     _COMPILED[source, name] = compile(source + end, name, "exec", dont_inherit=True)
     main = compile(tree, "<stdin>", "exec", dont_inherit=True)
 

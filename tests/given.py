@@ -11,22 +11,12 @@ from typing import Any, overload
 
 from gpurack import paths
 from gpurack.facts import rpm
-from gpurack.facts.gpus import CdiSpec
-from gpurack.facts.model import (
-    Container,
-    Driver,
-    File,
-    Gpu,
-    GpuProcess,
-    HostFacts,
-    Listener,
-    Os,
-    Package,
-    Probe,
-    Unit,
-)
-from gpurack.facts.record import COMPOSE, PROJECTS, Entry, Failed, Member, Record, Replacing, Test
+from gpurack.facts.gpus import CdiSpec, Driver, Gpu, GpuProcess
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container, File, Listener, Os, Package, Probe, Unit
+from gpurack.facts.record import PROJECTS, Entry, Failed, Member, Record, Replacing, Test
 from gpurack.inventory.fleet import check_fleet
+from gpurack.paths import COMPOSE
 from gpurack.plan.models import addresses
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.plan import ModelsPlan, plan_models

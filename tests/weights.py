@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.facts.weights import header
 
 FILES = Path(__file__).parents[1] / "files"

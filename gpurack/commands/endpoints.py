@@ -10,7 +10,7 @@ from gpurack import screen
 from gpurack.engines import ENGINES
 from gpurack.engines.args import explicit_args
 from gpurack.engines.urls import endpoint, on_loopback, public_name
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.plan.models import weights
 from gpurack.shell import sh
 from gpurack.spec.connection import Connection

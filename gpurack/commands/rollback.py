@@ -15,7 +15,8 @@ from gpurack.commands.apply_screen import outcomes, result_code, show_result
 from gpurack.commands.diff import HostPlan, show_plans
 from gpurack.commands.lab import Lab
 from gpurack.commands.on_host import connected_to, find_entry
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.facts.record import DatabaseCopy, Ready
 from gpurack.inventory.origin import claim
 from gpurack.inventory.secrets import read_values

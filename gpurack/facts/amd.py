@@ -9,7 +9,7 @@ includes their memory.
 import re
 from collections.abc import Sequence
 
-from gpurack.facts.model import Gpu, GpuProcess
+from gpurack.facts.gpus import Gpu, GpuProcess
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.facts.lines import ID, Section, Sections, each, fields
-from gpurack.facts.model import Container, Probe
+from gpurack.facts.parts import Container, Probe
 from gpurack.facts.record import HostRecord, keys
 from gpurack.facts.sections import decoded
 from gpurack.facts.system import address

@@ -178,3 +178,21 @@ def by_version(kernel: str) -> list[tuple[int, str]]:
     """
     words = "".join(letter if letter.isalnum() else " " for letter in kernel).split()
     return [(int(word), "") if word.isascii() and word.isdigit() else (-1, word) for word in words]
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that uses GPU memory (in MiB, None if unknown).
+
+    container: the id of its container, or "". whose: the uid whose cgroup slice contains the process. That user can
+    choose the names of cgroups, so `container` counts only for that user's containers. None if the process is in no
+    user's slice.
+    """
+
+    uuid: str
+    pid: int
+    name: str
+    memory: int | None
+    user: str
+    container: str = ""
+    whose: int | None = None

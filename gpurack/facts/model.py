@@ -1,4 +1,7 @@
-"""The observed state of a host, typed. Nothing here knows the desired state."""
+"""The snapshot of a host, typed: what it has (parts.py, gpus.py, record.py), and what follows from that.
+
+Nothing here knows the desired state.
+"""
 
 import re
 from collections.abc import Collection, Mapping
@@ -6,17 +9,29 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from gpurack import paths
-from gpurack.facts.gpus import Driver, Gpu
+from gpurack.facts.gpus import Driver, Gpu, GpuProcess
+from gpurack.facts.parts import (
+    SOURCES,
+    Carried,
+    Container,
+    File,
+    Header,
+    Kernel,
+    Listener,
+    Manager,
+    Os,
+    Package,
+    Probe,
+    Unit,
+    User,
+)
 from gpurack.facts.record import (
-    COMPOSE,
-    PREVIOUS,
     DatabaseCopy,
     Event,
     Failed,
-    Kind,
     Member,
     Ready,
     Record,
@@ -29,246 +44,6 @@ from gpurack.facts.record import (
     services,
 )
 from gpurack.spec.problems import Problem
-
-
-@dataclass(frozen=True)
-class Os:
-    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for messages."""
-
-    id: str = ""
-    version: str = ""
-    codename: str = ""
-    name: str = "an unknown system"
-
-
-class Carried(NamedTuple):
-    """A version of a package in the lists of a host's package manager.
-
-    repository: as the lists name it (`Packages.listed_as`). fresh: were these lists renewed within a day?
-    """
-
-    version: str
-    repository: str
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class Manager:
-    """The package manager of a host with rpm.
-
-    program: "dnf" or "yum". generation: "dnf4", "dnf5" or "yum3".
-    """
-
-    program: str = "dnf"
-    generation: str = "dnf4"
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package of dpkg or rpm.
-
-    version: the full version. held: by `apt-mark hold` or versionlock. whole: is it completely installed?
-    """
-
-    version: str
-    held: bool
-    whole: bool
-
-
-SOURCES = (
-    "/etc/apt/sources.list",
-    "/etc/apt/sources.list.d/*.list",
-    "/etc/apt/sources.list.d/*.sources",
-    "/etc/yum.repos.d/*.repo",
-)
-"""Files that apt and dnf read. They ignore files with other suffixes, such as backups."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A file on the host. mode: octal text ("644")."""
-
-    content: bytes
-    mode: str
-    uid: int
-    gid: int
-
-    @property
-    def text(self) -> str:
-        """The content as text. Bytes that are not UTF-8 are replaced."""
-        return self.content.decode(errors="replace")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A systemd unit: loaded ("loaded", "not-found", "masked"), active ("active", "failed"), enabled ("enabled")."""
-
-    loaded: str = "not-found"
-    active: str = "inactive"
-    enabled: str = ""
-
-
-@dataclass(frozen=True)
-class GpuProcess:
-    """A process that uses GPU memory (in MiB, None if unknown).
-
-    container: the id of its container, or "". whose: the uid whose cgroup slice contains the process. That user can
-    choose the names of cgroups, so `container` counts only for that user's containers. None if the process is in no
-    user's slice.
-    """
-
-    uuid: str
-    pid: int
-    name: str
-    memory: int | None
-    user: str
-    container: str = ""
-    whose: int | None = None
-
-    def ours(self, facts: "HostFacts") -> bool:
-        """Does it run in a container of one of our models?"""
-        return any(
-            container.id == self.container and facts.is_ours(container) and facts.uid_of(container.user) == self.whose
-            for container in facts.containers
-        )
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container.
-
-    image: the image's id. ports: published (host address, host port) pairs. user: the user whose rootless Docker runs
-    it, "" for the host's own Docker. chosen_ports: does it have ports beside these, which Docker chose?
-    """
-
-    id: str
-    name: str
-    image: str
-    status: str
-    exit_code: int
-    error: str
-    started: str
-    restarts: int
-    labels: Mapping[str, str]
-    ports: tuple[tuple[str, int], ...]
-    finished: str = ""
-    user: str = ""
-    chosen_ports: bool = False
-
-    @property
-    def kind(self) -> Kind | None:
-        """Its kind according to its labels. Anyone can set those: see HostFacts.ours."""
-        return "model" if paths.MODEL_LABEL in self.labels else "job" if paths.JOB_LABEL in self.labels else None
-
-    @property
-    def job(self) -> str:
-        """The hash of the job definition that it runs, or ""."""
-        return self.labels.get(paths.JOB_LABEL, "")
-
-    @property
-    def running(self) -> bool:
-        """Is it running? A restarting container is not."""
-        return self.status == "running"
-
-
-USER_DAEMON_JSON = ".config/docker/daemon.json"
-USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
-USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
-USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
-"""Paths relative to the home of a user with a rootless Docker."""
-
-
-@dataclass(frozen=True)
-class User:
-    """A user whose rootless Docker the inventory uses, or who still has files of gpurack.
-
-    linger: do the user's units start at boot? manager: does the user's systemd answer? unit: the user's docker.service.
-    folder: (mode, uid) of the folder of the user's Compose project, or None. acl: the ACL of the folder for the user's
-    weights, or "". sees: folders of CDI specs that the daemon can see. unreadable: weights that exist but that the user
-    cannot read. docker: `docker info`, empty if no daemon answered. images, digests: as in HostFacts.
-
-    Root observed uid, gid, home, linger, folder and acl. The rest comes from the user's own programs and counts only
-    for that user's models.
-    """
-
-    uid: int
-    gid: int
-    home: str
-    linger: bool = False
-    manager: bool = False
-    unit: Unit = Unit()
-    folder: tuple[str, int] | None = None
-    acl: str = ""
-    sees: frozenset[str] = frozenset()
-    unreadable: frozenset[str] = frozenset()
-    docker: Mapping[str, Any] = field(default_factory=dict)
-    images: Mapping[str, str] = field(default_factory=dict)
-    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def runtime(self) -> str:
-        """The folder of the user's sockets."""
-        return f"/run/user/{self.uid}"
-
-    @property
-    def daemon_json(self) -> str:
-        """The path of the user's daemon.json."""
-        return f"{self.home}/{USER_DAEMON_JSON}"
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Kernel settings and account ids that rootless Docker depends on.
-
-    sysctls: of user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does an AppArmor profile
-    allow user namespaces for rootlesskit? subuids, subgids: lines of /etc/subuid and /etc/subgid. uids: account ids
-    from 65536 up. folders: folders of CDI specs that exist.
-    """
-
-    sysctls: Mapping[str, str] = field(default_factory=dict)
-    rootlesskit_profile: bool = False
-    subuids: tuple[str, ...] = ()
-    subgids: tuple[str, ...] = ()
-    uids: frozenset[int] = frozenset()
-    folders: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", unit: "docker.service"; "" if unknown."""
-
-    address: str
-    port: int
-    owner: str
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A model's answer to the readiness request.
-
-    status: HTTP status; 0 if there was no answer within 5 seconds, and body is then the reason.
-    """
-
-    status: int
-    body: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of weights, as files/weights_header.py read it.
-
-    stamp: changes whenever the weights change. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the
-    metadata about their shape, with the keys of the file format. problem: why the header is unreadable; then only stamp
-    and seen are set. seen: the day (2026-11-19) on which the weights were last found with this stamp.
-    """
-
-    stamp: str
-    kind: str = ""
-    tensors: Mapping[str, int] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
-    seen: str = ""
 
 
 def reason(why: str) -> str:
@@ -289,7 +64,7 @@ class HostFacts:
     trouble: Problem | None = None
     raised: bool = False
     """Did the snapshot use sudo, because the login user is not root?"""
-    os: Os = Os()
+    os: Os = field(default_factory=Os)
     busy: str = ""
     """The other gpurack run that holds the host's lock, or ""."""
     changing: frozenset[str] = frozenset()
@@ -308,7 +83,7 @@ class HostFacts:
     addresses: tuple[str, ...] = ()
     """All global addresses, except those of Docker's networks."""
     tools: frozenset[str] = frozenset()
-    manager: Manager = Manager()
+    manager: Manager = field(default_factory=Manager)
     """The package manager of a host with rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
     carried: Mapping[str, tuple[Carried, ...]] = field(default_factory=dict)
@@ -360,7 +135,7 @@ class HostFacts:
     """Image ids of containers → `repository@sha256:…` at their registries."""
     users: Mapping[str, User] = field(default_factory=dict)
     """Users with a rootless Docker, by name. Users without an account are absent."""
-    kernel: Kernel = Kernel()
+    kernel: Kernel = field(default_factory=Kernel)
     """Set only if `users` is not empty."""
     probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
     """(user, model) → its answer."""
@@ -432,7 +207,7 @@ class HostFacts:
         found: dict[str, Member] = {}
         for member in (member for one in self.replacing for member in one.members):
             for each in self.containers:
-                key = each.labels.get(f"{COMPOSE}service")
+                key = each.labels.get(f"{paths.COMPOSE}service")
                 old = each.user == member.of and each.id == member.old_id and not member.adopted
                 new = each.user == member.user and each.id == member.new_id
                 # killed between Docker's creation and its record
@@ -441,7 +216,7 @@ class HostFacts:
                 if (
                     each.kind == "model"
                     and (
-                        (old and each.name in (member.name, member.name + PREVIOUS))
+                        (old and each.name in (member.name, member.name + paths.PREVIOUS))
                         or (new and each.name == member.name)
                     )
                 ) or (created and each.kind == "model" and not each.running):
@@ -507,6 +282,13 @@ class HostFacts:
     def is_ours(self, container: Container) -> bool:
         """Is it a container of one of our models, also of one that is being replaced?"""
         return container.id in self._our_ids
+
+    def is_our_process(self, process: GpuProcess) -> bool:
+        """Does a process on a GPU run in a container of one of our models?"""
+        return any(
+            one.id == process.container and self.is_ours(one) and self.uid_of(one.user) == process.whose
+            for one in self.containers
+        )
 
     @cached_property
     def _our_ids(self) -> set[str]:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, Module, PciGpu, Xid
+from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, GpuProcess, Module, PciGpu, Xid
 from gpurack.facts.lines import ID, Section, each, fields, pair, pairs, parse_time, word
-from gpurack.facts.model import GpuProcess
 
 ROW = (
     "index", "uuid", "name", "memory.total", "memory.used", "driver_version", "compute_cap", "mig.mode.current",

@@ -24,7 +24,8 @@ from gpurack.facts.docker import (
     with_trusted_label,
 )
 from gpurack.facts.lines import Section, Sections, each, fields, pair, pairs, parse_time, word
-from gpurack.facts.model import HostFacts, Unit, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Unit, User
 from gpurack.facts.record import HostRecord, TooNew, services
 from gpurack.facts.record import read as record_of
 from gpurack.facts.sections import MARK, own_sections, split, unpacked

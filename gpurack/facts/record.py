@@ -16,7 +16,7 @@ from gpurack.host_data import json_from_host, yaml_from_host
 from gpurack.spec.step_codes import STEPS
 
 if TYPE_CHECKING:
-    from gpurack.facts.model import Container, File
+    from gpurack.facts.parts import Container, File
 
 FORMAT = 2
 """The newest format. Format 1 has containers only, and no `service`."""
@@ -24,11 +24,8 @@ Kind = Literal["model", "job"]
 Phase = Literal["prepare", "try", "restore", "commit"]
 PROJECTS: Mapping[Kind, str] = {"model": paths.PROJECT, "job": paths.JOBS_PROJECT}
 """The Compose projects of our models and jobs."""
-COMPOSE = "com.docker.compose."
 LONGEST = 7 * 24 * 3600
 """Seconds that a start may have taken; more counts as unknown."""
-PREVIOUS = ".previous"
-"""The end of the name of a container whose successor is being tried."""
 
 
 @dataclass(frozen=True)
@@ -420,8 +417,8 @@ def is_ours(
     if kind is None:
         return False
     labels = container.labels
-    key = labels.get(f"{COMPOSE}service")
-    if labels.get(f"{COMPOSE}project") != PROJECTS[kind]:
+    key = labels.get(f"{paths.COMPOSE}service")
+    if labels.get(f"{paths.COMPOSE}project") != PROJECTS[kind]:
         return False
     known = None if record is None else record.get(container.user)
     if known is None:
@@ -429,7 +426,7 @@ def is_ours(
     entry = known.get(name)
     if entry is None or entry.kind != kind or key != (entry.service or name):
         return False
-    by_compose = not container.user and labels.get(f"{COMPOSE}image") == container.image
+    by_compose = not container.user and labels.get(f"{paths.COMPOSE}image") == container.image
     return entry.id in (None, container.id) or (by_compose and entry.id not in present)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from gpurack.facts.model import Header, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Header
 from gpurack.facts.weights import header
 from gpurack.resources import program
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gpurack import paths
-from gpurack.facts.model import File, Manager, Package
+from gpurack.facts.parts import File, Manager, Package
 
 LISTS = ("/etc/dnf/plugins/versionlock.list", "/etc/yum/pluginconf.d/versionlock.list")
 """The rules of dnf 4 (`docker-ce-3:28.5.2-1.el9.*`) and of yum 3 (`3:docker-ce-28.5.2-1.el7.*`), one in each line."""

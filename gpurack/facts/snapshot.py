@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.facts import remembered
-from gpurack.facts.model import USER_FILES, Header, HostFacts
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import USER_FILES, Header
 from gpurack.facts.questions import Questions, Row
 from gpurack.facts.sections import MARK
 from gpurack.facts.unreachable import login_user, sudo_needs_password

@@ -10,17 +10,7 @@ from ipaddress import ip_address
 from gpurack import paths
 from gpurack.facts import nvidia
 from gpurack.facts.lines import ID, Section, Sections, each, fields, pair, pairs, word
-from gpurack.facts.model import (
-    USER_FILES,
-    Carried,
-    File,
-    Kernel,
-    Listener,
-    Os,
-    Package,
-    Unit,
-    User,
-)
+from gpurack.facts.parts import USER_FILES, Carried, File, Kernel, Listener, Os, Package, Unit, User
 from gpurack.facts.sections import GZIP, decoded, unzipped
 from gpurack.resources import SHIPPED, read_text
 

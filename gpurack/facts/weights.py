@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.facts.lines import ID, WRONG, Section, Sections, T, each, fields, pair
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.facts.sections import own_sections
 from gpurack.host_data import json_from_host
 from gpurack.spec.weights import belongs

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpurack.facts.record import COMPOSE, PREVIOUS, PROJECTS, is_generation
+from gpurack import paths
+from gpurack.facts.record import PROJECTS, is_generation
 from gpurack.host_data import json_values
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.service import container as container_of
@@ -92,8 +93,8 @@ def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
 
     A copy (`docker commit`, `docker run`) inherits the labels but has another name; it is imported.
     """
-    project, key = labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")
-    made = is_generation(key, name.removesuffix(PREVIOUS)) or key == name
+    project, key = labels.get(f"{paths.COMPOSE}project"), labels.get(f"{paths.COMPOSE}service")
+    made = is_generation(key, name.removesuffix(paths.PREVIOUS)) or key == name
     return made and any(f"gpurack.{kind}" in labels and project == one for kind, one in PROJECTS.items())
 
 
@@ -185,6 +186,6 @@ def compose_fields(config: Mapping[str, Any], host: Mapping[str, Any], image: Ma
         }
     brought = (image.get("Labels") or {}).items()
     labels = {name: value for name, value in (config.get("Labels") or {}).items() if (name, value) not in brought}
-    if own := {name: value for name, value in labels.items() if not name.startswith((COMPOSE, "gpurack."))}:
+    if own := {name: value for name, value in labels.items() if not name.startswith((paths.COMPOSE, "gpurack."))}:
         settings["labels"] = own
     return settings

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.locking.openpgp import fingerprint
 from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.ledger import label

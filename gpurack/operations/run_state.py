@@ -30,7 +30,7 @@ from gpurack.spec.step_codes import STEPS
 PROGRESS = "%d:%02d  %s\\n"
 """A line of progress, for printf (operations/commands.py: slow)."""
 CODES = "codes: "
-"""The beginning of the line with the codes of failures (files/common.py: say_codes)."""
+"""The beginning of the line with the codes of failures (files/messages.py: say_codes)."""
 SAYS_NO_REASON = re.compile(rf"{AVAILABLE}|\d+:\d\d  |(Killed|Terminated) *$|{CODES}")
 """Lines that list packages, those of `PROGRESS`, what a shell says of a command that a signal ended, and `CODES`."""
 SAYS_IT_SERVES = re.compile(rf"` {SERVES_AGAIN} |^{NEW_SERVES} ")

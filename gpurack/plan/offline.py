@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpurack.engines.memory import NotEstimated
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.plan.models import compose, weights
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.imagined import imagined

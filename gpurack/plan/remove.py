@@ -1,8 +1,9 @@
 """Remove what gpurack installed: models and project always, Docker and toolkit on request, data never. Pure."""
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts, User
+from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import owner
+from gpurack.facts.parts import User
 from gpurack.plan.models.ownership import of_others
 from gpurack.plan.packages.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.steps import Plan, Shell, Step

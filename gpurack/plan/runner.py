@@ -8,7 +8,8 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.hints import Hint, argument_hints
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, files, images, keys, ledger, neighbours, probes, pulls, weights
 from gpurack.plan.models.batches import batches, depth, lanes
@@ -56,7 +57,7 @@ class Project:
             file is None or file.text != compose.document(self.services, self.user, self.keys)
         ):
             return True
-        # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/common.py: write).
+        # A user's client reads it by an ACL, whose mask appears as the group's mode bits (files/writing.py: write).
         if file and (int(file.mode, 8), file.uid, file.gid) != (0o640 if self.user else 0o600, 0, 0):
             return True
         mine = f"{paths.project(self.user)}/"

@@ -1,7 +1,7 @@
 """Every kind of failure of a program on a host (files/): its stable code, its cause and its fix.
 
-The program names the code, and its own message is shown (files/common.py: Failure). `step-failed`, in live_codes.py, is
-for a command that names none, such as apt, and for the runner of an older gpurack.
+The program names the code, and its own message is shown (files/messages.py: Failure). `step-failed`, in live_codes.py,
+is for a command that names none, such as apt, and for the runner of an older gpurack.
 """
 
 from collections.abc import Mapping

@@ -8,26 +8,16 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.facts.docker import container, info
+from gpurack.facts.gpus import Driver, Gpu, GpuProcess
 from gpurack.facts.lines import each
-from gpurack.facts.model import (
-    SOURCES,
-    USER_DAEMON_JSON,
-    Container,
-    Driver,
-    File,
-    Gpu,
-    GpuProcess,
-    HostFacts,
-    Os,
-    Package,
-    User,
-)
+from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import instances, number, with_indices
+from gpurack.facts.parts import SOURCES, USER_DAEMON_JSON, Container, File, Os, Package, User
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights
 from gpurack.plan.system import rootless
-from gpurack.resources import read_text
+from gpurack.resources import program
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secret import KEY, PERSON
@@ -57,7 +47,7 @@ UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
 def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep: bool) -> str:
-    """Return files/evidence.py with its questions in front. It travels by standard input only.
+    """Return files/evidence.py with its parts and questions in front. It travels by standard input only.
 
     secrets: their values, as inventory.secrets.read_secrets returns them. salt: for the digests of files that only root
     may read. deep: also hash the weights.
@@ -79,7 +69,7 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
             name: model_questions(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()
         },
     }
-    return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
+    return f"QUESTIONS = __import__('json').loads({json.dumps(asked)!r})\n{program('evidence')}"
 
 
 def limit(deep: bool) -> int:

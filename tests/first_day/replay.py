@@ -22,7 +22,8 @@ from pyinfra.connectors import ssh
 from gpurack.commands.main import main
 from gpurack.facts import snapshot
 from gpurack.facts.gpus import Driver
-from gpurack.facts.model import Carried, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Carried
 from gpurack.facts.unreachable import sudo_needs_password
 from gpurack.operations import run_state
 from tests import forked

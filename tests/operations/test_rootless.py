@@ -12,7 +12,8 @@ import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host
 
-from gpurack.facts.model import HostFacts, Kernel, Unit, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Kernel, Unit, User
 from gpurack.operations import host_setup
 from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import carry_out_plan

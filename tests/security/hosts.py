@@ -46,7 +46,7 @@ def runner(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     monkeypatch.setattr("dockerd.USERS", str(tmp_path / "users"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
-    monkeypatch.setattr("dockerd.as_user", lambda user: (os.getuid(), ["env", f"OWNER={user}"]))
+    monkeypatch.setattr("accounts.as_user", lambda user: (os.getuid(), ["env", f"OWNER={user}"]))
     monkeypatch.setattr("loading.wait_until_ready", lambda dockerd, name, *arguments: READY.append(name) or 0)
     monkeypatch.setattr("loading.STEADY", 0)
     monkeypatch.setattr("kept_logs.LOGS", str(tmp_path / "logs"))

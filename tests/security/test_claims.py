@@ -8,7 +8,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts.docker import with_trusted_label
-from gpurack.facts.model import Container
+from gpurack.facts.parts import Container
 from gpurack.facts.record import Entry, HostRecord, Record, services
 from gpurack.plan.models.holdings import Holdings, held_by
 from tests.given import container, file, host_state

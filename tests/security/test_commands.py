@@ -28,7 +28,9 @@ from gpurack.commands.lab_status import HostStatus, lab_status
 from gpurack.commands.main import main
 from gpurack.commands.status import as_data, show
 from gpurack.commands.status_page import write_page
-from gpurack.facts.model import Container, Driver, Gpu, HostFacts
+from gpurack.facts.gpus import Driver, Gpu
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.upgrade import News
 from gpurack.operations.report import Report

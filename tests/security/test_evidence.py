@@ -25,7 +25,7 @@ import pytest
 from gpurack.facts.record import Entry, is_ours
 from gpurack.host_data import json_from_host
 from gpurack.verify.evidence import Seen, Unread, container_of
-from tests.unit.host_programs import FILES, load
+from tests.unit.host_programs import FILES, Whole, load
 from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, host_evidence
 
 pytestmark = pytest.mark.sampled
@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become
 
 @pytest.fixture
 def script(tmp_path: Path) -> Any:
-    module: Any = load("evidence")
+    module: Any = Whole("evidence")
     module.HUNG = str(tmp_path / "hung")
     return module
 
@@ -85,7 +85,7 @@ def test_refuses_huge_integer(said: str) -> None:
     which this test removes."""
     sys.set_int_max_str_digits(0)
     try:
-        assert load("common").parsed(said) is None
+        assert load("json_data").parsed(said) is None
     finally:
         sys.set_int_max_str_digits(4300)
 
@@ -476,9 +476,10 @@ def test_script_ends_with_evidence_whatever_hangs(tmp_path: Path) -> None:
     hangs = (
         "LIMIT = 3\nold = arguments\ndef arguments(pids):\n    return time.sleep(60) if os.getuid() else old(pids)\n"
     )
+    for part in FILES.glob("evidence_*.py"):
+        (tmp_path / part.name).write_text(part.read_text().replace('HUNG = "', f'HUNG = "{tmp_path}'))
     text = (FILES / "evidence.py").read_text().replace("\ndef main():", f"\n{hangs}\n\ndef main():")
-    text = text.replace('HUNG = "', f'HUNG = "{tmp_path}').replace("def arguments", "def arguments", 1)
-    program = f"ASKED = {asked!r}\n{text}"
+    program = f"import os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nQUESTIONS = {asked!r}\n{text}"
     with (
         subprocess.Popen(["sh", "-c", "sleep 60 # sk-secret"]) as leak,
         subprocess.Popen(["setpriv", "--reuid", "4711", "sleep", "60"]) as theirs,

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from gpurack.commands import lock
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.main import main
-from gpurack.facts.model import HostFacts, User
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import User
 from gpurack.facts.snapshot import script
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking import gather, observe

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from gpurack import paths
-from gpurack.facts.model import User
+from gpurack.facts.parts import User
 from gpurack.facts.record import Entry
 from gpurack.operations import commands
 from gpurack.plan.remove import plan_remove
@@ -35,19 +35,16 @@ from tests.security.hosts import DOCKER, READY, carry_out, entry, runner
 from tests.security.users import needs_root
 from tests.unit.host_programs import FILES, Fakes, load
 
+import locks  # isort: skip (of files/)
+import messages  # isort: skip
+import programs  # isort: skip
+
 pytestmark = pytest.mark.sampled
 
 
 @pytest.fixture
 def models(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     return runner(tmp_path, fakes, monkeypatch)
-
-
-@pytest.fixture
-def common() -> Any:
-    import common as module  # of files/
-
-    return module
 
 
 def is_free(path: str) -> bool:
@@ -69,29 +66,29 @@ def mode(path: str) -> int:
 # --- whose they are --------------------------------------------------------------------------------------------------
 
 
-def test_makes_lock_folder_private_again(common: Any) -> None:
-    folder = str(Path(common.LOCK).parent)
+def test_makes_lock_folder_private_again() -> None:
+    folder = str(Path(locks.LOCK).parent)
     Path(folder).mkdir(mode=0o755, parents=True)
-    with common.locked("models", ["", "ada"]):
+    with locks.locked("models", ["", "ada"]):
         assert mode(folder) == 0o700
-        assert (mode(common.LOCK), mode(common.LOCK + ".ada")) == (0o600, 0o600)
-        assert not is_free(common.LOCK)
-        assert not is_free(common.LOCK + ".ada")
-        assert common.holder("ada").startswith("models since ")
-    assert is_free(common.LOCK)
-    assert not Path(common.BUSY + ".ada").exists()
+        assert (mode(locks.LOCK), mode(locks.LOCK + ".ada")) == (0o600, 0o600)
+        assert not is_free(locks.LOCK)
+        assert not is_free(locks.LOCK + ".ada")
+        assert locks.holder("ada").startswith("models since ")
+    assert is_free(locks.LOCK)
+    assert not Path(locks.BUSY + ".ada").exists()
 
 
-def test_no_program_inherits_lock(common: Any) -> None:
-    with common.locked("models", ["", "ada"]):
+def test_no_program_inherits_lock() -> None:
+    with locks.locked("models", ["", "ada"]):
         for options in ({}, {"limit": 5}):
-            said = common.run("sh", "-c", "ls -l /proc/self/fd", **options)[1]
+            said = programs.run("sh", "-c", "ls -l /proc/self/fd", **options)[1]
             assert "lock" not in said
 
 
-def test_runs_that_need_several_locks_do_not_block_each_other(common: Any) -> None:
+def test_runs_that_need_several_locks_do_not_block_each_other() -> None:
     threads = [
-        threading.Thread(target=lambda users=users: [take(common, users) for _ in range(20)], daemon=True)  # type: ignore[misc]
+        threading.Thread(target=lambda users=users: [take(users) for _ in range(20)], daemon=True)  # type: ignore[misc]
         for users in (["ada", "", "bob"], ["bob", "ada"], ["", "bob"])
     ]
     for thread in threads:
@@ -101,26 +98,26 @@ def test_runs_that_need_several_locks_do_not_block_each_other(common: Any) -> No
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_no_lock_is_held_while_another_one_is_waited_for(common: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_no_lock_is_held_while_another_one_is_waited_for(capsys: Any, monkeypatch: Any) -> None:
     """A run may be at work in a user's Docker for hours, and more so where the user delays it."""
-    monkeypatch.setattr(common, "EVERY", 0)
+    monkeypatch.setattr("progress.EVERY", 0)
     users = ["", "ada", "bob"]
-    with held(common.LOCK + ".ada", 0) as pid:
-        waiting = threading.Thread(target=take, args=(common, users))
+    with held(locks.LOCK + ".ada", 0) as pid:
+        waiting = threading.Thread(target=take, args=(users,))
         waiting.start()
         wait_until(lambda: f"(pid {pid}, user" in capsys.readouterr().out)
-        assert [is_free(common.LOCK + end) for end in ("", ".bob")] == [True, True]
-        assert [Path(common.BUSY + end).exists() for end in ("", ".bob")] == [False, False]
+        assert [is_free(locks.LOCK + end) for end in ("", ".bob")] == [True, True]
+        assert [Path(locks.BUSY + end).exists() for end in ("", ".bob")] == [False, False]
         assert waiting.is_alive()
         os.kill(pid, signal.SIGKILL)
         waiting.join(10)
     assert not waiting.is_alive()
-    with common.locked("models", users):
-        assert not any(is_free(common.LOCK + end) for end in ("", ".ada", ".bob"))
+    with locks.locked("models", users):
+        assert not any(is_free(locks.LOCK + end) for end in ("", ".ada", ".bob"))
 
 
-def take(common: Any, users: list[str]) -> None:
-    with common.locked("models", users):
+def take(users: list[str]) -> None:
+    with locks.locked("models", users):
         pass
 
 
@@ -187,29 +184,29 @@ HANGING = {
 
 
 @pytest.mark.parametrize("script", HANGING.values(), ids=HANGING.keys())
-def test_kills_hanging_program(common: Any, script: str) -> None:
+def test_kills_hanging_program(script: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(common.TimeIsUp):
-        common.run("sh", "-c", script, limit=0.3)
+    with pytest.raises(messages.TimeIsUp):
+        programs.run("sh", "-c", script, limit=0.3)
     assert time.monotonic() - begun < 8
 
 
-def test_does_not_wait_for_children_of_program(common: Any) -> None:
+def test_does_not_wait_for_children_of_program() -> None:
     begun = time.monotonic()
-    assert common.run("sh", "-c", "setsid sleep 30 & echo well", limit=20) == (0, "well")
+    assert programs.run("sh", "-c", "setsid sleep 30 & echo well", limit=20) == (0, "well")
     assert time.monotonic() - begun < 8
 
 
-def test_kills_silent_pull(common: Any) -> None:
+def test_kills_silent_pull() -> None:
     begun = time.monotonic()
-    with pytest.raises(common.TimeIsUp):
-        common.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=0.3)
+    with pytest.raises(messages.TimeIsUp):
+        programs.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=0.3)
     assert time.monotonic() - begun < 8
 
 
-def test_limits_kept_output(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "LARGEST", 100_000)
-    code, said = common.run("sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x", limit=30)
+def test_limits_kept_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "LARGEST", 100_000)
+    code, said = programs.run("sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x", limit=30)
     assert (code, len(said) < 300_000) == (0, True)
 
 
@@ -226,7 +223,7 @@ def users_docker(fakes: Fakes, cases: str) -> None:
 def test_silent_daemon_fails_models_of_its_user_only(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
+    for name in ("docker_commands.ANSWER", "docker_commands.CHANGE", "docker_commands.START"):
         monkeypatch.setattr(name, 2)
     users_docker(fakes, "*) sleep 60;;")
     groups = [entry("alpha")], [entry("beta", user="ada")], [entry("gamma", user="ada")]
@@ -243,7 +240,7 @@ def test_silent_daemon_fails_models_of_its_user_only(
 
 def test_silent_daemon_is_not_asked_again(models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """It falls silent while it creates a container; later commands fail at once."""
-    monkeypatch.setattr("dockerd.START", 1)
+    monkeypatch.setattr("docker_commands.START", 1)
     users_docker(fakes, '*" up "*) sleep 60;;')
     ada = models.Dockerd("ada")
     for act in (lambda: ada.up("beta"), lambda: ada.run("ps"), lambda: ada.up("gamma")):
@@ -261,21 +258,21 @@ def test_limits_time_of_users_docker(
     models: Any, words: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
-    monkeypatch.setattr("dockerd.run", lambda *argv, limit, what: (given.append(limit), (0, ""))[1])
+    monkeypatch.setattr("docker_commands.run", lambda *argv, limit, what: (given.append(limit), (0, ""))[1])
     models.Dockerd("ada").run(*words)
     models.Dockerd().run(*words)
     assert given == [limit, 4 * limit], "the host's own daemon gets more"
 
 
-def test_host_lock_is_free_while_waiting_for_users_daemon(models: Any, fakes: Fakes, common: Any) -> None:
-    probe = f'sleep 2; flock -w 20 {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
+def test_host_lock_is_free_while_waiting_for_users_daemon(models: Any, fakes: Fakes) -> None:
+    probe = f'sleep 2; flock -w 20 {locks.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
     users_docker(fakes, f'"image inspect"*) {probe};;')
     assert carry_out(models, [entry("alpha")], [entry("beta", user="ada")]).failures == 0
     assert set((fakes.folder / "state/seen").read_text().split()) == {"free"}
 
 
-def test_service_waits_for_users_model_without_lock(models: Any, fakes: Fakes, common: Any) -> None:
-    probe = f'sleep 2; flock -w 20 {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
+def test_service_waits_for_users_model_without_lock(models: Any, fakes: Fakes) -> None:
+    probe = f'sleep 2; flock -w 20 {locks.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
     users_docker(fakes, f'"image inspect"*) {probe};;')
     groups = [entry("alpha", after=["beta"])], [entry("beta", user="ada")], [entry("gamma", after=["alpha"])]
     assert carry_out(models, *groups).failures == 0
@@ -306,7 +303,7 @@ def test_only_mixed_group_needs_both_dockers(models: Any, more: Any, parts: Any)
 def test_mixed_group_with_silent_daemon_keeps_no_other_model_of_the_host_from_its_change(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
+    for name in ("docker_commands.ANSWER", "docker_commands.CHANGE", "docker_commands.START"):
         monkeypatch.setattr(name, 2)
     users_docker(fakes, '*" config "*) sleep 60;;')
     assert carry_out(models, [entry("alpha"), entry("beta", user="ada")], [entry("gamma")]).failures == 2
@@ -327,11 +324,9 @@ def test_mixed_group_and_groups_of_its_dockers_all_change(models: Any, capsys: A
     assert {user: sorted(found) for user, found in services.items()} == {"": ["alpha", "gamma"], "ada": ["beta"]}
 
 
-def test_mixed_group_holds_no_lock_of_the_host_for_any_command_of_a_user(
-    models: Any, fakes: Fakes, common: Any
-) -> None:
+def test_mixed_group_holds_no_lock_of_the_host_for_any_command_of_a_user(models: Any, fakes: Fakes) -> None:
     """ada decides how long each one takes."""
-    probe = f'flock -n {common.LOCK} true && echo "free $1" >>"$STATE/seen" || echo "held $*" >>"$STATE/seen"'
+    probe = f'flock -n {locks.LOCK} true && echo "free $1" >>"$STATE/seen" || echo "held $*" >>"$STATE/seen"'
     fakes.add("docker", f'[ "$OWNER" = ada ] && {{ {probe}; }}\n' + DOCKER)
     assert carry_out(models, [entry("alpha"), entry("beta", user="ada")]).failures == 0
     seen = (fakes.folder / "state/seen").read_text().splitlines()
@@ -359,7 +354,7 @@ def test_missing_user_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.
     def no_such_user(user: str) -> Any:
         raise models.Failure(f"the user {user} does not exist")
 
-    monkeypatch.setattr("dockerd.as_user", no_such_user)
+    monkeypatch.setattr("accounts.as_user", no_such_user)
     assert carry_out(models, [entry("alpha")], [entry("beta", user="eve")]).failures == 1
     out = capsys.readouterr().out
     assert "error beta: the user eve does not exist\n" in out
@@ -401,43 +396,43 @@ def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
 
 @needs_root
 @pytest.mark.parametrize("kind", ["alone", "together"])
-def test_replaces_lock_held_by_user(common: Any, capsys: Any, kind: str) -> None:
-    with held(common.LOCK, 65534, kind) as pid:
-        before = Path(common.LOCK).stat().st_ino
-        with common.locked("models"):
-            assert Path(common.LOCK).stat().st_ino != before
-            assert not is_free(common.LOCK)
-            assert mode(common.LOCK) == 0o600
+def test_replaces_lock_held_by_user(capsys: Any, kind: str) -> None:
+    with held(locks.LOCK, 65534, kind) as pid:
+        before = Path(locks.LOCK).stat().st_ino
+        with locks.locked("models"):
+            assert Path(locks.LOCK).stat().st_ino != before
+            assert not is_free(locks.LOCK)
+            assert mode(locks.LOCK) == 0o600
     said = capsys.readouterr().out
-    assert f"{common.LOCK} was held by `{sys.executable} -c import fcntl" in said
+    assert f"{locks.LOCK} was held by `{sys.executable} -c import fcntl" in said
     assert f"(pid {pid}, user nobody), so it was replaced" in said
 
 
 @needs_root
-def test_waits_for_lock_held_by_root_and_names_holder(common: Any, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(common, "EVERY", 0)
-    with held(common.LOCK, 0) as pid:
-        before = Path(common.LOCK).stat().st_ino
-        waiting = threading.Thread(target=take, args=(common, [""]))
+def test_waits_for_lock_held_by_root_and_names_holder(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("progress.EVERY", 0)
+    with held(locks.LOCK, 0) as pid:
+        before = Path(locks.LOCK).stat().st_ino
+        waiting = threading.Thread(target=take, args=([""],))
         waiting.start()
         wait_until(lambda: f"(pid {pid}, user root))" in capsys.readouterr().out)
         assert waiting.is_alive()
         os.kill(pid, signal.SIGKILL)
         waiting.join(10)
     assert not waiting.is_alive()
-    assert Path(common.LOCK).stat().st_ino == before
+    assert Path(locks.LOCK).stat().st_ino == before
 
 
 @needs_root
-def test_keeps_lock_while_older_version_waits_for_it(common: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_keeps_lock_while_older_version_waits_for_it(capsys: Any, monkeypatch: Any) -> None:
     """The older version would get the old file when its holder ends, and run beside one with the new file."""
-    monkeypatch.setattr(common, "EVERY", 0)
-    with held(common.LOCK, 65534) as pid, held_open(common.LOCK) as older:
-        before = Path(common.LOCK).stat().st_ino
-        waiting = threading.Thread(target=take, args=(common, [""]))
+    monkeypatch.setattr("progress.EVERY", 0)
+    with held(locks.LOCK, 65534) as pid, held_open(locks.LOCK) as older:
+        before = Path(locks.LOCK).stat().st_ino
+        waiting = threading.Thread(target=take, args=([""],))
         waiting.start()
         wait_until(lambda: f"is not a gpurack run. End it: kill {pid}" in capsys.readouterr().out)
-        assert Path(common.LOCK).stat().st_ino == before
+        assert Path(locks.LOCK).stat().st_ino == before
         older.kill()
         waiting.join(10)
         assert not waiting.is_alive(), "nobody waits for the old file now"
@@ -456,22 +451,22 @@ def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_waiter_for_replaced_lock_takes_new_one(common: Any) -> None:
+def test_waiter_for_replaced_lock_takes_new_one() -> None:
     """Otherwise two runs would work at once when the holder of the old one ends."""
-    Path(common.LOCK).parent.mkdir(parents=True)
-    with open(common.LOCK, "w") as old:  # noqa: PTH123
-        assert common.is_taken(old)
-        Path(f"{common.LOCK}.x").touch()
-        Path(f"{common.LOCK}.x").rename(common.LOCK)
-        assert not common.is_at(old, common.LOCK)
-        with common.locked("models"):
-            assert not is_free(common.LOCK)
+    Path(locks.LOCK).parent.mkdir(parents=True)
+    with open(locks.LOCK, "w") as old:  # noqa: PTH123
+        assert locks.is_taken(old)
+        Path(f"{locks.LOCK}.x").touch()
+        Path(f"{locks.LOCK}.x").rename(locks.LOCK)
+        assert not locks.is_at(old, locks.LOCK)
+        with locks.locked("models"):
+            assert not is_free(locks.LOCK)
 
 
 @needs_root
-def test_name_of_holder_is_printed_harmlessly(common: Any, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(common, "describe_process", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
-    with held(common.LOCK, 65534), common.locked("models"):
+def test_name_of_holder_is_printed_harmlessly(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(locks, "describe_process", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
+    with held(locks.LOCK, 65534), locks.locked("models"):
         said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "\nerror" not in said
@@ -499,17 +494,15 @@ def test_command_runs_under_locks_of_its_users(tmp_path: Path, monkeypatch: Any,
 
 @needs_root
 @pytest.mark.parametrize("heard", [True, False])
-def test_command_that_waits_ends_when_its_connection_is_lost(
-    common: Any, tmp_path: Path, monkeypatch: Any, heard: bool
-) -> None:
+def test_command_that_waits_ends_when_its_connection_is_lost(tmp_path: Path, monkeypatch: Any, heard: bool) -> None:
     """But not one that starts again what a restart of Docker stopped."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
-    monkeypatch.setattr(common, "LOCK", f"{tmp_path}/run/lock")
+    monkeypatch.setattr(locks, "LOCK", f"{tmp_path}/run/lock")
     text = commands.under_lock(sh("touch {}", f"{tmp_path}/ran"), "finish", heard=heard)
     file = tmp_path / "program.py"
     file.write_text(text.replace("EVERY = 5 ", "EVERY = 0 "))
     with contextlib.ExitStack() as held:
-        assert common.take(common.LOCK, held)
+        assert locks.take(locks.LOCK, held)
         process = subprocess.Popen([sys.executable, file], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert process.stdout
         process.stdout.readline()
@@ -525,9 +518,7 @@ def test_command_that_waits_ends_when_its_connection_is_lost(
 
 @needs_root
 @pytest.mark.parametrize("user", ["", "ada"])
-def test_slow_step_and_program_of_user_end_too_where_they_wait(
-    common: Any, tmp_path: Path, monkeypatch: Any, user: str
-) -> None:
+def test_slow_step_and_program_of_user_end_too_where_they_wait(tmp_path: Path, monkeypatch: Any, user: str) -> None:
     """What keeps their output back must not also keep back that they wait."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     touch = sh("touch {}", f"{tmp_path}/ran")
@@ -538,7 +529,7 @@ def test_slow_step_and_program_of_user_end_too_where_they_wait(
     stdin, raw = str(command.connector_arguments["_stdin"]), command.get_raw_value()
     (tmp_path / "stdin").write_text(stdin.replace("EVERY = 5 ", "EVERY = 0 "))
     with contextlib.ExitStack() as held, (tmp_path / "stdin").open() as given:
-        assert common.take(f"{tmp_path}/run/lock{'.ada' if user else ''}", held)
+        assert locks.take(f"{tmp_path}/run/lock{'.ada' if user else ''}", held)
         process = subprocess.Popen(["sh", "-c", raw], stdout=subprocess.PIPE, stdin=given)
         assert process.stdout
         said = select.select([process.stdout], [], [], 20)[0] and process.stdout.readline()
@@ -569,7 +560,7 @@ def test_removal_takes_locks_of_a_run() -> None:
     ]
 
 
-def test_a_change_begins_while_a_snapshot_asks_who_holds_it(common: Any, models: Any, monkeypatch: Any) -> None:
+def test_a_change_begins_while_a_snapshot_asks_who_holds_it(models: Any, monkeypatch: Any) -> None:
     """It takes the lock for a moment: between the creation of the file and the lock of the run that created it."""
     claims = load("claims")
     path = Path(claims.place("b1"))
@@ -580,5 +571,5 @@ def test_a_change_begins_while_a_snapshot_asks_who_holds_it(common: Any, models:
     with contextlib.ExitStack() as held:
         claims.hold("b1", held)
         monkeypatch.setattr(claims, "PATIENCE", 0)
-        with contextlib.ExitStack() as other, pytest.raises(common.Failure, match="is held by another process"):
+        with contextlib.ExitStack() as other, pytest.raises(messages.Failure, match="is held by another process"):
             claims.hold("b1", other)

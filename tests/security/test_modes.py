@@ -75,11 +75,11 @@ def test_compose_file_of_user_is_readable_by_user_only(
 def test_only_that_user_reads_file_and_cannot_change_it() -> None:
     import tempfile
 
-    common = load("common")
+    writing = load("writing")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         file = f"{folder}/compose.yaml"
-        common.write(file, "services: {}\n", 0o600, reader=54321)
+        writing.write(file, "services: {}\n", 0o600, reader=54321)
         for uid, gid, script, allowed in (
             (54321, 100, f"cat {file}", True),
             (54322, 100, f"cat {file}", False),

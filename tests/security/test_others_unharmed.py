@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from gpurack.facts.amd import processes
-from gpurack.facts.model import Listener, User
 from gpurack.facts.nvidia import gpu_processes
+from gpurack.facts.parts import Listener, User
 from gpurack.locking.manifest import manifest
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.preflight import port_in_use
@@ -105,12 +105,12 @@ def test_command_to_users_systemd_has_limit() -> None:
 
 def test_closes_lock_of_older_version(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     runner(tmp_path, fakes, monkeypatch)
-    common = load("common")
+    locks = load("locks")
     lock = tmp_path / "run" / "older"
     lock.parent.mkdir(exist_ok=True)
     lock.write_text("")
     lock.chmod(0o644)
-    with common.alone(str(lock)):
+    with locks.alone(str(lock)):
         assert stat.S_IMODE(lock.stat().st_mode) == 0o600
 
 

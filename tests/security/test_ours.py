@@ -13,8 +13,9 @@ import pytest
 from gpurack import paths
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.status import as_data
-from gpurack.facts.model import Container, HostFacts, User
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Container, User
 from gpurack.facts.record import Entry, TooNew, read
 from gpurack.plan.host import preview
 from gpurack.plan.models import compose

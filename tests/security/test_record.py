@@ -179,7 +179,7 @@ def test_removes_entry_of_missing_user(models: Any, record: Any, monkeypatch: py
     content = of_alpha("a" * 64)
     content["containers"].update(eve={}, ada={})
     write(record, content)
-    monkeypatch.setattr("dockerd.as_user", account)
+    monkeypatch.setattr("accounts.as_user", account)
     carry_out(models)
     assert list(recorded(record)) == ["", "ada"]
 
@@ -353,9 +353,9 @@ SAID = (
 @given(said=VALUES | st.dictionaries(st.sampled_from(SAID), VALUES, min_size=4))
 def test_any_answer_of_a_users_docker_is_a_value_or_a_failure(said: Any) -> None:
     """Anything else would end what is done for others, too."""
-    import common
     import images
     import leftovers as module
+    import messages
     import processes
 
     text, image = json.dumps(said), f"sha256:{COPY}"
@@ -369,10 +369,10 @@ def test_any_answer_of_a_users_docker_is_a_value_or_a_failure(said: Any) -> None
         lambda daemon: module.described(daemon, image),
         lambda daemon: module.containers_of(daemon),
     ):
-        with contextlib.suppress(common.Failure):
+        with contextlib.suppress(messages.Failure):
             ask(dockerd_that_says(text, text))
     daemon = dockerd_that_says(COPY, text, text)
-    with contextlib.suppress(common.Failure):
+    with contextlib.suppress(messages.Failure):
         module.images(daemon, module.containers_of(daemon), {"ready": {}, "images": {"eve": {image: []}}}, [])
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import User
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import User
 from gpurack.operations.commands import Streamed, carry_out, folders_program
 from gpurack.operations.copying import Copy
 from gpurack.plan.models.plan import Upload

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpurack.operations.run_state import reasons_of
 from tests.unit.host_programs import load
 
-COMMON = load("common")
+MESSAGES = load("messages")
 HOSTILE = [
     "\x1b]0;owned\x07",
     "\x1b[2J",
@@ -32,7 +32,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_prints_no_control_characters(capsys: Any, text: str) -> None:
-    load("common").say("alpha", f"it ended: a{text}b")
+    load("messages").say("alpha", f"it ended: a{text}b")
     out = capsys.readouterr().out
     assert out.startswith("alpha: it ended: a")
     assert out.endswith("b\n")
@@ -42,14 +42,16 @@ def test_prints_no_control_characters(capsys: Any, text: str) -> None:
 
 def test_cuts_a_message_without_end(capsys: Any) -> None:
     """A user's Docker may name a container as long as it likes."""
-    load("common").say("", "error alpha: " + "x" * 10**7)
+    load("messages").say("", "error alpha: " + "x" * 10**7)
     out = capsys.readouterr().out
     assert out.startswith("error alpha: xxx")
     assert len(out) < 21000
 
 
 def test_line_of_program_is_never_read_as_our_message(capsys: Any) -> None:
-    load("common").say("", "error alpha: it ended\nerror beta: FAILED too\n    | CUDA error\nbeta: ready after 0:01\n")
+    load("messages").say(
+        "", "error alpha: it ended\nerror beta: FAILED too\n    | CUDA error\nbeta: ready after 0:01\n"
+    )
     out = capsys.readouterr().out.splitlines()
     assert out == [
         "error alpha: it ended", "    | error beta: FAILED too", "    | CUDA error", "    | beta: ready after 0:01"
@@ -61,7 +63,7 @@ def test_line_of_program_is_never_read_as_our_message(capsys: Any) -> None:
 def test_any_text_is_one_message(text: str) -> None:
     raw = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(raw, "utf-8")):
-        COMMON.say("", "error alpha: " + text)
+        MESSAGES.say("", "error alpha: " + text)
         lines = raw.getvalue().decode().splitlines()
     assert [line for line in lines if not line.startswith("    | ")] == lines[:1]
     assert not any(ord(character) < 32 and character != "\t" for line in lines for character in line)

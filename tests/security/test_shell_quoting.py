@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.commands import image_save
 from gpurack.facts.docker import container as parse_container
-from gpurack.facts.model import User
+from gpurack.facts.parts import User
 from gpurack.facts.snapshot import script
 from gpurack.operations.commands import carry_out, slow, write_file
 from gpurack.plan.models import compose

@@ -26,8 +26,9 @@ import pytest
 from rich.console import Console
 
 from gpurack.commands.diff import previewed, show_hosts
-from gpurack.facts.model import Header, HostFacts, Unit, User
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Header, Unit, User
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.locking import gather
 from gpurack.locking.gather import hasher
@@ -44,7 +45,7 @@ from tests.given import framed, host_state, models, models_plan, said, spec
 from tests.security.hosts import carry_out, entry, runner
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
-from tests.unit.host_programs import FILES, Fakes, load, plain, without_parts
+from tests.unit.host_programs import FILES, Fakes, Whole, load, plain, without_parts
 
 pytestmark = pytest.mark.sampled
 
@@ -103,7 +104,7 @@ def listener(path: Path) -> None:
 def test_opens_regular_files_only_without_waiting(safe: Any, hashes: Any, tmp_path: Path, make: Any) -> None:
     begun, path = time.monotonic(), tmp_path / "m.gguf"
     make(path)
-    evidence = load("evidence")
+    evidence = Whole("evidence")
     for read in (safe.open_file, hashes.known_hash, evidence.sha256):
         with pytest.raises(OSError, match="not a regular file"):
             read(str(path))
@@ -124,7 +125,7 @@ def test_follows_no_links_of_others(safe: Any, hashes: Any, home: Path, secret: 
             read(path)
     assert hashes.remembered() == {}
     if where == "file":
-        assert load("evidence").content(path) is None
+        assert Whole("evidence").content(path) is None
 
 
 def test_follows_links_of_root(safe: Any, tmp_path: Path) -> None:
@@ -262,11 +263,11 @@ def test_run_reads_weights_of_users_before_it_takes_the_lock(
     path.write_bytes(b"weights")
     give(path)
     module = runner(tmp_path, fakes, monkeypatch)
-    fetch, hashes, common = (sys.modules[name] for name in ("fetch", "hashes", "common"))
+    fetch, hashes, locks = (sys.modules[name] for name in ("fetch", "hashes", "locks"))
     read, real = [], hashes.hash_of
 
     def reads(what: str) -> None:
-        read.append((what, common.is_held(common.LOCK)))
+        read.append((what, locks.is_held(locks.LOCK)))
 
     def hash_of(*given: Any) -> Any:
         reads("sha256")
@@ -318,7 +319,7 @@ def test_root_does_not_follow_users_link_to_learn_its_size(
         return real(path, **options)
 
     monkeypatch.setattr(os, "stat", watched)
-    monkeypatch.setattr("common.Progress.is_due", lambda self: True)
+    monkeypatch.setattr("progress.Progress.is_due", lambda self: True)
     locked = {str(home / "m.gguf"): hashlib.sha256(b"weights").hexdigest()}
     if user:
         fetch.check_locked("alpha", locked, "put it back", user)
@@ -529,7 +530,7 @@ def test_file_name_cannot_name_a_late_user(hashes: Any, monkeypatch: pytest.Monk
 
 @needs_root
 def test_verify_reads_as_user(home: Path, secret: Path) -> None:
-    evidence = load("evidence")
+    evidence = Whole("evidence")
     (home / "stolen.gguf").symlink_to(secret)
     (home / "own.gguf").symlink_to("blob")
     (home / "blob").write_bytes(b"weights")
@@ -549,7 +550,7 @@ def test_verify_reads_as_user(home: Path, secret: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("inside", ["", "/model"])
 def test_verify_follows_no_link_of_user_for_hosts_docker(home: Path, place: Path, inside: str) -> None:
-    evidence = load("evidence")
+    evidence = Whole("evidence")
     closed = place / "closed"
     (closed / "model").mkdir(parents=True, mode=0o700)
     closed.chmod(0o700)
@@ -755,7 +756,7 @@ def account_of(argv: list[str]) -> tuple[str | int, ...]:
     """Who runs a command with these words before it, as `keeper` of files/evidence.py says it."""
     given = dict(itertools.pairwise(argv))
     if not argv:
-        return tuple(load("evidence").ROOT)
+        return tuple(Whole("evidence").ROOT)
     if "--clear-groups" not in argv:
         return (pwd.getpwuid(int(given["--reuid"])).pw_name,)
     uid, group = int(given["--reuid"]), int(given["--regid"])
@@ -765,7 +766,7 @@ def account_of(argv: list[str]) -> tuple[str | int, ...]:
 @needs_root
 def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashes: Any) -> None:
     """The snapshot is POSIX sh, as fresh hosts need it, and verification shares nothing with it on purpose."""
-    dice, evidence, trees = random.Random(12), load("evidence"), []
+    dice, evidence, trees = random.Random(12), Whole("evidence"), []
     for number in range(40):
         folder = place / str(number)
         folder.mkdir()
@@ -792,7 +793,7 @@ def test_all_programs_agree_on_who_inspects_a_path(place: Path, safe: Any, hashe
 @needs_root
 def test_root_stays_out_of_a_folder_that_a_group_can_write_to(place: Path, secret: Path) -> None:
     """A member could put a link there between two of root's system calls: nobody has no rights to follow it with."""
-    evidence = load("evidence")
+    evidence = Whole("evidence")
     group = place / "group"
     group.mkdir()
     os.chown(group, 0, 100)
@@ -914,12 +915,12 @@ def test_key_of_any_size_and_bytes_costs_root_little(ada: Any) -> None:
     key = Path(ada.secrets) / "m0/api_key"
     with key.open("r+b") as stream:
         stream.truncate(1 << 40)
-    asking, recovering = sys.modules["asking"], sys.modules["recovering"]
+    asking, undoing = sys.modules["asking"], sys.modules["undoing"]
     assert len(ada.api_key("m0")) <= 1 << 20
     assert len(asking.key_of({"key": str(key)})) <= 1 << 20
     assert ada.without_secrets("sk-01, sk-02") == "•••, •••"
     member = {"restore": ["api_key"], "new_key": "m0", "old_key": "m1"}
-    recovering.todays_files(member, ada)
+    undoing.todays_files(member, ada)
     assert (Path(ada.secrets) / "m1/api_key").stat().st_size <= 1 << 20
     key.write_bytes(b"\xff\xfe")
     assert ada.api_key("m0") == "\ufffd\ufffd"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.facts.remembered import reader
 from gpurack.plan.models import memory
 from gpurack.spec.gpus import GpuSlot

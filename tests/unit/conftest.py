@@ -52,7 +52,7 @@ connectors.get_all_connectors = inventory.get_all_connectors = functools.cache(c
 
 # With a `preexec_fn` subprocess copies this large process for each program, which takes ten times as long as a program.
 # Tests of what the kernel does then start the runner as a process of its own.
-importlib.import_module("common").die_with_parent = None
+importlib.import_module("programs").die_with_parent = None
 
 gc.disable()  # nearly all of what is made until tests run lasts until the end
 
@@ -105,8 +105,8 @@ _OF_A_HOST = [
         ("hashes", "MEMORY", "state/sha256"),
         ("record", "RECORD", "state/record.json"),
         ("record", "LOCK", "run/record"),
-        ("common", "LOCK", "run/lock"),
-        ("common", "BUSY", "run/busy"),
+        ("locks", "LOCK", "run/lock"),
+        ("locks", "BUSY", "run/busy"),
     )
 ]
 """Module of files/, its constant, and the place of that file in a test's own folder."""

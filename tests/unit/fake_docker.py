@@ -22,7 +22,7 @@ import yaml
 from tests.unit import host_programs
 
 assert host_programs
-import common  # noqa: E402 (of files/)
+import messages  # noqa: E402 (of files/)
 
 Moment = tuple[str, int]
 """A step's text without ids, and how often it was done before."""
@@ -145,7 +145,7 @@ class FakeDocker:
             write()
 
     def run(self, *argv: str, **options: Any) -> tuple[int, str]:
-        """Instead of common.run."""
+        """Instead of programs.run."""
         if self.dead:
             raise Killed
         if "docker" not in argv:
@@ -155,13 +155,13 @@ class FakeDocker:
         if user and self.watched():
             self.violations.append(f"the host's lock was held while ada's Docker was asked: {' '.join(words)}")
         if user and user == self.silent:
-            raise common.TimeIsUp("no answer")
+            raise messages.TimeIsUp("no answer")
         with self.step(" ".join(words)) as wrong, self.lock:
             if words[0] == "run" and wrong in ("hang", "kill after"):
                 self.left(self.daemons[user], words)
             if wrong == "hang":
                 what = " ".join(words[: 2 if words[0] == "container" else 1])
-                raise common.TimeIsUp(f"docker {what} gave no answer within 90 s")
+                raise messages.TimeIsUp(f"docker {what} gave no answer within 90 s")
             if wrong == "fail":
                 return 1, "Error response from daemon: it does not work"
             if wrong == "full":
@@ -181,7 +181,7 @@ class FakeDocker:
                 return 1, f"Error response from daemon: {error.args[0]}"
 
     def follow(self, argv: list[str], seen: Callable[[str], None], **options: Any) -> tuple[int, list[str]]:
-        """Instead of common.follow: Compose pulls."""
+        """Instead of programs.follow: Compose pulls."""
         path, key = argv[-3], argv[-1]
         with self.step(f"pull {key}") as wrong:
             if wrong in ("fail", "hang"):

@@ -1,6 +1,7 @@
 """The programs of files/ that run on hosts, as modules, and fakes of the commands that they call."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from gpurack.facts.sections import MARK, unpacked
+from gpurack.resources import modules_of
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 sys.path.append(str(FILES))  # they import one another, as where they run
@@ -37,6 +39,37 @@ def load(name: str) -> Any:
     module: ModuleType = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
     return module
+
+
+class Whole:
+    """A program of files/ with the modules that it imports, all fresh, as one.
+
+    What is changed in it changes in each module that has it.
+    """
+
+    def __init__(self, name: str) -> None:
+        parts = modules_of(name)
+        for part in parts:
+            sys.modules.pop(part, None)
+        modules = [load(name), *(importlib.import_module(part) for part in parts)]
+        self.__dict__["modules"] = [(module, dict(vars(module))) for module in modules]
+
+    def __getattr__(self, name: str) -> Any:
+        found = [vars(module)[name] for module, _ in self.modules if name in vars(module)]
+        if not found:
+            raise AttributeError(name)
+        return found[0]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        for module, _ in self.modules:
+            if name in vars(module):
+                setattr(module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Undo a change, as monkeypatch does where an object has no such attribute of its own."""
+        for module, first in self.modules:
+            if name in first:
+                setattr(module, name, first[name])
 
 
 PARTS = ("system", "NVIDIA", "AMD", "Docker", "names", "upstreams")

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import Gpu, GpuProcess, HostFacts, User
+from gpurack.facts.gpus import Gpu, GpuProcess
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import User
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan import offline
 from gpurack.plan.models import ledger

@@ -415,11 +415,11 @@ def test_sends_no_key_to_port_of_stopped_model(
 
 
 def test_silent_docker_of_user_does_not_fail_gateway(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    common = importlib.import_module("common")  # the runner's own, as asking.py imports it
+    messages = importlib.import_module("messages")  # the runner's own, as asking.py imports it
 
     class Silent(Dockerd):
         def state_of(self, name: str, limit: float) -> dict[str, str]:
-            raise common.Failure("the Docker of ada does not answer")
+            raise messages.Failure("the Docker of ada does not answer")
 
     server.said = LISTED
     with serving() as model:

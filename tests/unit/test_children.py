@@ -13,9 +13,9 @@ FILES = Path(__file__).resolve().parents[2] / "files"
 PROGRAM = """
 import sys
 sys.path.insert(0, {files!r})
-import common, dockerd
-words = dockerd.as_user({user!r})[1] if {user!r} else []
-common.run(*words, "sh", "-c", "echo $$ >{pid}; exec sleep 60")
+import accounts, programs
+words = accounts.as_user({user!r})[1] if {user!r} else []
+programs.run(*words, "sh", "-c", "echo $$ >{pid}; exec sleep 60")
 """
 
 

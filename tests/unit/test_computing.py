@@ -10,7 +10,8 @@ from gpurack import screen
 from gpurack.commands.apply_screen import HostState, Outcome, show_result
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.status import as_data, counts, state_text, summary
-from gpurack.facts.model import GpuProcess, HostFacts
+from gpurack.facts.gpus import GpuProcess
+from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Test
 from gpurack.operations.entry_state import entry_state
 from gpurack.operations.run_state import HostRun

@@ -329,7 +329,7 @@ def test_log_says_that_a_server_continues_on_the_cpu(log: str, found: str | None
     assert continues_without(log) == found
     if found:
         assert cuda_hint(found)
-        about = (load("evidence").ABOUT_GPUS, re.search(r"(?m)^ABOUT_GPUS='(.*)'$", read_text(LOG_READER)))
+        about = (load("evidence_answers").ABOUT_GPUS, re.search(r"(?m)^ABOUT_GPUS='(.*)'$", read_text(LOG_READER)))
         lines = [line for line in log.splitlines() if re.search(about[0], line)]
         assert about[1]
         assert lines == [line for line in log.splitlines() if re.search(about[1][1], line)]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.facts.model import File, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import File
 from gpurack.plan.steps import Plan
 from gpurack.plan.system.daemon_json import (
     BREAKS_LIVE_RESTORE,

@@ -39,7 +39,8 @@ from tests.unit.test_replacing_script import (  # noqa: F401
     sample_steps,
 )
 
-import common  # isort: skip (of files/)
+import messages  # isort: skip (of files/)
+import programs  # isort: skip (of files/)
 import databases  # isort: skip
 import loading  # isort: skip
 import record  # isort: skip
@@ -71,7 +72,7 @@ def execute(path: Path, script: str) -> None:
 
 
 class Run:
-    """Stands in for common.Child: the program runs in this process, on the volume's folder. A step of the fake."""
+    """Stands in for programs.Child: the program runs in this process, on the volume's folder. A step of the fake."""
 
     docker: FakeDocker
     volumes: Path
@@ -93,7 +94,7 @@ class Run:
                 user = next((word[5:] for word in self.argv if word.startswith("USER=")), "")
                 self.docker.left(self.docker.daemons[user], words)
             if wrong == "hang":
-                raise common.TimeIsUp("no answer")
+                raise messages.TimeIsUp("no answer")
             if wrong in ("fail", "away"):
                 self.code, self.errors = 125, "docker: Error response from daemon: it does not work."
                 return
@@ -524,7 +525,7 @@ def test_streams_through_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ask(path, "SELECT length(text) FROM chat") == [500_000]
     assert [one.name for one in (tmp_path / "databases/chat").iterdir()] == ["c.db"]
     path.write_bytes(b"no database")
-    with pytest.raises(common.Failure, match=r"could not be copied, so it was not changed: .*file is not a database"):
+    with pytest.raises(messages.Failure, match=r"could not be copied, so it was not changed: .*file is not a database"):
         databases.keep(daemon, {**member, "database": {**told, "copy": "d.db"}})
     assert [one.name for one in (tmp_path / "databases/chat").iterdir()] == ["c.db"]
 
@@ -601,7 +602,7 @@ def test_knows_an_incomplete_copy(tmp_path: Path, change: Any) -> None:
 
 
 def test_reads_errors_apart_from_output() -> None:
-    child = common.Child(["sh", "-c", "echo data; echo why >&2; exit 3"], limit=30, apart=True)
+    child = programs.Child(["sh", "-c", "echo data; echo why >&2; exit 3"], limit=30, apart=True)
     assert b"".join(child.output()) == b"data\n"
     assert (child.code, child.errors) == (3, "why\n")
 
@@ -609,5 +610,5 @@ def test_reads_errors_apart_from_output() -> None:
 def test_gives_a_file_as_input(tmp_path: Path) -> None:
     (tmp_path / "copy").write_bytes(b"data")
     with (tmp_path / "copy").open("rb") as source:
-        child = common.Child(["cat"], limit=30, source=source, apart=True)
+        child = programs.Child(["cat"], limit=30, source=source, apart=True)
         assert b"".join(child.output()) == b"data"

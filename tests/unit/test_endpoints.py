@@ -21,7 +21,7 @@ from gpurack.commands.endpoints import (
     public_endpoints,
 )
 from gpurack.commands.main import main
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.inventory.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model

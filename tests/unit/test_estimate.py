@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Run
 from gpurack.engines.memory import NotEstimated
-from gpurack.facts.model import Gpu, Header
+from gpurack.facts.gpus import Gpu
+from gpurack.facts.parts import Header
 from gpurack.plan.models.memory import GIB, Estimate, estimate, refusal, tight
 from gpurack.plan.offline import sizes
 from gpurack.spec.gpus import GpuSlot

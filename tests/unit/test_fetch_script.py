@@ -120,7 +120,7 @@ def wanted(url: str, sha256: str, path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (9.9, "9 s"), (75, "1 min 15 s"), (3900, "1 h 5 min")])
 def test_formats_duration(seconds: float, text: str) -> None:
-    assert load("common").clock(seconds) == text
+    assert load("messages").clock(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_connections_of_all_files_are_counted(
         (in_pieces.obtain, name, {**wanted(server[1], SHA, tmp_path / name), "connections": connections})
         for name in ("a", "b")
     ]
-    assert load("common").together(calls) == []
+    assert load("programs").together(calls) == []
     assert [(tmp_path / name).read_bytes() == CONTENT for name in ("a", "b")] == [True, True]
 
 
@@ -461,7 +461,7 @@ def test_a_download_that_nobody_hears_ends_and_resumes(fetcher: Any, server: Any
     server[0].faults[:] = ["stall"]
     told = wanted(server[1], SHA, tmp_path / "a.gguf")
     text = PROGRAM.format(files=str(FILES), wanted=told).replace(
-        "import fetch", "import common, fetch; common.EVERY = 0"
+        "import fetch", "import fetch, progress; progress.EVERY = 0"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -479,7 +479,7 @@ def test_a_download_by_another_run_is_waited_for(
     runner: subprocess.Popen[bytes], fetcher: Any, server: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sys.modules["common"], "EVERY", 0)
+    monkeypatch.setattr(sys.modules["progress"], "EVERY", 0)
     gets = len(server[0].gets)
     second = threading.Thread(target=fetcher.obtain, args=("beta", wanted(server[1], SHA, tmp_path / "a.gguf")))
     second.start()
@@ -540,9 +540,9 @@ def test_rate_and_connections(fetcher: Any, fakes: Fakes, tmp_path: Path) -> Non
 
 
 def test_a_long_check_says_amount_rate_and_time_left(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    common, now = load("common"), [0.0]
-    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    tell = common.reading(common.Progress("alpha"), "checking the weights' sha256", lambda: 5 * 10**9)
+    progress, now = load("progress"), [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tell = progress.reading(progress.Progress("alpha"), "checking the weights' sha256", lambda: 5 * 10**9)
     for second in range(13):
         now[0] = float(second)
         tell(second * 4 * 10**8)
@@ -550,7 +550,7 @@ def test_a_long_check_says_amount_rate_and_time_left(tmp_path: Path, capsys: Any
         f"alpha: checking the weights' sha256, {done} of 5.0 GB, 400 MB/s, {left} left, {clock}"
         for done, left, clock in (("2.0 GB", "7 s", "5 s"), ("4.0 GB", "2 s", "10 s"))
     ]
-    unknown = common.reading(common.Progress("alpha"), "checking", lambda: (tmp_path / "none").stat().st_size)
+    unknown = progress.reading(progress.Progress("alpha"), "checking", lambda: (tmp_path / "none").stat().st_size)
     now[0] = 20.0
     unknown(1)
     assert "checking, 1 B, " in capsys.readouterr().out

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, Module, PciGpu
+from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, GpuProcess, Module, PciGpu
 from gpurack.facts.lines import Section
-from gpurack.facts.model import GpuProcess
 from gpurack.facts.nvidia import JETSON, driver, gpu_processes, gpus, xids
 from gpurack.facts.parse import parse
 from tests.given import framed, said

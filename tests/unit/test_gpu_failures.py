@@ -15,8 +15,9 @@ import pytest
 from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.cuda_faults import REFUSED
-from gpurack.facts.gpus import CdiSpec, Details, Module, PciGpu
-from gpurack.facts.model import GpuProcess, HostFacts, Unit
+from gpurack.facts.gpus import CdiSpec, Details, GpuProcess, Module, PciGpu
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Unit
 from gpurack.plan.host import Preview, plan_serving
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.run import Run
@@ -24,11 +25,11 @@ from tests.given import SALT, host_state, models, package, running, uuid
 from tests.unit.test_error_hints_script import CODES, FORMS
 from tests.unit.test_replacing_script import (  # noqa: F401
     SCENARIOS,
-    common,
     folder,
     fresh,
     kept_logs,
     loading,
+    messages,
     quick,
 )
 from tests.unit.test_status import NOW
@@ -299,7 +300,7 @@ def test_what_a_new_model_logs(folder: Path, row: str, monkeypatch: pytest.Monke
         """As loading.ended says it, for the new one."""
         if container == host.containers["alpha"].id:
             return 75.0
-        raise common.Failure(f"exited while loading (exit code 1).{loading.error_hint(1, said, more[1], more[0])}")
+        raise messages.Failure(f"exited while loading (exit code 1).{loading.error_hint(1, said, more[1], more[0])}")
 
     monkeypatch.setattr(loading, "wait_until_ready", exits)
     host = fresh(folder, SCENARIOS["one"])

@@ -7,8 +7,9 @@ import pytest
 
 from gpurack.commands.lab_status import host_status
 from gpurack.facts.gpus import Details, Gpu, Module, PciGpu, Xid
-from gpurack.facts.model import HostFacts, Unit
+from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import xids as parse_xids
+from gpurack.facts.parts import Unit
 from gpurack.plan.host import preview
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.devices import devices

@@ -302,7 +302,7 @@ def test_explains_denied_pull(images: Any, fakes: Fakes, said: str, logins: Any,
 def test_pull_that_nobody_hears_ends(images: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = threading.Event()
     heard.set()
-    monkeypatch.setattr("common.UNHEARD", heard)
+    monkeypatch.setattr("messages.UNHEARD", heard)
     fakes.add("docker", 'case "$*" in *" pull "*) exec sleep 60;; esac; exit 1')
     begun = time.monotonic()
     with pytest.raises(images.Failure, match=r"^the connection was lost\. The next run resumes$"):

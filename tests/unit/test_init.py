@@ -32,8 +32,8 @@ from gpurack.commands.main import main
 from gpurack.commands.project import NAMES, ProjectHost, files, inventory_text
 from gpurack.commands.requirements_file import requirements
 from gpurack.commands.version import running_commit
-from gpurack.facts.gpus import PciGpu
-from gpurack.facts.model import Driver, HostFacts
+from gpurack.facts.gpus import Driver, PciGpu
+from gpurack.facts.model import HostFacts
 from gpurack.facts.record import Entry
 from gpurack.importing import inspect as importing
 from gpurack.importing.container import ContainerRun

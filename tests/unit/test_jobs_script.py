@@ -15,7 +15,7 @@ from tests.unit import host_programs
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 assert host_programs
-import common  # noqa: E402 (of files/)
+import locks  # noqa: E402 (of files/)
 import record  # noqa: E402
 
 pytestmark = pytest.mark.sampled
@@ -163,7 +163,7 @@ def test_a_job_is_downloaded_without_the_lock_of_the_models(
 
     def brought(dockerd: Any, job: Any, data: Any) -> None:
         with contextlib.ExitStack() as held:
-            free.append(common.take(common.LOCK, held))
+            free.append(locks.take(locks.LOCK, held))
         bring(dockerd, job, data)
 
     monkeypatch.setattr("preparing.bring", brought)

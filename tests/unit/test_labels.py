@@ -7,8 +7,8 @@ from gpurack import paths
 
 ROOT = Path(__file__).parents[2]
 LABELS = {paths.MODEL_LABEL, paths.JOB_LABEL, paths.PROBE_LABEL}
-OWN = {"gpurack/paths.py", "files/paths.py", "files/evidence.py"}
-"""evidence.py observes by its own means."""
+OWN = {"gpurack/paths.py", "files/paths.py", "files/evidence_docker.py"}
+"""Verification observes by its own means."""
 
 
 def sources(pattern: str) -> dict[str, str]:

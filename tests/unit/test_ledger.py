@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gpurack.facts.gpus import Driver
-from gpurack.facts.model import GpuProcess, HostFacts
+from gpurack.facts.gpus import Driver, GpuProcess
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.ledger import Ledger, assign
 from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.host import Host

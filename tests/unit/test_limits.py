@@ -21,17 +21,20 @@ from tests.unit import host_programs
 from tests.unit.host_programs import Fakes, load
 
 assert host_programs
-import common  # noqa: E402 (of files/)
+import docker_commands  # noqa: E402
 import dockerd as dockerd_module  # noqa: E402
+import messages  # noqa: E402 (of files/)
+import programs  # noqa: E402 (of files/)
+import progress  # noqa: E402 (of files/)
 
 pytestmark = pytest.mark.sampled
 
 FILES = Path(__file__).parents[2] / "files"
 LIMITED = {
-    "common.Child": "each has a limit, by default common.LIMIT",
+    "programs.Child": "each has a limit, by default programs.LIMIT",
     "docker_restart.run": "each has a limit, by default docker_restart.LIMIT",
     "download.attempt": "curl ends when it stalls (--speed-limit), and says its progress",
-    "evidence.run": "verification: each part has a limit of its own",
+    "evidence_parts.run": "verification: each part has a limit of its own",
     "fetch.request": "curl --max-time",
     "hashes.output_as": "ends after SILENCE or LONG",
     "logs.show_container": "ends after PATIENCE, or when its reader does",
@@ -63,7 +66,7 @@ def test_no_call_switches_a_limit_off() -> None:
             for word in node.keywords if isinstance(node, ast.Call) else ():
                 off = isinstance(word.value, ast.Constant) and not word.value.value
                 assert not (word.arg in ("limit", "timeout") and off), f"{path.name}:{word.value.lineno}"
-    assert inspect.signature(common.Child).parameters["limit"].default == common.LIMIT > 0
+    assert inspect.signature(programs.Child).parameters["limit"].default == programs.LIMIT > 0
 
 
 @pytest.fixture
@@ -72,8 +75,8 @@ def host(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     fakes.add("docker", "exec sleep 60")
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     for name in ("ANSWER", "CHANGE", "START", "LONG", "SILENCE"):
-        monkeypatch.setattr(dockerd_module, name, 0.2)
-    monkeypatch.setattr(dockerd_module, "PATIENCE", 2)
+        monkeypatch.setattr(docker_commands, name, 0.2)
+    monkeypatch.setattr(docker_commands, "PATIENCE", 2)
     return dockerd_module.Dockerd()
 
 
@@ -96,32 +99,32 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("what", COMMANDS)
 def test_hanging_docker_of_the_host_ends_with_a_sentence(host: Any, what: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(common.Failure) as caught:
+    with pytest.raises(messages.Failure) as caught:
         COMMANDS[what](host)
     assert time.monotonic() - begun < 8
     assert str(caught.value) in (f"{what} gave no answer within {limit} s" for limit in ("0.2", "0.4"))
 
 
 def test_silent_command_says_what_is_waited_for(host: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(common, "EVERY", 0)
-    monkeypatch.setattr(dockerd_module, "CHANGE", 1)
-    with pytest.raises(common.Failure):
+    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(docker_commands, "CHANGE", 1)
+    with pytest.raises(messages.Failure):
         host.run("rm", "alpha")
     assert "waiting for docker rm, 0 s" in capsys.readouterr().out
 
 
 def test_it_is_said_once(host: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """While a step shows its own progress, its commands show none."""
-    monkeypatch.setattr(common, "EVERY", 0)
-    monkeypatch.setattr(dockerd_module, "CHANGE", 1)
-    with pytest.raises(common.Failure), common.show_progress(common.Progress("alpha"), "loading i:1"):
+    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(docker_commands, "CHANGE", 1)
+    with pytest.raises(messages.Failure), progress.show_progress(progress.Progress("alpha"), "loading i:1"):
         host.run("load")
     said = capsys.readouterr().out
     assert "alpha: loading i:1" in said
     assert "waiting for" not in said
 
 
-PROGRAM = "import sys; sys.path.insert(0, {!r}); import common; common.run('sh', '-c', {!r})"
+PROGRAM = "import sys; sys.path.insert(0, {!r}); import programs; programs.run('sh', '-c', {!r})"
 
 
 def test_programs_die_with_the_runner(tmp_path: Path) -> None:
@@ -143,8 +146,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_missing_program_is_a_sentence() -> None:
-    with pytest.raises(common.Failure, match=r"^nvidia-ctk-x is not installed on this host$"):
-        common.run("nvidia-ctk-x", "cdi", "list")
+    with pytest.raises(messages.Failure, match=r"^nvidia-ctk-x is not installed on this host$"):
+        programs.run("nvidia-ctk-x", "cdi", "list")
 
 
 @pytest.mark.parametrize(
@@ -153,35 +156,35 @@ def test_missing_program_is_a_sentence() -> None:
         (OSError(errno.ENOSPC, "No space left on device", "/etc/gpurack/a"), "/etc/gpurack/a: No space left on device"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
         (OSError("the answer was cut off"), "the answer was cut off"),
-        (common.Failure("docker rm failed"), "docker rm failed"),
+        (messages.Failure("docker rm failed"), "docker rm failed"),
         (KeyError("id"), "KeyError: 'id'"),
     ],
 )
 def test_errors_of_the_system_are_sentences(error: Exception, text: str) -> None:
-    assert common.describe_error(error) == text
+    assert messages.describe_error(error) == text
 
 
 def test_quick_command_says_nothing(capsys: Any) -> None:
-    assert common.run("sh", "-c", "echo one; echo two >&2") == (0, "one\ntwo")
-    assert common.run("sh", "-c", "exit 3") == (3, "")
+    assert programs.run("sh", "-c", "echo one; echo two >&2") == (0, "one\ntwo")
+    assert programs.run("sh", "-c", "exit 3") == (3, "")
     assert capsys.readouterr().out == ""
 
 
 def test_nothing_is_lost_that_a_program_prints_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy host it prints and ends between the look at its output and the look at its state."""
-    child, real, looks = common.Child(["echo", "hello"]), common.select.select, list[int]()
+    child, real, looks = programs.Child(["echo", "hello"]), programs.select.select, list[int]()
 
     def late(*arguments: Any) -> Any:
         looks.append(1)
         return real(*arguments) if len(looks) > 1 else (child.process.wait(), ([], [], []))[1]
 
-    monkeypatch.setattr(common.select, "select", late)
+    monkeypatch.setattr(programs.select, "select", late)
     assert (b"".join(child.output()), child.code) == (b"hello\n", 0)
 
 
 def test_silence_has_a_sentence_of_its_own() -> None:
-    with pytest.raises(common.TimeIsUp, match=r"^git fetch printed nothing for 0\.2 s$"):
-        common.follow(["sh", "-c", "echo one; sleep 60"], lambda line: None, limit=30, silence=0.2, what="git fetch")
+    with pytest.raises(messages.TimeIsUp, match=r"^git fetch printed nothing for 0\.2 s$"):
+        programs.follow(["sh", "-c", "echo one; sleep 60"], lambda line: None, limit=30, silence=0.2, what="git fetch")
 
 
 def test_quick_step_of_a_plan_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +205,7 @@ def test_quick_step_of_a_plan_ends_with_a_sentence(monkeypatch: pytest.MonkeyPat
     ("seconds", "text"), [(0.2, "0.2 s"), (30, "30 s"), (90, "90 s"), (600, "10 min"), (57600, "16 h"), (9000, "2.5 h")]
 )
 def test_limits_as_text(seconds: float, text: str) -> None:
-    assert common.rounded(seconds) == text
+    assert messages.rounded(seconds) == text
 
 
 def test_restart_of_docker_says_what_is_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

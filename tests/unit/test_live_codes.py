@@ -13,7 +13,8 @@ from gpurack.commands.lab_status import host_status
 from gpurack.commands.main import main
 from gpurack.commands.status import as_data
 from gpurack.facts.gpus import MISMATCH, CdiSpec, Details, Gpu, Module, PciGpu
-from gpurack.facts.model import HostFacts, Probe, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Probe, User
 from gpurack.facts.record import Stopped
 from gpurack.plan.host import preview
 from gpurack.plan.run import Run

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostFacts, Probe
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Probe
 from gpurack.inventory.fleet import check_fleet
 from gpurack.inventory.lock_file import read_lock, with_lock
 from gpurack.locking.observe import missing, observed

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gpurack import listening, paths
 from gpurack.engines import ENGINES, hints_of
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.plan.models import compose, devices
 from gpurack.plan.models import plan as models_plan_module
 from gpurack.plan.models import weights as weights_plan

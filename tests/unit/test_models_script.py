@@ -15,6 +15,8 @@ import yaml
 from gpurack import paths
 from gpurack.paths import SET_ASIDE
 from gpurack.plan.models import compose
+from gpurack.plan.models.plan import runner_files
+from gpurack.resources import modules_of
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 import applying  # isort: skip
@@ -49,7 +51,7 @@ def test_removes_secrets_from_logs(runner: Any) -> None:
 
 
 def test_file_appears_complete_and_private(runner: Any, tmp_path: Path) -> None:
-    sys.modules["common"].write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
+    sys.modules["writing"].write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
     (written,) = (tmp_path / "a/b").iterdir()
     assert (written.read_text(), stat.S_IMODE(written.stat().st_mode)) == ("größe\n", 0o400)
 
@@ -96,7 +98,7 @@ def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def ready(dockerd: Any, name: str, container: str, *arguments: Any) -> float:
         if name not in said:
-            raise sys.modules["common"].Failure("exited while loading (exit code 1).\n    | its last line")
+            raise sys.modules["messages"].Failure("exited while loading (exit code 1).\n    | its last line")
         return 0
 
     monkeypatch.setattr("loading.wait_until_ready", ready)
@@ -292,12 +294,12 @@ def test_removes_keys_of_removed_models(runner: Any, docker: Fakes, answers: dic
 
 
 def test_second_run_waits_and_names_first(runner: Any) -> None:
-    common = sys.modules["common"]
-    assert common.holder() == "unknown"
+    locks = sys.modules["locks"]
+    assert locks.holder() == "unknown"
     with runner.locked("models"):
-        assert common.holder().startswith("models since ")
-        assert str(os.getpid()) in common.holder()
-    assert not Path(common.BUSY).exists()
+        assert locks.holder().startswith("models since ")
+        assert str(os.getpid()) in locks.holder()
+    assert not Path(locks.BUSY).exists()
 
 
 def test_plan_and_host_agree_on_names(runner: Any) -> None:
@@ -411,7 +413,7 @@ def test_boot_makes_a_spec_of_an_earlier_boot_anew(
     stale: bool,
 ) -> None:
     """The unit is skipped on this host, so the spec is made directly, and in the folder that a boot empties."""
-    for name, text in (("SPEC", refreshed), ("LASTING", lasting)):
+    for name, text in (("CDI_REFRESHED", refreshed), ("CDI_LASTING", lasting)):
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(f"boot.{name}", f"{tmp_path}/{name}")
     (tmp_path / "devices").write_text("Character devices:\n195 nvidia\n509 nvidia-uvm\n240 nvidia-caps\n")
@@ -433,7 +435,7 @@ def test_boot_makes_a_spec_anew_that_lacks_the_node_of_cuda(
     """Once: a driver without that node must not keep models from starting."""
     spec = tmp_path / "nvidia.yaml"
     spec.write_text("- path: /dev/nvidia0\n- path: /dev/nvidiactl\n")
-    monkeypatch.setattr("boot.SPEC", str(spec))
+    monkeypatch.setattr("boot.CDI_REFRESHED", str(spec))
     monkeypatch.setattr(runner.boot, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
     fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
     fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
@@ -562,6 +564,9 @@ def test_retries_once_after_runc_error(
     assert len([call for call in fakes.calls if " up " in call]) == calls
 
 
-def test_writes_shared_module_first() -> None:
+def test_writes_each_module_after_those_that_it_imports() -> None:
     """A run may be killed between two files, and the host then starts its models with what it has."""
-    assert paths.RUNNER_PARTS[0] == f"{paths.LIB}/paths.py"
+    names = [Path(file.path).stem for file in runner_files() if file.path.endswith(".py")]
+    assert len(names) == len(paths.RUNNER_PARTS) + 1
+    for place, name in enumerate(names):
+        assert set(modules_of(name)) <= set(names[:place]), name

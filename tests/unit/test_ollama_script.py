@@ -122,7 +122,7 @@ def test_model_that_another_run_pulls_is_waited_for(
 ) -> None:
     """During a change also where the connection is lost: the previous container has stopped already."""
     unheard = threading.Event()
-    monkeypatch.setattr("common.UNHEARD", unheard)
+    monkeypatch.setattr("messages.UNHEARD", unheard)
     place = ollama.lock_place("ollama", "", "ollama", "qwen2.5:7b")
     told = entry(server, "qwen2.5:7b")
     call = (ollama.settle, (HOST, told, False)) if lost else (ollama.pull_missing, (HOST, told))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import Carried, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Carried
 from gpurack.plan.packages import apt
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES

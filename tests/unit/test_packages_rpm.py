@@ -11,7 +11,8 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts import rpm as seen
-from gpurack.facts.model import Carried, File, HostFacts, Package
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Carried, File, Package
 from gpurack.plan.packages import rpm
 from gpurack.plan.packages.base import Pin
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES

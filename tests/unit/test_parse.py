@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.facts.docker import container, counter, docker, probe
-from gpurack.facts.model import (
-    Container,
-    File,
-    HostFacts,
-    Listener,
-    Os,
-    Package,
-    Probe,
-    Unit,
-)
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Container, File, Listener, Os, Package, Probe, Unit
 from gpurack.facts.sections import split
 from gpurack.facts.snapshot import (
     AS_ROOT,

@@ -12,7 +12,8 @@ from gpurack import screen
 from gpurack.commands import plan_view
 from gpurack.commands.main import main
 from gpurack.facts import remembered
-from gpurack.facts.model import Header, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Header
 from gpurack.plan.models.memory import GIB
 from tests import forked
 from tests.weights import qwen, read

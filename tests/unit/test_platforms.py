@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpurack.facts.model import HostFacts, Os
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Os
 from gpurack.plan.packages import apt, rpm
 from gpurack.plan.packages.platforms import PLATFORMS, platform_of, unsupported
 from gpurack.plan.steps import Shell, WriteFile

@@ -25,8 +25,8 @@ from tests.unit.test_pulls import wanted, with_models
 
 assert host_programs
 assert world  # a fixture
-import common  # noqa: E402 (of files/)
 import download  # noqa: E402
+import locks  # noqa: E402 (of files/)
 
 pytestmark = pytest.mark.sampled
 
@@ -137,7 +137,7 @@ def payload(*names: str) -> dict[str, Any]:
 
 
 def test_pulls_under_no_lock_of_the_models(host: Any, fakes: Fakes, capsys: Any, tmp_path: Path) -> None:
-    with common.locked("models"):
+    with locks.locked("models"):
         assert host.run_all(payload("alpha")) == 0
     assert capsys.readouterr().out == "alpha: prepared\n"
     project = (fakes.folder / "state/project").read_text()
@@ -166,7 +166,7 @@ def test_files_of_a_killed_run_are_removed(host: Any, tmp_path: Path) -> None:
 def test_image_that_another_run_pulls_is_waited_for(
     host: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "EVERY", 0)
+    monkeypatch.setattr("progress.EVERY", 0)
     import images
 
     done = threading.Thread(target=host.run_all, args=(payload("alpha"),))
@@ -185,7 +185,7 @@ def test_run_waits_for_a_download_without_a_lock(
     host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """An 8-hour download of one model blocks no change of another one, whoever waits for it."""
-    monkeypatch.setattr(common, "EVERY", 0)
+    monkeypatch.setattr("progress.EVERY", 0)
     weights = tmp_path / "a.gguf"
     model = {
         "name": "alpha",
@@ -199,7 +199,7 @@ def test_run_waits_for_a_download_without_a_lock(
         waits.start()
         while "alpha: waiting for the download of " not in capsys.readouterr().out:
             assert waits.is_alive()
-        with common.locked("another run"):
+        with locks.locked("another run"):
             pass
         weights.touch()
     waits.join()

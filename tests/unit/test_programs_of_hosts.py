@@ -106,7 +106,7 @@ def in_c_locale(text: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_messages_of_the_runner_are_utf8_in_any_locale() -> None:
-    done = in_c_locale(program("record") + "import common\ncommon.say('alpha', 'gr\\xf6\\xdfe\\n\\u2026')\n")
+    done = in_c_locale(program("record") + "import messages\nmessages.say('alpha', 'gr\\xf6\\xdfe\\n\\u2026')\n")
     assert (done.returncode, done.stdout.decode()) == (0, "alpha: größe\n    | …\n")
 
 
@@ -128,8 +128,8 @@ def test_every_program_is_read_in_any_locale() -> None:
 
 def test_folders_above_files_are_for_everyone(tmp_path: Path) -> None:
     """Also where root's umask is 077."""
-    text = program("record") + "import common, os\ncommon.os.chown = lambda *a: None\n"
-    text += f"common.write({str(tmp_path)!r} + '/a/b/file', 'x', 0o600)\n"
+    text = program("record") + "import os, writing\nos.chown = lambda *a: None\n"
+    text += f"writing.write({str(tmp_path)!r} + '/a/b/file', 'x', 0o600)\n"
     done = subprocess.run(["sh", "-c", f"umask 077; exec {sys.executable} -"], input=text.encode(), check=False)
     assert done.returncode == 0
     assert [oct((tmp_path / folder).stat().st_mode)[-3:] for folder in ("a", "a/b", "a/b/file")] == [

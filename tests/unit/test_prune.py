@@ -22,7 +22,7 @@ from tests import forked
 from tests.given import host_state, spec
 from tests.unit.host_programs import Fakes, load
 
-import common  # isort: skip (of files/)
+import messages  # isort: skip (of files/)
 
 pytestmark = pytest.mark.sampled
 
@@ -305,7 +305,7 @@ def test_limits_containers_of_a_user(monkeypatch: Any, count: int, trouble: str)
     module = load("leftovers")
     listed = "\n".join(f"{number:064d}" for number in range(count))
     dockerd = SimpleNamespace(user="eve", by_hand="", must=lambda *words: listed if words[0] == "ps" else "")
-    with pytest.raises(common.Failure, match=trouble) if trouble else contextlib.nullcontext():
+    with pytest.raises(messages.Failure, match=trouble) if trouble else contextlib.nullcontext():
         assert module.containers_of(dockerd) == []
 
 

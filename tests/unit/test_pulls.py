@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostFacts, Probe
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Probe
 from gpurack.plan.models import pulls
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.spec.host import Host

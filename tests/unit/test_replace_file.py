@@ -13,13 +13,13 @@ from tests.sources import name_of
 from tests.unit import host_programs
 
 assert host_programs
-import common  # noqa: E402 (of files/)
+import writing  # noqa: E402 (of files/)
 
 FILES = Path(__file__).parents[2] / "files"
 RENAMING = {
-    "common.put_in_place": "syncs before and after",
-    "common.replace_if_strange": "a lock, which is empty",
-    "common.write": "syncs before and after",
+    "writing.put_in_place": "syncs before and after",
+    "locks.replace_if_strange": "a lock, which is empty",
+    "writing.write": "syncs before and after",
     "daemon_json.write": "syncs before and after",
     "databases.keep": "syncs before and after",
     "databases.note": "the copy gets another name; under the first one it is only kept longer",
@@ -61,7 +61,7 @@ def test_syncs_before_and_after_the_rename_on_hosts(kind: str, tmp_path: Path, m
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(os, "rename", renamed)
-    common.put_in_place(str(beside), str(tmp_path / "a"))
+    writing.put_in_place(str(beside), str(tmp_path / "a"))
     assert order == ["sync a.part", "rename", f"sync {tmp_path.name}"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

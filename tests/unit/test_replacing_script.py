@@ -28,27 +28,35 @@ from tests.unit.fake_docker import Container, FakeDocker, Killed, moment, servic
 from tests.unit.host_programs import load
 
 models = load("models")
-import asking  # noqa: E402 (of files/)
+import accounts  # noqa: E402 (of files/)
+import asking  # noqa: E402
 import boot  # noqa: E402
+import changes  # noqa: E402
 import claims  # noqa: E402
-import common  # noqa: E402
 import databases  # noqa: E402
+import docker_commands  # noqa: E402
 import docker_restart  # noqa: E402
 import dockerd  # noqa: E402
 import fetch  # noqa: E402
+import finishing  # noqa: E402
 import kept_logs  # noqa: E402
 import loading  # noqa: E402
+import locks  # noqa: E402
+import messages  # noqa: E402
 import processes  # noqa: E402
+import programs  # noqa: E402
 import project  # noqa: E402
 import record  # noqa: E402
 import recovering  # noqa: E402
 import replacing  # noqa: E402
 import starting  # noqa: E402
 import stopping  # noqa: E402
+import undoing  # noqa: E402
+import writing  # noqa: E402
 
 pytestmark = pytest.mark.sampled
 
-SAYING = (boot, common, models, recovering, replacing, starting, stopping)
+SAYING = (boot, finishing, locks, messages, models, recovering, replacing, starting, stopping, undoing)
 
 
 @dataclass(frozen=True)
@@ -121,11 +129,11 @@ class Host:
         shutil.rmtree(folder, ignore_errors=True)
         dockerd.CONFIG, dockerd.USERS, boot.USERS = f"{folder}/etc", f"{folder}/users", f"{folder}/users"
         record.RECORD, record.LOCK = f"{folder}/record.json", f"{folder}/run/record"
-        common.LOCK, common.BUSY = f"{folder}/run/lock", f"{folder}/run/busy"
-        for module in (common, dockerd, record, recovering):
+        locks.LOCK, locks.BUSY = f"{folder}/run/lock", f"{folder}/run/busy"
+        for module in (writing, dockerd, record, undoing):
             module.write = self.write
-        common.run = dockerd.run = boot.run = self.docker.run
-        dockerd.follow = self.docker.follow
+        programs.run = docker_commands.run = boot.run = self.docker.run
+        docker_commands.follow = self.docker.follow
         self.out: list[str] = []
         for module in SAYING:
             module.say = self.say
@@ -227,7 +235,7 @@ class Host:
     def watched(self) -> Iterator[None]:
         """Where a change is in the host's Docker and ada's, the host's lock must be free whenever ada's is asked."""
         if any(each[0] and each[1] and each[0].user != each[1].user for each in self.scenario.values()):
-            self.docker.watched = lambda: common.is_held(common.LOCK)
+            self.docker.watched = lambda: locks.is_held(locks.LOCK)
         try:
             yield
         finally:
@@ -302,8 +310,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kept = [(module, name, getattr(module, name)) for module, name in PATCHED]
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
-    monkeypatch.setattr(common, "grant_read", lambda path, uid: None)
-    monkeypatch.setattr(dockerd, "as_user", lambda user: (1000, ["setpriv", f"USER={user}"]))
+    monkeypatch.setattr(writing, "grant_read", lambda path, uid: None)
+    monkeypatch.setattr(accounts, "as_user", lambda user: (1000, ["setpriv", f"USER={user}"]))
     monkeypatch.setattr(loading, "wait_until_ready", wait_until_ready)
     monkeypatch.setattr(loading, "still_up", lambda *arguments: None)
     monkeypatch.setattr(processes, "of_container", of_container)
@@ -320,11 +328,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 PATCHED = [
-    *((dockerd, name) for name in ("CONFIG", "USERS", "write", "run", "follow")),
+    *((dockerd, name) for name in ("CONFIG", "USERS", "write")),
+    *((docker_commands, name) for name in ("run", "follow")),
     *((boot, name) for name in ("USERS", "run")),
     *((record, name) for name in ("RECORD", "LOCK", "write")),
-    (recovering, "write"),
-    *((common, name) for name in ("LOCK", "BUSY", "write", "run")),
+    (undoing, "write"),
+    *((locks, name) for name in ("LOCK", "BUSY")),
+    (writing, "write"),
+    (programs, "run"),
     *((module, "say") for module in SAYING),
 ]
 """What a host of a test changes in the modules of files/."""
@@ -338,21 +349,21 @@ def wait_until_ready(daemon: Any, name: str, container_id: str, *arguments: Any,
     given = WAITING.bind(daemon, name, container_id, *arguments, **options)
     given.apply_defaults()
     assert given.arguments["silence"]() in (None, loading.SILENCE)
-    docker = dockerd.run.__self__
+    docker = docker_commands.run.__self__
     if docker.dead:
         raise Killed
     containers = [one for users in docker.daemons.values() for one in users.values() if one.id == container_id]
     if not containers or containers[0].status != "running":
-        raise common.Failure("exited while loading (gone).")
+        raise messages.Failure("exited while loading (gone).")
     if docker.breaks(containers[0]):
         containers[0].status = "exited"
-        raise common.Failure("exited while loading (exit code 1).\n    | its last line")
+        raise messages.Failure("exited while loading (exit code 1).\n    | its last line")
     return 75.0
 
 
 def of_container(daemon: Any, container_id: str, *arguments: Any) -> set[tuple[int, int]]:
     """The processes of a container, which root sees also where the daemon does not answer."""
-    found = dockerd.run.__self__.daemons[daemon.user].get(container_id)
+    found = docker_commands.run.__self__.daemons[daemon.user].get(container_id)
     return {(7, 7)} if found and found.status == "running" else set()
 
 
@@ -532,7 +543,7 @@ def test_a_slow_docker_of_a_user_keeps_models_of_the_host_down_for_limited_time(
 ) -> None:
     """Each command in ada's takes nearly as long as it may. So does each in a recovery, as long as it is slow."""
     now, held = [0.0], [0.0]
-    monkeypatch.setattr(dockerd, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr(docker_commands, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     answer = FakeDocker.run
 
     def slowly(docker: FakeDocker, *argv: str, **options: Any) -> tuple[int, str]:
@@ -543,16 +554,16 @@ def test_a_slow_docker_of_a_user_keeps_models_of_the_host_down_for_limited_time(
 
     monkeypatch.setattr(FakeDocker, "run", slowly)
     host, _ = cases(folder, SCENARIOS["swap between two Dockers"], breaks)
-    assert dockerd.TURN / 2 < held[0] <= 2 * dockerd.TURN + 5, "and the seconds that a model may load"
+    assert docker_commands.TURN / 2 < held[0] <= 2 * docker_commands.TURN + 5, "and the seconds that a model may load"
     ours = [one for one in host.docker.daemons[""].values() if one.status == "running"]
     free = {"0", "1"} - {gpu for one in host.running() for gpu in one.gpus}
     assert ours or "0" not in free, host.out
     assert any("the Docker of ada took longer than" in line for line in host.out), host.out
     held[0] = 0
     models.recover()
-    assert held[0] <= dockerd.TURN
+    assert held[0] <= docker_commands.TURN
     monkeypatch.setattr(FakeDocker, "run", answer)
-    common.run = dockerd.run = boot.run = host.docker.run
+    programs.run = docker_commands.run = boot.run = host.docker.run
     assert after_kill(host, "kill") in ("old", "new")
 
 
@@ -597,7 +608,7 @@ def while_ada(host: Host, monkeypatch: pytest.MonkeyPatch, command: str, act: Ca
         return answer(docker, *argv, **options)
 
     monkeypatch.setattr(FakeDocker, "run", run)
-    common.run = dockerd.run = boot.run = host.docker.run
+    programs.run = docker_commands.run = boot.run = host.docker.run
 
 
 REFUSED = "not changed: another run is changing it (pid {}, since "
@@ -613,7 +624,7 @@ def test_other_runs_change_other_models_while_a_users_docker_is_waited_for(
     failures, payload = list[int](), gammas(host)
 
     def other() -> None:
-        assert is_free(common.LOCK)
+        assert is_free(locks.LOCK)
         job = models.Job(payload)
         job.apply()
         failures.append(job.failures)
@@ -672,7 +683,7 @@ def test_boot_stop_jobs_and_recovery_leave_alone_what_a_run_changes(
         seen.append(models.recover())
         seen.append(boot.boot_of(dockerd.Dockerd()))
         told = {"user": "", "name": "beta", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
-        with pytest.raises(common.Failure, match=r"^not stopped: another run is changing it \(pid"):
+        with pytest.raises(messages.Failure, match=r"^not stopped: another run is changing it \(pid"):
             stopping.stop(told)
         seen.append([step for step in host.docker.steps[begun:] if step.startswith(CHANGING)])
 
@@ -698,7 +709,7 @@ def test_only_the_decision_waits_for_the_hosts_lock(folder: Path, monkeypatch: p
     wanted, phases = list[bool](), list[str]()
 
     def act() -> None:
-        assert common.take(common.LOCK, held)
+        assert locks.take(locks.LOCK, held)
         host.docker.watched = lambda: False
         threading.Thread(target=job).start()
 
@@ -722,19 +733,19 @@ def test_a_users_docker_gets_the_time_back_that_the_end_of_a_change_waits_for_th
             break
     assert list(host.folder.rglob("*.commit-*"))
     host.docker.revive()
-    now, locked = [0.0], common.locked
+    now, locked = [0.0], locks.locked
 
     @contextlib.contextmanager
     def for_days(what: str, users: Iterable[str] = ("",)) -> Iterator[None]:
-        now[0] += 2 * dockerd.TURN if set(users) == {""} else 0
+        now[0] += 2 * docker_commands.TURN if set(users) == {""} else 0
         with locked(what, users):
             yield
 
-    monkeypatch.setattr(recovering, "locked", for_days)
-    for module in (recovering, dockerd):
+    monkeypatch.setattr(changes, "locked", for_days)
+    for module in (changes, recovering, docker_commands):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     assert models.recover() == 0, host.out
-    assert now[0] == 2 * dockerd.TURN
+    assert now[0] == 2 * docker_commands.TURN
     assert host.served() == "new"
 
 
@@ -743,13 +754,13 @@ def test_a_run_whose_connection_is_lost_while_it_waits_changes_nothing(
 ) -> None:
     """Another run holds the lock, for hours. What has begun is finished or undone."""
     host, lost = fresh(folder, SCENARIOS["one"]), threading.Event()
-    monkeypatch.setattr(common, "UNHEARD", lost)
+    monkeypatch.setattr(messages, "UNHEARD", lost)
     lost.set()
     with contextlib.ExitStack() as held:
-        assert common.take(common.LOCK, held)
+        assert locks.take(locks.LOCK, held)
         assert host.apply().failed.keys() == {"alpha", "ada's Docker"}
         told = {"user": "", "name": "alpha", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
-        with pytest.raises(common.Failure, match="the connection was lost"):
+        with pytest.raises(messages.Failure, match="the connection was lost"):
             stopping.stop(told)
     why = "the connection was lost. The next run resumes; not changed"
     assert sorted(host.out) == [f"error ada's Docker: {why}", f"error alpha: {why}"]
@@ -769,13 +780,13 @@ def test_a_run_whose_connection_is_lost_while_it_waits_to_undo_a_change_makes_no
     host.docker.at[moment(steps, next(n for n, step in enumerate(steps) if step.startswith("stop")))] = "kill after"
     host.apply()
     host.docker.revive()
-    monkeypatch.setattr(common, "UNHEARD", lost)
+    monkeypatch.setattr(messages, "UNHEARD", lost)
     with contextlib.ExitStack() as held:
-        assert common.take(common.LOCK, held)
+        assert locks.take(locks.LOCK, held)
         threading.Timer(0.3, lambda: [lost.set(), held.close()]).start()
         if stops:
             told = {"user": "", "name": "alpha", "ours": {}, "hold": False, "why": "", "origin": {"by": "ada"}}
-            with pytest.raises(common.Failure, match="the connection was lost"):
+            with pytest.raises(messages.Failure, match="the connection was lost"):
                 stopping.stop(told)
         else:
             assert "alpha" in host.apply().failed
@@ -847,10 +858,10 @@ def waiting_for_ada(host: Host, monkeypatch: pytest.MonkeyPatch, what: str) -> I
         return answer(docker, *argv, **options)
 
     if what == "lock":
-        assert common.take(common.of_user(common.LOCK, "ada"), held)
+        assert locks.take(locks.of_user(locks.LOCK, "ada"), held)
     else:
         monkeypatch.setattr(FakeDocker, "run", run)
-        common.run = dockerd.run = boot.run = host.docker.run
+        programs.run = docker_commands.run = boot.run = host.docker.run
     try:
         yield
     finally:
@@ -951,7 +962,9 @@ def test_an_interrupted_change_with_a_users_docker_does_not_keep_another_model_f
     thread.join()
     host.docker.silent = "ada" if silent else ""
     if silent:
-        with pytest.raises(common.Failure, match=r"^not stopped: an earlier change was interrupted .* does not answer"):
+        with pytest.raises(
+            messages.Failure, match=r"^not stopped: an earlier change was interrupted .* does not answer"
+        ):
             stopping.stop({**told, "name": "alpha"})
         assert len(host.record()["replacing"]) == 1
     else:
@@ -1027,7 +1040,8 @@ def test_what_is_not_undone_keeps_a_model_of_the_host_in_the_change(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recovering if what == "todays_files" else dockerd.Dockerd, what, fails)
+        for place in (recovering, undoing) if what == "todays_files" else (dockerd.Dockerd,):
+            patch.setattr(place, what, fails)
         assert models.recover() > 0
         (change,) = host.record()["replacing"]
         assert "alpha" in {member["name"] for member in change["members"]}
@@ -1053,7 +1067,7 @@ def test_a_run_waits_for_limited_time_for_another_one_before_it_plans(
 def is_free(path: str) -> bool:
     """Can the lock be taken now?"""
     with contextlib.ExitStack() as taken:
-        return bool(common.take(path, taken))
+        return bool(locks.take(path, taken))
 
 
 @pytest.mark.parametrize("case", ["one", "swap", "swap between two Dockers", "made by hand"])
@@ -1424,7 +1438,7 @@ def test_one_whose_first_request_fails_takes_all_back(folder: Path, case: str, m
 
     def smoke_test(daemon: Any, name: str, *arguments: Any) -> None:
         if name == "alpha":
-            raise common.Failure("started, but the test request failed (connection closed).")
+            raise messages.Failure("started, but the test request failed (connection closed).")
 
     monkeypatch.setattr("asking.smoke_test", smoke_test)
     host, _ = cases(folder, SCENARIOS[case])
@@ -1449,7 +1463,7 @@ def test_one_that_ends_while_others_load_takes_all_back(folder: Path, monkeypatc
     def still_up(daemon: Any, name: str, container_id: str, *arguments: Any) -> None:
         if name == "alpha":
             assert len(host.running()) == 3
-            raise common.Failure("exited after it had answered (exit code 1).")
+            raise messages.Failure("exited after it had answered (exit code 1).")
 
     monkeypatch.setattr(loading, "still_up", still_up)
     host = fresh(folder, SCENARIOS["ring"])
@@ -1673,7 +1687,7 @@ def test_boot_leaves_a_restart_to_the_run_that_restarts_docker(folder: Path, mon
     monkeypatch.setattr(docker_restart, "finish", lambda: (found.append(docker_restart.noted()), ([], True))[1])
     docker_restart.note([])
     booting = threading.Thread(target=boot.finish_restart)
-    with common.locked("run"):
+    with locks.locked("run"):
         booting.start()
         booting.join(0.2)
         docker_restart.forget()
@@ -1825,7 +1839,7 @@ def test_what_only_starts_and_fails_undoes_no_change(folder: Path) -> None:
 
 def test_a_check_that_fails_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*arguments: Any) -> None:
-        raise common.Failure("started, but every test request failed (POST /v1/chat/completions: 500).")
+        raise messages.Failure("started, but every test request failed (POST /v1/chat/completions: 500).")
 
     monkeypatch.setattr("asking.smoke_test", refuses)
     host = fresh(folder, {"alpha": (old(), new(key="alpha"))})
@@ -1853,7 +1867,7 @@ def test_restart_count_is_that_of_the_last_test(folder: Path, monkeypatch: pytes
     assert host.apply().failures == 0
     assert host.record()["tests"][""]["alpha"]["restarts"] == 3
     host.containers["alpha"].restarts = 4
-    monkeypatch.setattr("asking.smoke_test", lambda *arguments: (_ for _ in ()).throw(common.Failure("HTTP 500")))
+    monkeypatch.setattr("asking.smoke_test", lambda *arguments: (_ for _ in ()).throw(messages.Failure("HTTP 500")))
     assert host.apply().failures == 1
     test = host.record()["tests"][""]["alpha"]
     assert (test["why"], test["restarts"]) == ("HTTP 500", 3)
@@ -2076,7 +2090,7 @@ def test_a_run_that_pulls_holds_no_lock_of_the_models(folder: Path, case: str) -
         for user in ("", "ada"):  # the part of a Docker without changes has its lock for a moment
             end = time.monotonic() + 10
             with contextlib.ExitStack() as held:
-                while not (taken := common.take(paths.of_user(common.LOCK, user), held)) and time.monotonic() < end:
+                while not (taken := locks.take(paths.of_user(locks.LOCK, user), held)) and time.monotonic() < end:
                     time.sleep(0.01)
             free.append(taken)
 
@@ -2119,7 +2133,7 @@ def meanwhile(host: Host, change: Callable[[dict[str, Any]], None]) -> None:
 
     def other() -> None:
         with contextlib.ExitStack() as held, record.changing_all() as found:
-            assert common.take(common.LOCK, held)
+            assert locks.take(locks.LOCK, held)
             change(found)
             names = found["containers"][""]
             services = {one["service"]: {"image": "i", "container_name": name} for name, one in names.items()}
@@ -2227,8 +2241,8 @@ def test_models_on_different_gpus_wait_for_none() -> None:
 def test_refused_start_quotes_the_daemon() -> None:
     """`docker start` ends with a line that has only the container's id."""
     said = "Error response from daemon: no such device\nError: failed to start containers: 4a347211"
-    assert dockerd.why_not_started(1, said).endswith(": Error response from daemon: no such device")
-    assert dockerd.why_not_started(1, "Error: a\nb").endswith(": Error: a")
+    assert docker_commands.why_not_started(1, said).endswith(": Error response from daemon: no such device")
+    assert docker_commands.why_not_started(1, "Error: a\nb").endswith(": Error: a")
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -2255,7 +2269,7 @@ def test_an_interrupted_change_that_cannot_be_undone_fails_its_entries_only(fold
     why = {("", "alpha"): "docker rm failed"}
     payload = host.payload()
     job = models.Job({**payload, "batches": [[model] for model in payload["batches"][0]]})
-    with common.locked("models"):
+    with locks.locked("models"):
         record.set_replacing(change)
         _, batches = job.unchanged({""}, job.data["batches"], why)
     assert [model["name"] for batch in batches for model in batch] == ["beta"]

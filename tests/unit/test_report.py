@@ -28,7 +28,7 @@ from gpurack.spec.problems import Problem, grouped
 from tests.given import SYSTEMS, container, host_state, id_of, models, spec
 from tests.unit import host_programs  # noqa: F401 (makes files/ importable)
 
-import common  # isort: skip
+import messages  # isort: skip
 import members  # isort: skip
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
@@ -146,8 +146,8 @@ def test_says_once_that_the_previous_one_of_an_earlier_failure_serves() -> None:
 
 def test_understands_what_the_runner_says_of_the_container_that_serves() -> None:
     member = {"old_name": "alpha", "ran": True}
-    back = members.message(member, common.Failure("exited"), True, ("14:02:11", 98), "")
-    kept = members.message(member, common.Failure("exited"), False, None, "")
+    back = members.message(member, messages.Failure("exited"), True, ("14:02:11", 98), "")
+    kept = members.message(member, messages.Failure("exited"), False, None, "")
     new = f"{paths.NEW_SERVES} the change could not be ended: full"
     for text, serves in ((back, True), (new, True), (kept, False)):
         run = HostRun(spec=TWO, snapshot=seen("exited"))

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from gpurack import paths
 from gpurack.commands import apply as apply_module
 from gpurack.commands.main import main
-from gpurack.facts.model import HostFacts, Probe
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Probe
 from gpurack.facts.record import DatabaseCopy, Ready, Stopped
 from gpurack.inventory.fleet import read_fleet
 from gpurack.inventory.load import read_inventory

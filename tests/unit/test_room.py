@@ -14,7 +14,8 @@ from tests.unit.host_programs import load
 
 room = load("room")
 preparing = load("preparing")
-import common  # noqa: E402 (of files/)
+import messages  # noqa: E402 (of files/)
+import programs  # noqa: E402 (of files/)
 
 BIG, SMALL, OTHER = (hashlib.sha256(word.encode()).hexdigest() for word in ("big", "small", "other"))
 MANIFEST = {"layers": [{"digest": f"sha256:{BIG}", "size": 6_000_000_000}, {"digest": f"sha256:{SMALL}", "size": 1000}]}
@@ -54,7 +55,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return (1, "ERROR: not found") if found is None else (0, found if isinstance(found, str) else json.dumps(found))
 
     def run(*argv: str, **options: Any) -> tuple[int, str]:
-        code, output = common.run(*argv, **options)
+        code, output = programs.run(*argv, **options)
         lines = output.split("\n")
         return code, "\n".join([lines[0], f"{said['free'] // 1000} 1000", *lines[2:]] if len(lines) > 2 else lines)
 
@@ -79,7 +80,7 @@ def layers(root: Path, *digests: str, below: str = "") -> None:
 def refused(docker: dict[str, Any], reference: str = "r/i:1") -> str:
     try:
         room.refuse_pull(docker["dockerd"], "alpha", reference, [])
-    except common.NoRoom as error:
+    except messages.NoRoom as error:
         return str(error)
     return ""
 
@@ -172,7 +173,7 @@ def test_a_file_system_of_a_user_that_hangs_refuses_nothing(
     docker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang(*argv: str, **options: Any) -> tuple[int, str]:
-        raise common.TimeIsUp("no answer")
+        raise messages.TimeIsUp("no answer")
 
     docker["r/i:1"] = MANIFEST
     monkeypatch.setattr(room, "run", hang)
@@ -226,14 +227,14 @@ def test_what_does_not_fit_says_what_prune_would_free(
     monkeypatch: pytest.MonkeyPatch, freeable: int | None, more: str
 ) -> None:
     monkeypatch.setattr(preparing.leftovers, "freeable", lambda job, folder, user: freeable)
-    with pytest.raises(common.NoRoom) as failure, preparing.saying_what_is_unused({"unused": {}}):
-        raise common.NoRoom("weights need 6.1 GB more")
+    with pytest.raises(messages.NoRoom) as failure, preparing.saying_what_is_unused({"unused": {}}):
+        raise messages.NoRoom("weights need 6.1 GB more")
     assert str(failure.value) == f"weights need 6.1 GB more{more}"
 
 
 def test_other_failures_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(common.Failure, match=r"^cannot pull$"), preparing.saying_what_is_unused({"unused": {}}):
-        raise common.Failure("cannot pull")
+    with pytest.raises(messages.Failure, match=r"^cannot pull$"), preparing.saying_what_is_unused({"unused": {}}):
+        raise messages.Failure("cannot pull")
 
 
 def test_counts_what_would_be_removed_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts, Kernel, Probe, Unit, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Kernel, Probe, Unit, User
 from gpurack.facts.record import Failed
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose, weights

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpurack.facts.model import Kernel, Unit, User
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Kernel, Unit, User
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.facts.system import kernel
 from gpurack.plan.questions import questions

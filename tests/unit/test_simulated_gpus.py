@@ -20,7 +20,8 @@ from gpurack.commands import diff
 from gpurack.commands.lab_status import host_status
 from gpurack.cuda_faults import REFUSED, fault
 from gpurack.engines.probes import PYTHON
-from gpurack.facts.model import GpuProcess, HostFacts
+from gpurack.facts.gpus import GpuProcess
+from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import JETSON
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.host import Preview

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpurack.facts.model import User
+from gpurack.facts.parts import User
 from gpurack.plan.host import (
     DAEMON_JSON,
     DOCKER,

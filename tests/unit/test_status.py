@@ -18,7 +18,8 @@ from gpurack.commands.lab_status import HostStatus, ModelStatus, host_status, is
 from gpurack.commands.status import as_data, served_text, show, state_text, summary
 from gpurack.commands.status_page import write_page
 from gpurack.facts.gpus import MISMATCH, Driver, Xid
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.facts.record import Entry
 from gpurack.plan.models.states import ModelState
 from gpurack.spec.host import Host

@@ -15,10 +15,10 @@ from tests.given import models
 from tests.sources import name_of
 from tests.unit.host_programs import FILES
 
-import common  # isort: skip
+import messages  # isort: skip
 import record  # isort: skip
 
-FAILURES = {"Failure": 1, "CertainFailure": 1, "common.Failure": 1, "kind": 1, "say_error": 2, "self.fail": 2}
+FAILURES = {"Failure": 1, "CertainFailure": 1, "messages.Failure": 1, "kind": 1, "say_error": 2, "self.fail": 2}
 """A call that makes or says a failure → the place of the code in its arguments."""
 WITH_KIND = ("loading.py", "members.py", "probing.py")
 """Programs in which `kind` is a class of failures."""
@@ -53,11 +53,11 @@ def test_each_code_is_said_by_a_program() -> None:
 
 
 def test_code_of_runner_reaches_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "CODES", {})  # those of other tests in this process
-    common.say_error("alpha", "exited while loading\n    | codes: beta no-room", "exited")
-    common.say_error("ada's Docker", "does not answer", "time-is-up")
-    common.say_codes()
-    common.say_codes()
+    monkeypatch.setattr(messages, "CODES", {})  # those of other tests in this process
+    messages.say_error("alpha", "exited while loading\n    | codes: beta no-room", "exited")
+    messages.say_error("ada's Docker", "does not answer", "time-is-up")
+    messages.say_codes()
+    messages.say_codes()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "codes: ada's Docker time-is-up, alpha exited"
     assert len(reasons_of(lines)) == 2
@@ -88,8 +88,14 @@ def test_command_without_codes_has_that_of_its_program() -> None:
 
 
 def test_code_of_an_error_that_is_no_failure() -> None:
-    errors = [common.Failure("a", "exited"), common.TimeIsUp("b"), common.NoRoom("c"), OSError(28, "full"), KeyError()]
-    assert [common.code_of(error) for error in errors] == [
+    errors = [
+        messages.Failure("a", "exited"),
+        messages.TimeIsUp("b"),
+        messages.NoRoom("c"),
+        OSError(28, "full"),
+        KeyError(),
+    ]
+    assert [messages.code_of(error) for error in errors] == [
         "exited", "time-is-up", "no-room", "host-file-error", "runner-error"
     ]  # fmt: skip
 

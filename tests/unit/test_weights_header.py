@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurack.facts import remembered
-from gpurack.facts.model import Header, HostFacts
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import parse
+from gpurack.facts.parts import Header
 from gpurack.facts.snapshot import script
 from gpurack.plan.questions import questions
 from tests.given import framed, models

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from gpurack.engines import ENGINES
 from gpurack.facts.gpus import Gpu
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.plan.models import ledger
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, container_of_change, replaced

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any, Self
 
 from gpurack import paths
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.plan import pins
 from gpurack.plan.models import compose, ledger, pulls
 from gpurack.plan.models.desired import SALTED, DesiredService, digest

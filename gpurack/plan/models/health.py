@@ -5,7 +5,8 @@ from datetime import datetime
 from enum import Enum
 
 from gpurack.facts.lines import parse_time
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.facts.record import Test
 from gpurack.listening import overlap
 from gpurack.plan.models.observed import Observed

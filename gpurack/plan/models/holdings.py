@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from gpurack.facts.gpus import Gpu
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.listening import overlap
 from gpurack.plan.models import ledger
 from gpurack.plan.models.addresses import address

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from gpurack.facts.model import Gpu, HostFacts
+from gpurack.facts.gpus import Gpu
+from gpurack.facts.model import HostFacts
 from gpurack.spec.gpus import GPU_KINDS, PLACEHOLDER, hardware, is_named, kind_of
 from gpurack.spec.host import Gpus, Host
 

@@ -6,8 +6,9 @@ name, so two generations of one entry can exist side by side only under two keys
 
 from collections.abc import Collection
 
+from gpurack import paths
 from gpurack.facts.model import HostFacts
-from gpurack.facts.record import COMPOSE, PROJECTS, is_generation
+from gpurack.facts.record import PROJECTS, is_generation
 from gpurack.spec.host import Host
 
 
@@ -17,7 +18,7 @@ def current_key(name: str, user: str, facts: HostFacts) -> str:
     The name of the entry if there is neither.
     """
     container = facts.ours.get((user, name))
-    key = container.labels.get(f"{COMPOSE}service") if container else None
+    key = container.labels.get(f"{paths.COMPOSE}service") if container else None
     return key if key is not None and is_generation(key, name) else facts.keys(user).get(name, name)
 
 
@@ -47,8 +48,8 @@ def taken_keys(user: str, facts: HostFacts) -> set[str]:
     """Return the keys in use in a user's Docker: by compose.yaml, by containers, and by the record."""
     taken = set(facts.services_of(user))
     for container in facts.containers:
-        if container.user == user and container.labels.get(f"{COMPOSE}project") == PROJECTS["model"]:
-            taken.add(container.labels.get(f"{COMPOSE}service", ""))
+        if container.user == user and container.labels.get(f"{paths.COMPOSE}project") == PROJECTS["model"]:
+            taken.add(container.labels.get(f"{paths.COMPOSE}service", ""))
     for one in facts.replacing:
         for member in one.members:
             taken |= {member.old_key or "", member.new_key or ""}

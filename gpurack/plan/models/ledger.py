@@ -11,8 +11,9 @@ from typing import Literal
 
 from gpurack import paths
 from gpurack.facts.gpus import MISMATCH
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import owner, recorded
+from gpurack.facts.parts import Container
 from gpurack.host_data import json_from_host
 from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.slots import (
@@ -200,7 +201,7 @@ class Taken:
                 process
                 for process in facts.gpu_processes
                 if process.uuid == slot.uuid
-                and not process.ours(facts)
+                and not facts.is_our_process(process)
                 and (process.container, process.whose) not in making_room
             ]
             if not foreign:
@@ -251,7 +252,7 @@ class Taken:
         """Return ` (free: 2, 3)`, the unused GPUs; "" if there are none. besides: GPUs to leave out."""
         facts = self.facts
         taken = {uuid for theirs in self.uuids.values() for uuid in theirs}
-        taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
+        taken |= {process.uuid for process in facts.gpu_processes if not facts.is_our_process(process)}
         theirs = [facts.proven[key] for key in facts.others if key in facts.proven]
         for container in (*filter(facts.is_ours, facts.containers), *theirs):
             taken |= {*uuids_in(label(container.labels))}

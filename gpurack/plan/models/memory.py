@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpurack.engines import ENGINES
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.plan.models.shape import Shape, heads_of, shape_of
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Model

@@ -5,7 +5,8 @@ from functools import cached_property
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.facts.model import Container, HostFacts, Probe
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container, Probe
 from gpurack.plan.models.keys import current_key
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model

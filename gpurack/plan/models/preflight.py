@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gpurack.facts.model import Container, HostFacts, Listener
-from gpurack.facts.record import PREVIOUS
+from gpurack import paths
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container, Listener
 from gpurack.listening import overlap
 from gpurack.plan.models import compose, ledger, weights
 from gpurack.plan.models.addresses import probe_url
@@ -39,7 +40,7 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
         which = f" ({stranger.status}, image {stranger.image[7:19]})"
         hint = f"Adopt it with `replaces: {name}`, or rename the model."
         return Problem.of("container-name-taken", path=at, name=name, which=which, hint=hint)
-    aside = name + PREVIOUS
+    aside = name + paths.PREVIOUS
     if change.action == Action.RECREATE and any(
         (other.name, other.user) == (aside, desired.user) and other.id not in facts.generations
         for other in facts.containers

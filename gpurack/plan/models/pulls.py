@@ -5,7 +5,8 @@ from typing import Any
 
 from gpurack.engines import ENGINES
 from gpurack.engines.ollama import LIBRARY, full_name
-from gpurack.facts.model import HostFacts, Probe
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Probe
 from gpurack.host_data import json_from_host
 from gpurack.plan.models.desired import DesiredService
 from gpurack.spec.host import Host

@@ -11,7 +11,8 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.facts.lines import parse_time
-from gpurack.facts.model import Container, HostFacts
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container
 from gpurack.facts.record import DatabaseCopy, Ready
 from gpurack.host_data import json_from_host
 from gpurack.plan.models import images, ledger, weights

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack.engines.memory import NotEstimated
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from gpurack.facts.lines import parse_time
-from gpurack.facts.model import Container
+from gpurack.facts.parts import Container
 from gpurack.plan.models.computing import slow
 from gpurack.plan.models.health import Health, health, last_test, why_stopped
 from gpurack.plan.models.observed import Observed

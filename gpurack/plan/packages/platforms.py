@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpurack.facts.model import Os
+from gpurack.facts.parts import Os
 from gpurack.plan.packages import apt, rpm
 from gpurack.plan.packages.base import Packages
 from gpurack.shell import Sh, sh

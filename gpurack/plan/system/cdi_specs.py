@@ -9,6 +9,7 @@ and nothing refreshes what is in /etc/cdi.
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
+from gpurack import paths
 from gpurack.facts.gpus import CdiSpec, Driver
 from gpurack.facts.model import HostFacts
 from gpurack.plan.steps import Shell
@@ -18,7 +19,6 @@ from gpurack.spec.problems import Problem
 KIND = "nvidia.com/gpu"
 TOGETHER = "all"
 """The only name that a spec has in WSL, whose GPUs share /dev/dxg (toolkit: nvcdi/lib-wsl.go)."""
-REFRESHED, LASTING = "/var/run/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml"
 UNIT = "nvidia-cdi-refresh.service"
 UVM, CONTROL = "/dev/nvidia-uvm", "/dev/nvidiactl"
 MAJORS = {UVM: "nvidia-uvm", f"{UVM}-tools": "nvidia-uvm"}
@@ -89,7 +89,7 @@ def major_of(path: str) -> str:
 def curable(facts: HostFacts) -> bool:
     """Would a new /var/run/cdi/nvidia.yaml come before all other specs, or replace them, without a conflict?"""
     others = {found for uuid in named(facts) for found in sources(uuid, facts) if not found.startswith("/etc/")}
-    return not others - {REFRESHED}
+    return not others - {paths.CDI_REFRESHED}
 
 
 def in_use(facts: HostFacts) -> Mapping[str, str]:
@@ -107,7 +107,7 @@ def renewal(facts: HostFacts) -> Shell | None:
     if not found or not curable(facts):
         return None
     path, why = next(iter(found.items()))
-    target = LASTING if set(found) == {LASTING} else REFRESHED
+    target = paths.CDI_LASTING if set(found) == {paths.CDI_LASTING} else paths.CDI_REFRESHED
     refreshed = sh("{ systemctl restart {} && systemctl is-active --quiet {}; } 2>/dev/null", UNIT, UNIT)
     command = sh("{}; {}; {} || {}", NODES, RESET, refreshed, generate(target))
     return Shell(f"new CDI specs: {path} is of an earlier driver: {why}", command)
@@ -123,8 +123,8 @@ def generate(path: str) -> Sh:
 
 def cdi_warnings(facts: HostFacts) -> list[Problem]:
     """Return a warning for each spec that is wrong, or in use, and that nothing refreshes; and for conflicts."""
-    target = LASTING if renewal(facts) and LASTING in in_use(facts) else ""
-    left = {path: why for path, why in stale(facts).items() if path not in (target, REFRESHED)}
+    target = paths.CDI_LASTING if renewal(facts) and paths.CDI_LASTING in in_use(facts) else ""
+    left = {path: why for path, why in stale(facts).items() if path not in (target, paths.CDI_REFRESHED)}
     wrong = [outdated(path, why) for path, why in left.items()]
     lasting = [unrefreshed(path) for path in sorted(kept_by_hand(facts) - left.keys())]
     return [*map(conflict, conflicts(named(facts), facts)), *wrong, *lasting]
@@ -133,7 +133,7 @@ def cdi_warnings(facts: HostFacts) -> list[Problem]:
 def kept_by_hand(facts: HostFacts) -> set[str]:
     """Return the specs in /etc/cdi that GPUs are taken from, without the one that gpurack renews."""
     used = {found[0] for uuid in named(facts) if len(found := sources(uuid, facts)) == 1}
-    return {path for path in used if path.startswith("/etc/") and path != LASTING}
+    return {path for path in used if path.startswith("/etc/") and path != paths.CDI_LASTING}
 
 
 def cdi_obstacle(uuids: Collection[str], facts: HostFacts) -> Problem | None:

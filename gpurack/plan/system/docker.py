@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts, Unit
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Unit
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, move, upstream
 from gpurack.plan.packages.holds import hold, noting, of_others, release

@@ -9,7 +9,8 @@ must be removed from the host.
 import hashlib
 
 from gpurack import paths
-from gpurack.facts.model import HostFacts, Unit
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Unit
 from gpurack.plan.packages.platforms import Platform
 from gpurack.plan.steps import Shell, Step, owe_restart, written
 from gpurack.shell import all_of, sh

@@ -162,7 +162,7 @@ def cdi(facts: HostFacts, fresh: bool) -> list[Step]:
         cdi_specs.RESET,
         cdi_specs.UNIT,
         f"^{cdi_specs.KIND}={missing[0]}$",
-        cdi_specs.generate(cdi_specs.LASTING),
+        cdi_specs.generate(paths.CDI_LASTING),
     )
     return [Shell(f"CDI specs for {len(missing)} GPU{'s' if len(missing) > 1 else ''}", command)]
 

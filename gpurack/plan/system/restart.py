@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpurack.facts.lines import parse_time
-from gpurack.facts.model import Container, HostFacts, Listener
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import Container, Listener
 from gpurack.plan.models.health import age
 from gpurack.plan.steps import Shell, down_for
 from gpurack.shell import sh

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import USER_DROP_IN, USER_HOOK_CONFIG, HostFacts, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import USER_DROP_IN, USER_HOOK_CONFIG, User
 from gpurack.plan.models import weights
 from gpurack.plan.packages.base import installed
 from gpurack.plan.packages.platforms import Platform, platform_of

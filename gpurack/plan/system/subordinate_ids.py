@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection, Sequence
 
-from gpurack.facts.model import HostFacts, User
+from gpurack.facts.model import HostFacts
+from gpurack.facts.parts import User
 from gpurack.plan.steps import Shell, Step
 from gpurack.shell import all_of, sh
 from gpurack.spec.problems import Problem

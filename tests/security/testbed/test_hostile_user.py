@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import USER_FILES
+from gpurack.facts.parts import USER_FILES
 from gpurack.paths import RECORD
 from tests.acceptance.conftest import Lab, containers, model
 from tests.security.testbed.admin import Admin, Shown

@@ -20,7 +20,7 @@ from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.facts.model import Header
+from gpurack.facts.parts import Header
 from gpurack.importing.reader import read
 from gpurack.inventory.checks.warnings import warnings
 from gpurack.inventory.fleet import check_fleet

@@ -32,7 +32,8 @@ from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
 from gpurack.engines.vllm import ONE_DASH, REMOVED
-from gpurack.facts.model import Gpu, HostFacts
+from gpurack.facts.gpus import Gpu
+from gpurack.facts.model import HostFacts
 from gpurack.importing.recognise import engine_of
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models.desired import desire

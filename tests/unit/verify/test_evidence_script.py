@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -16,33 +15,27 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gpurack.verify.evidence import nvidia_of
-
-SCRIPT = Path(__file__).resolve().parents[3] / "files" / "evidence.py"
+from tests.unit.host_programs import Whole
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    """The script as a module; on a host it is `__main__`, with ASKED in front."""
-    spec = importlib.util.spec_from_file_location("evidence", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Any:
+    """The script with its parts."""
+    return Whole("evidence")
 
 
-def says(script: ModuleType, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[int, str]]) -> None:
+def says(script: Any, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[int, str]]) -> None:
     """Programs of the host, by name; all others are missing."""
     monkeypatch.setattr(script, "run", lambda program, *words: outputs.get(program, (127, "")))
 
 
-def test_reads_dpkg_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_dpkg_packages(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "hold installed docker-ce 5:28.5.2-1",
         "install half-configured curl 8.1-2",
@@ -64,7 +57,7 @@ def test_reads_dpkg_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch
         ("/etc/dnf/versionlock.toml", 'version = "1.0"\n[[packages]]\nname = "docker-ce"\n'),
     ],
 )
-def test_reads_rpm_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
+def test_reads_rpm_packages(script: Any, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
     says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9\ncurl 0:8.3-1")})
     monkeypatch.setattr(script, "content", {path: text}.get)
     assert script.packages() == {
@@ -74,7 +67,7 @@ def test_reads_rpm_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch,
     }
 
 
-def test_reads_units_by_name(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_units_by_name(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     start = "{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// --live-restore ; ignore_errors=no ; pid=7 }"
     one = f"ExecStart={start}\nUnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
     out = f"{one}\n\nId=no.service\nLoadState=not-found"
@@ -89,7 +82,7 @@ def test_reads_units_by_name(script: ModuleType, monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
 
 
-def test_reads_account_and_home_of_user(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_reads_account_and_home_of_user(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "said").write_text("{}\n\n")
     script.ASKED["homes"] = ["none", "empty", "said"]
@@ -102,7 +95,7 @@ def test_reads_account_and_home_of_user(script: ModuleType, monkeypatch: pytest.
     }  # fmt: skip
 
 
-def test_reads_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_listeners(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:4711 sk:106f cgroup:/ <->",
         "LISTEN 0 128 [fe80::1%eth0]:22 [::]:* uid:1000 ino:4712 sk:1070 cgroup:/ v6only:1 <->",
@@ -116,7 +109,7 @@ def test_reads_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="the program ss (iproute2) is not installed here")
-def test_process_name_cannot_add_listener(script: ModuleType, tmp_path: Path) -> None:
+def test_process_name_cannot_add_listener(script: Any, tmp_path: Path) -> None:
     """Its second line looks like one of `ss`. Uses a real socket, the real `ss` and /proc."""
     name = "\nLISTEN 0 0 *:1"
     server = (
@@ -133,7 +126,7 @@ def test_process_name_cannot_add_listener(script: ModuleType, tmp_path: Path) ->
     assert 1 not in found
 
 
-def test_lost_gpu_does_not_hide_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_gpu_does_not_hide_others(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """nvidia-smi then fails as a whole (exit code 15), but answers for single GPUs."""
     monkeypatch.setattr(
         script.glob, "glob", lambda pattern: [f"/proc/driver/nvidia/gpus/{n}/information" for n in "ab"]
@@ -154,7 +147,7 @@ def test_lost_gpu_does_not_hide_others(script: ModuleType, monkeypatch: pytest.M
     assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "12", "580.1", "8.0"]]
 
 
-def test_error_beside_rows_is_quoted_without_them(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_beside_rows_is_quoted_without_them(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged infoROM (exit code 14) hides no GPU."""
     monkeypatch.setattr(script.glob, "glob", lambda pattern: ["/proc/driver/nvidia/gpus/a/information"])
     monkeypatch.setattr(script, "content", lambda path: "GPU UUID: GPU-a" if "gpus/" in path else "")
@@ -190,7 +183,7 @@ def nvidia_smi(rows: dict[str, tuple[int, str]]) -> Callable[..., tuple[int, str
     ids=["unified memory", "damaged", "comma", "old driver"],
 )
 def test_values_that_are_no_numbers_are_unknown(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, row: str, gpu: tuple[object, ...]
+    script: Any, monkeypatch: pytest.MonkeyPatch, row: str, gpu: tuple[object, ...]
 ) -> None:
     fields = "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version"
     asked = fields if row.startswith("0, GPU-a, Tesla T4") else f"{fields},compute_cap"
@@ -200,7 +193,7 @@ def test_values_that_are_no_numbers_are_unknown(
     assert (found.index, found.name, found.memory_total, found.compute) == gpu
 
 
-def test_gpus_in_mig_mode_have_instances(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_in_mig_mode_have_instances(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "0, GPU-aaaa, NVIDIA A100, 40960, [N/A], 580.1, 8.0\n1, GPU-bbbb, NVIDIA A100, 40960, [N/A], 580.1, 8.0"
     says = {
         "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap": (0, rows),
@@ -220,7 +213,7 @@ def test_gpus_in_mig_mode_have_instances(script: ModuleType, monkeypatch: pytest
     assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb"]
 
 
-def test_program_that_hangs_in_a_container_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_hangs_in_a_container_is_named(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def inside(path: str, container: str, argv: list[str]) -> tuple[str, list[int]]:
         assert (container, argv) == ("c0", ["/app/llama-server", "--list-devices"])
         return "x" * 30000, left
@@ -246,7 +239,7 @@ def test_program_that_hangs_in_a_container_is_named(script: ModuleType, monkeypa
     ],
 )
 def test_reads_cdi_specs_in_yaml_and_json(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "nvidia.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text("kind: amd.com/gpu\ndevices:\n- name: x\n")
@@ -257,7 +250,7 @@ def test_reads_cdi_specs_in_yaml_and_json(
     }  # fmt: skip
 
 
-def test_describes_weights_file_and_folder(script: ModuleType, tmp_path: Path) -> None:
+def test_describes_weights_file_and_folder(script: Any, tmp_path: Path) -> None:
     file, folder = tmp_path / "a.gguf", tmp_path / "hf" / "a--b@main"
     file.write_bytes(b"12345")
     (folder / "sub").mkdir(parents=True)
@@ -281,13 +274,13 @@ def test_describes_weights_file_and_folder(script: ModuleType, tmp_path: Path) -
     assert script.weights(str(tmp_path / "none"), False, {}) is None
 
 
-def test_describes_all_parts_of_split_model(script: ModuleType, tmp_path: Path) -> None:
+def test_describes_all_parts_of_split_model(script: Any, tmp_path: Path) -> None:
     for part in ("00001", "00002"):
         (tmp_path / f"m-{part}-of-00002.gguf").write_text("x")
     assert len(script.weights(str(tmp_path / "m-00001-of-00002.gguf"), False, {})["files"]) == 2
 
 
-def test_lists_secrets_without_values(script: ModuleType, tmp_path: Path) -> None:
+def test_lists_secrets_without_values(script: Any, tmp_path: Path) -> None:
     closed, compose = tmp_path / "secrets", tmp_path / "compose.yaml"
     (closed / "alpha").mkdir(parents=True)
     (closed / "alpha" / "api_key").write_text("sk-very-secret\n")
@@ -342,7 +335,7 @@ def port() -> Iterator[int]:
     server.shutdown()
 
 
-def test_first_answered_request_counts(script: ModuleType, port: int) -> None:
+def test_first_answered_request_counts(script: Any, port: int) -> None:
     requests = [["/v1/chat/completions", {"model": "bge"}], ["/v1/embeddings", {"model": "bge"}]]
     one = {"ready": "/v1/models", "lists": None, "key": "sk-1", "requests": requests}
     found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
@@ -359,7 +352,7 @@ def test_first_answered_request_counts(script: ModuleType, port: int) -> None:
     ("said", "asleep"),
     [('{"is_sleeping": true}', True), ('{"is_sleeping": false}', False), ('{"is_sleeping": 1}', False), ("[", False)],
 )
-def test_sleeping_model_gets_no_request(script: ModuleType, said: str, asleep: bool) -> None:
+def test_sleeping_model_gets_no_request(script: Any, said: str, asleep: bool) -> None:
     answers, asked = {"/v1/models": [200, "alpha"], "/is_sleeping": [200, said]}, []
 
     def ask(path: str, body: Any = None, key: str | None = None, timeout: float = 1) -> list[Any]:
@@ -371,21 +364,21 @@ def test_sleeping_model_gets_no_request(script: ModuleType, said: str, asleep: b
     assert (found.get("sleeps", False), "/v1/completions" in asked) == (asleep, not asleep)
 
 
-def test_accepts_readiness_path_without_key(script: ModuleType, port: int) -> None:
+def test_accepts_readiness_path_without_key(script: Any, port: int) -> None:
     one = {"ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
     found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
     said = [200, '{"data": [{"id": "bge"}]}']
     assert found == {"ready": said, "listed": said}
 
 
-def test_distinguishes_closed_port_from_no_answer(script: ModuleType) -> None:
+def test_distinguishes_closed_port_from_no_answer(script: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert script.http_answer("127.0.0.1", port, "/", timeout=0.2) == [0, "nothing in 0.2 s"]
     assert script.http_answer("127.0.0.1", port, "/")[0] == 0
 
 
-def test_decodes_docker_exec_output(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decodes_docker_exec_output(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker sends frames: number of the stream, length, bytes."""
     frames = b"".join(struct.pack(">BxxxI", stream, len(text)) + text for stream, text in ((1, b"GPU"), (2, b" 0")))
     said = {"/exec/7/start": frames, "/exec/7/json": b'{"Running": false, "Pid": 1}'}
@@ -395,7 +388,7 @@ def test_decodes_docker_exec_output(script: ModuleType, monkeypatch: pytest.Monk
     assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ("", [])
 
 
-def test_log_of_cuda_has_no_line_of_users(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_of_cuda_has_no_line_of_users(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told = b"a prompt of a user\nggml_cuda_init: failed to initialize CUDA: unknown error\n[GIN] 200\n"
     asked: list[str] = []
 
@@ -412,5 +405,5 @@ def test_log_of_cuda_has_no_line_of_users(script: ModuleType, monkeypatch: pytes
         assert script.cuda_log("", {**container, **odd}) == ""
 
 
-def test_failed_part_keeps_others(script: ModuleType) -> None:
+def test_failed_part_keeps_others(script: Any) -> None:
     assert script.attempt(int, "x")["broken"].startswith("ValueError: ")

@@ -9,7 +9,8 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts.model import HostFacts
-from gpurack.facts.record import COMPOSE, Entry
+from gpurack.facts.record import Entry
+from gpurack.paths import COMPOSE
 from gpurack.plan.models.plan import host_files
 from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
