@@ -2,6 +2,7 @@
 
 Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
+import os
 import re
 import sys
 import threading
