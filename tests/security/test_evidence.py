@@ -479,7 +479,7 @@ def test_script_ends_with_evidence_whatever_hangs(tmp_path: Path) -> None:
     for part in FILES.glob("evidence_*.py"):
         (tmp_path / part.name).write_text(part.read_text().replace('HUNG = "', f'HUNG = "{tmp_path}'))
     text = (FILES / "evidence.py").read_text().replace("\ndef main():", f"\n{hangs}\n\ndef main():")
-    program = f"import os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nQUESTIONS = {asked!r}\n{text}"
+    program = f"import os, sys, time\nsys.path.insert(0, {str(tmp_path)!r})\nQUESTIONS = {asked!r}\n{text}"
     with (
         subprocess.Popen(["sh", "-c", "sleep 60 # sk-secret"]) as leak,
         subprocess.Popen(["setpriv", "--reuid", "4711", "sleep", "60"]) as theirs,

@@ -63,9 +63,9 @@ def test_cgroup_named_like_host_container_is_users() -> None:
     hers, hosts, roots = gpu_processes([f"GPU-1,7,5,eve,{uid}{alpha.id},x" for uid in ("1001:", "", "0:")])
     (amds,) = processes([f"process 9,7,1048576,eve,1001:{alpha.id},x"])
     facts = replace(host_state(containers=[alpha]), users={"eve": User(1001, 1001, "/home/eve")})
-    assert [each.ours(facts) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
+    assert [facts.is_our_process(each) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
     hers_now = replace(host_state(containers=[replace(alpha, user="eve")]), users=facts.users)
-    assert [each.ours(hers_now) for each in (hers, hosts)] == [True, False]
+    assert [hers_now.is_our_process(each) for each in (hers, hosts)] == [True, False]
 
 
 @pytest.mark.parametrize(

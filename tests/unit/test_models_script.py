@@ -425,7 +425,7 @@ def test_boot_makes_a_spec_of_an_earlier_boot_anew(
         fakes.add(name, "exit 0")
     assert runner.boot.wait_for_driver(True, {"GPU-a"})
     made = [call for call in fakes.calls if "generate" in call]
-    assert made == ([f"nvidia-ctk --quiet cdi generate --output={tmp_path}/SPEC"] if stale else [])
+    assert made == ([f"nvidia-ctk --quiet cdi generate --output={tmp_path}/CDI_REFRESHED"] if stale else [])
 
 
 @pytest.mark.parametrize("made", ["with", "without"])
