@@ -5,7 +5,6 @@ user's daemon may answer anything. The runner (files/record.py) writes the recor
 after it is removed.
 """
 
-import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -436,18 +435,12 @@ def is_ours(
 
 def services(file: "File | None") -> dict[str, Any]:
     """Return the services of a compose.yaml of the host, by their keys; {} if it is invalid."""
-    return dict(_services(file.content)) if file else {}
-
-
-@functools.lru_cache(maxsize=64)
-def _services(content: bytes) -> dict[str, Any]:
-    """See `services`. Each snapshot of a run has the same file, and a file of a hundred models takes half a second."""
     try:
-        data = yaml_from_host(content.decode(errors="replace"))
+        content = yaml_from_host(file.text) if file else {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
-    found = data.get("services", {}) if isinstance(data, dict) else {}
-    return {str(name): service for name, service in found.items()} if isinstance(found, dict) else {}
+    found = content.get("services", {}) if isinstance(content, dict) else {}
+    return {str(name): data for name, data in found.items()} if isinstance(found, dict) else {}
 
 
 def keys(services: Mapping[str, Any]) -> dict[str, str]:
