@@ -33,6 +33,7 @@ class Lane:
         self.session, self.queue, self.files, self.reports = session, queue, files, reports
         self.seconds: Counter[str] = Counter()
         self.waiting: list[Any] = []
+        self.ended: Any = None  # the last test with its reports, which go with the next message
 
     def run(self) -> None:
         plugins = self.session.config.pluginmanager
@@ -48,7 +49,12 @@ class Lane:
             following = next(tests, None)
             test.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
             test = following
-        self.reports.send(("done", self.seconds))
+        self._send("done", self.seconds)
+
+    def _send(self, kind: str, data: Any) -> None:
+        """Send this, and with it how the test before ended: each message costs two processes a turn."""
+        self.reports.send((kind, data, self.ended))
+        self.ended = None
 
     def _tests(self) -> Iterator[pytest.Item]:
         """The tests of the next files. Each file has a folder of its own, because tmp_path lists all that is in it."""
@@ -61,7 +67,7 @@ class Lane:
             yield from self.files[number]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.reports.send(("begun", nodeid))
+        self._send("begun", nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.location[0]] += report.duration
@@ -70,13 +76,13 @@ class Lane:
             self.waiting.append(config.hook.pytest_report_to_serializable(config=config, report=report))
 
     def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
-        self.reports.send(("ended", (nodeid, location, self.waiting)))
+        self.ended = (nodeid, location, self.waiting)
         self.waiting = []
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
         said = f"{warning_message.category.__name__}: {warning_message.message}"
         place = (warning_message.filename, warning_message.lineno)
-        self.reports.send(("warning", {"said": said, "place": place, "when": when, "nodeid": nodeid}))
+        self._send("warning", {"said": said, "place": place, "when": when, "nodeid": nodeid})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -127,17 +133,17 @@ def _replay(session: pytest.Session, lanes: dict[Connection, int]) -> Counter[st
         for lane in wait(list(lanes)):
             assert isinstance(lane, Connection)
             try:
-                kind, data = lane.recv()
+                kind, data, ended = lane.recv()
             except EOFError:
                 raise session.Interrupted(f"the process of {begun[lane]} ended") from None
-            if kind == "begun":
-                begun[lane] = data
-            elif kind == "ended":
-                nodeid, location, reports = data
+            if ended:
+                nodeid, location, reports = ended
                 for each in reports:
                     report = hook.pytest_report_from_serializable(config=session.config, data=each)
                     hook.pytest_runtest_logreport(report=report)
                 hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+            if kind == "begun":
+                begun[lane] = data
             elif kind == "warning":
                 message = warnings.WarningMessage(data["said"], pytest.PytestWarning, *data["place"])
                 where = {"when": data["when"], "nodeid": data["nodeid"], "location": None}

@@ -29,7 +29,7 @@ def sample(points: Iterable[T], seed: str, kind: Callable[[T], Hashable] = lambd
 
 
 def left_out(tests: Iterable[tuple[str, T]]) -> list[T]:
-    """Return the tests that are marked `sampled` and do not run: in the inner loop all but every fifth of each file.
+    """Return the tests that are marked `sampled` and do not run: in the inner loop all but every tenth of each file.
 
     tests: with their files. They start real programs, kill runs at each step or wait for limits, which takes most of
     the time of all tests. The first of each file always runs.
@@ -37,4 +37,4 @@ def left_out(tests: Iterable[tuple[str, T]]) -> list[T]:
     found: dict[str, list[T]] = {}
     for file, test in tests:
         found.setdefault(file, []).append(test)
-    return [] if THOROUGH else [test for each in found.values() for place, test in enumerate(each) if place % 5]
+    return [] if THOROUGH else [test for each in found.values() for place, test in enumerate(each) if place % 10]

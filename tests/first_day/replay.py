@@ -93,7 +93,7 @@ def replay(mistake: Mistake, folder: Path) -> str:
     done = forked.run(lambda: program(mistake, words[0]), argv, environment, folder)
     shown = (done.stdout + done.stderr).replace(f"{folder}/", "").replace(sys.prefix, "VENV")
     shown = shown.replace(f"{CHECKOUT}/", "").replace(f"({pyinfra.__version__}, ", "(VERSION, ")
-    shown = re.sub(r"\d+\.\d s$", "0.1 s", shown, flags=re.MULTILINE)
+    shown = re.sub(r"(\d+ min )?\d+(\.\d)? s$", "0.1 s", shown, flags=re.MULTILINE)
     shown = re.sub(r"Checked \d\d:\d\d \S+\.$", "Checked 03:00 CET.", shown, flags=re.MULTILINE)
     return "\n".join([f"$ {mistake.command}", *map(str.rstrip, shown.splitlines()), f"exit code {done.returncode}"])
 

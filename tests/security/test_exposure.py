@@ -214,6 +214,7 @@ LISTED = """\
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("families", "address"), [("46", "10.0.0.7"), ("4", "10.0.0.7"), ("6", "2a01:4f8::7"), ("", "")]
 )
@@ -377,6 +378,7 @@ REMAINS = f"insert into auth values ('1', 'admin@uni.example', '{PASSWORD}', 1)"
 ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
 @pytest.mark.parametrize(
     ("statements", "account"),
@@ -404,6 +406,7 @@ def test_snapshot_sees_account(
     connection.close()
 
 
+@pytest.mark.sampled
 def test_reads_database_in_use_without_lock(tmp_path: Path, fakes: Fakes) -> None:
     connection = database(tmp_path / "webui.db", TABLE, ADMIN)
     connection.execute("begin exclusive")
@@ -411,6 +414,7 @@ def test_reads_database_in_use_without_lock(tmp_path: Path, fakes: Fakes) -> Non
     connection.close()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["nothing", "link", "fifo", "folder", "no-database"])
 def test_ignores_anything_but_a_database_file(tmp_path: Path, fakes: Fakes, what: str) -> None:
     """Root in a container may put anything there. Nothing is followed or waited for."""

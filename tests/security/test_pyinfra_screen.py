@@ -58,6 +58,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.sampled
 def test_host_output_is_harmless_and_pyinfras_colours_stay(project: Path) -> None:
     shown = in_terminal(project)
     assert "pwned-too" in harmless(shown, colours=True)
@@ -69,6 +70,7 @@ def test_host_output_is_harmless_and_pyinfras_colours_stay(project: Path) -> Non
     assert lines == []
 
 
+@pytest.mark.sampled
 def test_attack_works_without_guard(project: Path) -> None:
     """Otherwise the test above would prove nothing."""
     (project / "config.py").unlink()

@@ -18,6 +18,8 @@ import pytest
 from gpurack.resources import modules_of
 from tests.unit.host_programs import Fakes, load
 
+pytestmark = pytest.mark.sampled
+
 HOST = SimpleNamespace(become=[])
 ADA = SimpleNamespace(become=["env", "OWNER=ada"], allowed=lambda limit: limit)
 BOTH = pytest.mark.parametrize("dockerd", [HOST, ADA], ids=["host", "ada"])

@@ -403,7 +403,7 @@ def test_remembers_a_limited_number_of_a_users_files(
 
 def test_snapshot_has_a_limited_part_of_what_is_remembered(fakes: Fakes, tmp_path: Path) -> None:
     file = tmp_path / "sha256"
-    line = f"7 1.5 {'0' * 64} /w/a\n"
+    line = f"7 1.5 {'0' * 64} /w/{'a' * 900}\n"
     file.write_text(line * (20_000_000 // len(line)))
     text = without_parts(script(questions(models(alpha={}))), "system")
     text = text.replace("/var/lib/gpurack/sha256 ", f"{file} ").replace("/var/lib/gpurack/sha256\n", f"{file}\n")

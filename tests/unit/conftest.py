@@ -15,7 +15,8 @@ from pathlib import Path
 
 import gevent.monkey
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, find, settings
+from hypothesis import strategies as st
 from pyinfra.api import connectors, inventory
 
 from tests import sampling
@@ -47,8 +48,9 @@ os.environ["PATH"] = f"{HOSTS_PATH}:{os.environ['PATH']}"
 # A server of a test ends when it is told to, not half a second later.
 socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 
-# For each inventory pyinfra reads the metadata of all installed packages anew.
+# For each inventory pyinfra reads the metadata of all installed packages anew. Read now, no fork has to.
 connectors.get_all_connectors = inventory.get_all_connectors = functools.cache(connectors.get_all_connectors)
+connectors.get_all_connectors()
 
 # With a `preexec_fn` subprocess copies this large process for each program, which takes ten times as long as a program.
 # Tests of what the kernel does then start the runner as a process of its own.
@@ -62,8 +64,10 @@ def pytest_collectstart() -> None:
     sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lasts until the end, and most of its turns."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make once what every lane would make, and spare the garbage collector what lasts until the end."""
+    if session.config.pluginmanager.has_plugin("tests.lanes"):
+        find(st.text(min_size=1), bool)  # hypothesis sorts all of Unicode, which takes seconds in a fresh checkout
     gc.freeze()
     gc.enable()
     gc.set_threshold(100_000)
@@ -73,10 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.has_plugin("tests.lanes"):  # somebody runs these tests
         return
     marked = [(item.location[0], item) for item in items if item.get_closest_marker("sampled")]
-    left_out = sampling.left_out(marked)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+    if left_out := set(sampling.left_out(marked)):
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

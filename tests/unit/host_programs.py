@@ -1,5 +1,6 @@
 """The programs of files/ that run on hosts, as modules, and fakes of the commands that they call."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -75,6 +76,7 @@ class Whole:
 PARTS = ("system", "NVIDIA", "AMD", "Docker", "names", "upstreams")
 
 
+@functools.cache
 def without_parts(snapshot: str, *kept: str) -> str:
     """A snapshot's script with only these of its PARTS, for what the others, which take time, do not matter to.
     Weights and users are inspected always."""

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import linecache
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ WITH_EXAMPLES = sorted(path for path in PACKAGE.rglob("*.py") if EXAMPLE.search(
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_examples_in_docstrings_are_right(path: Path) -> None:
     name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    linecache.clearcache()  # doctest compares each file in it with the disk, for each example
     done = doctest.testmod(importlib.import_module(name))
     assert done.attempted > 0
     assert done.failed == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked
+from tests import forked, lanes
 
 TESTS = """
 import os, warnings
@@ -31,7 +31,12 @@ DIES = "import os\n\ndef test_dies():\n    os._exit(0)\n"
 def ran(folder: Path) -> tuple[int, str]:
     """The exit code and output of pytest in lanes."""
     words = ["-q", "-p", "tests.lanes", "--rootdir", str(folder), str(folder)]
-    done = forked.run(lambda: pytest.main(words), words, cwd=folder)
+
+    def program() -> int:
+        lanes.LANES = 2
+        return pytest.main(words)
+
+    done = forked.run(program, words, cwd=folder)
     return done.returncode, done.stdout
 
 

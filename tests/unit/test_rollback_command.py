@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpurack.operations import commands
 from gpurack.operations import models as models_operations
 from tests.given import host_state, running, spec
 from tests.unit.test_apply import REQUIRE_TERMINAL, World, lines, unchanged, world  # noqa: F401 (a fixture)
+from tests.unit.test_models_plan import settled
 
 ID = "sha256:0123456789abcdef"  # of tests.given.container
 THEN = spec({"models": {"alpha": {"port": 8000, "gpus": [0], "version": "b6999"}, "beta": {"port": 8001, "gpus": [1]}}})
@@ -34,10 +36,15 @@ def label(facts: HostFacts) -> str:
     return next(one for one in facts.containers if one.name == "alpha").labels[paths.MODEL_LABEL]
 
 
+@functools.cache
+def before() -> HostFacts:
+    return settled(THEN)
+
+
 def known(**over: Any) -> HostFacts:
     """gpu1, where alpha was ready with b6999 before, and runs with b7000."""
     now = Ready("2026-11-28T02:00:00Z", label(unchanged()), "v:7000", "", ID)
-    then = Ready("2026-11-27T02:00:00Z", label(unchanged(THEN)), IMAGE, f"repo@sha256:{'b' * 64}", ID)
+    then = Ready("2026-11-27T02:00:00Z", label(before()), IMAGE, f"repo@sha256:{'b' * 64}", ID)
     return replace(unchanged(), ready={("", "alpha"): (now, then)}, images={IMAGE: ID}, **over)
 
 
@@ -167,7 +174,7 @@ def chat(world: World, told: list[Any]) -> World:
     (world.folder / "lab.yaml").write_text(CHAT)
     wanted = read_fleet(read_inventory(world.folder / "lab.yaml"))["gpu1"]
     now = running(wanted, "chat", host_state())
-    facts = unchanged(spec({"models": {"beta": {"port": 8001}}}))
+    facts = settled(spec({"models": {"beta": {"port": 8001}}}))
     facts = replace(facts, containers=(*facts.containers, now), probes={**facts.probes, ("", "chat"): Probe(200, "{}")})
     then = json.loads(now.labels[paths.MODEL_LABEL])
     then |= {"version": "0.12.3", "image": f"{WEBUI}3"}

@@ -14,13 +14,13 @@ from gpurack.verify.drift import Drift, drift_lines
 from gpurack.verify.results import Row, show
 from tests.unit.verify.test_plugin import LAB, run
 
+pytestmark = pytest.mark.sampled
+
 pytest_plugins = ["pytester"]
 TABLE = (*QUIET, "--no-header", "--tb=no", "-rN", "--disable-warnings")
 MINE = """
 import warnings
 import pytest
-
-pytestmark = pytest.mark.sampled
 
 def test_mine(gpurack_model):
     warnings.warn(f"{gpurack_model.title}: a container is not gpurack's.")
