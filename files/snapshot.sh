@@ -346,8 +346,9 @@ snapshot_nvidia() {
 	if have nvidia-smi; then
 		smi_gpus
 		section processes
+		# not its errors, which it prints there too
 		nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
-			while IFS=', ' read -r uuid pid used; do
+			grep -E '^[^,]+, *[0-9]+,' | while IFS=', ' read -r uuid pid used; do
 				echo "$uuid,$pid,$used,$(holder "$pid")"
 			done
 	fi
@@ -467,8 +468,9 @@ snapshot_driver() {
 			END { print version "|" license "|" signer }')"
 		echo "module $kernel$name"
 	done
-	for file in /usr/lib64/libnvidia-ml.so.*.* /usr/lib/*/libnvidia-ml.so.*.* /usr/lib/*/nvidia/*/libnvidia-ml.so.*.* /usr/lib/libnvidia-ml.so.*.*; do
-		[ -e "$file" ] && echo "library ${file##*/libnvidia-ml.so.}" && break
+	# what programs load; files of other versions may be left beside it
+	for file in /usr/lib64/libnvidia-ml.so.1 "/usr/lib/$(uname -m)-linux-gnu/libnvidia-ml.so.1" /usr/lib/libnvidia-ml.so.1; do
+		[ -e "$file" ] && file=$(readlink -f "$file") && echo "library ${file##*/libnvidia-ml.so.}" && break
 	done
 	echo "secureboot $(secure_boot)"
 	for file in /dev/nvidia* /dev/nvidia-caps/*; do

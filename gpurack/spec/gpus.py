@@ -17,6 +17,8 @@ SYSTEM_RESERVE = 8.0
 """GiB of a host's memory that models on a GPU that shares it (GB10) leave to the system, its caches and Docker."""
 
 
+DISCRETE = re.compile(r"GeForce|TITAN|Tesla|Quadro|GRID|vGPU|-\d+[A-Z]$")
+"""In the names of graphics cards, and of their virtual GPUs (A40-48Q)."""
 CONSUMER = re.compile(r"GeForce|TITAN|\bGTX\b|\bRTX [2-9]0[5-9]0\b", re.IGNORECASE)
 
 
@@ -160,6 +162,18 @@ def is_named(kind: str, seen: str) -> bool:
     """
     expected, words = (set(re.findall("[a-z0-9]+", name.lower())) for name in (kind, seen))
     return expected <= words
+
+
+def has_own_memory(name: str) -> bool:
+    """Is it certain by its name that a GPU does not share the host's memory?
+
+    >>> [has_own_memory(name) for name in ("NVIDIA GeForce RTX 3090", "Tesla K80", "NVIDIA A40-48Q", "NVIDIA A30")]
+    [True, True, True, True]
+    >>> [has_own_memory(name) for name in ("NVIDIA GB10", "NVIDIA Thor", "NVIDIA N1X", "")]
+    [False, False, False, False]
+    """
+    kinds = (kind for kind, one in GPU_KINDS.items() if not one.unified)
+    return bool(DISCRETE.search(name)) or any(is_named(kind, name) for kind in kinds)
 
 
 def hardware(spec: Host) -> list[str]:
