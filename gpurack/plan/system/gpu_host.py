@@ -156,9 +156,9 @@ def capability(text: str) -> tuple[int, int]:
 def fabric(facts: HostFacts, certain: bool = False) -> Problem | None:
     """Return why CUDA fails with error 802 on a machine with NVSwitches; None if its fabric works or is unknown.
 
-    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager. GPUs in MIG mode use
-    no NVLink, so their state says nothing. certain: leave out what nvidia-smi says of the fabric of B200 and B300, which
-    was never seen on a real machine.
+    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager. The state of GPUs in
+    MIG mode says nothing, because they use no NVLink. certain: leave out what nvidia-smi says of the fabric of B200 and
+    B300, which was never seen on a real machine.
     """
     driver = facts.driver
     linked = [gpu.details for gpu in facts.gpus if not (gpu.mig or gpu.parent)]
