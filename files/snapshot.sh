@@ -506,7 +506,7 @@ cdi_spec() {
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor
-			else if (path ~ /^\/dev\// && host !~ /^\/dev\//) print "path", host
+			else if (path ~ /^\/dev\//) print "path", host
 			else if (path !~ /^\/dev\//) { print "path", host; print "path", path }
 			path = host = ""; major = minor = "-"
 		}

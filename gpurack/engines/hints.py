@@ -140,6 +140,11 @@ CUDA = (
         "shows the names.",
     ),
     Hint(
+        r"failed to stat CDI host device",
+        "A CDI spec names a device node of an earlier boot or driver. Run `systemctl restart nvidia-cdi-refresh` on "
+        "the host, and remove old specs in /etc/cdi.",
+    ),
+    Hint(
         r"could not select device driver",
         "Docker does not know NVIDIA's toolkit, which it looks for only at its start. Run `systemctl restart docker` "
         "on the host.",

@@ -340,6 +340,28 @@ def test_secure_boot_is_read_from_the_firmware_without_mokutil(fakes: Fakes, tmp
     assert seen(tmp_path).driver.secure_boot is True
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("node", "gone"),
+    [
+        ("path: /dev/dri/card77", ("/dev/dri/card77",)),  # the graphics nodes are numbered anew at each boot
+        ("path: /dev/dri/renderD77\n      hostPath: /dev/dri/renderD78", ("/dev/dri/renderD78",)),
+        ("path: /dev/dri/card0\n      hostPath: /nowhere/card0", ("/nowhere/card0",)),
+        ("hostPath: /dev/null\n      path: /dev/dri/card0", ()),
+        ("path: /dev/null", ()),
+        ("path: /dev/null\n      major: 1\n      minor: 3", ()),
+    ],
+)
+def test_missing_nodes_of_cdi_specs_are_found_of_any_driver(
+    fakes: Fakes, tmp_path: Path, node: str, gone: tuple[str, ...], shell: list[str]
+) -> None:
+    """Docker: failed to stat CDI host device "/dev/dri/card0": no such file or directory."""
+    text = "kind: nvidia.com/gpu\ndevices:\n- name: GPU-a\n  containerEdits:\n    deviceNodes:\n    - NODE\n"
+    write(tmp_path / "etc/cdi/nvidia.yaml", text.replace("NODE", node))
+    (spec,) = seen(tmp_path, shell).driver.specs.values()
+    assert (spec.nodes, spec.gone, spec.devices) == ({}, gone, frozenset({"GPU-a"}))
+
+
 @pytest.mark.parametrize(
     "shell", sample(SHELLS, "reads_nodes_and_missing_paths_of_cdi_specs"), ids=lambda shell: shell[0]
 )
