@@ -150,7 +150,8 @@ CUDA = (
         "on the host.",
     ),
     Hint(
-        r"no usable GPU found|no compatible GPUs|no GPU discovered|offloaded 0/\d+ layers",
+        r"no usable GPU found|not compiled with GPU offload|no CUDA devices found|no compatible GPUs|no GPU discovered"
+        r"|offloaded 0/\d+ layers|Starting \w+ model on Cpu",
         "It found no GPU that it can use. Run `nvidia-smi` on the host, then `gpurack verify`. Its image may have no "
         "CUDA, or none for this GPU.",
         weak=True,

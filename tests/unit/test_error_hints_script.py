@@ -369,7 +369,8 @@ SEARCHED = (
     "Unexpected error from cudaGetDeviceCount()", "Setting the available devices to be zero",
     "The NVIDIA driver on your system is too old", "No CUDA GPUs are available", "Failed to infer device type",
     "ggml_cuda_init: failed to initialize CUDA", "NVIDIA driver too old", "Could not start backend",
-    "could not verify NVIDIA driver compatibility", "Runtime compute cap",
+    "could not verify NVIDIA driver compatibility", "Runtime compute cap", "Using CPU instead",
+    "Could not find a compatible CUDA device on host",
 )  # fmt: skip
 """Texts that users see and search for."""
 
