@@ -365,8 +365,8 @@ snapshot_nvidia() {
 
 # smi_gpus: the sections `gpus`, `remapped` and `mig`. A driver refuses a query with a field that it does not know (exit 2).
 # So drivers before 550 are asked by two queries at once: the second has the fields that they may not know. A
-# newer or unknown driver that refuses the only query is asked once more, for less. Remapped rows are asked at the same
-# time; MIG instances only if a GPU is in MIG mode.
+# newer one that no longer knows a field is asked once more without it, and any other that refuses the only query for
+# less. Remapped rows are asked at the same time; MIG instances only if a GPU is in MIG mode.
 smi_gpus() {
 	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
 		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
@@ -384,6 +384,15 @@ smi_gpus() {
 		fields=$sure,compute_cap,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
 		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
 		code=$?
+		if [ "$code" = 2 ] && [ "$branch" != 0 ]; then
+			named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
+			without=$(echo "$fields," | sed "s/,$named,/,/;s/,\$//")
+			if [ "$without" != "$fields" ]; then
+				fields=$without
+				answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+				code=$?
+			fi
+		fi
 	else
 		nvidia-smi --query-gpu="uuid,$apart" --format=csv,noheader,nounits >"$work/apart" 2>/dev/null &
 		asked=$!

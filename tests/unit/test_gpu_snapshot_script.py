@@ -104,7 +104,11 @@ NEWER = ("clocks_event_reasons", "reset_required", "fabric", "addressing_mode")
         ("470.256.02", (*NEWER, "compute_cap"), 2, "", 4),
         ("", (), 1, "8.0", 4),
         ("", (*NEWER, "compute_cap"), 2, "", None),  # WSL
-        ("900.1.1", ("reset_required", "clocks_throttle"), 2, "8.0", None),  # one that no longer knows a field
+        ("900.1.1", ("reset_status.reset_required", "clocks_throttle"), 2, "8.0", 4),  # it no longer knows a field
+        ("900.1.1", ("addressing_mode",), 2, "8.0", 4),
+        ("900.1.1", ("compute_cap",), 2, "", 4),
+        ("900.1.1", ("reset_status.reset_required", "fabric.state"), 3, "8.0", None),
+        ("900.1.1", ("reset_required",), 2, "8.0", None),  # it names none that was asked
     ],
 )
 def test_asks_a_driver_that_does_not_know_a_field_once_more(
