@@ -328,7 +328,10 @@ def opened(path):
 def system():
     """os-release, and what the kernel says."""
     said = (line.partition("=") for line in (content("/etc/os-release") or "").splitlines())
+    memory = re.search(r"(?m)^MemTotal: +(\d+) kB$", content("/proc/meminfo") or "")
     return {
+        "arch": os.uname().machine,
+        "memory": int(memory.group(1)) // 1024 if memory else None,  # MiB
         "os": {name: value.strip("\"'") for name, _, value in said},
         "init": (content("/proc/1/comm") or "").strip(),
         "address": own_address(),
@@ -502,7 +505,7 @@ def processes():
         container = (re.findall(r"[-/]([0-9a-f]{64})\b", cgroup) or [""])[-1]
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
         uid = int(whose.group(1)) if whose else None
-        found.append([uuid, container, uid, int(used or 0)])
+        found.append([uuid, container, uid, int(used) if used else None])  # MiB, unknown with MIG or unified memory
     return found
 
 

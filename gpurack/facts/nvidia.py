@@ -293,10 +293,15 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
         utilization=number(row.get("utilization.gpu", "")),  # "[N/A]" on GPUs in MIG mode
         temperature=number(row.get("temperature.gpu", "")),
         fault=fault,
-        unified=total in NONE and not mig and not fault and not has_own_memory(name),
+        unified=not mig and not fault and shares_memory(name, total),
         mig=mig,
         details=details(row, remaps.get(uuid, ())),
     )
+
+
+def shares_memory(name: str, total: str) -> bool:
+    """Does a GPU share the host's memory? total: what nvidia-smi says of its own."""
+    return total in NONE and not has_own_memory(name)
 
 
 def lacks(what: str, said: str) -> str:

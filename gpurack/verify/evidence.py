@@ -22,7 +22,7 @@ from gpurack.facts.model import (
     Package,
     User,
 )
-from gpurack.facts.nvidia import instances, number, with_indices
+from gpurack.facts.nvidia import instances, number, shares_memory, with_indices
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, weights
@@ -180,6 +180,8 @@ class Seen:
         facts = HostFacts(
             os=os_of(system["os"]),
             init=system["init"],
+            arch=system["arch"],
+            memory=system["memory"],
             address=system["address"],
             tools=frozenset(system["tools"]),
             packages={name: Package(**package) for name, package in self["packages"].items()},
@@ -283,7 +285,7 @@ def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
     places = {uuid: place for place, uuid in cards["known"].items()}
     found = [
         Gpu(-1 if (known := number(index)) is None else known, uuid, name, number(memory), number(used), driver,
-            compute, places.get(uuid, ""), mig=uuid in mig["on"])
+            compute, places.get(uuid, ""), mig=uuid in mig["on"], unified=shares_memory(name, memory))
         for index, uuid, name, memory, used, driver, compute in cards["answering"]
     ]  # fmt: skip
     numbered = sorted(with_indices(found), key=lambda gpu: gpu.index)
