@@ -9,8 +9,8 @@ apt-get -q -y --no-install-recommends install ca-certificates curl python3 docke
 printf '%s\n' "$KEY" > /etc/apt/keyrings/nvidia.asc
 echo "deb [signed-by=/etc/apt/keyrings/nvidia.asc] $TOOLKIT_URL/stable/deb/amd64 /" > /etc/apt/sources.list.d/nvidia.list
 apt-get -q update
-apt-get -q -y --no-install-recommends install nvidia-container-toolkit=1.20.0-1 nvidia-container-toolkit-base=1.20.0-1 \
-    libnvidia-container-tools=1.20.0-1 libnvidia-container1=1.20.0-1
+apt-get -q -y --no-install-recommends install nvidia-container-toolkit=1.20.1-1 nvidia-container-toolkit-base=1.20.1-1 \
+    libnvidia-container-tools=1.20.1-1 libnvidia-container1=1.20.1-1
 cat > /etc/docker/daemon.json <<END
 {"live-restore": true, "log-driver": "local", "features": {"cdi": true}, "insecure-registries": ["$REGISTRY"]}
 END

@@ -328,17 +328,19 @@ def start_with_driver(dockerd, models, by_cdi):
 
 
 def stale():
-    """Does the spec that GPUs are taken from lack /dev/nvidia-uvm, or have its number of an earlier boot?
+    """Does the spec that GPUs are taken from lack /dev/nvidia-uvm, or have a node of an earlier boot?
 
-    Then CUDA fails in containers (error 999). Nothing else refreshes a spec in /etc/cdi.
+    Then CUDA fails in containers (error 999), or they do not start. Nothing else refreshes a spec in /etc/cdi.
     """
     text = content(CDI_REFRESHED) or content(CDI_LASTING)
     real = re.search(r"(?m)^ *(\d+) nvidia-uvm$", content(DEVICES))
-    nodes = [
-        node for node in re.split(r"(?m)^\s*-\s|[{}]", text) if re.search(r'\bpath"?:\s*"?/dev/nvidia-uvm\b(?!-)', node)
-    ]
+    items = re.split(r"(?m)^\s*-\s|[{}]", text)
+    nodes = [node for node in items if re.search(r'\bpath"?:\s*"?/dev/nvidia-uvm\b(?!-)', node)]
     found = {major for node in nodes for major in re.findall(r'\bmajor"?:\s*(\d+)', node)}
-    return ("/dev/nvidiactl" in text and not nodes) or bool(real and found - {real.group(1)})
+    # each boot numbers these anew
+    drawing = re.findall(r'\bpath"?:\s*"?(/dev/dri/[\w.-]+)', "\n".join(one for one in items if "hostPath" not in one))
+    gone = any(not os.path.exists(node) for node in drawing)
+    return gone or ("/dev/nvidiactl" in text and not nodes) or bool(real and found - {real.group(1)})
 
 
 def content(path):

@@ -109,6 +109,7 @@ def cuda_inside(user, container, program, arguments):
 
 ABOUT_GPUS = (
     r"ggml_cuda_init: |inference compute|NVIDIA driver too old|no usable GPU found|no compatible GPUs|"
+    r"not compiled with GPU|no CUDA devices found|DriverError\(CUDA_ERROR_|Starting \w+ model on C(pu|uda)|"
     r"^([0-9.]+ )?([A-Z] )?\w+: +(using device |layer +\d+ assigned to device |layer +\d+: dev = )?CUDA\d|"
     r"msg=\"[^\"]*\" device=CUDA\d|offloaded \d+/\d+ layers to GPU"
 )

@@ -62,7 +62,7 @@ def processes():
         container = (re.findall(r"[-/]([0-9a-f]{64})\b", cgroup) or [""])[-1]
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
         uid = int(whose.group(1)) if whose else None
-        found.append([uuid, container, uid, int(used or 0)])
+        found.append([uuid, container, uid, int(used) if used else None])  # MiB, unknown with MIG or unified memory
     return found
 
 

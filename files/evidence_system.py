@@ -19,7 +19,10 @@ from evidence_parts import ASKED, content, run
 def system():
     """os-release, and what the kernel says."""
     said = (line.partition("=") for line in (content("/etc/os-release") or "").splitlines())
+    memory = re.search(r"(?m)^MemTotal: +(\d+) kB$", content("/proc/meminfo") or "")
     return {
+        "arch": os.uname().machine,
+        "memory": int(memory.group(1)) // 1024 if memory else None,  # MiB
         "os": {name: value.strip("\"'") for name, _, value in said},
         "init": (content("/proc/1/comm") or "").strip(),
         "address": own_address(),

@@ -25,7 +25,7 @@ LIMIT = 60  # seconds; cuInit takes 0.1 to 2, more where the driver first has to
 DRY_LIMIT = 180  # seconds; vLLM and SGLang load PyTorch before they read their arguments
 NOT_STARTED = 125  # docker run(1): from here on the daemon or the OCI runtime refused, or the program is missing
 NO_DEVICE = re.compile(
-    r"(?m)^.*(unresolvable CDI devices .*|could not select device driver .*|"
+    r"(?m)^.*(unresolvable CDI devices .*|failed to stat CDI host device .*|could not select device driver .*|"
     r"error gathering device information .*|nvidia-container-cli: .*)$"
 )
 """What Docker says where it cannot give a container its devices."""

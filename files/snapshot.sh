@@ -346,8 +346,9 @@ snapshot_nvidia() {
 	if have nvidia-smi; then
 		smi_gpus
 		section processes
+		# not its errors, which it prints there too
 		nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
-			while IFS=', ' read -r uuid pid used; do
+			grep -E '^[^,]+, *[0-9]+,' | while IFS=', ' read -r uuid pid used; do
 				echo "$uuid,$pid,$used,$(holder "$pid")"
 			done
 	fi
@@ -364,8 +365,8 @@ snapshot_nvidia() {
 
 # smi_gpus: the sections `gpus`, `remapped` and `mig`. A driver refuses a query with a field that it does not know (exit 2).
 # So drivers before 550 are asked by two queries at once: the second has the fields that they may not know. A
-# newer or unknown driver that refuses the only query is asked once more, for less. Remapped rows are asked at the same
-# time; MIG instances only if a GPU is in MIG mode.
+# newer one that no longer knows a field is asked once more without it, and any other that refuses the only query for
+# less. Remapped rows are asked at the same time; MIG instances only if a GPU is in MIG mode.
 smi_gpus() {
 	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
 		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
@@ -383,6 +384,15 @@ smi_gpus() {
 		fields=$sure,compute_cap,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
 		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
 		code=$?
+		if [ "$code" = 2 ] && [ "$branch" != 0 ]; then
+			named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
+			without=$(echo "$fields," | sed "s/,$named,/,/;s/,\$//")
+			if [ "$without" != "$fields" ]; then
+				fields=$without
+				answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
+				code=$?
+			fi
+		fi
 	else
 		nvidia-smi --query-gpu="uuid,$apart" --format=csv,noheader,nounits >"$work/apart" 2>/dev/null &
 		asked=$!
@@ -467,8 +477,9 @@ snapshot_driver() {
 			END { print version "|" license "|" signer }')"
 		echo "module $kernel$name"
 	done
-	for file in /usr/lib64/libnvidia-ml.so.*.* /usr/lib/*/libnvidia-ml.so.*.* /usr/lib/*/nvidia/*/libnvidia-ml.so.*.* /usr/lib/libnvidia-ml.so.*.*; do
-		[ -e "$file" ] && echo "library ${file##*/libnvidia-ml.so.}" && break
+	# what programs load; files of other versions may be left beside it
+	for file in /usr/lib64/libnvidia-ml.so.1 "/usr/lib/$(uname -m)-linux-gnu/libnvidia-ml.so.1" /usr/lib/libnvidia-ml.so.1; do
+		[ -e "$file" ] && file=$(readlink -f "$file") && echo "library ${file##*/libnvidia-ml.so.}" && break
 	done
 	echo "secureboot $(secure_boot)"
 	for file in /dev/nvidia* /dev/nvidia-caps/*; do
@@ -504,7 +515,7 @@ cdi_spec() {
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor
-			else if (path ~ /^\/dev\// && host !~ /^\/dev\//) print "path", host
+			else if (path ~ /^\/dev\//) print "path", host
 			else if (path !~ /^\/dev\//) { print "path", host; print "path", path }
 			path = host = ""; major = minor = "-"
 		}

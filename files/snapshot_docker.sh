@@ -209,7 +209,7 @@ $model
 	done
 }
 
-ABOUT_GPUS='ggml_cuda_init: |inference compute|^([0-9.]+ )?([A-Z] )?[A-Za-z0-9_]+: +(using device |layer +[0-9]+ assigned to device |layer +[0-9]+: dev = )?CUDA[0-9]|msg="[^"]*" device=CUDA[0-9]|NVIDIA driver too old|no usable GPU found|no compatible GPUs|offloaded [0-9]+/[0-9]+ layers to GPU'
+ABOUT_GPUS='ggml_cuda_init: |inference compute|^([0-9.]+ )?([A-Z] )?[A-Za-z0-9_]+: +(using device |layer +[0-9]+ assigned to device |layer +[0-9]+: dev = )?CUDA[0-9]|msg="[^"]*" device=CUDA[0-9]|NVIDIA driver too old|no usable GPU found|not compiled with GPU|no CUDA devices found|no compatible GPUs|DriverError\(CUDA_ERROR_|Starting [A-Za-z0-9_]+ model on C(pu|uda)|offloaded [0-9]+/[0-9]+ layers to GPU'
 
 # What a model's log says of its GPUs since its start: no other lines, as they may be its users'. docker_socket.py has
 # read it, except where the CLI was asked.

@@ -31,16 +31,21 @@ VERSIONS = "gpurack-cuda-versions"
 """Begins its second line, in images with CUDA_VERSION: `gpurack-cuda-versions 12 13.0.2`, of libcuda and image."""
 BY_PYTHON = re.compile(r"(?m)^" + MARK + r" (\d{1,9}) (\d{1,9})$")
 OF_BOTH = re.compile(r"(?m)^" + VERSIONS + r" (\d{1,3}) (\d{1,3})\.")
-BY_GGML = re.compile(r"(?m)^ggml_cuda_init: failed to initialize CUDA: (.*)$")
 _GGML, _OLLAMA = r"^(?:[0-9.]+ )?(?:[A-Z] )?", r"^(?:time=\S+ )?(?:level=\w+ )?(?:source=\S+ )?"
+_CANDLE = r'^(?:\S+ +\w+ +text_embeddings_backend_candle: (?:\S+ )?|\{"timestamp":"[^"]*","level":"\w+","message":")'
 """What a server's own lines begin with. Other lines may quote a client, who can say anything."""
+BY_GGML = re.compile(rf"(?m){_GGML}ggml_cuda_init: failed to initialize CUDA: (.*)$")
+BY_CANDLE = re.compile(r'DriverError\(CUDA_ERROR_\w+, \\?"([^"\\]*)')
+ON_CPU = re.compile(rf"(?m){_CANDLE}(Starting \w+ model on Cpu)")
+"""TEI's own line (backends/candle/src/lib.rs), after one about a CUDA device that it could not find, and BY_CANDLE."""
 ON_GPU = re.compile(
     rf"(?m){_GGML}ggml_cuda_init: found [1-9]"
     rf"|{_GGML}\w+: +(?:using device |layer +\d+ assigned to device |layer +\d+: dev = )?CUDA[0-9]"
     rf'|{_OLLAMA}msg="inference compute" .*library="?(?![Cc][Pp][Uu])\w'
     rf'|{_OLLAMA}msg="[^"\\]*" device=CUDA[0-9]'
+    rf"|{_CANDLE}Starting \w+ model on Cuda"
 )
-"""In the log of llama.cpp or ollama: it found a GPU."""
+"""In the log of llama.cpp, ollama or TEI: it found a GPU."""
 OFFLOADED = re.compile(rf'(?m)(?:{_GGML}\w+: |{_OLLAMA}msg=")(offloaded (\d{{1,6}})/\d{{1,6}} layers to GPU)')
 """In llama.cpp's log, of each model that it loads (src/llama-model.cpp). Without a GPU this line is missing."""
 WITHOUT_GPU = (
@@ -48,11 +53,11 @@ WITHOUT_GPU = (
         re.compile(r'msg="NVIDIA driver too old".*required_driver="?([^"\n]{1,40})'),
         "NVIDIA driver too old: it needs {}",
     ),
-    (re.compile(r"(no usable GPU found)"), "{}"),
+    (re.compile(r"(no usable GPU found|not compiled with GPU offload support|no CUDA devices found)"), "{}"),
     (re.compile(r"(no compatible GPUs were discovered)"), "{}"),
     (re.compile(r"inference compute.*(library=\"?cpu)\b"), "no GPU discovered"),
 )
-"""Lines of llama.cpp (common/arg.cpp, for --n-gpu-layers) and ollama (discover/) → what they say.
+"""Lines of llama.cpp (common/arg.cpp, for --n-gpu-layers; two forms of 2024) and ollama (discover/) → what they say.
 
 ollama prints `inference compute` for each GPU, or once with library=cpu.
 """
@@ -63,6 +68,8 @@ ANY_LISTED = re.compile(r"(?m)^ +\w+: ")
 LONGEST = 300
 """Characters of a line of a log that patterns are tried on: they may need its square of steps, and clients and users
 choose what is in a log. files/snapshot_docker.sh cuts at the same length."""
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
+"""In TEI's log."""
 NOT_FOUND = 127
 """The exit code of a shell that does not find a program."""
 
@@ -155,8 +162,10 @@ def continues_without(log: str, layers: bool = False) -> "str | None":
     'CUDA error 999: unknown error'
     >>> continues_without("load_tensors: offloaded 0/33 layers to GPU", layers=True)
     'offloaded 0/33 layers to GPU'
+    >>> continues_without("2026-11-20Z  INFO text_embeddings_backend_candle: src/lib.rs:9: Starting Bert model on Cpu")
+    'Starting Bert model on Cpu'
     """
-    log = "\n".join(line[:LONGEST] for line in log.split("\n"))
+    log = COLOUR.sub("", "\n".join(line[:LONGEST] for line in log.split("\n")))
     offloaded = list(OFFLOADED.finditer(log))
     if any(found.group(2).strip("0") for found in offloaded):
         return ""
@@ -164,6 +173,10 @@ def continues_without(log: str, layers: bool = False) -> "str | None":
         return offloaded[-1].group(1)
     if ON_GPU.search(log):
         return ""
+    on_cpu = ON_CPU.search(log)
+    if on_cpu:
+        cause = BY_CANDLE.search(log)
+        return (_by_words(cause.group(1)) if cause else None) or on_cpu.group(1)
     failed = BY_GGML.search(log)
     known = _by_words(failed.group(1)) if failed else None
     found = ((text, pattern.search(log)) for pattern, text in WITHOUT_GPU)

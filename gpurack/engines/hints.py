@@ -140,12 +140,18 @@ CUDA = (
         "shows the names.",
     ),
     Hint(
+        r"failed to stat CDI host device",
+        "A CDI spec names a device node of an earlier boot or driver. Run `systemctl restart nvidia-cdi-refresh` on "
+        "the host, and remove old specs in /etc/cdi.",
+    ),
+    Hint(
         r"could not select device driver",
         "Docker does not know NVIDIA's toolkit, which it looks for only at its start. Run `systemctl restart docker` "
         "on the host.",
     ),
     Hint(
-        r"no usable GPU found|no compatible GPUs|no GPU discovered|offloaded 0/\d+ layers",
+        r"no usable GPU found|not compiled with GPU offload|no CUDA devices found|no compatible GPUs|no GPU discovered"
+        r"|offloaded 0/\d+ layers|Starting \w+ model on Cpu",
         "It found no GPU that it can use. Run `nvidia-smi` on the host, then `gpurack verify`. Its image may have no "
         "CUDA, or none for this GPU.",
         weak=True,

@@ -5,11 +5,11 @@ start. `cuda-` contains several and asks nvidia-smi. There is none below 7.5. Al
 matrix.json) except `121-` and `cpu-arm64-`, which came after 1.9.3 (#840). Nothing listens until the model is warm;
 then /health is 200. API_KEY is the key; /metrics stays public. The longest text's length comes from the model. It
 ignores the `model` of a request, and the `model` of an answer is the served name (router/src/http: OpenAICompatRequest,
-openai_embed).
+openai_embed). Where CUDA does not start, it serves on the CPU (backends/candle/src/lib.rs).
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gpurack.engines.args import flags, numbers
 from gpurack.engines.base import EMBEDDING, Counter, Engine, Request, Row
@@ -77,6 +77,10 @@ class Tei(Engine):
     def holds_gpus(self, model: Model) -> bool:
         """Return True: it loads its weights before it is ready."""
         return True
+
+    def log_shows(self, model: Model) -> Literal["devices"]:
+        """Return "devices": without CUDA it serves on the CPU, and says so."""
+        return "devices"
 
     def lacks_arm64(self, version: str, accelerator: Accelerator) -> str:
         """Only GB10 and the CPU have images for arm64, from 1.9.4 on."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, GpuProcess, Module, PciGpu, Xid
 from gpurack.facts.lines import ID, Section, each, fields, pair, pairs, parse_time, word
+from gpurack.spec.gpus import has_own_memory
 
 ROW = (
     "index", "uuid", "name", "memory.total", "memory.used", "driver_version", "compute_cap", "mig.mode.current",
@@ -28,6 +29,8 @@ XID_ADDRESS = r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.[0-7])?"
 """A PCI address as Xids have it: usually without function, in old drivers also without domain."""
 NONE = ("[N/A]", "N/A", "[Not Supported]")
 """What the driver prints for memory of a GPU that has none of its own."""
+UNKNOWN = ("N/A", "Not Supported", "None", "ERR!", "Unknown Error")
+"""Texts for values that a GPU does not have, or that are unknown, without brackets. In brackets, any text is one."""
 DEAD = {"GPU requires reset": "requires reset", "GPU is lost": "is lost"}
 """Values of a column, without brackets, that say that nothing can compute on the GPU (NVML errors 16 and 15)."""
 JETSON = "belongs to a Jetson, which gpurack does not support"
@@ -289,10 +292,15 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
         utilization=number(row.get("utilization.gpu", "")),  # "[N/A]" on GPUs in MIG mode
         temperature=number(row.get("temperature.gpu", "")),
         fault=fault,
-        unified=total in NONE and not mig and "vGPU" not in name and not fault,
+        unified=not mig and not fault and shares_memory(name, total),
         mig=mig,
         details=details(row, remaps.get(uuid, ())),
     )
+
+
+def shares_memory(name: str, total: str) -> bool:
+    """Does a GPU share the host's memory? total: what nvidia-smi says of its own."""
+    return total in NONE and not has_own_memory(name)
 
 
 def lacks(what: str, said: str) -> str:
@@ -303,11 +311,9 @@ def lacks(what: str, said: str) -> str:
 def details(row: Mapping[str, str], remap: Sequence[str]) -> Details:
     """Return the condition of a GPU from its row and its row of remapped memory."""
     text: Callable[[str], str] = lambda name: row.get(name, "")  # noqa: E731
-    # in brackets is why the value is unknown
-    fabric = {name: "" if text(name) in NO_FABRIC or text(name)[:1] == "[" else text(name) for name in FABRIC}
     return Details(
         persistence=yes(text("persistence_mode")),
-        compute_mode="" if text("compute_mode") in NONE else text("compute_mode"),
+        compute_mode=known(text("compute_mode")),
         width=number(text("pcie.link.width.current")),
         width_max=number(text("pcie.link.width.max")),
         power_limit=decimal(text("power.limit")),
@@ -318,14 +324,19 @@ def details(row: Mapping[str, str], remap: Sequence[str]) -> Details:
         throttle=bits(text("clocks_event_reasons.active") or text("clocks_throttle_reasons.active")),
         remap_pending=yes(remap[3]) if remap else None,
         remap_failed=yes(remap[4]) if remap else None,
-        fabric_state=fabric["fabric.state"],
-        fabric_status=fabric["fabric.status"],
-        addressing="" if text("addressing_mode") in (*NONE, "None", "[None]") else text("addressing_mode"),
+        fabric_state=known(text("fabric.state")),
+        fabric_status=known(text("fabric.status")),
+        addressing=known(text("addressing_mode")),
     )
 
 
-FABRIC = ("fabric.state", "fabric.status")
-NO_FABRIC = ("N/A", "Not Supported")
+def known(text: str) -> str:
+    """Return a value that is a text; "" if it is unknown, or if the GPU does not have it.
+
+    >>> known("In Progress"), known("[GPU is lost]"), known("N/A"), known("None")
+    ('In Progress', '', '', '')
+    """
+    return "" if text in UNKNOWN or text[:1] == "[" else text
 
 
 def with_indices(found: Sequence[Gpu]) -> list[Gpu]:

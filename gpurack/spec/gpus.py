@@ -17,6 +17,8 @@ SYSTEM_RESERVE = 8.0
 """GiB of a host's memory that models on a GPU that shares it (GB10) leave to the system, its caches and Docker."""
 
 
+DISCRETE = re.compile(r"GeForce|TITAN|Tesla|Quadro|GRID|vGPU|-\d+[A-Z]$")
+"""In the names of graphics cards, and of their virtual GPUs (A40-48Q)."""
 CONSUMER = re.compile(r"GeForce|TITAN|\bGTX\b|\bRTX [2-9]0[5-9]0\b", re.IGNORECASE)
 
 
@@ -143,6 +145,12 @@ GPU_KINDS = {
     "RTX A5500": GpuKind(24.0, "8.6"), "RTX A4500": GpuKind(20.0, "8.6"), "RTX A2000 12GB": GpuKind(12.0, "8.6"),
     "RTX 8000": GpuKind(48.0, "7.5"), "RTX 2080": GpuKind(8.0, "7.5"), "TITAN RTX": GpuKind(24.0, "7.5"),
     "TITAN V": GpuKind(12.0, "7.0"), "GTX 1080 Ti": GpuKind(11.0, "6.1"), "P4": GpuKind(7.5, "6.1"),
+    "H200 NVL": GpuKind(140.4, "9.0"), "V100S": GpuKind(32.0, "7.0"), "RTX 2000 Ada": GpuKind(16.0, "8.9"),
+    "Quadro RTX 6000": GpuKind(24.0, "7.5"), "RTX 5050": GpuKind(8.0, "12.0"), "RTX 3050": GpuKind(8.0, "8.6"),
+    "RTX 2080 SUPER": GpuKind(8.0, "7.5"), "RTX 2070 SUPER": GpuKind(8.0, "7.5"), "RTX 2070": GpuKind(8.0, "7.5"),
+    "RTX 2060 SUPER": GpuKind(8.0, "7.5"), "RTX 2060": GpuKind(6.0, "7.5"), "GTX 1660": GpuKind(6.0, "7.5"),
+    "GTX 1080": GpuKind(8.0, "6.1"), "TITAN Xp": GpuKind(12.0, "6.1"), "MI350X": GpuKind(288.0, None),
+    "RX 7900 XT": GpuKind(20.0, None),
 }  # fmt: skip
 """Kinds of GPUs by their name in `hardware`, for plans made without a connection.
 
@@ -160,6 +168,18 @@ def is_named(kind: str, seen: str) -> bool:
     """
     expected, words = (set(re.findall("[a-z0-9]+", name.lower())) for name in (kind, seen))
     return expected <= words
+
+
+def has_own_memory(name: str) -> bool:
+    """Is it certain by its name that a GPU does not share the host's memory?
+
+    >>> [has_own_memory(name) for name in ("NVIDIA GeForce RTX 3090", "Tesla K80", "NVIDIA A40-48Q", "NVIDIA A30")]
+    [True, True, True, True]
+    >>> [has_own_memory(name) for name in ("NVIDIA GB10", "NVIDIA Thor", "NVIDIA N1X", "")]
+    [False, False, False, False]
+    """
+    kinds = (kind for kind, one in GPU_KINDS.items() if not one.unified)
+    return bool(DISCRETE.search(name)) or any(is_named(kind, name) for kind in kinds)
 
 
 def hardware(spec: Host) -> list[str]:

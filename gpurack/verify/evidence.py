@@ -11,7 +11,7 @@ from gpurack.facts.docker import container, info
 from gpurack.facts.gpus import Driver, Gpu, GpuProcess
 from gpurack.facts.lines import each
 from gpurack.facts.model import HostFacts
-from gpurack.facts.nvidia import instances, number, with_indices
+from gpurack.facts.nvidia import instances, number, shares_memory, with_indices
 from gpurack.facts.parts import SOURCES, USER_DAEMON_JSON, Container, File, Os, Package, User
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
@@ -170,6 +170,8 @@ class Seen:
         facts = HostFacts(
             os=os_of(system["os"]),
             init=system["init"],
+            arch=system["arch"],
+            memory=system["memory"],
             address=system["address"],
             tools=frozenset(system["tools"]),
             packages={name: Package(**package) for name, package in self["packages"].items()},
@@ -273,7 +275,7 @@ def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
     places = {uuid: place for place, uuid in cards["known"].items()}
     found = [
         Gpu(-1 if (known := number(index)) is None else known, uuid, name, number(memory), number(used), driver,
-            compute, places.get(uuid, ""), mig=uuid in mig["on"])
+            compute, places.get(uuid, ""), mig=uuid in mig["on"], unified=shares_memory(name, memory))
         for index, uuid, name, memory, used, driver, compute in cards["answering"]
     ]  # fmt: skip
     numbered = sorted(with_indices(found), key=lambda gpu: gpu.index)

@@ -49,7 +49,7 @@ def test_hints_are_tried_on_the_begin_of_a_line(begin: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("begin", BEGINS)
 def test_a_log_is_read_by_the_begin_of_its_lines(begin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    patterns = {name: Recorder(getattr(cuda_faults, name)) for name in ("ON_GPU", "OFFLOADED", "BY_GGML")}
+    patterns = {name: Recorder(getattr(cuda_faults, name)) for name in ("ON_GPU", "OFFLOADED", "ON_CPU", "BY_GGML")}
     for name, pattern in patterns.items():
         monkeypatch.setattr(cuda_faults, name, pattern)
     without = [(Recorder(pattern), text) for pattern, text in cuda_faults.WITHOUT_GPU]

@@ -102,6 +102,29 @@ def test_log_of_an_idle_ollama_proves_it(log: str, why: str | None) -> None:
     assert questions(wanted).logs == (("", "alpha"),)
 
 
+TEI = {"engine": "tei", "version": "1.9.3", "weights": "/w/a"}
+ON_CPU = "2026-11-20Z  INFO text_embeddings_backend_candle: src/lib.rs:292: Starting Bert model on Cpu"
+
+
+@pytest.mark.parametrize(
+    ("processes", "card", "log", "why"),
+    [
+        ((), {"memory_used": None}, ON_CPU, "Starting Bert model on Cpu"),  # GB10
+        ((), {"memory_used": 905, "platform": "wsl"}, ON_CPU, "Starting Bert model on Cpu"),
+        ((), {"memory_used": 905}, ON_CPU.replace("Cpu", "Cuda(CudaDevice(DeviceId(1)))"), None),
+        ((process("alpha"),), {"memory_used": 905}, ON_CPU, None),
+        ((), {"memory_used": None}, "", None),
+    ],
+)
+def test_log_of_tei_says_that_it_serves_on_the_cpu(
+    processes: tuple[GpuProcess, ...], card: dict[str, Any], log: str, why: str | None
+) -> None:
+    """It has no probe of CUDA, and is healthy."""
+    wanted = models(alpha={"gpus": [0], **TEI})
+    found = on_the_cpu(wanted, replace(seen(wanted, *processes, **card), cuda_logs={("", "alpha"): log}))
+    assert [dict(problem.parameters)["why"] for problem in found.values()] == ([why] if why else [])
+
+
 NO_GPU = "warning: no usable GPU found, --gpu-layers option will be ignored"
 
 

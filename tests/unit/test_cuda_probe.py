@@ -297,6 +297,23 @@ def test_says_why_nothing_was_tested(output: str, code: int | None, why: str) ->
 NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: "
 
 
+CANDLE = "2026-11-20T02:11:09.123456Z {:>5} text_embeddings_backend_candle: backends/candle/src/lib.rs:{}: "
+NO_CANDLE = (
+    CANDLE.format("WARN", 301)
+    + "Could not find a compatible CUDA device on host: CUDA is not available\n\nCaused by:\n"
+    '    DriverError(CUDA_ERROR_ANY, "{}")\n' + CANDLE.format("WARN", 302) + "Using CPU instead\n"
+)
+TEI_ON_CPU = CANDLE.format("INFO", 292) + "Starting Bert model on Cpu"
+TEI_ON_GPU = CANDLE.format("INFO", 292) + "Starting FlashBert model on Cuda(CudaDevice(DeviceId(1)))"
+COLOURED = (
+    "\x1b[2m2026-11-20T02:11:09.1Z\x1b[0m \x1b[32m INFO\x1b[0m "
+    "\x1b[2mtext_embeddings_backend_candle\x1b[0m\x1b[2m:\x1b[0m "
+    "\x1b[2mbackends/candle/src/lib.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m292:\x1b[0m Starting Qwen3 model on Cpu"
+)
+AS_JSON = (
+    '{"timestamp":"2026-11-20T02:11:09Z","level":"INFO","message":"Starting Bert model on Cpu",'
+    '"target":"text_embeddings_backend_candle"}'
+)
 TOO_OLD = 'level=WARN msg="NVIDIA driver too old" device=GPU-a driver=470 required_driver="550 or newer"'
 
 
@@ -321,6 +338,23 @@ TOO_OLD = 'level=WARN msg="NVIDIA driver too old" device=GPU-a driver=470 requir
         (f"{NO_CUDA}{REFUSED[35]}\n0.00.412.012 I load_tensors: layer   0 assigned to device CUDA0, is_swa = 0", ""),
         (f"{NO_CUDA}{REFUSED[35]}\nllama_model_load_from_file_impl: using device CUDA0 (NVIDIA A30) - 9 MiB free", ""),
         (f'{TOO_OLD}\ntime=… level=INFO source=ggml.go:482 msg="model weights" device=CUDA0 size="4.0 GiB"', ""),
+        *((f"{NO_CANDLE.format(text)}{TEI_ON_CPU}", f"CUDA error {code}: {text}") for code, text in REFUSED.items()),
+        (f"{NO_CANDLE.format('of another version')}{TEI_ON_CPU}", "Starting Bert model on Cpu"),
+        (TEI_ON_CPU, "Starting Bert model on Cpu"),
+        (COLOURED, "Starting Qwen3 model on Cpu"),
+        (AS_JSON, "Starting Bert model on Cpu"),
+        (TEI_ON_GPU, ""),
+        (AS_JSON.replace("Cpu", "Cuda(CudaDevice(DeviceId(1)))"), ""),
+        (f'{TEI_ON_GPU}\nDriverError(CUDA_ERROR_UNKNOWN, "unknown error")', ""),
+        ('DriverError(CUDA_ERROR_UNKNOWN, "unknown error")', None),
+        ("a client wrote: Starting Bert model on Cpu", None),
+        (f"0.00.031.220 E {NO_CUDA}{REFUSED[802]}", f"CUDA error 802: {REFUSED[802]}"),
+        (f"E {NO_CUDA}{REFUSED[999]}", f"CUDA error 999: {REFUSED[999]}"),
+        (
+            "warning: not compiled with GPU offload support, --gpu-layers option will be ignored",
+            "not compiled with GPU offload support",
+        ),
+        ("ggml_init_cublas: no CUDA devices found, CUDA will be disabled", "no CUDA devices found"),
         ("main: server is listening", None),
         ("", None),
     ],
@@ -360,6 +394,7 @@ def test_layers_count_where_they_were_to_be_on_the_gpus(counts: list[str], found
         ({"engine": "ollama", "version": "0.33.0", "weights": None, "env": {"OLLAMA_LLM_LIBRARY": "cpu_avx2"}}, ""),
         ({"engine": "custom", "version": None, "image": "own:1"}, "devices"),
         (VLLM, ""),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/folder"}, "devices"),
         ({"gpus": []}, ""),
     ],
 )

@@ -228,6 +228,7 @@ def test_any_other_output_proves_nothing(output: str, code: int) -> None:
 DAEMON = "docker: Error response from daemon: "
 DEVICES = [
     "unresolvable CDI devices nvidia.com/gpu=GPU-1",
+    'failed to stat CDI host device "/dev/dri/card0": no such file or directory',
     'could not select device driver "nope" with capabilities: [[gpu]]',
     'error gathering device information while adding custom device "/dev/x": no such file or directory',
     "nvidia-container-cli: device error: 9: unknown device: unknown",

@@ -136,6 +136,12 @@ ROOT = Path(__file__).parents[2]
         ("vllm", 1, "PermissionError: [Errno 1] Operation not permitted: '/x'", ""),
         ("custom", 1, "MPS client failed to connect to the MPS control daemon or the MPS server", "to use MPS"),
         ("vllm", 128, "could not select device: unresolvable CDI devices nvidia.com/gpu=GPU-1", "nvidia-ctk cdi list"),
+        (
+            "vllm",
+            128,
+            'CDI device injection failed: failed to stat CDI host device "/dev/dri/card0": no such file or directory',
+            "old specs in /etc/cdi",
+        ),
         ("vllm", 1, 'could not select device driver "" with capabilities: [[gpu]]', "restart docker"),
         ("vllm", 1, "Failed to initialize NVML: Unknown Error", "Restart it"),
         ("vllm", 1, "Failed to initialize NVML: Driver/library version mismatch", "Reboot the host"),
@@ -357,12 +363,14 @@ SEARCHED = (
     "detected number of NVSwitches don't match with any supported system topology", "failed to find the GPU handle",
     "detected NVSwitch fatal error", "NV_WARN_NOTHING_TO_DO", "Unit nvidia-fabricmanager.service not found",
     # containers and engines
-    "unresolvable CDI devices", "could not select device driver", "unsatisfied condition: cuda>=",
+    "unresolvable CDI devices", "failed to stat CDI host device", "could not select device driver",
+    "unsatisfied condition: cuda>=",
     "Failed to initialize NVML: Unknown Error", "Driver Not Loaded", "ERROR_NVML_LIB_CALL", "CUDA_ERROR_UNKNOWN",
     "Unexpected error from cudaGetDeviceCount()", "Setting the available devices to be zero",
     "The NVIDIA driver on your system is too old", "No CUDA GPUs are available", "Failed to infer device type",
     "ggml_cuda_init: failed to initialize CUDA", "NVIDIA driver too old", "Could not start backend",
-    "could not verify NVIDIA driver compatibility", "Runtime compute cap",
+    "could not verify NVIDIA driver compatibility", "Runtime compute cap", "Using CPU instead",
+    "Could not find a compatible CUDA device on host",
 )  # fmt: skip
 """Texts that users see and search for."""
 

@@ -80,6 +80,22 @@ def test_gpu_that_requires_a_reset_is_broken() -> None:
     assert (found.fault, found.memory_total, found.utilization) == ("requires reset", None, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "unified"),
+    [
+        ("NVIDIA GB10", True), ("NVIDIA Thor", True), ("a GPU that no table has", True),
+        ("NVIDIA GeForce RTX 3060", False), ("Tesla K80", False), ("NVIDIA A40-48Q", False), ("NVIDIA L40S-8Q", False),
+        ("GRID A100D-3-20C", False), ("NVIDIA H100 80GB HBM3", False), ("NVIDIA GH200 480GB", False),
+        ("NVIDIA RTX 4000 SFF Ada Generation", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("said", ["[N/A]", "[Not Supported]"])
+def test_a_card_that_does_not_tell_its_memory_does_not_share_the_hosts(name: str, unified: bool, said: str) -> None:
+    """Its models would get shares of hundreds of GiB."""
+    (found,) = gpus([row(name=name, memory=said)])
+    assert (found.memory_total, found.unified) == (None, unified)
+
+
 NO_INDEX, NO_UUID = "has no index (nvidia-smi says {})", "has no UUID (nvidia-smi says {})"
 
 
@@ -244,12 +260,23 @@ def test_parses_condition_of_gpu() -> None:
     )  # fmt: skip
 
 
-def test_condition_that_a_gpu_does_not_have_is_unknown() -> None:
-    names = (
-        "index,uuid,name,memory.total,memory.used,driver_version,pci.bus_id,power.limit,ecc.mode.current,fabric.state"
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[N/A]", "N/A", "[Not Supported]", "[Not Found]", "[Unknown Error]", "[Insufficient Permissions]", "ERR!",
+        "[GPU access blocked by the operating system]", "[Requested functionality has been deprecated]",
+    ],
+)  # fmt: skip
+def test_condition_that_a_gpu_does_not_have_is_unknown(said: str) -> None:
+    asked = (
+        "persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,"
+        "ecc.mode.current,ecc.errors.uncorrected.volatile.total,clocks_event_reasons.active,"
+        "reset_status.reset_required,fabric.state,fabric.status,addressing_mode,temperature.gpu"
     )
-    (found,) = gpus([f"fields {names}", "0, GPU-a, RTX, 24576, 0, 580.95.05, 00000000:17:00.0, [N/A], [N/A], [N/A]"])
-    assert found.details == Details()
+    names = f"index,uuid,name,memory.total,memory.used,driver_version,pci.bus_id,{asked}"
+    line = ", ".join(["0, GPU-a, RTX, 24576, 0, 580.95.05, 00000000:17:00.0", *[said] * len(asked.split(","))])
+    (found,) = gpus([f"fields {names}", line], [f"GPU-a, {said}, {said}, {said}, {said}"])
+    assert (found.details, found.temperature, found.fault) == (Details(), None, "")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,9 @@ def test_a_healthy_host_has_no_warning() -> None:
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nouveau")}}, "nouveau-has-gpus"),
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7")}}, "gpus-without-driver"),
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "vfio-pci")}}, ""),
+        ({"bus": {"0009:01:00.0": PciGpu("0x2342", "nvgrace-gpu-vfio-pci")}}, ""),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "pci-stub")}}, ""),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "xen-pciback")}}, ""),
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nvidia")}}, ""),
         ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04"), "6.8.0-45": None}, "running": "6.8.0-9"},
          "kernel-without-module"),
@@ -146,6 +149,13 @@ def test_a_machine_without_switches_needs_no_fabric_manager() -> None:
     facts = seen()
     facts = replace(facts, gpus=tuple(replace(gpu, details=Details(fabric_state="In Progress")) for gpu in facts.gpus))
     assert codes(facts) == []
+
+
+def test_a_gpu_in_mig_mode_says_nothing_of_the_fabric() -> None:
+    """It uses no NVLink."""
+    facts = switched(seen(), ACTIVE, "580.159.04-1", "Completed")
+    card = replace(facts.gpus[0], mig=True, details=Details(fabric_state="Not Started"))
+    assert codes(replace(facts, gpus=(card, replace(card, parent=card.uuid, mig=False), facts.gpus[1]))) == []
 
 
 @pytest.mark.parametrize(

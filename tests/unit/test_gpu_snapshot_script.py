@@ -51,6 +51,7 @@ def seen(root: Path, shell: list[str] | None = None) -> HostFacts:
         "/etc/cdi",
         "/var/run/cdi",
         "/dev/nvhost",
+        "/usr/lib",
     ):
         text = text.replace(path, f"{root}{path}")
     done = subprocess.run(
@@ -103,7 +104,11 @@ NEWER = ("clocks_event_reasons", "reset_required", "fabric", "addressing_mode")
         ("470.256.02", (*NEWER, "compute_cap"), 2, "", 4),
         ("", (), 1, "8.0", 4),
         ("", (*NEWER, "compute_cap"), 2, "", None),  # WSL
-        ("900.1.1", ("reset_required", "clocks_throttle"), 2, "8.0", None),  # one that no longer knows a field
+        ("900.1.1", ("reset_status.reset_required", "clocks_throttle"), 2, "8.0", 4),  # it no longer knows a field
+        ("900.1.1", ("addressing_mode",), 2, "8.0", 4),
+        ("900.1.1", ("compute_cap",), 2, "", 4),
+        ("900.1.1", ("reset_status.reset_required", "fabric.state"), 3, "8.0", None),
+        ("900.1.1", ("reset_required",), 2, "8.0", None),  # it names none that was asked
     ],
 )
 def test_asks_a_driver_that_does_not_know_a_field_once_more(
@@ -177,6 +182,51 @@ def test_words_without_rows_are_quoted_whatever_the_exit_code(fakes: Fakes, tmp_
     fakes.add("nvidia-smi", "case $1 in --query-gpu*) echo 'No devices were found';; esac")
     state = seen(tmp_path)
     assert (state.gpus, state.driver.exit_code, state.driver.message) == ((), 0, "No devices were found")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (6, ["No devices were found"]),
+        (9, ["NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest "
+             "NVIDIA driver is installed and running.", ""]),
+        (12, ["NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure, that it is there."]),
+        (18, ["Failed to initialize NVML: Driver/library version mismatch", "NVML library version: 580.95"]),
+        (255, ["Unable to determine the device handle for GPU0000:17:00.0: Unknown Error"]),
+    ],
+)  # fmt: skip
+def test_what_nvidia_smi_says_of_its_failure_is_no_list_of_processes(
+    fakes: Fakes, tmp_path: Path, code: int, said: list[str], shell: list[str]
+) -> None:
+    """It prints its errors where it prints its answers."""
+    write(tmp_path / "said", "".join(f"{line}\n" for line in said))
+    fakes.add("nvidia-smi", f"cat {tmp_path}/said; exit {code}")
+    state = seen(tmp_path, shell)
+    assert (state.driver.exit_code, state.driver.message) == (code, " ".join(said).strip())
+    assert (state.gpu_processes, state.unread) == ((), ())
+
+
+def test_processes_of_gpus_and_instances_are_read(fakes: Fakes, tmp_path: Path) -> None:
+    rows = "GPU-0, 999999991, 300\\nMIG-e07a, 999999992, [N/A]\\na9485f58-1111-2222-3333-444444444444, 999999993, 5\\n"
+    fakes.add("nvidia-smi", f"case $1 in --query-compute-apps*) printf '{rows}';; esac")
+    state = seen(tmp_path)
+    assert [(one.uuid[:8], one.memory) for one in state.gpu_processes] == [
+        ("GPU-0", 300), ("MIG-e07a", None), ("a9485f58", 5)
+    ]  # fmt: skip
+
+
+def test_the_library_is_the_one_that_programs_load(fakes: Fakes, tmp_path: Path) -> None:
+    """Older ones may be left beside it, and i386's."""
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05\n")
+    folder = tmp_path / "usr/lib/x86_64-linux-gnu"
+    for name in (f"{folder}/libnvidia-ml.so.550.163.01", f"{folder}/nvidia/current/libnvidia-ml.so.580.95.05"):
+        write(Path(name), "")
+    write(tmp_path / "usr/lib/i386-linux-gnu/libnvidia-ml.so.535.1", "")
+    (folder / "nvidia/current/libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.580.95.05")
+    (folder / "libnvidia-ml.so.1").symlink_to(folder / "nvidia/current/libnvidia-ml.so.1")
+    fakes.add("uname", "[ $1 = -m ] && echo x86_64 || echo 6.12")
+    assert seen(tmp_path).driver.library == "580.95.05"
 
 
 def test_lists_mig_instances_only_of_gpus_in_mig_mode(fakes: Fakes, tmp_path: Path) -> None:
@@ -292,6 +342,28 @@ def test_secure_boot_is_read_from_the_firmware_without_mokutil(fakes: Fakes, tmp
     variable.write_bytes(b"\x06\x00\x00\x00\x01")
     fakes.add("mokutil", "exit 1")
     assert seen(tmp_path).driver.secure_boot is True
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("node", "gone"),
+    [
+        ("path: /dev/dri/card77", ("/dev/dri/card77",)),  # the graphics nodes are numbered anew at each boot
+        ("path: /dev/dri/renderD77\n      hostPath: /dev/dri/renderD78", ("/dev/dri/renderD78",)),
+        ("path: /dev/dri/card0\n      hostPath: /nowhere/card0", ("/nowhere/card0",)),
+        ("hostPath: /dev/null\n      path: /dev/dri/card0", ()),
+        ("path: /dev/null", ()),
+        ("path: /dev/null\n      major: 1\n      minor: 3", ()),
+    ],
+)
+def test_missing_nodes_of_cdi_specs_are_found_of_any_driver(
+    fakes: Fakes, tmp_path: Path, node: str, gone: tuple[str, ...], shell: list[str]
+) -> None:
+    """Docker: failed to stat CDI host device "/dev/dri/card0": no such file or directory."""
+    text = "kind: nvidia.com/gpu\ndevices:\n- name: GPU-a\n  containerEdits:\n    deviceNodes:\n    - NODE\n"
+    write(tmp_path / "etc/cdi/nvidia.yaml", text.replace("NODE", node))
+    (spec,) = seen(tmp_path, shell).driver.specs.values()
+    assert (spec.nodes, spec.gone, spec.devices) == ({}, gone, frozenset({"GPU-a"}))
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ PINNING = [
     *sorted((CHECKOUT / "docs").glob("*.md")),
     CHECKOUT / "gpurack/inventory/reference.py",
     CHECKOUT / "tests/testbed/inventory.py",
+    CHECKOUT / "benchmarks/by_hand.sh",
 ]
-"""Pages and inventories that users copy, and those of the demo."""
+"""Pages and inventories that users copy, those of the demo, and what is compared with it."""
 WORDS: dict[Component, str] = {
-    "toolkit": r"""\btoolkit["']?: ["']?(\d+\.\d+\.\d+)""",
+    "toolkit": r"""\btoolkit(?:["']?: ["']?|=)(\d+\.\d+\.\d+)""",
     "docker": r"""\bdocker\b[^\n}]{0,60}version["'`]*:? ["'`]?(\d+\.\d+\.\d+)""",
     "driver": r"""\bdriver["']?:? ["']?(\d{3}\.\d+(?:\.\d+)?)""",
     "ollama": r"""\bollama(?:/ollama:| |["']?(?:: ?\{|, )["']?version["']?: ?["']?)(\d+\.\d+\.\d+)""",

@@ -396,6 +396,9 @@ JSON = '{"containerEdits": {"deviceNodes": [{"path": "/dev/nvidiactl"}, {"path":
         (f"{NODE}  - path: /dev/nvidia-uvm\n    major: 510\n", "", True),
         (f"{NODE}  - path: /dev/nvidia-uvm\n", "", False),
         (f"{NODE}  - path: /dev/nvidia-uvm-tools\n", "", True),
+        (f"{NODE}  - path: /dev/nvidia-uvm\n  - path: /dev/dri/card77\n", "", True),  # numbered anew
+        (f"{NODE}  - path: /dev/nvidia-uvm\n  - hostPath: /x\n    path: /dev/dri/card77\n", "", False),
+        ("", JSON.replace('"/dev/nvidia-uvm", "major": 510', '"/dev/nvidia-uvm"}, {"path": "/dev/dri/card77"'), True),
         ("", JSON, True),
         ("", JSON.replace("510", "509"), False),
         (JSON.replace("510", "509"), JSON, False),  # the first comes before the second

@@ -1,6 +1,6 @@
 """Does a model that was given GPUs compute on the CPU? The one rule for runs, status and verification. Pure.
 
-llama.cpp and others continue on the CPU where CUDA does not start: healthy, and about fifty times slower.
+llama.cpp, ollama and TEI continue on the CPU where CUDA does not start: healthy, and about fifty times slower.
 """
 
 from collections.abc import Collection

@@ -35,6 +35,8 @@ LOG = (
     ("legacy GPU", "the driver's branch no longer supports a GPU", "an older branch"),
 )
 """Sentences of the kernel's log → the cause, and what to install."""
+FOR_GUESTS = re.compile(r"vfio|^pci-stub$|^(xen-)?pciback$")
+"""In the names of kernel drivers that keep a device for virtual machines: vfio-pci, nvgrace-gpu-vfio-pci."""
 SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
 """Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
 
@@ -88,8 +90,8 @@ def broken(facts: HostFacts) -> Iterator[Problem]:
 
 
 def without_driver(facts: HostFacts) -> Iterator[Problem]:
-    """Yield a problem for NVIDIA GPUs on the bus that no driver has. Those given to a VM (vfio) are left out."""
-    lost = {address: gpu for address, gpu in facts.driver.without_driver.items() if gpu.driver != "vfio-pci"}
+    """Yield a problem for NVIDIA GPUs on the bus that no driver has. Those given to a VM are left out."""
+    lost = {address: gpu for address, gpu in facts.driver.without_driver.items() if not FOR_GUESTS.search(gpu.driver)}
     for driver in sorted({gpu.driver for gpu in lost.values()}):
         places = ", ".join(sorted(address for address, gpu in lost.items() if gpu.driver == driver))
         if driver == "nouveau":
@@ -154,15 +156,14 @@ def capability(text: str) -> tuple[int, int]:
 def fabric(facts: HostFacts, certain: bool = False) -> Problem | None:
     """Return why CUDA fails with error 802 on a machine with NVSwitches; None if its fabric works or is unknown.
 
-    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager. certain: leave out
-    what nvidia-smi says of the fabric of B200 and B300, which was never seen on a real machine.
+    Machines without switches of their own (a VM of such a machine, GB200) need no fabric manager. The state of GPUs in
+    MIG mode says nothing, because they use no NVLink. certain: leave out what nvidia-smi says of the fabric of B200 and
+    B300, which was never seen on a real machine.
     """
     driver = facts.driver
-    states = {gpu.details.fabric_state for gpu in facts.gpus if gpu.details.fabric_state}
-    failed = {gpu.details.fabric_status for gpu in facts.gpus if gpu.details.fabric_state == "Completed"} - {
-        "",
-        "Success",
-    }
+    linked = [gpu.details for gpu in facts.gpus if not (gpu.mig or gpu.parent)]
+    states = {one.fabric_state for one in linked if one.fabric_state}
+    failed = {one.fabric_status for one in linked if one.fabric_state == "Completed"} - {"", "Success"}
     if not (driver.switches or driver.nvlink5) or (states == {"Completed"} and not failed):
         return None
     unit, version = facts.units.get(FABRIC_UNIT), manager_version(facts)

@@ -13,6 +13,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines.hints import cuda_hint
+from gpurack.facts.nvidia import gpus
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
@@ -46,7 +47,8 @@ def host_evidence(**over: Any) -> dict[str, Any]:
         "toolkit": "1.20.1", "wsl": False,
     }  # fmt: skip
     parts: dict[str, Any] = {
-        "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
+        "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": [], "arch": "x86_64",
+                   "memory": 257_000},
         "packages": {}, "files": {}, "units": {}, "users": {},
         "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
         "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": [], "unread": {}},
@@ -170,6 +172,31 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
 )
 def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
     assert drifts(test_models.test_gpus, entry(change=change)) == lines
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"engine": "vllm", "version": "0.33.0", "weights": "/w/a", "vram": "40GiB"}, "--gpu-memory-utilization 0.334"),
+        ({"engine": "vllm", "version": "0.33.0", "weights": "/w/a", "vram": "70%"}, "--gpu-memory-utilization 0.700"),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/a"}, ":121-1.9 "),
+    ],
+)
+def test_expects_of_shared_memory_and_arm64_what_a_run_makes(entry: dict[str, Any], words: str) -> None:
+    """A GB10, whose nvidia-smi says nothing of its memory."""
+    parts = host_evidence()
+    parts["cards"]["answering"] = [["0", CARD, "NVIDIA GB10", "[N/A]", "[N/A]", "580.126.09", "12.1"]]
+    parts["system"] |= {"arch": "aarch64", "memory": 122_570}
+    wanted = models(alpha={"gpus": [0], **entry})
+    run = replace(
+        host_state(gpus=1),
+        gpus=tuple(gpus([f"0, {CARD}, NVIDIA GB10, [N/A], [N/A], 580.126.09, 12.1, [N/A], 0000000F:01:00.0, 0"])),
+        arch="arm64",
+        memory=122_570,
+    )
+    made, expected = (desire("alpha", wanted, state, (CARD,)).service for state in (run, evidence.Seen(parts).state))
+    assert expected == made
+    assert words in f"{made['image']} {' '.join(map(str, made['command']))}"
 
 
 def test_a_container_in_wsl_has_all_gpus() -> None:

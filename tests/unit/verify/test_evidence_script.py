@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -65,6 +66,13 @@ def test_reads_rpm_packages(script: Any, monkeypatch: pytest.MonkeyPatch, path: 
         "docker-ce-cli": {"version": "1:28.5.2-1.el9", "held": False, "whole": True},
         "curl": {"version": "8.3-1", "held": False, "whole": True},
     }
+
+
+def test_reads_architecture_and_memory_as_the_snapshot_does(script: Any) -> None:
+    """Images and shares of GPUs depend on them."""
+    found = script.system()
+    kib = int(re.findall(r"(?m)^MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[0])
+    assert (found["arch"], found["memory"]) == (os.uname().machine, kib // 1024)
 
 
 def test_reads_units_by_name(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +216,7 @@ def test_gpus_in_mig_mode_have_instances(script: Any, monkeypatch: pytest.Monkey
         ("GPU-aaaa", True, ""), ("MIG-e07a497d-1bb6", False, "GPU-aaaa"), ("MIG-77aa497d-1bb6", False, "GPU-aaaa"),
         ("GPU-bbbb", False, ""),
     ]  # fmt: skip
-    assert [(uuid, used) for uuid, *_, used in script.processes()] == [("MIG-e07a497d-1bb6", 0), ("GPU-bbbb", 900)]
+    assert [(uuid, used) for uuid, *_, used in script.processes()] == [("MIG-e07a497d-1bb6", None), ("GPU-bbbb", 900)]
     monkeypatch.setattr(script, "inside", lambda *words: (LISTED, ""))
     assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb"]
 

@@ -63,8 +63,12 @@ def check_card(size: int) -> None:
     if prefix == "cpu":
         return
     have = cards()
+    line = "2026-11-20T02:11:09.123456Z {:>5} text_embeddings_backend_candle: backends/candle/src/lib.rs:292: "
     if not have:
-        print("WARN Could not find a compatible CUDA device on host. Using CPU instead", flush=True)
+        print(line.format("WARN") + "Could not find a compatible CUDA device on host: CUDA is not available\n\n"
+              'Caused by:\n    DriverError(CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected")\n'
+              f"{line.format('WARN')}Using CPU instead\n{line.format('INFO')}Starting Bert model on Cpu",
+              flush=True)  # fmt: skip
         return
     runtime, wanted = have[0][2], OF_TAG.get(prefix, "8.0")
     if prefix != "cuda" and runtime != wanted:
