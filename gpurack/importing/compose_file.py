@@ -88,7 +88,7 @@ def read(
                 compose_yaml.interpolated(compose_yaml.plain(one), variables, undefined)
                 for one in (fields, {key: content[key] for key in FILES if content.get(key)})
             )
-            runs.append(service(str(name), fields, findings, images, defined))
+            runs.append(service(str(name), fields, findings, images, defined, variables))
         except Unreadable as error:
             findings.append(Finding("open", where, f"is not a valid service: {error}"))
         except LookupError as error:
@@ -113,6 +113,7 @@ def service(
     findings: list[Finding],
     images: dict[str, built.Built],
     defined: Mapping[str, Any],
+    variables: Mapping[str, str],
 ) -> ContainerRun:
     """One service as a ContainerRun. Adds what was not converted to findings, and its build to images.
 
@@ -153,7 +154,7 @@ def service(
             else:
                 note(f"{mounted['target']} is a file of {kind}, without `file` in this text. Mount one with "
                      "compose.volumes.")  # fmt: skip
-    run = container(where, name, settings, findings)
+    run = container(where, name, settings, findings, variables)
     if kept := {key: value for key, value in resources.items() if value}:
         run = replace(run, compose={**run.compose, "deploy": {"resources": kept}})
     if str(settings.pop("scale", 1)) != "1" or str(deploy.get("replicas", 1)) != "1":

@@ -238,7 +238,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             findings += other(command, committed, pulls, logins)
             continue
         try:
-            container, found = docker_run.parse(options, command.where)
+            container, found = docker_run.parse(options, command.where, known.variables)
         except (Unreadable, ValueError) as error:
             findings.append(Finding("open", command.where, f"invalid docker run: {error}"))
             continue

@@ -10,7 +10,7 @@ from gpurack.importing import secret
 from gpurack.importing.container import Mount
 from gpurack.importing.names import HERE
 from gpurack.importing.translation import Translation
-from gpurack.spec.secret_names import holds_secret, is_secret
+from gpurack.spec.secret_names import holds_secret
 
 
 def convert_environment(t: Translation) -> None:
@@ -19,12 +19,11 @@ def convert_environment(t: Translation) -> None:
     secrets: list[str] = []
     fetches = bool(t.engine.weights_folders or t.engine.weights_suffixes)
     for name, value in t.environment.items():
-        if t.dialect.variables.get(name) == CONNECTS_TO:
-            continue
-        if t.engine.compiled and t.engine.compiled.chose(name, value):
-            continue
-        if holds_secret(name, value) and not value:
-            continue  # as if it was not set
+        own = t.dialect.variables.get(name) == CONNECTS_TO or (
+            t.engine.compiled and t.engine.compiled.chose(name, value)
+        )
+        if own or (holds_secret(name, value) and not value):
+            continue  # an empty secret is as if it was not set
         if name in secret.HF_TOKENS and fetches:
             t.set_hf_token(name, value)
         elif holds_secret(name, value):
@@ -34,15 +33,6 @@ def convert_environment(t: Translation) -> None:
             t.note("changed", "HF_ENDPOINT became `mirrors` of the host.")
         else:
             env[name] = value
-    for name in t.environment_without_value:
-        if name in secret.HF_TOKENS and fetches:
-            t.host["hf_token"] = {"env": name}
-        elif t.dialect.variables.get(name) in ("api-key", "api_key"):
-            t.fields["api_key"] = {"env": name}
-        elif is_secret(name):
-            secrets.append(name)
-        else:
-            t.note("open", f"the value of {name} is not in the text. Set it in env.")
     if secrets:
         keep_secrets(t, secrets)
     if env:

@@ -9,6 +9,7 @@ from gpurack.importing import gpus
 from gpurack.importing.compose_yaml import scalar
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.spec.compose_keys import SERVICE
+from gpurack.spec.secret_names import is_secret
 
 CONVERTED = {
     "build", "command", "configs", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends",
@@ -32,17 +33,27 @@ class Unreadable(Exception):
     """Docker would not accept the settings; the text says why."""
 
 
-def container(where: str, name: str | None, settings: dict[str, Any], findings: list[Finding]) -> ContainerRun:
+def container(
+    where: str,
+    name: str | None,
+    settings: dict[str, Any],
+    findings: list[Finding],
+    variables: Mapping[str, str] | None = None,
+) -> ContainerRun:
     """The container of a service. Removes what it converts from settings; adds what it could not convert to findings.
 
-    name: without `container_name`. Raises Unreadable, and what Python raises for values of another type.
+    name: without `container_name`. variables: of the caller's environment. Raises Unreadable, and what Python raises
+    for values of another type.
     """
     name, image = settings.pop("container_name", None) or name, str(settings.pop("image"))
     kept = [key for key in settings if key in AS_IT_IS or str(key).startswith("x-")]
     compose = {key: value for key in kept if (value := settings.pop(key)) not in ([], None)}
     environment, unset = environment_of(settings.pop("environment", None))
-    if unset:
-        compose["environment"] = unset
+    for passed in unset:
+        if passed in (variables or {}) or is_secret(passed):
+            environment[passed] = (variables or {}).get(passed, f"${passed}")
+        else:
+            findings.append(Finding("open", where, f"the value of {passed} is not in the text. Set it in env."))
     requested, runtime = gpus.reserved(settings.pop("gpus", None)), settings.pop("runtime", None)
     found = gpus.container_gpus(requested, compose.pop("devices", []), runtime, environment)
     findings += [Finding("changed", where, what) for what in found.changed]

@@ -80,7 +80,6 @@ class Translation:
         self.host: dict[str, Any] = {}
         self.environment = dict(run.environment)
         self.compose = dict(run.compose)
-        self.environment_without_value = list(self.compose.pop("environment", []))
         self.used: set[Mount] = set()
         self.scripts: set[Mount] = set()
         self.named = False
@@ -171,26 +170,22 @@ class Translation:
             return int(float(found[1]) * self.dialect.multipliers[found[2]])
         return self.number(name, text)  # type: ignore[no-any-return]
 
-    def set_api_key(self, value: str | None) -> None:
-        """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""
-        if file := secret.file_of(value or ""):
-            self.set_api_key_file(file)
-            return
-        given = secret.reference(value or "")
+    def set_api_key(self, value: str, file: str | None = None) -> None:
+        """Set `api_key` to an environment variable.
+
+        value: the key, a reference to a variable, or `$(cat FILE)`. file: of the container, instead of a value.
+        """
+        given, file = secret.reference(value), file or secret.file_of(value)
         name = given or secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
-        if not given:
+        if file:
+            place, _ = self.file(file)
+            self.without_file(f"$(cat {file})")
+            self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
+                     'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
+        elif not given:
             self.note("open", f"its API key was in plain text and is left out. Create a new key and export {name}=… "
                      "before gpurack plan.")  # fmt: skip
-
-    def set_api_key_file(self, path: str) -> None:
-        """Set `api_key` to an environment variable for the key in a file of the container."""
-        name = secret.variable_for(self.key)
-        self.fields["api_key"] = {"env": name}
-        self.without_file(f"$(cat {path})")
-        place, _ = self.file(path)
-        self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
-                 'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
 
     def set_keys(self, path: str) -> None:
         """Set `keys` to environment variables for the clients in a file of the container, name → key or digest."""
