@@ -1,14 +1,12 @@
 """Convert a container's other settings: environment, connections, models to pull, mounts, Compose fields."""
 
 import json
-import re
 from typing import Any
 
 from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME
 from gpurack.host_data import yaml_from_host
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
-from gpurack.importing.names import HERE
 from gpurack.importing.translation import Translation
 from gpurack.spec.secret_names import holds_secret
 
@@ -50,21 +48,10 @@ def keep_secrets(t: Translation, names: list[str]) -> None:
 
 
 def convert_connections(t: Translation) -> None:
-    """Set `connects_to` of a service by the addresses in its variables."""
-    if "connects_to" not in t.engine.fields:
-        return
-    names: list[str] = []
-    given = [value for name, value in t.environment.items() if t.dialect.variables.get(name) == CONNECTS_TO]
-    for url in [url for value in given for url in value.split(";") if url] + urls_in_config(t):
-        host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
-        here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
-        if here and int(port) in t.known.published:
-            names.append(t.known.published[int(port)])
-        elif host in t.known.names:
-            names.append(t.known.names[host])
-        else:
-            t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
-    t.fields["connects_to"] = list(dict.fromkeys(names)) or "all"
+    """Set `connects_to` of a service to the addresses in its variables, which names.py makes names of entries."""
+    if "connects_to" in t.engine.fields:
+        given = [value for name, value in t.environment.items() if t.dialect.variables.get(name) == CONNECTS_TO]
+        t.fields["connects_to"] = [url for value in given for url in value.split(";") if url] + urls_in_config(t)
 
 
 def urls_in_config(t: Translation) -> list[str]:

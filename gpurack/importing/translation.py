@@ -1,7 +1,7 @@
 """The state of one container's conversion, which the modules beside this one pass on."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,7 @@ class Known:
 
     variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
     it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
-    was built from. pulls: container → models pulled in its ollama. names: name for other containers (Compose's service)
-    → key of the entry. published: port of the host → the container that listens there.
+    was built from. pulls: container → models pulled in its ollama. names: of all containers, also Compose's.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -33,8 +32,7 @@ class Known:
     committed: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[int, str] = field(default_factory=dict)
+    names: Collection[str] = ()
 
 
 @dataclass
