@@ -55,11 +55,12 @@ def container(
         else:
             findings.append(Finding("open", where, f"the value of {passed} is not in the text. Set it in env."))
     requested, runtime = gpus.reserved(settings.pop("gpus", None)), settings.pop("runtime", None)
-    found = gpus.container_gpus(requested, compose.pop("devices", []), runtime, environment)
-    findings += [Finding("changed", where, what) for what in found.changed]
-    findings += [Finding("open", where, what) for what in found.open]
-    if found.devices:
-        compose["devices"] = found.devices
+    given, devices, environment = gpus.container_gpus(
+        requested, compose.pop("devices", []), runtime, environment,
+        lambda kind, what: findings.append(Finding(kind, where, what)),
+    )  # fmt: skip
+    if devices:
+        compose["devices"] = devices
     network, networks = settings.pop("network_mode", None), settings.pop("networks", None)
     if network not in (None, "host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
@@ -71,10 +72,10 @@ def container(
         image=image,
         command=tuple(argv(command)),
         entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
-        environment=found.environment,
+        environment=environment,
         mounts=tuple(map(mount, settings.pop("volumes", None) or [])),
         ports=tuple(dict.fromkeys(port for item in settings.pop("ports", None) or [] for port in ports(item))),
-        gpus=found.gpus,
+        gpus=given,
         aliases=tuple(str(alias) for settings in joined if settings for alias in settings.get("aliases") or []),
         links=links(settings.pop("links", None) or []),
         host_network=network == "host",
