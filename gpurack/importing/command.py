@@ -47,16 +47,19 @@ def program_of(run_words: Sequence[str], environment: Mapping[str, str]) -> tupl
         return {}, command
     text, arguments = of_shell
     read = words.read(text, environment, arguments=arguments)
-    before, last = in_order(read)
+    before, last, variables = in_order(read)
     if not read.plain or read.findings or before or not last or last.undefined:
         return None
-    return {**read.exported, **last.environment}, started(last.words)
+    return variables, started(last.words)
 
 
-def in_order(read: words.Script) -> tuple[list[words.Command], words.Command | None]:
-    """(the commands with an effect on the last one, the last one) of a shell text."""
+def in_order(read: words.Script) -> tuple[list[Sequence[str]], words.Command | None, dict[str, str]]:
+    """(commands with an effect on the last one, also values that only they know; the last one; its variables)."""
     before, last = read.commands[:-1], next(reversed(read.commands), None)
-    return [one for one in before if one.words[0] not in HARMLESS], last
+    variables = {**read.exported, **(last.environment if last else {})}
+    unknown = [[f"{name}={value}"] for name, value in variables.items()
+               if re.search(r"[$`]", secret.READS.sub("", value))]  # fmt: skip
+    return [*(one.words for one in before if one.words[0] not in HARMLESS), *unknown], last, variables
 
 
 def read_arguments(t: Translation) -> flags_of.Flags | None:
@@ -69,15 +72,16 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
         t.environment |= variables
         return read_script(t, path, whole[whole.index(path) :])
     found = ({}, whole) if tuple(whole) in t.dialect.programs else program_of(whole, t.environment)
-    exported, command = found or ({}, [])
+    exported, program = found or ({}, [])
+    more, command = t.engine.started_by(program)
     arguments = recognise.after_program(t.engine, command)
-    image_starts_it = t.run.entrypoint is None and command == whole
+    image_starts_it = t.run.entrypoint is None and program == whole
     if arguments is None and image_starts_it and not PROGRAM.fullmatch((command or [""])[0]):
         arguments = whole
     if arguments is None:
         kept(t, whole)
         return None
-    t.environment |= {**variables, **exported}
+    t.environment |= {**variables, **exported, **more}
     return parsed(t, arguments)
 
 
@@ -123,14 +127,14 @@ def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_
         return None
     read = words.read(text, {**t.environment, **t.known.variables}, arguments=arguments)
     t.findings += [Finding(found.kind, f"{t.where}, {inside}", found.what) for found in read.findings]
-    before, last = in_order(read)
+    before, last, variables = in_order(read)
     found = recognise.after_program(t.engine, started(last.words)) if last else None
     if last is None or found is None or before:
-        what = f"runs `{secret.masked_command(before[0].words, 40)}` before it starts" if found else "contains no"
+        what = f"runs `{secret.masked_command(before[0], 40)}` before it starts" if found else "contains no"
         end = "." if found else " command at its end."
         t.note("open", f"{inside} {what} {t.engine.name}{end} It is kept, with engine custom.")
     elif flags := parsed(t, without_commands(t, found)):
-        t.environment |= {**read.exported, **last.environment}
+        t.environment |= variables
         t.note("changed", f"the flags in {inside} became fields and args; the script is not used.")
         return flags
     return None
