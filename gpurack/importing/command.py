@@ -10,7 +10,7 @@ from gpurack.importing.container import Finding
 from gpurack.importing.translation import Translation
 
 SHELLS = ("sh", "bash", "dash", "ash", "zsh")
-INITS = ("tini", "dumb-init", "catatonit", "docker-init")
+INITS = ("tini", "dumb-init", "catatonit", "docker-init", "env")
 HARMLESS = ("echo", "printf", "set", "[", "[[", "test", ":", "true", "exit", "sleep")
 """Commands of a start script without an effect on the server."""
 PROGRAM = re.compile(r"/(usr|bin|sbin|opt)/.*|.*\.(sh|py)|.*/bin/[^/]+")

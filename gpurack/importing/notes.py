@@ -63,6 +63,17 @@ def variables(text: str) -> dict[str, str]:
     return {name: value for file in files for name, value in file.items()}
 
 
+def files(text: str, folder: str) -> dict[str, str]:
+    """The files that here-documents write, by path. folder: of relative paths, if it is known; also `./` and $PWD."""
+    found: dict[str, str] = {}
+    for _, command, body in heredocs(text):
+        if written := re.search(r"(?:[^>]>|\btee(?: -\S+)*)\s*[\"']?([\w./-]+)", HEREDOC.sub("", command)):
+            path = written[1].removeprefix("./")
+            places = [path] if path.startswith("/") else [path, *(f"{at}/{path}" for at in (".", "$PWD", folder))]
+            found |= dict.fromkeys(places, body)
+    return found
+
+
 def heredocs(text: str) -> list[tuple[int, str, str]]:
     """(first line, the command, the content) of each here-document."""
     lines, found = text.splitlines(), []

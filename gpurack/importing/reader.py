@@ -35,6 +35,7 @@ IGNORED_DOCKER = {
 
 NOT_IMPORTED = {
     "a Quadlet file of Podman": re.compile(r"^\[Container\]\s*$", re.MULTILINE),
+    "a devcontainer.json": re.compile(r'^\s*"(runArgs|forwardPorts|postCreateCommand|remoteUser)"\s*:', re.MULTILINE),
     "a Kubernetes manifest": re.compile(r"\A(?:#.*\n|---\s*\n|\s*\n)*(?:apiVersion|kind): *\S"),
 }
 """Kinds of files that are recognised, but not imported."""
@@ -181,6 +182,7 @@ def add(imported: Imported, entry: Entry, run: ContainerRun) -> None:
 def import_notes(text: str, known: Known, profiles: Sequence[str]) -> tuple[list[ContainerRun], list[Finding], Known]:
     """(containers of a script or of Markdown notes, also of compose files in them; findings; what the text shows)"""
     shell, compose = notes.split(text)
+    known = replace(known, files={**notes.files(shell, known.variables.get("PWD", ".")), **known.files})
     defined = words.read(shell, known.variables).variables if compose else {}
     given = {**defined, **notes.variables(shell), **known.variables}
     runs, findings, known = import_script(shell, known)

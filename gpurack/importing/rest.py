@@ -136,7 +136,9 @@ def volume(t: Translation, mount: Mount) -> dict[str, Any]:
 
 def convert_compose(t: Translation) -> None:
     """Set `compose` to the remaining settings, without those that gpurack sets itself."""
-    if t.unknown:
+    if not t.unknown:
+        t.compose.pop("expose", None)  # without effect, and perhaps a port inside that has changed
+    else:
         if t.run.command:
             t.compose["command"] = list(t.run.command)
         if t.run.entrypoint is not None:
@@ -152,7 +154,7 @@ def convert_compose(t: Translation) -> None:
     if t.compose.get("restart") == "unless-stopped":
         del t.compose["restart"]
     elif "restart" not in t.compose:
-        how = "ran in the foreground" if t.run.interactive or not t.run.detached else "had no restart policy"
+        how = "ran in the foreground" if not t.run.detached else "had no restart policy"
         t.note("changed", f"{how}; gpurack restarts it after a crash or reboot (restart: unless-stopped).")
     files = t.compose.get("env_file") or []
     for file in files if isinstance(files, list) else [files]:

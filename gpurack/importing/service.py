@@ -146,9 +146,9 @@ def ports(settings: Any) -> list[Port]:
         ip, _, outside = rest.rpartition(":")
         if rest.endswith("]") or ("." in rest and not ip):
             ip, outside = rest, ""
-    if inside.startswith("$"):
+    if "$" in inside:
         return []  # a variable without a value
-    unset = outside if outside.startswith("$") else ""
+    unset = outside if "$" in outside else ""
     outside = "" if unset else outside
     try:
         insides = numbers(inside)

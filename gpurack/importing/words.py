@@ -27,7 +27,7 @@ PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 WINDOWS = re.compile(r"\s[`^]\s*$")
 """The continuation of PowerShell and of cmd."""
-WINDOWS_PATH = re.compile(r"(?<=[\s=])([A-Za-z]:|\$\{?\w+\}?)\\(?=\w)[^\s'\"]*")
+WINDOWS_PATH = re.compile(r"(?<=[\s=])([A-Za-z]:|\$\{?\w+\}?)\\(?=[\w.])[^\s'\"]*")
 """A path outside of quotes, whose backslashes are no escapes."""
 SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\$(\{?)env:", r"$\1"),  # PowerShell: $env:NAME
@@ -40,6 +40,7 @@ SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"^Exec\w+=[-@:+!|]*", ""),  # systemd
     (r"^\t@-?(?=\w)", ""),  # make: @command
     (r"\$\(([A-Z_]+)\)", r"${\1}"),  # make: $(NAME)
+    (r"\$\$(?=[A-Za-z_{(])", "$"),  # make: $$NAME of the shell
     (r"^(\w+)(?:\s+=|\s*[:?]=)\s*(\S+)\s*$", r"\1=\2"),  # make: NAME := value
 ))  # fmt: skip
 """What other shells, make and systemd write differently."""
@@ -485,8 +486,10 @@ class _Reader:
     def element(self, node: Node) -> Value:
         """The value of `ARRAY[0]`, nothing if it is not known."""
         items, missing = self.known.get(shown(node).partition("[")[0], ((), ()))
+        key = "".join(self.words(node.named_children[-1:])) if items else ""
         index = self.value_of(node.named_children[-1]) if items else None
         found = items[index : index + 1] if index is not None else ()
+        found = [item.partition("]=")[2] for item in items if item.startswith(f"[{key}]=")] or found
         return found, tuple(one for one in missing if one in "".join(found))
 
 
