@@ -192,6 +192,15 @@ def test_engine_is_known_by_its_program(command: str) -> None:
     assert "args" not in fields
 
 
+def test_variable_without_a_value_has_that_of_the_caller() -> None:
+    compose = "services: {one: {image: lab/x:1, ports: ['1:1'], environment: [MODE, OTHER]}}"
+    for text in (compose, "docker run -d --name one -p 1:1 -e MODE -e OTHER lab/x:1"):
+        result = read(text, {"MODE": "fast"})
+        assert result.models["one"]["env"] == {"MODE": "fast"}
+        assert "the value of OTHER is not in the text" in told(result)
+        assert "MODE" not in told(result)
+
+
 @pytest.mark.parametrize(
     ("words", "env"),
     [
