@@ -8,6 +8,7 @@ from gpurack.importing import flags as flags_of
 from gpurack.importing import recognise, secret, words
 from gpurack.importing.container import Finding
 from gpurack.importing.translation import Translation
+from gpurack.spec.secret_names import is_secret
 
 SHELLS = ("sh", "bash", "dash", "ash", "zsh")
 INITS = ("tini", "dumb-init", "catatonit", "docker-init", "env")
@@ -135,6 +136,9 @@ def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_
         t.note("open", f"{inside} {what} {t.engine.name}{end} It is kept, with engine custom.")
     elif flags := parsed(t, without_commands(t, found)):
         t.environment |= variables
+        for name in last.undefined:
+            if re.fullmatch(r"\$\w+", name) and not is_secret(name):
+                t.note("open", f"{name} in {inside} is not defined. Pass --set {name[1:]}=….")
         t.note("changed", f"the flags in {inside} became fields and args; the script is not used.")
         return flags
     return None

@@ -491,6 +491,8 @@ KINDS["entrypoint-sh-script"] += [
               {"one": {"engine": "vllm", "context": 2048, "env": {"B": "2"}, "compose": ABSENT, **HF}}),
     Variation(SCRIPT.format('export PATH=$PATH:/opt\nexec vllm serve a/b "$@"') + STARTED,
               {"one": {"weights": ABSENT, "env": ABSENT, **CUSTOM}}, ["runs `PATH=$PATH:/opt` before it starts vllm"]),
+    Variation(SCRIPT.format("vllm serve a/b --revision $REV") + STARTED, {"one": {"engine": "vllm"}},
+              ["$REV in /s/run.sh is not defined"]),
     Variation(SCRIPT.format("pip install x\nvllm serve a/b") + STARTED, {"one": CUSTOM}, ["runs `pip install x`"]),
 ]  # fmt: skip
 KINDS["passed-secret"].append(Variation(
