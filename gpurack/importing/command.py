@@ -130,10 +130,11 @@ def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_
     t.findings += [Finding(found.kind, f"{t.where}, {inside}", found.what) for found in read.findings]
     before, last, variables = in_order(read)
     found = recognise.after_program(t.engine, started(last.words)) if last else None
-    if last is None or found is None or before:
-        what = f"runs `{secret.masked_command(before[0], 40)}` before it starts" if found else "contains no"
-        end = "." if found else " command at its end."
-        t.note("open", f"{inside} {what} {t.engine.name}{end} It is kept, with engine custom.")
+    if last is None or found is None:
+        t.note("open", f"{inside} contains no {t.engine.name} command at its end. It is kept, with engine custom.")
+    elif before:
+        shown = secret.masked_command(before[0], 40)
+        t.note("open", f"{inside} runs `{shown}` before it starts {t.engine.name}. It is kept, with engine custom.")
     elif flags := parsed(t, without_commands(t, found)):
         t.environment |= variables
         for name in last.undefined:
