@@ -53,18 +53,17 @@ def convert_own_flags(t: Translation) -> None:
                 t.flags.given[flag] = values[-1:]
             elif tokens := t.tokens(f"--{flag}", str(values[-1])):
                 convert_context(t, tokens)
-        elif place == "api_key" and flag.endswith("file"):
-            t.set_api_key_file(str(values[-1]))
         elif place == "api_key":
-            t.set_api_key(str(values[-1]))
+            key = str(values[-1])
+            t.set_api_key(key, key if flag.endswith("file") else None)
         elif place == "hf_token":
             t.set_hf_token(f"--{flag}", str(values[-1]))
         else:
             t.note("changed", f"--{flag} is left out: gpurack sets it from {place}.")
-    if not engine.keyless and "api-key" in t.flags.given:  # set by a variable only; the engine has no such flag
-        t.set_api_key(t.flags.take("api-key"))
+    if not engine.keyless and (value := t.flags.take("api-key")):  # set by a variable; the engine has no such flag
+        t.set_api_key(value)
     if file := t.flags.take("api-key-file"):
-        t.set_api_key_file(file)
+        t.set_api_key("", file)
     if file := t.flags.take("keys-file"):
         t.set_keys(file)
     if t.dialect.named_by_weights and t.model and "served_name" not in t.fields and not t.named:

@@ -11,9 +11,14 @@ from typing import Any
 from gpurack.engines import ENGINES
 from gpurack.engines.builds import UNSAID
 from gpurack.importing import docker_run, secret
+from gpurack.importing.service import environment_of
 
 ELSEWHERE = ("label", "platform", "secret", "ssh", "build-context", "add-host", "network")
 """Options that an entry does not support. All others do not change the image."""
+UNDERSTOOD = ("context", "dockerfile", "target", "args")
+IN_IMAGE = (
+    f"its build contained a secret, shown as {secret.HIDDEN} here. Build arguments remain readable in the image",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,54 +89,37 @@ class Checkout:
 def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[str], Built | None]:
     """(names of the image, what it was built from; None if unknown). Raises service.Unreadable."""
     options = vars(PARSER.parse_args(words))
-    args = dict(text.partition("=")[::2] for text in options["build-arg"] if "=" in text)
-    file, target = options["file"] or "Dockerfile", options["target"]
-    found = without_secrets(build_of(options["context"], file, target, args, options["tag"], where, checkout))
-    if found is None:
-        return options["tag"], None
-    left_out = [f"build option --{option} was not converted" for option in ELSEWHERE if options[option]]
-    left_out += [
-        f"the value of build argument {name} is not in the text; add it"
-        for name in options["build-arg"]
-        if "=" not in name
-    ]
-    return options["tag"], replace(found, open=(*found.open, *left_out))
+    named = {"context": options["context"], "dockerfile": options["file"], "target": options["target"]}
+    others = {name: options[name] for name in ELSEWHERE if options[name]}
+    build = {**{key: value for key, value in named.items() if value}, "args": options["build-arg"], **others}
+    return options["tag"], built_from(build, options["tag"], where, checkout)
 
 
-def without_secrets(found: Built | None) -> Built | None:
-    """The same build with masked secrets."""
-    shown = secret.mask(found.build) if found else {}
-    if not found or shown == found.build:
-        return found
-    what = f"its build contained a secret, shown as {secret.HIDDEN} here. Build arguments remain readable in the image"
-    return replace(found, build=shown, open=(*found.open, what))
-
-
-def build_of(
-    context: str,
-    dockerfile: str,
-    target: str | None,
-    args: Mapping[str, str],
-    names: Sequence[str],
-    where: str,
-    checkout: Checkout,
+def built_from(
+    build: Mapping[str, Any], names: Sequence[str], where: str, checkout: Checkout = Checkout()
 ) -> Built | None:
-    """What an image was built from; None if its repository is unknown."""
-    more = {**({"target": target} if target else {}), **({"args": dict(args)} if args else {})}
+    """What an image with these names was built from; None if its repository is unknown. build: as Compose writes it."""
+    args, unset = environment_of(build.get("args"))
+    context, file = str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile"))
+    more = {key: value for key, value in (("target", build.get("target")), ("args", args)) if value}
     url, _, rest = context.partition("#")
     if re.match(r"(https?|ssh|git)://.*|git@.*", url) and not url.endswith((".tar.gz", ".tgz", "/Dockerfile")):
         revision, _, folder = rest.partition(":")
         checkout = Checkout(url, revision, folder)
     elif plain(context) not in ("", "."):
         checkout = Checkout()
+    path = f"{context.rstrip('/')}/{plain(file)}"
+    known = [(builds.git, "", builds.dockerfile(path, file, names)) for builds in REPOSITORIES]
     if checkout.git and checkout.folder == "":
-        build = {"git": checkout.git, "revision": checkout.revision or UNSAID, "dockerfile": plain(dockerfile)}
-        return renewed(Built(where, {**build, **more}))
-    path = f"{context.rstrip('/')}/{plain(dockerfile)}"
-    for builds in REPOSITORIES:
-        if file := builds.dockerfile(path, dockerfile, names):
-            return renewed(Built(where, {"git": builds.git, "revision": UNSAID, "dockerfile": file, **more}))
-    return None
+        known = [(checkout.git, checkout.revision, plain(file))]
+    git, revision, dockerfile = next((one for one in known if one[2]), ("", "", None))
+    if not dockerfile:
+        return None
+    found = renewed(Built(where, {"git": git, "revision": revision or UNSAID, "dockerfile": dockerfile, **more}))
+    shown = secret.mask(found.build)
+    lost = [f"build option {key} was not converted" for key in build if key not in UNDERSTOOD]
+    lost += [f"the value of build argument {name} is not in the text; add it" for name in unset]
+    return replace(found, build=shown, open=(*(IN_IMAGE if shown != found.build else ()), *lost))
 
 
 def renewed(built: Built) -> Built:

@@ -8,76 +8,82 @@ from gpurack.importing import flags as flags_of
 from gpurack.importing import recognise, secret, words
 from gpurack.importing.container import Finding
 from gpurack.importing.translation import Translation
+from gpurack.spec.secret_names import is_secret
 
 SHELLS = ("sh", "bash", "dash", "ash", "zsh")
-INITS = ("tini", "dumb-init", "catatonit", "docker-init")
+INITS = ("tini", "dumb-init", "catatonit", "docker-init", "env")
 HARMLESS = ("echo", "printf", "set", "[", "[[", "test", ":", "true", "exit", "sleep")
 """Commands of a start script without an effect on the server."""
 PROGRAM = re.compile(r"/(usr|bin|sbin|opt)/.*|.*\.(sh|py)|.*/bin/[^/]+")
 """Words that name a program, not a model."""
 
 
-def program_of(run_words: Sequence[str], environment: Mapping[str, str]) -> list[str] | None:
-    """The words of the program that a command becomes in the end; None if a shell does more than to start it.
+def shell_text(command: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """(the text that a shell with `-c` runs, its `$0`, `$1` and so on); None for another command."""
+    if len(command) < 3 or recognise.base(command[0]) not in SHELLS or not re.fullmatch(r"-[a-z]*c", command[1]):
+        return None
+    return command[2], command[3:]
+
+
+def started(command: Sequence[str]) -> list[str]:
+    """What a command starts in the end: the words behind init processes and `exec`."""
+    rest = list(command)
+    while rest and (rest[0] == "exec" or recognise.base(rest[0]) in INITS):
+        rest = rest[rest.index("--") + 1 if "--" in rest and rest[0] != "exec" else 1 :]
+    return rest
+
+
+def program_of(run_words: Sequence[str], environment: Mapping[str, str]) -> tuple[Mapping[str, str], list[str]] | None:
+    """(further variables, the program) that a command becomes in the end; None if a shell does more than to start it.
 
     >>> program_of(["/bin/bash", "-c", "exec vllm serve a/b --port $P"], {"P": "80"})
-    ['vllm', 'serve', 'a/b', '--port', '80']
+    ({}, ['vllm', 'serve', 'a/b', '--port', '80'])
+    >>> program_of(["sh", "-c", 'export KEY="$(cat /k)"; exec "$@"', "sh", "vllm", "serve"], {})
+    ({'KEY': '$(cat /k)'}, ['vllm', 'serve'])
     >>> program_of(["sh", "-c", "pip install x && vllm serve a/b"], {}) is None
     True
     """
-    command = list(run_words)
-    while command and recognise.base(command[0]) in INITS:
-        command = command[command.index("--") + 1 :] if "--" in command else command[1:]
-    if command[:1] == ["exec"]:
-        command = command[1:]
-    if len(command) < 2 or recognise.base(command[0]) not in SHELLS or not re.fullmatch(r"-[a-z]*c", command[1]):
-        return command
-    return one_command(command[2], environment) if len(command) == 3 else None
-
-
-def after_exports(command: Sequence[str]) -> tuple[dict[str, str], list[str]] | None:
-    """(variables, program) of a shell that only exports variables and then starts its arguments; None for others.
-
-    >>> after_exports(["sh", "-c", 'export KEY="$(cat /k)"; exec "$@"', "sh", "vllm", "serve"])
-    ({'KEY': '$(cat /k)'}, ['vllm', 'serve'])
-    """
-    if len(command) < 5 or recognise.base(command[0]) not in SHELLS or not re.fullmatch(r"-[a-z]*c", command[1]):
+    command = started(run_words)
+    if not (of_shell := shell_text(command)):
+        return {}, command
+    text, arguments = of_shell
+    read = words.read(text, environment, arguments=arguments)
+    before, last, variables = in_order(read)
+    if not read.plain or read.findings or before or not last or last.undefined:
         return None
-    read = words.read(command[2])
-    started = [one.words for one in read.commands if one.words[0] not in HARMLESS]
-    return (read.exported, list(command[4:])) if started == [("exec", "$@")] and not read.findings else None
+    return variables, started(last.words)
 
 
-def one_command(text: str, environment: Mapping[str, str]) -> list[str] | None:
-    """The words of a shell text that only starts one program; None for any other text."""
-    read = words.read(text, environment)
-    if not read.plain or read.findings or len(read.commands) != 1 or read.commands[0].undefined:
-        return None
-    found = list(read.commands[0].words)
-    return (found[1:] if found[0] == "exec" else found) or None
+def in_order(read: words.Script) -> tuple[list[Sequence[str]], words.Command | None, dict[str, str]]:
+    """(commands with an effect on the last one, also values that only they know; the last one; its variables)."""
+    before, last = read.commands[:-1], next(reversed(read.commands), None)
+    variables = {**read.exported, **(last.environment if last else {})}
+    unknown = [[f"{name}={value}"] for name, value in variables.items()
+               if re.search(r"[$`]", secret.READS.sub("", value))]  # fmt: skip
+    return [*(one.words for one in before if one.words[0] not in HARMLESS), *unknown], last, variables
 
 
 def read_arguments(t: Translation) -> flags_of.Flags | None:
     """The engine's flags; None if the command is not the engine's own and must be kept unchanged."""
-    whole = [*(t.run.entrypoint or ()), *t.run.command]
     if t.unknown:
         return None
-    if wrapper := after_exports(whole):
-        exported, whole = wrapper
-        t.environment |= exported
-    own, started_by = t.engine.started_by(whole)
-    t.environment |= own
-    whole = list(started_by)
+    variables, whole = t.engine.started_by([*(t.run.entrypoint or ()), *t.run.command])
+    whole = list(whole)
     if path := script_of(t, whole):
-        script = read_script(t, path)
-        return None if script is None else parsed(t, script)
-    command = whole if tuple(whole) in t.dialect.programs else program_of(whole, t.environment)
-    started = None if command is None else recognise.after_program(t.engine, command)
-    image_starts_it = t.run.entrypoint is None and command == whole
-    if started is None and not (image_starts_it and not PROGRAM.fullmatch((command or [""])[0])):
+        t.environment |= variables
+        return read_script(t, path, whole[whole.index(path) :])
+    found = ({}, whole) if tuple(whole) in t.dialect.programs else program_of(whole, t.environment)
+    exported, program = found or ({}, [])
+    more, command = t.engine.started_by(program)
+    arguments = recognise.after_program(t.engine, command)
+    image_starts_it = t.run.entrypoint is None and program == whole
+    if arguments is None and image_starts_it and not PROGRAM.fullmatch((command or [""])[0]):
+        arguments = whole
+    if arguments is None:
         kept(t, whole)
         return None
-    return parsed(t, whole if started is None else started)
+    t.environment |= {**variables, **exported, **more}
+    return parsed(t, arguments)
 
 
 def parsed(t: Translation, command: list[str]) -> flags_of.Flags | None:
@@ -103,18 +109,15 @@ def kept(t: Translation, command: Sequence[str]) -> None:
 
 def script_of(t: Translation, command: Sequence[str]) -> str | None:
     """The path in the container of the script that a command starts: by a shell, or as a program of its own."""
-    if command and recognise.base(command[0]) in SHELLS:
-        operands = [word for word in command[1:] if not word.startswith("-")]
-        text = any(re.fullmatch(r"-[a-z]*c", word) for word in command[1:2])
-        return None if text or tuple(command) in t.dialect.programs else operands[0] if operands else None
-    first = command[0] if command else ""
-    if tuple(command[:1]) in t.dialect.programs:
+    if not command or {tuple(command), tuple(command[:1])} & {*t.dialect.programs} or shell_text(command):
         return None
-    return first if first.endswith(".sh") and (t.run.entrypoint or t.in_mount(first)) else None
+    if recognise.base(command[0]) in SHELLS:
+        return next((word for word in command[1:] if not word.startswith("-")), None)
+    return command[0] if command[0].endswith(".sh") and (t.run.entrypoint or t.in_mount(command[0])) else None
 
 
-def read_script(t: Translation, inside: str) -> list[str] | None:
-    """The engine's arguments in a script that the container runs.
+def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_of.Flags | None:
+    """The engine's flags in a script that the container runs. arguments: its own, from `$0` on.
 
     None if --file does not give it, or if it does more than to start the engine.
     """
@@ -123,21 +126,23 @@ def read_script(t: Translation, inside: str) -> list[str] | None:
         t.note("open", f"runs a script, kept with engine custom. Pass it with --file {path}=SCRIPT to import its "
                "flags.")  # fmt: skip
         return None
-    read = words.read(text, {**t.environment, **t.known.variables})
+    read = words.read(text, {**t.environment, **t.known.variables}, arguments=arguments)
     t.findings += [Finding(found.kind, f"{t.where}, {inside}", found.what) for found in read.findings]
-    *before, last = [one.words[1:] if one.words[:1] == ("exec",) else one.words for one in read.commands] or [()]
-    started = recognise.after_program(t.engine, last)
-    if started is None:
+    before, last, variables = in_order(read)
+    found = recognise.after_program(t.engine, started(last.words)) if last else None
+    if last is None or found is None:
         t.note("open", f"{inside} contains no {t.engine.name} command at its end. It is kept, with engine custom.")
-        return None
-    if prepares := [secret.masked_command(one, 40) for one in before if one[0] not in HARMLESS]:
-        t.note(
-            "open", f"{inside} runs `{prepares[0]}` before it starts {t.engine.name}. It is kept, with engine custom."
-        )
-        return None
-    t.environment |= read.exported
-    t.note("changed", f"the flags in {inside} became fields and args; the script is not used.")
-    return without_commands(t, list(started))
+    elif before:
+        shown = secret.masked_command(before[0], 40)
+        t.note("open", f"{inside} runs `{shown}` before it starts {t.engine.name}. It is kept, with engine custom.")
+    elif flags := parsed(t, without_commands(t, found)):
+        t.environment |= variables
+        for name in last.undefined:
+            if re.fullmatch(r"\$\w+", name) and not is_secret(name):
+                t.note("open", f"{name} in {inside} is not defined. Pass --set {name[1:]}=….")
+        t.note("changed", f"the flags in {inside} became fields and args; the script is not used.")
+        return flags
+    return None
 
 
 def without_commands(t: Translation, command: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import yaml
 from gpurack.importing import built, compose_yaml
 from gpurack.importing.container import ContainerRun, Finding, Kind
 from gpurack.importing.docker_run import OWN_PULLS, SHARED_NETWORK
-from gpurack.importing.service import Unreadable, container, environment_of
+from gpurack.importing.service import Unreadable, container
 from gpurack.spec.secret_names import is_secret
 
 NO_MEANING = {
@@ -88,7 +88,7 @@ def read(
                 compose_yaml.interpolated(compose_yaml.plain(one), variables, undefined)
                 for one in (fields, {key: content[key] for key in FILES if content.get(key)})
             )
-            runs.append(service(str(name), fields, findings, images, defined))
+            runs.append(service(str(name), fields, findings, images, defined, variables))
         except Unreadable as error:
             findings.append(Finding("open", where, f"is not a valid service: {error}"))
         except LookupError as error:
@@ -113,6 +113,7 @@ def service(
     findings: list[Finding],
     images: dict[str, built.Built],
     defined: Mapping[str, Any],
+    variables: Mapping[str, str],
 ) -> ContainerRun:
     """One service as a ContainerRun. Adds what was not converted to findings, and its build to images.
 
@@ -131,7 +132,7 @@ def service(
     build = settings.pop("build", None)
     if build is not None:
         build = {"context": build} if isinstance(build, str) else build
-        if found := built_from(build, str(settings["image"]), where):
+        if found := built.built_from(build, [str(settings["image"])], where):
             images[built.full(str(settings["image"]))] = found
         else:
             note(f"is built from `{build.get('context', '.')}`. Set {BY_GIT}, or keep the image's name if the host has "
@@ -153,7 +154,7 @@ def service(
             else:
                 note(f"{mounted['target']} is a file of {kind}, without `file` in this text. Mount one with "
                      "compose.volumes.")  # fmt: skip
-    run = container(where, name, settings, findings)
+    run = container(where, name, settings, findings, variables)
     if kept := {key: value for key, value in resources.items() if value}:
         run = replace(run, compose={**run.compose, "deploy": {"resources": kept}})
     if str(settings.pop("scale", 1)) != "1" or str(deploy.get("replicas", 1)) != "1":
@@ -191,18 +192,6 @@ def type_name(value: Any) -> str:
     return {str: "text", bool: "true or false", int: "a number", float: "a number", dict: "a map"}.get(
         type(value), "a list"
     )
-
-
-def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built | None:
-    """What the image of a service is built from; None if its repository is unknown."""
-    args, unset = environment_of(build.get("args"))
-    context, dockerfile = str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile"))
-    with_secrets = built.build_of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
-    found = built.without_secrets(with_secrets)
-    understood = {"context", "dockerfile", "target", "args"}
-    others = [f"build.{key} was not converted" for key in build if key not in understood]
-    missing = [f"the value of build argument {name} is not in the text; add it" for name in unset]
-    return replace(found, open=(*found.open, *others, *missing)) if found else None
 
 
 def file_mount(kind: str, settings: Any, defined: Mapping[str, Any]) -> dict[str, Any]:

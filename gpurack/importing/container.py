@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gpurack.importing.gpus import Gpus
-
-Kind = Literal["open", "changed", "left out"]
+from gpurack.importing.gpus import Gpus, Kind
 
 
 @dataclass(frozen=True)

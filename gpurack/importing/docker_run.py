@@ -130,8 +130,10 @@ def unfinished(words: Sequence[str]) -> bool:
     return False
 
 
-def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
-    """The words after `docker run`. Raises Unreadable."""
+def parse(
+    words: Sequence[str], where: str, variables: Mapping[str, str] | None = None
+) -> tuple[ContainerRun, list[Finding]]:
+    """The words after `docker run`. variables: of the caller's environment. Raises Unreadable."""
     options = {name: value for name, value in parsed(plain(words)).items() if value not in (None, False, [])}
     service = service_of(options)
     if str(service.get("userns_mode")).startswith(PODMAN_USERS):
@@ -149,7 +151,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
             findings.append(Finding("changed", where, f"{shown} is left out: {why}."))
         elif name not in NO_MEANING:
             findings.append(Finding("open", where, f"{shown} was not converted. Set it in compose: {{…}}."))
-    run = container(where, None, service, findings)
+    run = container(where, None, service, findings, variables)
     return replace(run, interactive="interactive" in options, detached="detach" in options), findings
 
 

@@ -93,10 +93,7 @@ def graphics_devices(t: Translation) -> Gpus:
     if t.unknown:
         t.note("open", f"uses {', '.join(graphics)}, kept in compose.devices. Set `gpus` if a model computes there.")
         return None
-    unclear: list[str] = []
-    gpus = rendered(graphics, unclear)
-    for what in unclear:
-        t.note("open", what)
+    gpus = rendered(graphics, t.note)
     t.compose["devices"] = [device for device in t.compose["devices"] if not DRI.fullmatch(source(device))]
     if not t.compose["devices"]:
         del t.compose["devices"]

@@ -6,12 +6,13 @@ invalid one); HIP_VISIBLE_DEVICES counts within ROCR_VISIBLE_DEVICES.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 Gpus = str | int | tuple[str, ...] | None
 """`all`, a number of any GPUs, ids, or None for no GPU."""
+Kind = Literal["open", "changed", "left out"]
+Note = Callable[[Kind, str], None]
 CDI = re.compile(r"(nvidia\.com|amd\.com)/gpu=")
 NVIDIA = re.compile(r"/dev/nvidia(?P<index>\d+)|/dev/nvidia(ctl|-uvm|-uvm-tools|-modeset)|/dev/nvidia-caps(/.*)?")
 DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+|\$.+)|/by-path/.*|/card(\d+|\$.+))?/?")
@@ -24,51 +25,40 @@ RUNTIME = "--runtime nvidia is left out: gpurack gives containers their GPUs by 
 AS_DEVICES = "the devices of its GPUs are left out: `gpus` adds them."
 
 
-@dataclass(frozen=True)
-class ContainerGpus:
-    """The GPUs of a container. devices, environment: the rest, without GPUs. changed, open: findings."""
-
-    gpus: Gpus
-    devices: list[Any]
-    environment: dict[str, str]
-    changed: tuple[str, ...] = ()
-    open: tuple[str, ...] = ()
-
-
 def container_gpus(
-    requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str]
-) -> ContainerGpus:
-    """The GPUs of a container. requested: by --gpus or a reservation. devices: as Compose or Docker write them."""
-    gpus, rest = requested, list(devices)
-    changed: list[str] = []
-    unclear: list[str] = []
+    requested: Gpus, devices: Sequence[Any], runtime: str | None, environment: Mapping[str, str], note: Note
+) -> tuple[Gpus, list[Any], dict[str, str]]:
+    """(the GPUs of a container, the devices and variables beside them).
+
+    requested: by --gpus or a reservation. devices: as Compose or Docker write them. note: adds a finding.
+    """
+    gpus, variables = requested, dict(environment)
     paths = [source(device) for device in devices]
-    cdi = ids([path for path in paths if CDI.match(path)])
     nodes = [int(found["index"]) for path in paths if (found := NVIDIA.fullmatch(path)) and found["index"]]
-    rest = [device for device, path in zip(devices, paths, strict=True) if not CDI.match(path)]
-    if gpus is None and cdi:
-        gpus = cdi
+    gpus = ids([path for path in paths if CDI.match(path)]) if gpus is None else gpus
+    are_gpus = [CDI]
     if nodes or (gpus is not None and any(map(NVIDIA.fullmatch, paths))):
-        rest = [device for device in rest if not NVIDIA.fullmatch(source(device))]
-        changed.append(AS_DEVICES)
         gpus = tuple(map(str, sorted(nodes))) if gpus is None else gpus
+        are_gpus.append(NVIDIA)
     if KFD in paths:
-        gpus = rendered(paths, unclear) if gpus is None else gpus
-        rest = [device for device in rest if source(device) != KFD and not DRI.fullmatch(source(device))]
-        changed.append(AS_DEVICES)
-    variables = dict(environment)
+        gpus = rendered(paths, note) if gpus is None else gpus
+        are_gpus += [re.compile(KFD), DRI]
+    if are_gpus[1:]:
+        note("changed", AS_DEVICES)
+    rest = [device for device, path in zip(devices, paths, strict=True)
+            if not (CDI.match(path) or any(one.fullmatch(path) for one in are_gpus))]  # fmt: skip
     visible = variables.pop("NVIDIA_VISIBLE_DEVICES", None)
     if visible or runtime == "nvidia":
         variables.pop("NVIDIA_DRIVER_CAPABILITIES", None)
     if runtime not in (None, "nvidia", "runc"):
-        changed.append(f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.')
+        note("changed", f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.')
     elif runtime == "nvidia" or (visible and gpus is None and not rest):
         shown = visible or "all"
         if gpus is None and shown not in ("none", "void"):
             gpus = ids(shown.split(","))
         if gpus is not None:
-            changed.append(RUNTIME)
-    return ContainerGpus(gpus, rest, variables, tuple(dict.fromkeys(changed)), tuple(unclear))
+            note("changed", RUNTIME)
+    return gpus, rest, variables
 
 
 def source(device: Any) -> str:
@@ -83,19 +73,15 @@ def source(device: Any) -> str:
     return text if CDI.match(text) else text.split(":")[0].rstrip("/")
 
 
-def rendered(paths: Sequence[str], unclear: list[str]) -> Gpus:
+def rendered(paths: Sequence[str], note: Note) -> Gpus:
     """The GPUs of device nodes below /dev/dri: all of them, or those of single render nodes."""
     nodes = [found["render"] for path in paths if (found := DRI.fullmatch(path)) and found["render"]]
-    if not nodes:
-        return "all"
-    gpus = [str(int(node) - FIRST_NODE) if node.isdigit() else node for node in nodes]
-    for node, gpu in zip(nodes, gpus, strict=True):
+    gpus = {node: str(int(node) - FIRST_NODE) if node.isdigit() else node for node in nodes}
+    for node, gpu in gpus.items():
         if gpu != node:
-            unclear.append(
-                f"/dev/dri/renderD{node} is set to GPU {gpu}, by its number. Check it with `gpurack status`, or use "
-                "the GPU's PCI address."
-            )
-    return tuple(gpus)
+            note("open", f"/dev/dri/renderD{node} is set to GPU {gpu}, by its number. Check it with `gpurack status`, "
+                 "or use the GPU's PCI address.")  # fmt: skip
+    return tuple(gpus.values()) or "all"
 
 
 def ids(texts: Sequence[str]) -> Gpus:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Engine
 from gpurack.importing import recognise, words
-from gpurack.importing.command import HARMLESS, SHELLS
+from gpurack.importing.command import HARMLESS, shell_text, started
 from gpurack.importing.container import ContainerRun
 
 NO_HTTP = (
@@ -45,27 +45,19 @@ def answers_http(image: str) -> bool:
     return not re.fullmatch(rf"(.*[-_/])?({NO_HTTP})", image)
 
 
-def shell_text(run: ContainerRun) -> str:
-    """The text that a container's shell runs, "" without one."""
-    command = [*(run.entrypoint or ()), *run.command]
-    while command and recognise.base(command[0]) not in SHELLS:
-        command = command[1:]
-    return command[2] if len(command) == 3 and re.fullmatch(r"-[a-z]*c", command[1]) else ""
-
-
 def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]] | None:
     """(does it also serve, the models it pulls) of a container that does nothing else; None for any other."""
-    text = shell_text(run)
-    whole = " ".join([*(run.entrypoint or ()), *run.command])
+    direct = started([*(run.entrypoint or ()), *run.command])
+    whole = " ".join(direct)
     paths = [one.dialect.pull_path for one in ENGINES.values() if one.dialect.pull_path]
     if any(path in whole for path in paths) and (by_api := API_MODEL.findall(whole)):
         return False, by_api
-    direct = [*(run.entrypoint or ()), *run.command]
     if engine is None or not engine.dialect.pulls or not direct:
         return None
     if run.entrypoint is None and direct[0] == "pull":
         direct = [engine.name, *direct]
-    commands: Sequence[Sequence[str]] = [one.words for one in words.read(text).commands] if text else [direct]
+    of_shell = shell_text(direct)
+    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(direct)]
     serves, models = False, []
     for one in commands:
         plain = [recognise.base(one[0]), *one[1:]]

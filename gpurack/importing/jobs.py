@@ -29,7 +29,7 @@ def fields_of(
         for mount in run.mounts
         if mount is not own and mount.source
     ]
-    words = {key: value for key, value in run.compose.items() if key not in ("restart", "environment")}
+    words = {key: value for key, value in run.compose.items() if key != "restart"}
     if run.entrypoint:
         words["entrypoint"] = list(run.entrypoint)
     return fields, {**words, **({"volumes": others} if others else {})}

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.translation import Entry
 
-T = TypeVar("T")
 HOST = re.compile(r"(?i)(^|[-_])(host(name)?|server|addr(ess)?)$")
 """Names of settings whose whole value is the name of a host."""
 PORT = re.compile(r"(?i)(^|[-_])port$")
@@ -39,16 +38,11 @@ def targets(runs: Iterable[ContainerRun], made: Iterable[tuple[Entry, ContainerR
     return found
 
 
-def with_links(known: Mapping[str, T], run: ContainerRun) -> dict[str, T]:
-    """What names mean, with a container's own names for others."""
-    return {**known, **{alias: known[name] for alias, name in run.links.items() if name in known}}
-
-
 def adapt(
     entry: Entry, run: ContainerRun, known: Mapping[str, Target], published: Mapping[int, Target]
 ) -> list[Finding]:
     """Change names and ports in an entry's own words to what they are now. Returns what changed or does not resolve."""
-    known = with_links(known, run)
+    known = {**known, **{alias: known[name] for alias, name in run.links.items() if name in known}}
     findings: list[Finding] = []
 
     def note(kind: Any, what: str) -> None:
@@ -87,6 +81,17 @@ def adapt(
             return [walk(item, name) for item in value]
         return URL.sub(lambda found: changed(found, name), value) if isinstance(value, str) else value
 
+    if "connects_to" in entry.fields:
+        connected: dict[str, None] = {}
+        for url in entry.fields["connects_to"]:
+            host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
+            here = port.isdigit() and (host in HERE if run.host_network else host == "host.docker.internal")
+            target = (published.get(int(port)) if here else None) or known.get(host)
+            if target and target.key:
+                connected[target.key] = None
+            else:
+                note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
+        entry.fields["connects_to"] = list(connected) or "all"
     env = entry.fields.get("env", {})
     for name in filter(PORT.search, env):
         beside = [

@@ -2,16 +2,21 @@
 
 import html
 import re
-from itertools import pairwise
+from textwrap import dedent
 
 from gpurack.importing.compose_file import is_compose
 from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.words import HEREDOC
 
-FENCE = re.compile(r"^(?P<indent>[ \t>]*)(?P<mark>`{3,}|~{3,})\s*(?P<language>[\w+.-]*)[^`]*$")
 SHELL = ("", "sh", "bash", "shell", "console", "zsh", "shell-session", "powershell", "ps1", "cmd", "bat", "text", "txt")
 YAML = ("yaml", "yml", "docker-compose", "compose", "dockercompose")
-INDENTED = re.compile(r"^( {4,}|\t)[ \t]*([$#]\s+)?(sudo\s+)?(docker|podman|nvidia-docker)\s+(run|build|exec|create)\b")
+BLOCK = re.compile(
+    r"^[ \t>]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>[\w+.-]*)[^`\n]*\n(?P<body>(?s:.*?))(?:^[ \t>]*(?P=mark)|\Z)|"
+    r"(?P<command>^( {4,}|\t)[ \t]*([$#]\s+)?(sudo\s+)?(docker|podman|nvidia-docker)\s+(run|build|exec|create)\b"
+    r"(.*\\[ \t]*\n)*.*)",
+    re.MULTILINE,
+)
+"""A fenced block, with any indentation of its lines, or an indented command."""
 OF_A_SCRIPT = re.compile(r"^([$#]\s|sudo\s)*(docker|podman|nvidia-docker)\s|\b(do|then|else)\s*$|\{\s*$", re.MULTILINE)
 """Lines in which a script with indented commands differs from notes."""
 ENTITY = re.compile(r"&(#\d+|quot|gt|lt|amp|apos);")
@@ -19,9 +24,9 @@ ENTITY = re.compile(r"&(#\d+|quot|gt|lt|amp|apos);")
 
 def is_markdown(text: str) -> bool:
     """True if the text has fenced blocks, or commands only in indented ones."""
-    lines = text.splitlines()
-    indented = any(INDENTED.match(line) and not before.strip() for before, line in pairwise(lines))
-    return any(FENCE.match(line) for line in lines) or (indented and not OF_A_SCRIPT.search(text))
+    blocks = list(BLOCK.finditer(text))
+    indented = any(block["command"] and re.search(r"\S.*\n[ \t]*\n\Z", text[: block.start()]) for block in blocks)
+    return any(block["mark"] for block in blocks) or (indented and not OF_A_SCRIPT.search(text))
 
 
 def has_blocks(text: str) -> bool:
@@ -31,36 +36,19 @@ def has_blocks(text: str) -> bool:
 
 def split(text: str) -> tuple[str, list[tuple[int, str]]]:
     """(the shell commands at their lines, other lines empty; the compose files with their first lines)"""
-    shell: list[str] = []
-    compose: list[tuple[int, str]] = []
     if not is_markdown(text):
         return text, documents(text)
-    lines = ENTITY.sub(lambda found: html.unescape(found[0]), text).splitlines()  # of a saved web page
-    at = 0
-    while at < len(lines):
-        fence = FENCE.match(lines[at])
-        if not fence:
-            start = at
-            while INDENTED.match(lines[start]) and at + 1 < len(lines) and lines[at].rstrip().endswith("\\"):
-                at += 1
-            indented = bool(INDENTED.match(lines[start]))
-            shell += lines[start : at + 1] if indented else [""]
-            at += 1
-            continue
-        end = next(
-            (n for n in range(at + 1, len(lines)) if lines[n].strip(" \t>").startswith(fence["mark"])), len(lines)
-        )
-        indent = len(fence["indent"])
-        body = [line[indent:] if not line[:indent].strip(" \t>") else line for line in lines[at + 1 : end]]
-        block, language = "\n".join(body), fence["language"].lower()
-        is_file = is_compose(block) and language in (*YAML, *SHELL)
-        if is_file and not HEREDOC.search(block):
-            compose.append((at + 2, block))
-        is_shell = language in SHELL and not (is_file and not HEREDOC.search(block))
-        if is_shell:
-            compose += [(at + 1 + number, document) for number, document in documents(block)]
-        shell += ["", *(body if is_shell else [""] * len(body)), *([""] if end < len(lines) else [])]
-        at = end + 1
+    text = ENTITY.sub(lambda found: html.unescape(found[0]), text)  # of a saved web page
+    shell, compose = [""] * len(text.splitlines()), []
+    for block in BLOCK.finditer(text):
+        at = text.count("\n", 0, block.start("body" if block["mark"] else "command"))
+        body = block["command"] or dedent(re.sub("(?m)^[ \t]*> ?", "", block["body"]))
+        language = (block["language"] or "").lower()
+        if is_compose(body) and language in (*YAML, *SHELL) and not HEREDOC.search(body):
+            compose.append((at + 1, body))
+        elif language in SHELL:
+            compose += [(at + number, document) for number, document in documents(body)]
+            shell[at : at + len(body.splitlines())] = body.splitlines()
     return "\n".join(shell), compose
 
 
@@ -73,6 +61,17 @@ def variables(text: str) -> dict[str, str]:
     """The variables of the `.env` files that here-documents write."""
     files = (dotenv(body) for _, command, body in heredocs(text) if re.search(r"(^|[\s/>])\.env\b", command))
     return {name: value for file in files for name, value in file.items()}
+
+
+def files(text: str, folder: str) -> dict[str, str]:
+    """The files that here-documents write, by path. folder: of relative paths, if it is known; also `./` and $PWD."""
+    found: dict[str, str] = {}
+    for _, command, body in heredocs(text):
+        if written := re.search(r"(?:[^>]>|\btee(?: -\S+)*)\s*[\"']?([\w./-]+)", HEREDOC.sub("", command)):
+            path = written[1].removeprefix("./")
+            places = [path] if path.startswith("/") else [path, *(f"{at}/{path}" for at in (".", "$PWD", folder))]
+            found |= dict.fromkeys(places, body)
+    return found
 
 
 def heredocs(text: str) -> list[tuple[int, str, str]]:

@@ -35,6 +35,7 @@ IGNORED_DOCKER = {
 
 NOT_IMPORTED = {
     "a Quadlet file of Podman": re.compile(r"^\[Container\]\s*$", re.MULTILINE),
+    "a devcontainer.json": re.compile(r'^\s*"(runArgs|forwardPorts|postCreateCommand|remoteUser)"\s*:', re.MULTILINE),
     "a Kubernetes manifest": re.compile(r"\A(?:#.*\n|---\s*\n|\s*\n)*(?:apiVersion|kind): *\S"),
 }
 """Kinds of files that are recognised, but not imported."""
@@ -101,14 +102,13 @@ def read(
         runs, findings, known = import_notes(text, known, profiles)
     runs, pulls, pullers = helpers.without_pullers(runs)
     own = [pulled_by(*puller) for puller in pullers]
-    named = {name: run.name for run in runs if run.name for name in (run.name, *run.aliases)}
-    published_by = {number: run.name for run in runs if run.name for number in published_ports(run)}
-    known = replace(known, names={**named, **known.names}, pulls={**known.pulls, **pulls}, published=published_by)
+    named = [name for run in runs for name in (run.name, *run.aliases) if name]
+    known = replace(known, names=named, pulls={**known.pulls, **pulls})
     imported = Imported()
     made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
         try:
-            entry, found = entry_of(run, replace(known, names=names.with_links(known.names, run)))
+            entry, found = entry_of(run, known)
         except ValueError as error:  # an invalid number
             own.append(Finding("open", run.where, f"could not be converted: {error}."))
             continue
@@ -122,9 +122,7 @@ def read(
     without = {run.where for run in [*runs, *(puller for puller, _, _ in pullers)]} - {run.where for _, run in made}
     imported.findings = [*(finding for finding in findings if finding.where not in without), *own]
     known_names = names.targets(runs, made)
-    published = {
-        entry.fields["port"]: known_names[run.name] for entry, run in made if run.name and entry.fields.get("port")
-    }
+    published = {entry.fields.get("port", 0): names.Target(entry.key, *entry.inside) for entry, _ in made}
     for entry, run in made:
         imported.findings += names.adapt(entry, run, known_names, published)
         add(imported, entry, run)
@@ -134,14 +132,6 @@ def read(
     needed = dict.fromkeys(finding for finding in imported.findings if finding.what not in asked)
     imported.findings = sorted(needed, key=line_of)
     return imported
-
-
-def published_ports(run: ContainerRun) -> list[int]:
-    """The ports of the host on which a container listens."""
-    engine = recognise.engine_of(run.image)
-    if run.host_network:
-        return [engine.port] if engine else []
-    return [port.host for port in run.ports if port.host]
 
 
 def pulled_by(run: ContainerRun, models: Sequence[str], server: str) -> Finding:
@@ -192,6 +182,7 @@ def add(imported: Imported, entry: Entry, run: ContainerRun) -> None:
 def import_notes(text: str, known: Known, profiles: Sequence[str]) -> tuple[list[ContainerRun], list[Finding], Known]:
     """(containers of a script or of Markdown notes, also of compose files in them; findings; what the text shows)"""
     shell, compose = notes.split(text)
+    known = replace(known, files={**notes.files(shell, known.variables.get("PWD", ".")), **known.files})
     defined = words.read(shell, known.variables).variables if compose else {}
     given = {**defined, **notes.variables(shell), **known.variables}
     runs, findings, known = import_script(shell, known)
@@ -238,7 +229,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             findings += other(command, committed, pulls, logins)
             continue
         try:
-            container, found = docker_run.parse(options, command.where)
+            container, found = docker_run.parse(options, command.where, known.variables)
         except (Unreadable, ValueError) as error:
             findings.append(Finding("open", command.where, f"invalid docker run: {error}"))
             continue

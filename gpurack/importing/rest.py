@@ -1,16 +1,14 @@
 """Convert a container's other settings: environment, connections, models to pull, mounts, Compose fields."""
 
 import json
-import re
 from typing import Any
 
 from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME
 from gpurack.host_data import yaml_from_host
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
-from gpurack.importing.names import HERE
 from gpurack.importing.translation import Translation
-from gpurack.spec.secret_names import holds_secret, is_secret
+from gpurack.spec.secret_names import holds_secret
 
 
 def convert_environment(t: Translation) -> None:
@@ -19,12 +17,11 @@ def convert_environment(t: Translation) -> None:
     secrets: list[str] = []
     fetches = bool(t.engine.weights_folders or t.engine.weights_suffixes)
     for name, value in t.environment.items():
-        if t.dialect.variables.get(name) == CONNECTS_TO:
-            continue
-        if t.engine.compiled and t.engine.compiled.chose(name, value):
-            continue
-        if holds_secret(name, value) and not value:
-            continue  # as if it was not set
+        own = t.dialect.variables.get(name) == CONNECTS_TO or (
+            t.engine.compiled and t.engine.compiled.chose(name, value)
+        )
+        if own or (holds_secret(name, value) and not value):
+            continue  # an empty secret is as if it was not set
         if name in secret.HF_TOKENS and fetches:
             t.set_hf_token(name, value)
         elif holds_secret(name, value):
@@ -34,15 +31,6 @@ def convert_environment(t: Translation) -> None:
             t.note("changed", "HF_ENDPOINT became `mirrors` of the host.")
         else:
             env[name] = value
-    for name in t.environment_without_value:
-        if name in secret.HF_TOKENS and fetches:
-            t.host["hf_token"] = {"env": name}
-        elif t.dialect.variables.get(name) in ("api-key", "api_key"):
-            t.fields["api_key"] = {"env": name}
-        elif is_secret(name):
-            secrets.append(name)
-        else:
-            t.note("open", f"the value of {name} is not in the text. Set it in env.")
     if secrets:
         keep_secrets(t, secrets)
     if env:
@@ -60,21 +48,10 @@ def keep_secrets(t: Translation, names: list[str]) -> None:
 
 
 def convert_connections(t: Translation) -> None:
-    """Set `connects_to` of a service by the addresses in its variables."""
-    if "connects_to" not in t.engine.fields:
-        return
-    names: list[str] = []
-    given = [value for name, value in t.environment.items() if t.dialect.variables.get(name) == CONNECTS_TO]
-    for url in [url for value in given for url in value.split(";") if url] + urls_in_config(t):
-        host, _, port = re.sub(r"^https?://", "", url).split("/")[0].partition(":")
-        here = port.isdigit() and (host in HERE if t.run.host_network else host == "host.docker.internal")
-        if here and int(port) in t.known.published:
-            names.append(t.known.published[int(port)])
-        elif host in t.known.names:
-            names.append(t.known.names[host])
-        else:
-            t.note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
-    t.fields["connects_to"] = list(dict.fromkeys(names)) or "all"
+    """Set `connects_to` of a service to the addresses in its variables, which names.py makes names of entries."""
+    if "connects_to" in t.engine.fields:
+        given = [value for name, value in t.environment.items() if t.dialect.variables.get(name) == CONNECTS_TO]
+        t.fields["connects_to"] = [url for value in given for url in value.split(";") if url] + urls_in_config(t)
 
 
 def urls_in_config(t: Translation) -> list[str]:
@@ -159,7 +136,9 @@ def volume(t: Translation, mount: Mount) -> dict[str, Any]:
 
 def convert_compose(t: Translation) -> None:
     """Set `compose` to the remaining settings, without those that gpurack sets itself."""
-    if t.unknown:
+    if not t.unknown:
+        t.compose.pop("expose", None)  # without effect, and perhaps a port inside that has changed
+    else:
         if t.run.command:
             t.compose["command"] = list(t.run.command)
         if t.run.entrypoint is not None:
@@ -175,7 +154,7 @@ def convert_compose(t: Translation) -> None:
     if t.compose.get("restart") == "unless-stopped":
         del t.compose["restart"]
     elif "restart" not in t.compose:
-        how = "ran in the foreground" if t.run.interactive or not t.run.detached else "had no restart policy"
+        how = "ran in the foreground" if not t.run.detached else "had no restart policy"
         t.note("changed", f"{how}; gpurack restarts it after a crash or reboot (restart: unless-stopped).")
     files = t.compose.get("env_file") or []
     for file in files if isinstance(files, list) else [files]:

@@ -9,6 +9,7 @@ from gpurack.importing import gpus
 from gpurack.importing.compose_yaml import scalar
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.spec.compose_keys import SERVICE
+from gpurack.spec.secret_names import is_secret
 
 CONVERTED = {
     "build", "command", "configs", "container_name", "deploy", "depends_on", "entrypoint", "environment", "extends",
@@ -32,23 +33,34 @@ class Unreadable(Exception):
     """Docker would not accept the settings; the text says why."""
 
 
-def container(where: str, name: str | None, settings: dict[str, Any], findings: list[Finding]) -> ContainerRun:
+def container(
+    where: str,
+    name: str | None,
+    settings: dict[str, Any],
+    findings: list[Finding],
+    variables: Mapping[str, str] | None = None,
+) -> ContainerRun:
     """The container of a service. Removes what it converts from settings; adds what it could not convert to findings.
 
-    name: without `container_name`. Raises Unreadable, and what Python raises for values of another type.
+    name: without `container_name`. variables: of the caller's environment. Raises Unreadable, and what Python raises
+    for values of another type.
     """
     name, image = settings.pop("container_name", None) or name, str(settings.pop("image"))
     kept = [key for key in settings if key in AS_IT_IS or str(key).startswith("x-")]
     compose = {key: value for key in kept if (value := settings.pop(key)) not in ([], None)}
     environment, unset = environment_of(settings.pop("environment", None))
-    if unset:
-        compose["environment"] = unset
+    for passed in unset:
+        if passed in (variables or {}) or is_secret(passed):
+            environment[passed] = (variables or {}).get(passed, f"${passed}")
+        else:
+            findings.append(Finding("open", where, f"the value of {passed} is not in the text. Set it in env."))
     requested, runtime = gpus.reserved(settings.pop("gpus", None)), settings.pop("runtime", None)
-    found = gpus.container_gpus(requested, compose.pop("devices", []), runtime, environment)
-    findings += [Finding("changed", where, what) for what in found.changed]
-    findings += [Finding("open", where, what) for what in found.open]
-    if found.devices:
-        compose["devices"] = found.devices
+    given, devices, environment = gpus.container_gpus(
+        requested, compose.pop("devices", []), runtime, environment,
+        lambda kind, what: findings.append(Finding(kind, where, what)),
+    )  # fmt: skip
+    if devices:
+        compose["devices"] = devices
     network, networks = settings.pop("network_mode", None), settings.pop("networks", None)
     if network not in (None, "host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
@@ -60,10 +72,10 @@ def container(where: str, name: str | None, settings: dict[str, Any], findings: 
         image=image,
         command=tuple(argv(command)),
         entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
-        environment=found.environment,
+        environment=environment,
         mounts=tuple(map(mount, settings.pop("volumes", None) or [])),
         ports=tuple(dict.fromkeys(port for item in settings.pop("ports", None) or [] for port in ports(item))),
-        gpus=found.gpus,
+        gpus=given,
         aliases=tuple(str(alias) for settings in joined if settings for alias in settings.get("aliases") or []),
         links=links(settings.pop("links", None) or []),
         host_network=network == "host",
@@ -134,9 +146,9 @@ def ports(settings: Any) -> list[Port]:
         ip, _, outside = rest.rpartition(":")
         if rest.endswith("]") or ("." in rest and not ip):
             ip, outside = rest, ""
-    if inside.startswith("$"):
+    if "$" in inside:
         return []  # a variable without a value
-    unset = outside if outside.startswith("$") else ""
+    unset = outside if "$" in outside else ""
     outside = "" if unset else outside
     try:
         insides = numbers(inside)

@@ -119,8 +119,8 @@ def names_weights(t: Translation, arguments: flags_of.Flags) -> bool:
 
 def others_of(t: Translation) -> list[str]:
     """The beginnings of addresses of the text's other containers."""
-    own = {t.run.name, *t.run.aliases}
-    return [f"//{name}{end}" for name in t.known.names if name not in own for end in (":", "/")]
+    others = {*t.known.names, *t.run.links} - {t.run.name, *t.run.aliases}
+    return [f"//{name}{end}" for name in others for end in (":", "/")]
 
 
 def job_of(t: Translation, image: str) -> Entry:

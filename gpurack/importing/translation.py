@@ -1,7 +1,7 @@
 """The state of one container's conversion, which the modules beside this one pass on."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,7 @@ class Known:
 
     variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
     it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
-    was built from. pulls: container → models pulled in its ollama. names: name for other containers (Compose's service)
-    → key of the entry. published: port of the host → the container that listens there.
+    was built from. pulls: container → models pulled in its ollama. names: of all containers, also Compose's.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -33,8 +32,7 @@ class Known:
     committed: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[int, str] = field(default_factory=dict)
+    names: Collection[str] = ()
 
 
 @dataclass
@@ -80,7 +78,6 @@ class Translation:
         self.host: dict[str, Any] = {}
         self.environment = dict(run.environment)
         self.compose = dict(run.compose)
-        self.environment_without_value = list(self.compose.pop("environment", []))
         self.used: set[Mount] = set()
         self.scripts: set[Mount] = set()
         self.named = False
@@ -171,26 +168,22 @@ class Translation:
             return int(float(found[1]) * self.dialect.multipliers[found[2]])
         return self.number(name, text)  # type: ignore[no-any-return]
 
-    def set_api_key(self, value: str | None) -> None:
-        """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""
-        if file := secret.file_of(value or ""):
-            self.set_api_key_file(file)
-            return
-        given = secret.reference(value or "")
+    def set_api_key(self, value: str, file: str | None = None) -> None:
+        """Set `api_key` to an environment variable.
+
+        value: the key, a reference to a variable, or `$(cat FILE)`. file: of the container, instead of a value.
+        """
+        given, file = secret.reference(value), file or secret.file_of(value)
         name = given or secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
-        if not given:
+        if file:
+            place, _ = self.file(file)
+            self.without_file(f"$(cat {file})")
+            self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
+                     'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
+        elif not given:
             self.note("open", f"its API key was in plain text and is left out. Create a new key and export {name}=… "
                      "before gpurack plan.")  # fmt: skip
-
-    def set_api_key_file(self, path: str) -> None:
-        """Set `api_key` to an environment variable for the key in a file of the container."""
-        name = secret.variable_for(self.key)
-        self.fields["api_key"] = {"env": name}
-        self.without_file(f"$(cat {path})")
-        place, _ = self.file(path)
-        self.note("open", f"its API key is in {place} of the host. Export {name}=… with it before gpurack plan, or "
-                 'name a file on your machine: api_key: {"file": …}.')  # fmt: skip
 
     def set_keys(self, path: str) -> None:
         """Set `keys` to environment variables for the clients in a file of the container, name → key or digest."""

@@ -99,7 +99,7 @@ def convert_config(t: Translation, inside: str) -> None:
         if config.pop(key, None) is not None:
             t.note("changed", f"{key} of {path} is left out: port and bind of the entry set it.")
     if config.pop("api_key", None) is not None:
-        t.set_api_key(None)
+        t.set_api_key("")
     for model in config.get("models", []):
         if isinstance(model.get("model"), str):
             model["model"] = weights_of(t, model["model"], None)

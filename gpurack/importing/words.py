@@ -27,7 +27,7 @@ PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 WINDOWS = re.compile(r"\s[`^]\s*$")
 """The continuation of PowerShell and of cmd."""
-WINDOWS_PATH = re.compile(r"(?<=[\s=])([A-Za-z]:|\$\{?\w+\}?)\\(?=\w)[^\s'\"]*")
+WINDOWS_PATH = re.compile(r"(?<=[\s=])([A-Za-z]:|\$\{?\w+\}?)\\(?=[\w.])[^\s'\"]*")
 """A path outside of quotes, whose backslashes are no escapes."""
 SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\$(\{?)env:", r"$\1"),  # PowerShell: $env:NAME
@@ -40,6 +40,7 @@ SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"^Exec\w+=[-@:+!|]*", ""),  # systemd
     (r"^\t@-?(?=\w)", ""),  # make: @command
     (r"\$\(([A-Z_]+)\)", r"${\1}"),  # make: $(NAME)
+    (r"\$\$(?=[A-Za-z_{(])", "$"),  # make: $$NAME of the shell
     (r"^(\w+)(?:\s+=|\s*[:?]=)\s*(\S+)\s*$", r"\1=\2"),  # make: NAME := value
 ))  # fmt: skip
 """What other shells, make and systemd write differently."""
@@ -56,6 +57,7 @@ CONDITIONS = ("if_statement", "while_statement", "case_statement")
 WORDS = ("string", "raw_string", "ansi_c_string", "concatenation")
 CALCULATED = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod,
               "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}  # fmt: skip
+SIMPLE = {"command", "comment", "declaration_command", "test_command", "variable_assignment", ";", "\n"}
 ALTERNATIVES = ("elif_clause", "else_clause")
 REDIRECTIONS = ("heredoc_redirect", "herestring_redirect")
 EXPANSIONS = ("simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution")
@@ -71,20 +73,22 @@ END, BEGUN = "\0", "\1"
 class Command:
     """One simple command. where: `line 3`. undefined: the undefined variables and `$(…)` in its words.
 
-    alternative: it is in an `else` or another branch that is not the first.
+    alternative: it is in an `else` or another branch that is not the first. environment: the variables before it.
     """
 
     where: str
     words: tuple[str, ...]
     undefined: tuple[str, ...] = ()
     alternative: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Script:
     """The commands of a text. comments: (where, text) of comment lines. exported: variables that commands get.
 
-    plain: is it one command and nothing else? variables: their last values, without those that are not known.
+    plain: does it run its commands one after the other, whatever they return? variables: their last values, without
+    those that are not known.
     """
 
     commands: list[Command] = field(default_factory=list)
@@ -99,13 +103,15 @@ def read(
     text: str,
     variables: Mapping[str, str] | None = None,
     unfinished: Callable[[Sequence[str]], bool] = lambda words: False,
+    arguments: Sequence[str] = (),
 ) -> Script:
     """Parse a shell script, with variables substituted from its assignments and from `variables`.
 
     Loops over words and calls of the text's own functions are followed; nothing else is executed.
-    unfinished: true for a command that the next line must continue, to detect missing backslashes.
+    unfinished: true for a command that the next line must continue, to detect missing backslashes. arguments: its
+    `$0`, `$1` and so on.
     """
-    reader = _Reader({name: ([value], ()) for name, value in (variables or {}).items()}, unfinished)
+    reader = _Reader({name: ([value], ()) for name, value in (variables or {}).items()}, unfinished, arguments)
     lines = reader.repaired(text.splitlines())
     at = tries = 0
     while at < len(lines) and reader.left > 0:
@@ -152,11 +158,12 @@ class _Reader:
     functions: name → its body. inside: in a condition. alternative: in a branch that is not the first.
     """
 
-    def __init__(self, known: dict[str, Value], unfinished: Callable[[Sequence[str]], bool]) -> None:
-        self.script, self.known, self.unfinished = Script(), known, unfinished
+    def __init__(
+        self, known: dict[str, Value], unfinished: Callable[[Sequence[str]], bool], arguments: Sequence[str]
+    ) -> None:
+        self.script, self.known, self.unfinished, self.arguments = Script(), known, unfinished, arguments
         self.functions: dict[str, Node] = {}
         self.undefined: list[str] = []
-        self.arguments: Sequence[str] = ()
         self.inside = self.alternative = False
         self.depth = self.first_row = 0
         self.left, self.budget, self.last_row = STEPS, LONGEST, -1
@@ -193,8 +200,7 @@ class _Reader:
         """Read the lines from start to end. Returns the row of the first statement that is not valid, or end."""
         root = parser().parse("\n".join(lines[start:end]).encode(errors="replace")).root_node
         wrong = start + first_error(root) if root.has_error else end
-        kinds = [node.type for one in [root, *root.named_children] for node in one.named_children]
-        self.script.plain = (start, wrong, kinds[:2]) == (0, len(lines), ["command", "command_name"])
+        self.script.plain = (start, wrong) == (0, len(lines)) and {node.type for node in root.children} <= SIMPLE
         self.first_row = start
         self.run([node for node in root.children if start + node.end_point.row < wrong])
         return wrong
@@ -270,11 +276,16 @@ class _Reader:
     def command(self, node: Node, where: str) -> None:
         """Read one simple command, or call a function of the text."""
         words: list[str] = []
+        variables = {}
         around = node.parent.children_by_field_name("redirect") if node.parent else []
         for child in [*node.named_children, *around]:
             if child.type == "file_redirect":  # has all words behind it
                 words += self.words(child.children_by_field_name("destination")[1:])
-            elif child.type not in ("variable_assignment", *REDIRECTIONS):
+            elif child.type == "variable_assignment":
+                name, value = child.children_by_field_name("name"), child.child_by_field_name("value")
+                variables[shown(name[0])] = "".join(text for text, _ in self.pieces(value)) if value else ""
+                self.undefined = []  # the command's words are defined
+            elif child.type not in REDIRECTIONS:
                 words += self.words([child])
         if words and words[0] in self.functions:
             before, self.arguments = self.arguments, words
@@ -290,7 +301,7 @@ class _Reader:
                 where, words = before_it.where, [*before_it.words, *words]
                 self.undefined = [*before_it.undefined, *self.undefined]
             undefined = tuple(dict.fromkeys(self.undefined))
-            self.script.commands.append(Command(where, tuple(words), undefined, self.alternative))
+            self.script.commands.append(Command(where, tuple(words), undefined, self.alternative, variables))
             self.last_row = last
 
     def continues(self, words: Sequence[str]) -> bool:
@@ -475,8 +486,10 @@ class _Reader:
     def element(self, node: Node) -> Value:
         """The value of `ARRAY[0]`, nothing if it is not known."""
         items, missing = self.known.get(shown(node).partition("[")[0], ((), ()))
+        key = "".join(self.words(node.named_children[-1:])) if items else ""
         index = self.value_of(node.named_children[-1]) if items else None
         found = items[index : index + 1] if index is not None else ()
+        found = [item.partition("]=")[2] for item in items if item.startswith(f"[{key}]=")] or found
         return found, tuple(one for one in missing if one in "".join(found))
 
 

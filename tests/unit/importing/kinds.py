@@ -472,3 +472,37 @@ INVENTORIES: dict[str, list[tuple[dict[str, Any], list[str]]]] = {
     ],
 }  # fmt: skip
 """Kind → inventories, and the codes of their errors. The public shapes of these are inventories, too."""
+KINDS["undefined-port"].append(
+    one(VLLM, "gpus: all, command: a/b, ports: ['81${GPU}:8000']", "its port is 81$GPU; set to 8000", port=8000)
+)
+KINDS["shell-array"].append(Variation(
+    "declare -A P=([one]=8001 [two]=8002)\nfor n in one two; do\n  docker run -d --name $n --gpus all -p ${P[$n]}:8000 "
+    f"{VLLM} a/b\ndone\n",
+    {"one": {"port": 8001}, "two": {"port": 8002}},
+))  # fmt: skip
+KINDS["entrypoint-bash-noslash"].append(
+    one(VLLM, "gpus: all, entrypoint: [/usr/bin/env, bash, -c], command: ['export A=1; exec vllm serve a/b']",
+        engine="vllm", env={"A": "1"}, compose=ABSENT, **HF)
+)  # fmt: skip
+SCRIPT = "cat > s/run.sh <<'E'\n#!/bin/sh\n{}\nE\n"
+STARTED = f"{RUN} --gpus all -v $PWD/s:/s --entrypoint /s/run.sh {VLLM} --max-model-len 2048\n"
+KINDS["entrypoint-sh-script"] += [
+    Variation(SCRIPT.format('B=2 exec vllm serve a/b "$@"') + STARTED,
+              {"one": {"engine": "vllm", "context": 2048, "env": {"B": "2"}, "compose": ABSENT, **HF}}),
+    Variation(SCRIPT.format('export PATH=$PATH:/opt\nexec vllm serve a/b "$@"') + STARTED,
+              {"one": {"weights": ABSENT, "env": ABSENT, **CUSTOM}}, ["runs `PATH=$PATH:/opt` before it starts vllm"]),
+    Variation(SCRIPT.format("vllm serve a/b --revision $REV") + STARTED, {"one": {"engine": "vllm"}},
+              ["$REV in /s/run.sh is not defined"]),
+    Variation(SCRIPT.format("pip install x\nvllm serve a/b") + STARTED, {"one": CUSTOM}, ["runs `pip install x`"]),
+]  # fmt: skip
+KINDS["passed-secret"].append(Variation(
+    f"up:\n\t@docker run -d --name one --gpus all -p 8000:8000 -e HF_TOKEN=$$HF_TOKEN -v $$HOME/c:/c {VLLM} a/b\n",
+    {"one": {"compose": {"volumes": [{"type": "bind", "target": "/c", "source": "$HOME/c"}]}, **HF}},
+    unsaid=["plain text"],
+))  # fmt: skip
+KINDS["quadlet"].append(Variation(
+    '{\n  "image": "lab/x:1",\n  "runArgs": ["--gpus", "all"]\n}\n', {}, ["is a devcontainer.json"]
+))  # fmt: skip
+KINDS["inner-port"].append(
+    one(VLLM, "gpus: all, command: a/b --port 9000, expose: ['9000'], ports: ['9000:9000']", port=9000, compose=ABSENT)
+)

@@ -144,3 +144,10 @@ def test_variable_without_a_value_keeps_its_entry(setting: str) -> None:
     result = read(f"services:\n  one: {{image: 'lab/x:1', network_mode: host, {setting}}}\n")
     assert result.models["one"]["gpus"] == ("all" if "gpus" in setting else [])
     assert "service one: $N is not defined. Pass --set N=…." in map(str, result.findings)
+
+
+def test_hidden_folder_of_a_windows_path_is_part_of_it() -> None:
+    text = "docker run -d --name one -p 8000:8000 -v %USERPROFILE%\\.cache\\hub:/c lab/x:1 serve\n"
+    fields = read(text).models["one"]
+    assert (fields["image"], fields["compose"]["command"]) == ("lab/x:1", ["serve"])
+    assert fields["compose"]["volumes"][0]["source"] == "$USERPROFILE\\.cache\\hub"

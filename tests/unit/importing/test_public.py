@@ -192,14 +192,36 @@ def test_engine_is_known_by_its_program(command: str) -> None:
     assert "args" not in fields
 
 
+def test_variable_without_a_value_has_that_of_the_caller() -> None:
+    compose = "services: {one: {image: lab/x:1, ports: ['1:1'], environment: [MODE, OTHER]}}"
+    for text in (compose, "docker run -d --name one -p 1:1 -e MODE -e OTHER lab/x:1"):
+        result = read(text, {"MODE": "fast"})
+        assert result.models["one"]["env"] == {"MODE": "fast"}
+        assert "the value of OTHER is not in the text" in told(result)
+        assert "MODE" not in told(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [
+        ("'export A=1; exec vllm serve a/b'", {"A": "1"}),
+        ("'A=1 vllm serve a/b'", {"A": "1"}),
+        ("'vllm serve \"$@\"' sh a/b", None),
+        ("'set -e; echo start; B=2 exec vllm serve a/b'", {"B": "2"}),
+    ],
+)
+def test_variables_and_arguments_of_a_shell_are_read(words: str, env: dict[str, str] | None) -> None:
+    fields = only(f"{RUN} --entrypoint sh vllm/vllm-openai:v0.19.0 -c {words}")
+    assert (fields["engine"], fields["weights"], fields.get("env")) == ("vllm", {"hf": "a/b"}, env)
+
+
 @pytest.mark.parametrize(
     ("entrypoint", "words"),
     [
         ("/bin/bash", ["-c", "pip install x && vllm serve a/b"]),
-        ("sh", ["-c", "export A=1; exec vllm serve a/b"]),
         ("sh", ["-c", "vllm serve a/b | tee /log"]),
-        ("sh", ["-c", "A=1 vllm serve a/b"]),
-        ("sh", ["-c", 'vllm serve "$@"', "sh", "a/b"]),
+        ("sh", ["-c", "export PATH=$PATH:/opt/bin; exec vllm serve a/b"]),
+        ("sh", ["-c", "vllm serve a/b & tail -f /dev/null"]),
         ("bash", ["-c", "vllm serve $(cat /model)"]),
         ("/usr/bin/python3", ["/app/serve.py", "--model", "a/b"]),
         ("/opt/start.sh", []),

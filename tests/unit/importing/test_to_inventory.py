@@ -195,7 +195,8 @@ def test_converts_gpus(cards: str, flags: str, gpus: list[int], sentence: str | 
          "--name web ghcr.io/open-webui/open-webui:v0.12.4\n"
          "docker run -d --name v -p 127.0.0.1:8000:8000 -v /m:/m ghcr.io/ggml-org/llama.cpp:server-b7000 "
          "-m /m/a.gguf --port 8000",
-         {"engine": "open-webui", "version": "0.12.4", "connects_to": ["v"], "port": 3000, "bind": "loopback"}),
+         {"engine": "open-webui", "version": "0.12.4", "connects_to": ["llama.cpp-a"], "port": 3000,
+          "bind": "loopback"}),
         ("docker run -d -p 127.0.0.1:4000:4000 -v ./c.yaml:/c.yaml --name gw "
          "docker.litellm.ai/berriai/litellm:main-v1.109.1 --config /c.yaml",
          {"engine": "litellm", "version": "1.109.1", "connects_to": "all", "port": 4000, "bind": "loopback",
@@ -504,7 +505,7 @@ def test_reports_unsupported_build_options() -> None:
     )
     assert build(text)["args"] == {"HF_TOKEN": "***"}
     found = " ".join(said(text + SERVE))
-    assert "mine: build option --platform was not converted." in found
+    assert "mine: build option platform was not converted." in found
     assert "mine: the value of build argument PROXY is not in the text; add it." in found
     assert "mine: its build contained a secret, shown as *** here." in found
     assert SECRET not in found
@@ -524,7 +525,7 @@ def test_imports_builds_of_compose_file() -> None:
             "args": {"CUDA_DOCKER_ARCH": "80"},
         }
     }
-    assert any("build.cache_from was not converted" in what for what in said(text))
+    assert any("build option cache_from was not converted" in what for what in said(text))
     elsewhere = text.replace("dockerfile: .devops/cuda.Dockerfile", "dockerfile: gpu.Dockerfile")
     assert any("is built from `.`. Set image" in what for what in said(elsewhere))
 
