@@ -66,7 +66,7 @@ def run(console: screen.Console, folder: Path, lab: str, given: Sequence[str], a
 
     lab: "" to ask. given: hosts to inspect, as HOST or USER@HOST. adopt: containers, as NAME or HOST/NAME.
     """
-    terminal = sys.stdin.isatty()
+    terminal = bool(sys.stdin) and sys.stdin.isatty()  # None where it is closed
     if given and (folder / INVENTORY).is_file():
         return run_again(console, folder, given, adopt)
     refuse_existing(folder)

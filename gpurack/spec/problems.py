@@ -194,6 +194,23 @@ def suggestion(word: object, known: Sequence[str]) -> str:
     return f'Did you mean "{guess}"?' if guess else f"Known: {', '.join(sorted(known))}." if known else ""
 
 
+def limit_hint(pattern: str, hosts: Sequence[str]) -> str:
+    """The hint for a `--limit` that matches none of the hosts.
+
+    >>> limit_hint("gpu1.lab/bge-m3", ["gpu1.lab"]), limit_hint("a,b", ["a", "b"]), limit_hint("GPU1", ["gpu1.lab"])
+    ('It takes hosts: `--limit gpu1.lab`.', 'Write `--limit a --limit b`.', 'Did you mean `gpu1.lab`?')
+    """
+    host, words = pattern.rpartition("/")[0], [word.strip() for word in pattern.split(",")]
+    if host in hosts:
+        return f"It takes hosts: `--limit {host}`."
+    if len(words) > 1 and set(words) <= set(hosts):
+        return f"Write `{' '.join(f'--limit {word}' for word in words)}`."
+    for known in hosts:
+        if pattern.lower() in (known.lower(), known.lower().partition(".")[0]):
+            return f"Did you mean `{known}`?"
+    return f"Hosts: {', '.join(hosts)}."
+
+
 MEANT = {
     ("model", "model_path", "path", "file"): ("weights", "Its files are `weights`; the key of the entry is its name."),
     ("name", "container_name", "model_name", "alias"): (
@@ -337,7 +354,7 @@ def wrong_type(expected: str, value: object, field: str) -> Problem:
     hint, text = "", value if isinstance(value, str) else ""
     shown = "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else repr(value)
     if expected == TYPES["int_type"] and text.isdigit():
-        hint = f"Write {text}, without quotes."
+        hint = f"Write {int(text)}, without quotes."
     elif expected == TYPES["int_type"] and re.fullmatch(r"\d+:\d+", text):
         hint = f"Write {text.partition(':')[0]}: the port on the host alone."
     elif expected == TYPES["int_type"] and re.fullmatch(r"\d+[kK]", text):
