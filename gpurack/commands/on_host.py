@@ -44,10 +44,10 @@ def find_entry(fleet: Mapping[str, spec.Host], place: str) -> tuple[str, str]:
     """
     host, slash, name = place.rpartition("/")
     for separator in (":", "@", "/"):  # HOST:MODEL and MODEL@HOST, as other tools write it
-        first, found, second = place.partition(separator)
-        for known, entry in ((first, second), (second, first)):
-            if found and known in fleet and entry in fleet[known].everything and place != f"{known}/{entry}":
-                raise LookupError(f"{place}: write HOST/MODEL: {known}/{entry}.")
+        first, between, second = place.partition(separator)
+        for one, entry in ((first, second), (second, first)):
+            if between and one in fleet and entry in fleet[one].everything and place != f"{one}/{entry}":
+                raise LookupError(f"{place}: write HOST/MODEL: {one}/{entry}.")
     if slash and not (host and name):  # the half that is missing is asked for
         place, slash = host or name, ""
     if not slash:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pyinfra.api import State
@@ -303,7 +303,7 @@ class _Strict(yaml.SafeLoader):
     Dates are text.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's stub declares it for instances)
         first: [(tag, pattern) for tag, pattern in found if tag != DATE]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -217,8 +217,8 @@ FILES: Mapping[str, Code] = {
     ),
     "no-hosts": Code(
         "the inventory has no hosts.",
-        'Write lab = [("gpu1.lab", {{"models": {{…}}}})] at the top of the file. pyinfra reads only lists there, and no '
-        'names that begin with _. A YAML file is loaded by globals().update(gpurack.load("lab.yaml")).',
+        'Write lab = [("gpu1.lab", {{"models": {{…}}}})] at the top of the file. pyinfra reads only lists there, and '
+        'no names that begin with _. A YAML file is loaded by globals().update(gpurack.load("lab.yaml")).',
         "pyinfra found no list of hosts at the top of the file.",
     ),
     "no-models": Code(
@@ -388,7 +388,7 @@ SECRETS: Mapping[str, Code] = {
     ),
     "invalid-secret-variable": Code(
         "is not the name of an environment variable.",
-        "Use letters, digits and _ only.",
+        'Use letters, digits and _ only: {{"env": "LAB_KEY"}}.',
         "The value is not repeated, because it may be the secret itself.",
     ),
     "one-secret-source": Code(
@@ -412,7 +412,7 @@ SECRETS: Mapping[str, Code] = {
 
 IMAGES: Mapping[str, Code] = {
     "one-image-source": Code(
-        "needs either `version` or `image`, and not both.",
+        "needs either `version` or `image`, and has {has}.",
         "Give `version` for gpurack to choose the image, or `image` to choose it yourself.",
         "Each entry runs one image.",
     ),
@@ -723,8 +723,9 @@ GPUS: Mapping[str, Code] = {
     ),
     "gpus-not-a-list": Code(
         "{value} is not a list of GPUs.",
-        'Write [0, 1], ["GPU-6f1c"], "all", or [] for the CPU.',
+        "{hint}",
         "GPUs are a list, also a single one.",
+        "Write a list of indices or UUIDs.",
     ),
     "gpu-listed-twice": Code("{value} names a GPU twice.", "Remove one.", "A container gets each GPU once."),
     "mig-together": Code(
