@@ -132,7 +132,7 @@ def test_groups_one_fault_of_several_entries() -> None:
     assert len(error.problems) == 3
     assert str(error).splitlines() == [
         "1 error in the inventory; nothing was done on any host",
-        "    error  is missing: gpu1 a.port, b.port · gpu2 a.port. Write port: 8000.",
+        "    error  gpu1 a.port, b.port · gpu2 a.port: is missing. Write port: 8000.",
     ]
 
 
