@@ -290,12 +290,9 @@ MISTAKES = (
     Mistake("unknown word of image", "gpurack image load"),
     Mistake("inventory of schema", "gpurack schema inventories/lab.yaml"),
     Mistake("init beside an inventory", "gpurack init --lab nlp --host gpu1.lab"),
-    Mistake("history as JSON, with an error", "gpurack history --json", lab=("port: 8000", 'port: "8000"')),
     Mistake("Python inventory that exits", PLAN, python=f"import sys\nsys.exit(0)\n{IN_PYTHON}"),
     Mistake("Python inventory without end", PLAN, python=(
         f'{IN_PYTHON}lab[0][0][1]["models"]["qwen"]["args"] = lab[0][0][1]\n')),
-    Mistake("YAML loaded into a name", PLAN, python='import gpurack\nlab = gpurack.load("../lab.yaml")\n', files={
-        "lab.yaml": LAB}),
     Mistake("Compose file in place of the inventory", "gpurack plan compose.yaml", files={
         "compose.yaml": "services:\n  qwen:\n    image: vllm/vllm-openai\n"}),
     Mistake("inventory of Ansible", "gpurack plan hosts.yaml", files={
