@@ -14,6 +14,7 @@ import click
 from gpurack import screen
 from gpurack.commands.verbs import (
     Verb,
+    fail,
     host_argument,
     inventory_argument,
     json_option,
@@ -39,8 +40,8 @@ def failed(sentence: object, code: int) -> None:
 
 
 @contextmanager
-def errors_printed() -> Iterator[None]:
-    """Print an error of the block and exit: of a host, an unknown model, or the inventory."""
+def errors_printed(as_json: bool = False) -> Iterator[None]:
+    """Print an error of the block and exit: of a host, an unknown model, or the inventory (as_json: that as JSON)."""
     from gpurack.commands.on_host import NotDone
 
     try:
@@ -50,6 +51,8 @@ def errors_printed() -> Iterator[None]:
     except LookupError as error:
         failed(error, WRONG)
     except InventoryError as error:
+        if as_json:
+            fail(screen.console(), error, as_json)
         for line in error.lines:
             screen.echo(f"error  {line}", err=True)
         sys.exit(WRONG)
@@ -177,7 +180,7 @@ def history(words: tuple[Path, tuple[str, ...]], as_json: bool) -> None:
     from gpurack.commands.history import history as show_history
     from gpurack.commands.lab import read_lab
 
-    with errors_printed():
+    with errors_printed(as_json):
         sys.exit(show_history(screen.console(soft_wrap=True), read_lab(*words, secrets=False), as_json))
 
 
@@ -203,7 +206,7 @@ def prune(inventory: Path, limit: tuple[str, ...], yes: bool, as_json: bool) -> 
     from gpurack.commands.lab import read_lab
     from gpurack.commands.prune import prune as prune_hosts
 
-    with errors_printed():
+    with errors_printed(as_json):
         sys.exit(prune_hosts(screen.console(soft_wrap=True), read_lab(inventory, limit, secrets=False), yes, as_json))
 
 

@@ -33,6 +33,7 @@ from gpurack.facts.owner import recorded
 from gpurack.importing.inspect import NoInspect, only
 from gpurack.importing.inspect import read as read_containers
 from gpurack.importing.reader import read
+from gpurack.inventory.find import inventories
 from gpurack.inventory.fleet import check_fleet
 from gpurack.operations.run_state import host_run
 from gpurack.plan.models.imagined import as_hardware
@@ -66,7 +67,7 @@ def run(console: screen.Console, folder: Path, lab: str, given: Sequence[str], a
 
     lab: "" to ask. given: hosts to inspect, as HOST or USER@HOST. adopt: containers, as NAME or HOST/NAME.
     """
-    terminal = sys.stdin.isatty()
+    terminal = bool(sys.stdin) and sys.stdin.isatty()  # None where it is closed
     if given and (folder / INVENTORY).is_file():
         return run_again(console, folder, given, adopt)
     refuse_existing(folder)
@@ -86,12 +87,12 @@ def run(console: screen.Console, folder: Path, lab: str, given: Sequence[str], a
     hosts = [adopted(each, adopt) for each in found]
     write(folder, files(lab, hosts))
     show_to_do(console, hosts)
-    console.print(f"Wrote {', '.join(NAMES)} to {folder}.")
+    here = folder.resolve() == Path.cwd()
+    console.print(f"Wrote {', '.join(NAMES)} to {'this folder' if here else folder}.")
     if found:
         console.print(ADDRESS.format(name=found[0].host.name))
     if later := [each.host for each in found if each.trouble]:
         console.print(f"Later, for what was not inspected: {again(folder, later)}")
-    here = folder.resolve() == Path.cwd()
     console.print(f"Next: {'gpurack plan' if here else sh('cd {} && gpurack plan', str(folder))}")
     return exit_code(found, hosts)
 
@@ -145,6 +146,8 @@ def refuse_existing(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise Mistake([f"{folder} is not a folder. Nothing was written."])
     existing = [str(folder / name) for name in NAMES if os.path.lexists(folder / name)]
+    if not existing and (others := inventories(folder)):  # a second inventory would have to be named from then on
+        raise Mistake([f"{folder / others[0]}: is an inventory already. Nothing was written. Name a new folder."])
     if existing:
         verb = "exists" if len(existing) == 1 else "exist"
         hint = "Name a new folder."

@@ -14,7 +14,7 @@ from gpurack.inventory.load import read_inventory
 from gpurack.inventory.lock_file import with_lock
 from gpurack.plan.models.failures import unknown_retries
 from gpurack.plan.pins import contradictions
-from gpurack.spec.problems import InventoryError, NotAsked, Problem
+from gpurack.spec.problems import InventoryError, NotAsked, Problem, limit_hint
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def limited(inventory: Inventory, path: Path, limit: Sequence[str]) -> tuple[Hos
         except NoGroupError:
             found = [host for host in inventory if fnmatch(host.name, pattern)]
         if not found:
-            hosts = ", ".join(host.name for host in inventory)
-            raise NotAsked([Problem.of("limit-matches-nothing", "", str(path), limit=pattern, hosts=hosts)])
+            hint = limit_hint(pattern, [host.name for host in inventory])
+            raise NotAsked([Problem.of("limit-matches-nothing", "", str(path), limit=pattern or '""', hint=hint)])
         chosen |= {host.name for host in found}
     return tuple(host for host in inventory if host.name in chosen)

@@ -43,6 +43,13 @@ def find_entry(fleet: Mapping[str, spec.Host], place: str) -> tuple[str, str]:
     LookupError: alpha: the host is missing. Write HOST/MODEL, for example gpu1.lab/alpha.
     """
     host, slash, name = place.rpartition("/")
+    for separator in (":", "@", "/"):  # HOST:MODEL and MODEL@HOST, as other tools write it
+        first, between, second = place.partition(separator)
+        for one, entry in ((first, second), (second, first)):
+            if between and one in fleet and entry in fleet[one].everything and place != f"{one}/{entry}":
+                raise LookupError(f"{place}: write HOST/MODEL: {one}/{entry}.")
+    if slash and not (host and name):  # the half that is missing is asked for
+        place, slash = host or name, ""
     if not slash:
         if place in fleet:
             entries = ", ".join(f"{place}/{each}" for each in fleet[place].everything) or f"{place} has no models"

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from gpurack import screen
-from gpurack.commands.verbs import ERRORS, Mistake, Verb, fail, image_argument, one_host_argument, parts_argument
+from gpurack.commands.verbs import ERRORS, Mistake, Verb, Verbs, fail, image_argument, one_host_argument, parts_argument
 from gpurack.shell import word
 from gpurack.spec.problems import InventoryError
 
@@ -72,7 +72,7 @@ def manifest(words: tuple[Path, str]) -> None:
         raise click.ClickException(f"{host}: {error}") from None
 
 
-@click.group()
+@click.group(cls=Verbs)
 def image() -> None:
     """Copy container images between hosts.
 

@@ -16,6 +16,8 @@ from gpurack.spec.problems import InventoryError, NotAsked, nearest, suggestion
 
 ERRORS = 2
 """The exit code for errors in the inventory or in the arguments."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 ELSEWHERE = {
     "gpurack init": ("new", "setup", "bootstrap"),
     "gpurack apply": ("run", "deploy", "up", "install", "converge", "sync", "provision", "update", "upgrade"),
@@ -28,7 +30,9 @@ ELSEWHERE = {
     "gpurack rollback": ("undo", "revert"),
     "gpurack prune": ("clean", "cleanup", "gc"),
     "gpurack endpoints": ("urls", "url"),
-    "gpurack --help": ("help",),
+    "gpurack stop": ("kill", "disable"),
+    "gpurack init --host gpu2.lab": ("add", "add-host"),
+    "gpurack --help": ("help", "man", "docs"),
     "gpurack --version": ("version",),
     "pyinfra INVENTORY deploys/remove.py": ("down", "destroy", "remove", "rm", "delete", "uninstall"),
 }
@@ -72,8 +76,15 @@ class Failed(Mistake):
     exit_code = 1
 
 
-DRY = ("--dry-run", "--dryrun", "--check", "--noop", "--what-if", "--simulate", "--preview")
-"""Words of other tools for `gpurack apply --dry`."""
+OPTIONS = {
+    "--dry": ("--dry-run", "--dryrun", "--check", "--noop", "--what-if", "--simulate", "--preview", "-n"),
+    "--yes": ("--force", "--auto-approve", "--assume-yes", "--no-confirm", "--noconfirm"),
+    "--limit": ("-l", "-H", "--host", "--hosts", "--only", "--target"),
+    "--lines": ("--tail",),
+}
+"""Option → what other tools call it."""
+FILES = ("-i", "-f", "--inventory", "--file", "-c", "--config")
+"""Options of other tools for the inventory."""
 EXAMPLES = {"HOST": "gpu1.lab", "HOST/MODEL": "gpu1.lab/bge-m3", "N": "2", "FILE": "lab.html", "REASON": '"new fans"'}
 """Metavar of an option → an example."""
 
@@ -105,7 +116,7 @@ def as_mistakes(ctx: click.Context, args: Sequence[str] = ()) -> Iterator[None]:
 
 def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, str]:
     """What is wrong with an argument too many, and what to type. files: the inventories that were given."""
-    if _is_file(word):
+    if _is_file(word) and inventory_in(ctx.command):
         return f"one inventory at a time: `{word}` is a second one", f"`{ctx.command_path} {word}`"
     if any("--limit" in parameter.opts for parameter in ctx.command.params):
         command = " ".join([ctx.command_path, *files[:1], "--limit", word])
@@ -115,22 +126,45 @@ def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, s
 
 def what_is_meant(error: click.UsageError, text: str, ctx: click.Context) -> tuple[str, str]:
     """What is wrong with a known error of click, and what to type."""
-    if isinstance(error, click.NoSuchOption) and error.option_name == "-V" and ctx.parent is None:
-        return "no such option `-V`. Did you mean `--version`?", ""
-    if isinstance(error, click.NoSuchOption) and error.option_name in DRY and "--dry" in options_of(ctx.command):
-        return f"no such option `{error.option_name}`. Did you mean `--dry`?", ""
-    if isinstance(error, click.NoSuchOption) and ctx.parent is None:
-        return text, f"options follow the command, as in `gpurack apply {error.option_name}`"
-    if isinstance(error, click.NoSuchOption) and (verb := verb_with(error.option_name, ctx)):
-        value = " gpu1.lab" if error.option_name == "--limit" else ""
-        what = f"`{ctx.command_path}` has no option `{error.option_name}`; `gpurack {verb}` has it"
-        return what, f"`gpurack {verb} {error.option_name}{value}`"
+    if isinstance(error, click.NoSuchOption):
+        return unknown_option(error.option_name, ctx)
     given, name = getattr(error, "param", None), getattr(error, "option_name", None)
     for option in ctx.command.params:
         if isinstance(option, click.Option) and (option is given or name in option.opts):
-            value = "" if option.is_flag else f" {EXAMPLES.get(option.metavar or '', option.metavar)}"
-            return text, f"`{ctx.command_path} {option.opts[0]}{value}`"
+            return text, f"`{command_with(option, ctx)}`"
     return text, first_example(ctx)
+
+
+def unknown_option(name: str, ctx: click.Context) -> tuple[str, str]:
+    """What is wrong with an option that a verb does not have, and what to type."""
+    text, known = f"no such option `{name}`", options_of(ctx.command)
+    if ctx.parent is None:
+        if name == "-V":
+            return f"{text}. Did you mean `--version`?", ""
+        return text, f"options follow the command, as in `gpurack apply {name}`"
+    meant = next((mine for mine, words in OPTIONS.items() if name in words and mine in known), None)
+    if guess := meant or nearest(name, known, cutoff=0.7):
+        return f"{text}. Did you mean `{guess}`?", ""
+    if name in FILES and inventory_in(ctx.command):
+        return text, f"the inventory is an argument: `{ctx.command_path} lab.yaml`"
+    if found := verb_with(name, ctx):
+        verb, command = found
+        example = command_with(next(option for option in command.params if name in option.opts), ctx, verb, command)
+        return f"`{ctx.command_path}` has no option `{name}`; `{verb}` has it", f"`{example}`"
+    return text, first_example(ctx)
+
+
+def command_with(
+    option: click.Parameter, ctx: click.Context, path: str = "", command: click.Command | None = None
+) -> str:
+    """The command to type with an option, and with the HOST/MODEL that it needs. path, command: of another verb."""
+    path, command = path or ctx.command_path, command or ctx.command
+    place = (
+        " gpu1.lab/bge-m3" if any(each.make_metavar(ctx).endswith("HOST/MODEL") for each in command.params[:1]) else ""
+    )
+    flag = isinstance(option, click.Option) and (option.is_flag or option.is_bool_flag)
+    metavar = option.metavar or ("N" if isinstance(option.type, click.IntRange) else "")
+    return f"{path}{place} {option.opts[0]}" + ("" if flag else f" {EXAMPLES.get(metavar, metavar)}")
 
 
 def options_of(command: click.Command) -> list[str]:
@@ -138,17 +172,22 @@ def options_of(command: click.Command) -> list[str]:
     return [option for parameter in command.params for option in parameter.opts]
 
 
-def verb_with(option: str, ctx: click.Context) -> str:
-    """`diff` or `apply`, if it has the option; diff first, because it changes nothing."""
+def inventory_in(command: click.Command) -> bool:
+    """Does it take an inventory?"""
+    return any(each.name in ("inventory", "words") for each in command.params)
+
+
+def verb_with(option: str, ctx: click.Context) -> tuple[str, click.Command] | None:
+    """The first verb that has an option; diff first, because it changes nothing. None for formats, and for no verb."""
     root = ctx.find_root()
     group = root.command
-    if not isinstance(group, click.Group):
-        return ""
-    for verb in ("diff", "apply"):
+    if not isinstance(group, click.Group) or option == "--json":
+        return None
+    for verb in ("diff", "apply", *group.list_commands(root)):
         command = group.get_command(root, verb)
         if command and option in options_of(command):
-            return verb
-    return ""
+            return f"gpurack {verb}", command
+    return None
 
 
 def first_example(ctx: click.Context) -> str:
@@ -168,8 +207,7 @@ class Verb(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         from gpurack.inventory.find import deploy_given, is_deploy
 
-        takes_inventory = any(each.name in ("inventory", "words") for each in self.params)
-        for word in args if takes_inventory else ():
+        for word in args if inventory_in(self) else ():
             if not word.startswith("-") and is_deploy(Path(word)):
                 raise Mistake(
                     deploy_given(Path(word), [other for other in args if other != word], ctx.command_path).lines
@@ -194,10 +232,20 @@ class Verbs(click.Group):
             return super().parse_args(ctx, args)
 
     @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):  # click would print `Aborted!` and exit with 1
+            screen.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+    @override
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-"):
-            meant = next((command for command, words in ELSEWHERE.items() if word in words), "")
+            if _is_file(word):
+                raise Mistake([f"the command is missing. Write `{ctx.command_path} plan {sh('{}', word)}`."])
+            meant = next((command for command, words in ELSEWHERE.items() if word.lower() in words), "")
             raise Mistake([f"no command `{word}`. {self.instead(ctx, args, meant)}"])
         return super().resolve_command(ctx, args)
 
@@ -207,7 +255,7 @@ class Verbs(click.Group):
         if meant:
             command = meant.replace("INVENTORY", files or "INVENTORY")
             return f"Use `{command} {files}`." if files and command == meant else f"Use `{command}`."
-        guess = nearest(args[0], self.list_commands(ctx))
+        guess = nearest(args[0].lower(), self.list_commands(ctx))
         return f"Did you mean `{ctx.command_path} {guess}`?" if guess else suggestion(args[0], self.list_commands(ctx))
 
 
@@ -233,10 +281,13 @@ inventory_argument = click.argument("inventory", type=click.Path(), required=Fal
 def _place(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, str]:
     if not words or (len(words) == 1 and _is_file(words[0])):
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
-    if len(words) > 2:
-        raise unexpected(words[2], context)
-    if len(words) == 2 and not _is_file(words[0]) and "/" not in words[1]:
-        raise Mistake([f"write HOST/MODEL as one word: `{context.command_path} {'/'.join(words)}`."])
+    first = words[:1] if _is_file(words[0]) else ()
+    rest = words[len(first) :]
+    if len(rest) == 2 and not any("/" in word for word in rest):
+        command = " ".join([context.command_path, *first, "/".join(rest)])
+        raise Mistake([f"write HOST/MODEL as one word: `{command}`."])
+    if len(rest) > 1 and not (len(rest) == 2 and Path(rest[0]).exists()):
+        raise unexpected(rest[1], context)
     return named_inventory(context, *words[:-1]), words[-1]
 
 

@@ -21,7 +21,15 @@ FOLDER = "It has {0}. Run `{1} {2}`."
 
 def is_deploy(path: Path) -> bool:
     """Is it a Python file that runs gpurack's deploys?"""
-    return path.suffix == ".py" and path.is_file() and bool(DEPLOY.search(path.read_text(errors="replace")))
+    return path.suffix == ".py" and bool(DEPLOY.search(text_of(path)))
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, as well as it can be read; "" for what is no file, or cannot be read."""
+    try:
+        return path.read_text(errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def inventories(folder: Path = Path()) -> list[Path]:
@@ -43,9 +51,8 @@ def without_hosts(folder: Path = Path()) -> Path | None:
 
 def is_inventory(path: Path) -> bool:
     """Does a file look like an inventory: YAML with `hosts`, or Python with groups of hosts that have data?"""
-    if path.suffix not in (*YAML, ".py") or not path.is_file():
+    if path.suffix not in (*YAML, ".py") or not (text := text_of(path)):
         return False
-    text = path.read_text(errors="replace")
     if path.suffix in YAML:
         return bool(re.search(r"^[\"']?hosts[\"']?\s*:", text, re.MULTILINE)) and not path.stem.endswith(".lock")
     if DEPLOY.search(text):
@@ -86,8 +93,15 @@ def chosen(given: str | None, command: str, limits: bool = True) -> Path:
             raise NotAsked([Problem.of("inventory-not-given", command=command)])
         paths = ", ".join(map(str, known))
         raise NotAsked([Problem.of("several-inventories", paths=paths, command=command, first=word(str(known[0])))])
+    if not given:  # of a variable of the shell that is not set; Path("") would be the working directory
+        example_of = {"command": command, "inventory": word(str(example(inventories())))}
+        raise NotAsked([Problem.of("inventory-not-a-file", "", '""', **example_of)])
     path = Path(given)
-    if path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # of a folder that may not be read, or a name that is too long
+        raise NotAsked([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
+    if exists:
         if is_deploy(path):
             raise deploy_given(path, [], command)
         if path.is_dir() and (known := [path / each for each in inventories(path)]):
@@ -110,7 +124,7 @@ def missing(path: Path, command: str, limits: bool = True) -> Problem | None:
             limit = f" --limit {hosts[0]}" if limits and len(hosts) == 1 else ""
             meant = f"{command} {word(str(inventory))}{limit}"
             return Problem.of("model-given", "", str(path), hosts=", ".join(hosts), command=meant)
-        if re.search(rf"(?<![\w.-]){re.escape(str(path))}(?![\w.-])", inventory.read_text(errors="replace")):
+        if re.search(rf"(?<![\w.-]){re.escape(str(path))}(?![\w.-])", text_of(inventory)):
             meant = f"{command} {word(str(inventory))}{f' --limit {path}' if limits else ''}"
             return Problem.of("host-given", "", str(path), command=meant)
     if guess := nearest(str(path), map(str, known)):

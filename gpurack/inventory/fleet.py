@@ -134,6 +134,8 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
 
     The spec is None if it could not be built.
     """
+    if endless := [field for field, value in data.items() if contains_itself(value)]:
+        return None, [Problem.of("contains-itself", name, field) for field in endless]
     problems = unknown_fields(name, data, HOST_FIELDS)
     misspelt = {problem.path for problem in problems}
     wrong = not_maps(name, data)
@@ -170,6 +172,20 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
     problems += [problem.at(name) for problem in (*gpu_problems(host), *user_problems(host))]
     return host, problems + clashes(name, host)
+
+
+def contains_itself(value: Any, around: tuple[int, ...] = ()) -> bool:
+    """Is a map or list of a Python inventory inside of itself?
+
+    >>> endless = {"args": {}}
+    >>> endless["args"]["again"] = endless
+    >>> contains_itself(endless), contains_itself({"a": [1], "b": [1]})
+    (True, False)
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return False
+    inside = value.values() if isinstance(value, Mapping) else value
+    return id(value) in around or any(contains_itself(each, (*around, id(value))) for each in inside)
 
 
 def where_written(problem: Problem, prefix: str, entry: Any, data: Mapping[str, Any]) -> Problem:

@@ -68,6 +68,9 @@ def parse_yaml(path: Path) -> Any:
         raise InventoryError([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
     except UnicodeDecodeError as error:
         raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
+    except RecursionError:
+        what, hint = "has brackets in brackets, deeper than can be read", "Remove those that are too many."
+        raise InventoryError([Problem.of("invalid-yaml", "", str(path), what=what, hint=hint)]) from None
     except yaml.YAMLError as error:
         wrong = explained(error, text)
         where = str(path) if wrong.line is None else f"{path}:{wrong.line}"
@@ -80,7 +83,7 @@ def to_groups(content: Any, path: str) -> Groups:
     if misspelt and misspelt not in TOP:
         raise InventoryError([Problem.unknown("unknown-key", misspelt, TOP, "", f"{path} {misspelt}")])
     if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping):
-        raise InventoryError([Problem.of("no-hosts-map", "", path)])
+        raise InventoryError([Problem.of("no-hosts-map", "", path, hint=_hosts_hint(content, path))])
     problems = [unknown_top(key, path) for key in content if key not in TOP]
     data = _map(content.get("all"), f"{path} all", problems)
     known = _map(content.get("groups"), f"{path} groups", problems)
@@ -105,6 +108,19 @@ def to_groups(content: Any, path: str) -> Groups:
     return groups
 
 
+def _hosts_hint(content: Any, path: str) -> str:
+    """What to write where a YAML file has no map `hosts`: it may be a file of another program."""
+    top = content if isinstance(content, Mapping) else {}
+    if isinstance(top.get("services"), Mapping):
+        return sh("It is a Compose file: `gpurack import {}` converts it to an inventory.", path)
+    below = top.get("all")
+    if isinstance(below, Mapping) and isinstance(below.get("hosts"), Mapping):
+        return "It is an inventory of Ansible, with `hosts` inside of `all`. Begin `hosts:` in the first column."
+    listed = isinstance(content, list) or isinstance(top.get("hosts"), list)
+    without = ', without "- "' if listed else ""
+    return f'Write hosts: {{gpu1.lab: {{models: {{…}}}}}}{without}. "all" and "groups" are optional.'
+
+
 def read_inventory(path: Path) -> Inventory:
     """An inventory file, Python or YAML, as pyinfra would hold it; no host is contacted.
 
@@ -116,7 +132,7 @@ def read_inventory(path: Path) -> Inventory:
         raise InventoryError([Problem.of("no-inventory-file", "", str(path))])
     if path.suffix in YAML:
         groups = read_yaml(path)
-        return with_hosts(Inventory(groups.pop("all"), **groups))
+        return with_hosts(Inventory(groups.pop("all"), **groups), path)
     # Importing pyinfra's command line costs time that only this needs.
     from pyinfra_cli.exceptions import UnexpectedExternalError
     from pyinfra_cli.inventory import make_inventory
@@ -128,29 +144,40 @@ def read_inventory(path: Path) -> Inventory:
         if problems := ignored_by_pyinfra(path):  # before pyinfra reads it, because some end it with a traceback
             raise InventoryError(problems)
         inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    except OSError as error:
+        raise InventoryError([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
     except SyntaxError as error:
-        line = f": {error.text.strip()}" if error.text else "."
         if path.suffix != ".py":
-            line = f". If it is YAML, rename it to {path.with_suffix(YAML[0])}."
+            raise InventoryError([_ending(path)]) from None
+        line = f": {error.text.strip()}" if error.text else "."
         where = f"{error.filename or path}:{error.lineno}"
         raise InventoryError([Problem.of("invalid-python", "", where, what=error.msg, line=line)]) from None
     except UnicodeDecodeError as error:
         raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
+    except SystemExit as error:  # the whole command would end with the code of the file
+        raise InventoryError([_raised(error, _last_file(error) or str(path))]) from None
     except UnexpectedExternalError as error:
+        if path.suffix != ".py":
+            raise InventoryError([_ending(path)]) from None
         raise InventoryError([_raised(error.exception, error.filename)]) from None
     if not len(inventory) and path.suffix != ".py":
-        right = path.with_suffix(YAML[0])
-        raise InventoryError([Problem.of("inventory-ending", "", str(path), ending=path.suffix, right=right)])
-    return with_hosts(inventory)
+        raise InventoryError([_ending(path)])
+    return with_hosts(inventory, path)
 
 
-def with_hosts(inventory: Inventory) -> Inventory:
-    """The inventory.
+def _ending(path: Path) -> Problem:
+    """The error of a file that is neither .py nor YAML by its name, and no inventory in Python."""
+    right = path.with_suffix(YAML[0])
+    return Problem.of("inventory-ending", "", str(path), ending=path.suffix or path.name, right=right)
+
+
+def with_hosts(inventory: Inventory, path: Path) -> Inventory:
+    """The inventory of this file.
 
     Raises InventoryError if it has no hosts: pyinfra would then do nothing and report success.
     """
     if not len(inventory):
-        raise InventoryError([NO_HOSTS])
+        raise InventoryError([NO_HOSTS.at("", str(path))])
     return inventory
 
 
@@ -266,23 +293,45 @@ VERSIONS = ("version", "toolkit", "driver", "revision")
 """The fields whose unquoted numbers are refused with the text that was written."""
 
 
+NULL, BOOL, MERGE, DATE = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "merge", "timestamp"))
+
+
 class _Strict(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where PyYAML silently keeps the last, and a colon without a space."""
+    """YAML that refuses what PyYAML reads silently as something else than was meant.
+
+    These are a key given twice, a colon without a space, `no` as a name, and `22:22`, a number of minutes and seconds.
+    Dates are text.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's stub declares it for instances)
+        first: [(tag, pattern) for tag, pattern in found if tag != DATE]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and ":" in node.value:
+            what = "YAML reads digits with a colon as minutes and seconds; write them in quotes"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
         try:
-            return super().construct_object(node, deep)
-        except ValueError:  # of a timestamp
-            what = "looks like a date, and is not one"
+            return super().construct_object(node, deep=True)  # a value inside of itself is then an error
+        except ValueError:  # of more digits than Python reads
+            what = "is too long for a number; write it in quotes if it is text"
             raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == MERGE:
+                continue
+            if key_node.tag in (BOOL, NULL):
+                what = "the name in front of the colon is missing"
+                if key_node.value:
+                    what = f'YAML reads the name {key_node.value} as a value; write "{key_node.value}":, in quotes'
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, dict | list):
                 raise yaml.MarkedYAMLError(problem="found unhashable key", problem_mark=key_node.start_mark)
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f'"{key}" is given twice: keep one of them', problem_mark=key_node.start_mark
                 )
@@ -310,11 +359,21 @@ def _glued(key: Any) -> bool:
     return isinstance(key, str) and bool(re.fullmatch(r"[a-z_]+:[^\s/][^:]*|[A-Za-z_-]+=\S+", key))
 
 
-def _raised(error: Exception, filename: str) -> Problem:
+def _raised(error: BaseException, filename: str) -> Problem:
     """An exception of an inventory file, at the last line of that file in its traceback."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    where = f"{filename}:{lines[-1]}" if lines else filename
     what = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, SystemExit):
+        what = "it ends the command (`exit`)"
+        return Problem.of("inventory-raised", "", where, what=what, hint=". Remove that line.")
     hint = f". Is the environment variable {error} set?" if isinstance(error, KeyError) else "."
     if isinstance(error, NameError) and (right := PYTHON_WORDS.get(str(error.name).lower())):
         hint = f". Python writes {right}."
-    return Problem.of("inventory-raised", "", f"{filename}:{lines[-1]}" if lines else filename, what=what, hint=hint)
+    return Problem.of("inventory-raised", "", where, what=what, hint=hint)
+
+
+def _last_file(error: BaseException) -> str:
+    """The last file of an exception's traceback that is no part of Python, where `exit()` is written."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return next((name for name in reversed(files) if name[0] != "<" and "_sitebuiltins" not in name), "")

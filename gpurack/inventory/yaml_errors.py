@@ -12,12 +12,15 @@ import yaml
 NAME = r"[\w.@/-]+"
 OPENS = re.compile(r":\s*(#.*)?$")
 """A line whose value is in the lines below it."""
+OTHER_SPACE = re.compile(r"^[^#]*?(?:^|[:,{\[-]) *([\u00a0\u2000-\u200a\u202f\u205f\u3000])")
+"""A line with a space that YAML reads as a letter, where it wants an ordinary one."""
 AT_THE_START = {
     r"'-'|'\?'": (
         'some lines of one level begin with "- ", others do not',
         'Hosts and models are names with a colon, without "- ": `{name}: …`.',
     ),
     r"'([}\]])'": ("`{0}` closes nothing", "Remove it."),
+    "':'": ("the name in front of the colon is missing", "Write `name: …`."),
     r"'<scalar>'": ("text follows a value in quotes", "Put the whole value in quotes."),
 }
 """What PyYAML found in place of the next line of a map → what is wrong, what to write."""
@@ -35,6 +38,18 @@ OTHERS = {
     ),
     r"found unknown escape character": ("a backslash between double quotes", "Write single quotes: `{key}: '…'`."),
     r"found unhashable key": ("braces in braces, as of a template", "Write the value itself, or put it in quotes."),
+    r"for the tag 'tag:yaml.org,2002:([^']*)'": (
+        "YAML tags such as `!!{0}` are not supported",
+        "Write a plain value.",
+    ),
+    r"unconstructable recursive": (
+        "an alias (`*`) inside of its own anchor (`&`), so the value would contain itself",
+        "Write the value in place of the alias.",
+    ),
+    r"expected a mapping or list of mappings for merging": (
+        "`<<` merges maps, and this is not a map",
+        "Write `<<: *name`, and `&name` in front of a map.",
+    ),
     r"for the tag '(![^']*)'": (
         "YAML tags such as `{0}` are not supported",
         "Write a plain value. A secret is a reference: `api_key: {{env: LAB_KEY}}`.",
@@ -73,6 +88,10 @@ def explained(error: yaml.YAMLError, text: str) -> Mistake:
         return Mistake(None, str(error))
     problem, lines = str(error.problem), text.split("\n")
     at, begun = error.problem_mark, error.context_mark or error.problem_mark
+    for line in range(max(0, at.line - 1), at.line + 1):
+        if found := OTHER_SPACE.search(lines[line]):
+            what = f"a space of another kind (U+{ord(found[1]):04X}), as web pages and word processors write it"
+            return Mistake(line + 1, what, "Write ordinary spaces.")
     if (
         error.context in ("while scanning a quoted scalar", "while scanning a double-quoted scalar")
         and "end" in problem
@@ -104,6 +123,8 @@ def _in_brackets(closing: str, found: str, begun: int, line: int) -> Mistake:
     """The error inside of {…} or […]. begun, line: where the bracket opens, and where the error is, from 0."""
     opening, example = {"}": ("{", "{gpus: [0], port: 8000}"), "]": ("[", "[0, 1]")}[closing]
     example = f"Write it as in `{example}`."
+    if found == ":" and line == begun:
+        return Mistake(line + 1, "a second colon, in a value", f"Put the value in quotes. {example}")
     if found in ("}", "]"):
         return Mistake(line + 1, f"`{opening}` is closed by `{found}`", example)
     if line > begun:

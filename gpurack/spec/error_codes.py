@@ -123,6 +123,11 @@ SHAPE: Mapping[str, Code] = {
         'Write "{item}", in quotes.',
         "Numbers and booleans are not converted: Python and YAML spell them differently.",
     ),
+    "contains-itself": Code(
+        "contains itself.",
+        "Write its value in place of the name that leads back to it.",
+        "A map or list of a Python inventory has itself as a part, and so no end.",
+    ),
     "not-plain-data": Code(
         "contains more than text, numbers, booleans, lists and maps with text as keys.",
         "Put the value in quotes.",
@@ -189,7 +194,7 @@ FILES: Mapping[str, Code] = {
     ),
     "not-utf8": Code("is not UTF-8 text (byte {byte}).", "Save it as UTF-8.", "Inventories are UTF-8 text."),
     "inventory-ending": Code(
-        "was read as Python, because of its ending `{ending}`, and has no hosts.",
+        "was read as Python, because its name does not end in .yaml, and is no inventory in Python.",
         "If it is YAML or JSON, which is YAML also, rename it to {right}.",
         "gpurack reads .yaml and .yml as YAML, and everything else as Python.",
         "Rename the file.",
@@ -206,13 +211,14 @@ FILES: Mapping[str, Code] = {
     ),
     "no-hosts-map": Code(
         'needs a map "hosts" (name → fields).',
-        'Write hosts: {{gpu1.lab: {{models: {{…}}}}}}, without "- ". "all" and "groups" are optional.',
+        "{hint}",
         "A YAML inventory lists its hosts under `hosts`.",
+        "Write the hosts as a map: docs/inventory.md.",
     ),
     "no-hosts": Code(
         "the inventory has no hosts.",
-        "Write them as a list at the top of the inventory file, as in inventories/demo.py. pyinfra reads lists only: "
-        "it silently ignores dicts there, and names that begin with _.",
+        'Write lab = [("gpu1.lab", {{"models": {{…}}}})] at the top of the file. pyinfra reads only lists there, and '
+        'no names that begin with _. A YAML file is loaded by globals().update(gpurack.load("lab.yaml")).',
         "pyinfra found no list of hosts at the top of the file.",
     ),
     "no-models": Code(
@@ -247,7 +253,10 @@ FILES: Mapping[str, Code] = {
         'pyinfra would read each letter of ("gpu1", {…}) as a host.',
     ),
     "limit-matches-nothing": Code(
-        "--limit {limit} matches no host.", "Hosts: {hosts}.", "No host or group has this name or pattern."
+        "--limit {limit} matches no host.",
+        "{hint}",
+        "No host or group has this name or pattern.",
+        "Name a host or a group of the inventory.",
     ),
 }
 
@@ -379,7 +388,7 @@ SECRETS: Mapping[str, Code] = {
     ),
     "invalid-secret-variable": Code(
         "is not the name of an environment variable.",
-        "Use letters, digits and _ only.",
+        'Use letters, digits and _ only: {{"env": "LAB_KEY"}}.',
         "The value is not repeated, because it may be the secret itself.",
     ),
     "one-secret-source": Code(
@@ -403,7 +412,7 @@ SECRETS: Mapping[str, Code] = {
 
 IMAGES: Mapping[str, Code] = {
     "one-image-source": Code(
-        "needs either `version` or `image`, and not both.",
+        "needs either `version` or `image`, and has {has}.",
         "Give `version` for gpurack to choose the image, or `image` to choose it yourself.",
         "Each entry runs one image.",
     ),
@@ -714,8 +723,9 @@ GPUS: Mapping[str, Code] = {
     ),
     "gpus-not-a-list": Code(
         "{value} is not a list of GPUs.",
-        'Write [0, 1], ["GPU-6f1c"], "all", or [] for the CPU.',
+        "{hint}",
         "GPUs are a list, also a single one.",
+        "Write a list of indices or UUIDs.",
     ),
     "gpu-listed-twice": Code("{value} names a GPU twice.", "Remove one.", "A container gets each GPU once."),
     "mig-together": Code(

@@ -35,11 +35,27 @@ def _gpu_is_one(value: Any) -> Any:
     return value
 
 
+def _gpus_hint(value: Any) -> str:
+    """What to write in place of a value that is not a list of GPUs.
+
+    >>> _gpus_hint("0,1"), _gpus_hint("ALL"), _gpus_hint("none"), _gpus_hint((0, 1))
+    ('Write [0, 1].', 'Write "all".', 'Write [] for the CPU.', 'Write [0, 1].')
+    """
+    text = str(list(value) if isinstance(value, tuple) else value).strip("[]").replace(" ", "").lower()
+    if re.fullmatch(r"\d+(,\d+)*", text):
+        return f"Write [{text.replace(',', ', ')}]."
+    if text == "all":
+        return 'Write "all".'
+    if text in ("none", "cpu", "no", "false"):
+        return "Write [] for the CPU."
+    return 'Write [0, 1], ["GPU-6f1c"], "all", or [] for the CPU.'
+
+
 def _gpus_are_listed(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         raise Wrong("gpus-bare-number", value=value)
     if not isinstance(value, list) and value != "all":
-        raise Wrong("gpus-not-a-list", value=repr(value))
+        raise Wrong("gpus-not-a-list", value=repr(value), hint=_gpus_hint(value))
     if isinstance(value, list) and len(set(map(str, value))) != len(value):
         raise Wrong("gpu-listed-twice", value=value)
     return value
@@ -278,7 +294,7 @@ class Model(Strict):
     @model_validator(mode="after")
     def _has_one_image(self) -> "Model":
         if (self.version is None) == (self.image is None):
-            raise Wrong("one-image-source")
+            raise Wrong("one-image-source", has="neither" if self.image is None else "both")
         return self
 
 
@@ -333,7 +349,7 @@ class Job(Strict):
     @model_validator(mode="after")
     def _has_what_it_names(self) -> "Job":
         if (self.version is None) == (self.image is None):
-            raise Wrong("one-image-source")
+            raise Wrong("one-image-source", has="neither" if self.image is None else "both")
         if self.weights is None and any(WEIGHTS_INSIDE in word for word in self.command):
             raise Wrong("job-without-weights")
         for word in self.command:

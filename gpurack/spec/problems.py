@@ -99,7 +99,13 @@ def line_of(fault: Sequence[Problem]) -> str:
     if len(fault) == 1:
         return str(first)
     where = " · ".join(places_of(fault))
+    if first.message.startswith(PREDICATES):
+        return f"{where}: {first.what}"
     return f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else "")
+
+
+PREDICATES = ("is ", "has ", "must ", "needs ", "contains ", "holds ", "wants ")
+"""How sentences begin whose subject is the place in front of them."""
 
 
 def places_of(fault: Sequence[Problem]) -> list[str]:
@@ -194,6 +200,23 @@ def suggestion(word: object, known: Sequence[str]) -> str:
     return f'Did you mean "{guess}"?' if guess else f"Known: {', '.join(sorted(known))}." if known else ""
 
 
+def limit_hint(pattern: str, hosts: Sequence[str]) -> str:
+    """The hint for a `--limit` that matches none of the hosts.
+
+    >>> limit_hint("gpu1.lab/bge-m3", ["gpu1.lab"]), limit_hint("a,b", ["a", "b"]), limit_hint("GPU1", ["gpu1.lab"])
+    ('It takes hosts: `--limit gpu1.lab`.', 'Write `--limit a --limit b`.', 'Did you mean `gpu1.lab`?')
+    """
+    host, words = pattern.rpartition("/")[0], [word.strip() for word in pattern.split(",")]
+    if host in hosts:
+        return f"It takes hosts: `--limit {host}`."
+    if len(words) > 1 and set(words) <= set(hosts):
+        return f"Write `{' '.join(f'--limit {word}' for word in words)}`."
+    for known in hosts:
+        if pattern.lower() in (known.lower(), known.lower().partition(".")[0]):
+            return f"Did you mean `{known}`?"
+    return f"Hosts: {', '.join(hosts)}."
+
+
 MEANT = {
     ("model", "model_path", "path", "file"): ("weights", "Its files are `weights`; the key of the entry is its name."),
     ("name", "container_name", "model_name", "alias"): (
@@ -226,6 +249,8 @@ def belongs(word: str, known: Sequence[str]) -> str:
     >>> belongs("volumes", ["compose"]), belongs("volumes", ["hardware"])
     ('It is a key of Compose: write `compose: {"volumes": …}`.', '')
     """
+    if "file" in known:  # the source of a secret, whose `env` and `command` are not those of entries
+        return ""
     for words, (field, hint) in MEANT.items():
         if word.lower() in words and field in known:
             return hint.replace("NAME", word)
@@ -337,17 +362,31 @@ def wrong_type(expected: str, value: object, field: str) -> Problem:
     hint, text = "", value if isinstance(value, str) else ""
     shown = "a list" if isinstance(value, list | tuple) else "a map" if isinstance(value, Mapping) else repr(value)
     if expected == TYPES["int_type"] and text.isdigit():
-        hint = f"Write {text}, without quotes."
+        hint = f"Write {int(text)}, without quotes."
     elif expected == TYPES["int_type"] and re.fullmatch(r"\d+:\d+", text):
         hint = f"Write {text.partition(':')[0]}: the port on the host alone."
     elif expected == TYPES["int_type"] and re.fullmatch(r"\d+[kK]", text):
         hint = f"Write {int(text[:-1]) * 1024}."
     elif expected == TYPES["bool_type"] and text.lower() in BOOLEANS:
         hint = f"Write {BOOLEANS[text.lower()]}, without quotes."
+    elif expected == TYPES["int_type"] and isinstance(value, float) and value.is_integer():
+        hint = f"Write {int(value)}."
+    elif expected == TYPES["bool_type"] and value in (0, 1):
+        hint = f"Write {'true' if value else 'false'}."
+    elif expected == TYPES["list_type"] and text:
+        parts = [int(word) if word.isdigit() else word for word in text.replace(",", " ").split()]
+        hint = f"Write {field}: {json.dumps(parts)}."
+    elif field.startswith(("hosts.", "groups.")):
+        below = '{"models": {…}}' if field.startswith("hosts.") else '{"hardware": {"A30": 4}}'
+        hint = f"Write {field.partition('.')[2]}: {below}."
     elif expected == TYPES["dict_type"] and isinstance(value, list) and (words := assignments(value)):
         hint = f"Write {field}: {json.dumps(words)}."
     elif field in EXAMPLES:
         hint = f"Write {EXAMPLES[field]}."
+    elif expected == TYPES["string_type"] and isinstance(value, int | float) and not isinstance(value, bool):
+        hint = f'Write "{value}", in quotes.'
+    elif expected == TYPES["string_type"] and isinstance(value, list) and value and isinstance(value[0], str):
+        hint = f'It takes one: write "{value[0]}".'
     elif expected == "a map of fields":
         hint = f'Write {field}: {{"engine": …, "port": …}}.'
     return Problem.of("wrong-type", expected=expected, value=shown, hint=hint)

@@ -75,7 +75,7 @@ class Secret(Strict):
     def _value(self) -> str:
         value = self._raw().strip()
         if not value:
-            raise SecretError(f"{self.source()} is empty.")
+            raise SecretError(f"{self.source()} {'printed nothing' if self.command else 'is empty'}.")
         if len(value.splitlines()) > 1:  # what `pass show` prints below the password; no HTTP header holds it
             raise SecretError(f"{self.source()} holds more than one line; let it be the secret alone.")
         if any(unicodedata.category(character) == "Cc" for character in value):
@@ -102,7 +102,9 @@ class Secret(Strict):
                 raise SecretError(f"{self.source()} has not ended within {PATIENCE // 60} min.")
             return said
         except subprocess.CalledProcessError as error:
-            raise SecretError(f"{self.source()} ended with exit code {error.returncode}.") from None
+            printed = (error.stderr or "").strip().splitlines()
+            last = f": {printed[-1].strip().rstrip('.')}" if printed else ""
+            raise SecretError(f"{self.source()} ended with exit code {error.returncode}{last}.") from None
         except (OSError, UnicodeDecodeError) as error:
             verb = "run" if self.command and isinstance(error, OSError) else "read"
             raise SecretError(f"{self.source()} cannot be {verb}: {getattr(error, 'strerror', error)}.") from None

@@ -33,7 +33,7 @@ from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.problems import InventoryError, Problem, limit_hint
 from gpurack.spec.secret import SecretError
 from gpurack.verify.drift import Unreachable, Unread
 from gpurack.verify.evidence import Seen, enabled, limit, script, whole
@@ -193,7 +193,8 @@ class Lab:
         fleet = with_lock(read_fleet(inventory), path)
         chosen = [host for host in inventory if not limit or any(fits(host, pattern) for pattern in limit)]
         if not chosen:
-            words = {"limit": " ".join(limit), "hosts": ", ".join(fleet)}
+            asked = " ".join(limit)
+            words = {"limit": asked, "hint": limit_hint(asked, list(fleet))}
             raise InventoryError([Problem.of("limit-matches-nothing", "", str(path), **words)])
         apply = apply_command(path)
         self.salt = token_hex(16)

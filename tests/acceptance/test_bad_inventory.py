@@ -105,4 +105,4 @@ def test_inventory_without_hosts_is_an_error(lab: Lab, tmp_path: Path, text: str
     run = lab.run(inventory)
     assert run.exit_code != 0, run.output
     assert not run.traceback, run.output
-    assert "the inventory has no hosts. Write them as a list at the top of the inventory file" in run.output, run.output
+    assert "the inventory has no hosts. Write lab = [" in run.output, run.output

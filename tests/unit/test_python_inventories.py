@@ -31,6 +31,8 @@ lab = ([("gpu1", {"models": {
         ("", "the inventory has no hosts."),
         ('lab = {"gpu1": {}}', "the inventory has no hosts."),
         ('_lab = ["gpu1"]', "names that begin with _."),
+        ("import sys\nsys.exit(0)", "lab.py:2: Python stopped here: it ends the command (`exit`). Remove that line."),
+        ("exit()", "lab.py:1: Python stopped here: it ends the command (`exit`). Remove that line."),
     ],
 )
 def test_reports_exception_with_line(tmp_path: Path, text: str, sentence: str) -> None:

@@ -64,7 +64,23 @@ def error_of(tmp_path: Path, text: str) -> str:
         ("models: - qwen:", "models:\n      qwen:", '4: a list begins in the line of its name, or "- " is where a name '
          'belongs. Hosts and models are names with a colon, without "- ".'),
         ("q\0n:", "qwen:", "5: an invisible character (U+0000). Delete it."),
-        ("maintenance: 2026-13-45", "hardware: {A30: 2}", "3: looks like a date, and is not one."),
+        ("weights: hf: q", "weights: /w/q",
+         "5: a second colon, in a value. Put the value in quotes. Write it as in `{gpus: [0], port: 8000}`."),
+        (f"port: {'9' * 5000}", "port: 8000", "5: is too long for a number; write it in quotes if it is text."),
+        ("no:", "qwen:", '5: YAML reads the name no as a value; write "no":, in quotes.'),
+        (":", "qwen:", "5: the name in front of the colon is missing. Write `name: …`."),
+        ("{? , weights", "{weights", "5: the name in front of the colon is missing."),
+        ("port: 22:22", "port: 8000",
+         "5: YAML reads digits with a colon as minutes and seconds; write them in quotes."),
+        ("port: !!python/name:x 5", "port: 8000",
+         "5: YAML tags such as `!!python/name:x` are not supported. Write a plain value."),
+        ("<<: 5, port: 8000", "port: 8000",
+         "5: `<<` merges maps, and this is not a map. Write `<<: *name`, and `&name` in front of a map."),
+        ("gpu1.lab: &lab {again: *lab}\n  x:", "gpu1.lab:",
+         "2: an alias (`*`) inside of its own anchor (`&`), so the value would contain itself. Write the value in "
+         "place of the alias."),
+        ("\u00a0\u00a0\u00a0\u00a0hardware", "    hardware",
+         "3: a space of another kind (U+00A0), as web pages and word processors write it. Write ordinary spaces."),
         ("port: 1, port", "port", '5: "port" is given twice: keep one of them.'),
         ("port:8000", "port: 8000", "5: a space is missing after the colon; write port: 8000."),
     ],
@@ -116,3 +132,9 @@ def test_any_slip_of_a_finger_is_an_error_or_an_inventory(
     file.write_text(LAB[:place] + put + LAB[place + 1 :])
     with suppress(InventoryError):
         read_yaml(file)
+
+
+def test_reads_dates_as_text_and_merges_maps(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("a: &a {version: 2026-01-02, port: 1}\nb: {<<: *a, port: 2}\n")
+    assert parse_yaml(file)["b"] == {"version": "2026-01-02", "port": 2}

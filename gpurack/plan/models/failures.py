@@ -14,7 +14,7 @@ from gpurack.plan.models.desired import SALTED, DesiredService, desire, salt_of
 from gpurack.plan.models.diff import OWN
 from gpurack.plan.models.health import Health, first_line, health, local_time
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, nearest
 
 ALL = "all"
 """In `--data retry=HOST/all`: every entry of the host."""
@@ -131,12 +131,15 @@ def unknown_retries(asked: str | None, fleet: Mapping[str, Host]) -> list[Proble
     found = []
     for host, model in places(asked):
         example = "HOST/MODEL"
-        if host not in fleet:
+        if not host and model in fleet:
+            why, example = "it is a host, and the model is missing", f"{model}/{next(iter(fleet[model].entries), ALL)}"
+        elif host not in fleet:
             hosts = [name for name, spec in fleet.items() if model in spec.entries]
             why = f"{host} is not in the inventory" if host else "the host is missing"
             example = f"{hosts[0]}/{model}" if hosts else example
         elif model != ALL and model not in fleet[host].entries:
             why = f"{host} has no model `{model}`"
+            example = f"{host}/{nearest(model, fleet[host].entries) or 'MODEL'}"
         else:
             continue
         found.append(Problem.of("unknown-retry", value=f"{host}/{model}" if host else model, why=why, example=example))
