@@ -12,7 +12,7 @@ import claims
 import processes
 import record
 import recovering
-from common import Failure, locked, say  # (beside this file)
+from common import Failure, locked, say, together  # (beside this file)
 from dockerd import POLICIES, TURN, Dockerd, ensure_record, own_url
 from paths import PROBE_LABEL
 
@@ -85,6 +85,31 @@ def drain(dockerd, name, container, found, counts):
         if url:
             runs = processes.Watched(dockerd, container).runs
             asking.drain(dockerd, name, url, counts["running"], dockerd.key(name), runs)
+
+
+def end(data):
+    """Stop containers of one Docker side by side before they are removed; their running requests may end first.
+
+    The caller holds the Docker's lock (gpurack/plan/remove.py), and kills what is left. data: `user`, and `containers`
+    with id, name, and where its engine counts its running requests. Returns how many still run.
+    """
+    dockerd = Dockerd(data["user"])
+    dockerd.keys = record.keys(data["user"])
+    return len(together((end_one, dockerd, each) for each in data["containers"]))
+
+
+def end_one(dockerd, container):
+    """Stop one of these containers, where it exists. Raises Failure."""
+    name, container_id = container["name"], container["id"]
+    try:
+        found = dockerd.details(container_id)
+        if found:
+            with contextlib.suppress(Failure):  # as above
+                drain(dockerd, name, container_id, found, container)
+            processes.stop(dockerd, container_id)
+    except Failure as failure:
+        say(name, str(failure))
+        raise
 
 
 def release(dockerd, names):

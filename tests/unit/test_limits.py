@@ -23,6 +23,7 @@ from tests.unit.host_programs import Fakes, load
 assert host_programs
 import common  # noqa: E402 (of files/)
 import dockerd as dockerd_module  # noqa: E402
+import download  # noqa: E402
 
 pytestmark = pytest.mark.sampled
 
@@ -214,3 +215,61 @@ def test_restart_of_docker_says_what_is_waited_for(monkeypatch: pytest.MonkeyPat
     assert (code, why) == (124, "`sh -c sleep 60 & exec sleep 60` did not end within 1 s")
     assert capsys.readouterr().out.startswith("waiting for sh -c sleep 60 & exec sleep 60, 0 of at most 1 s\n")
     assert module.run("sh", "-c", "echo one; exit 3") == (3, "one")
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of the host's lock; a wait for it is told at once, and ends soon."""
+    monkeypatch.setattr(common, "LOCK", str(tmp_path / "run/lock"))
+    monkeypatch.setattr(common, "BUSY", str(tmp_path / "run/busy"))
+    monkeypatch.setattr(common, "EVERY", 0)
+    monkeypatch.setattr(common, "LOCK_LIMIT", 1.5)
+    return tmp_path / "run/lock"
+
+
+def wait_for_lock(lock: Path) -> None:
+    with common.locked("models"):
+        pass
+
+
+def wait_for_download(lock: Path) -> None:
+    with download.locked("alpha", str(lock)):
+        pass
+
+
+def wait_for_turn(lock: Path) -> None:
+    with download.turn("alpha", 1):
+        pass
+
+
+HOLDING: dict[Callable[[Path], None], Callable[[Path], Any]] = {
+    wait_for_lock: lambda lock: common.locked("jobs"),
+    wait_for_download: lambda lock: download.locked("alpha", str(lock)),
+    wait_for_turn: lambda lock: download.turn("alpha", 1),
+}
+
+
+@pytest.mark.parametrize("wait", HOLDING)
+def test_wait_for_another_run_has_a_limit(wait: Callable[[Path], None], lock: Path, capsys: Any) -> None:
+    lock.parent.mkdir()
+    begun = time.monotonic()
+    with HOLDING[wait](lock), pytest.raises(common.TimeIsUp, match=r"^no end in 1\.5 s: waiting for "):
+        wait(lock)
+    assert time.monotonic() - begun < 8
+    assert "waiting for " in capsys.readouterr().out
+
+
+def test_a_stopped_run_that_looks_for_the_holder_of_a_lock_keeps_none_waiting(lock: Path) -> None:
+    """It holds the lock of that look, which nothing releases."""
+    lock.parent.mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    argv = [sys.executable, "-c", code, str(lock.parent / "replacing")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with common.locked("jobs"), pytest.raises(common.TimeIsUp):
+            wait_for_lock(lock)
+        other.kill()
