@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from urllib.parse import quote, urlsplit
@@ -20,10 +19,10 @@ from urllib.parse import quote, urlsplit
 import room
 from common import (  # (beside this file)
     CertainFailure,
+    Child,
     Failure,
     Progress,
     TimeIsUp,
-    die_with_parent,
     parsed,
     put_in_place,
     reading,
@@ -217,6 +216,7 @@ def checked(name, growing):
 # --- a repository of a hub -------------------------------------------------------------------------------------------
 
 REFUSED = (401, 403)
+REQUEST_LIMIT = 240  # seconds; curl ends each of three tries after 60
 LARGEST_ANSWER = 64 << 20  # bytes; a list of ten thousand files has 3 MB
 FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
 PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
@@ -242,23 +242,18 @@ class Answer:
 def request(url, token, *options):
     """Send one request with curl. Redirects are not followed, so only this hub receives the token. Raises Failure."""
     options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
-    argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent
-    )
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(given)
-    output = process.stdout.read(LARGEST_ANSWER + 1)
-    if len(output) > LARGEST_ANSWER:
-        process.kill()
-        process.wait()
-        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]), "download-failed")
-    error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
-    if process.wait():
-        what = "{}://{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the "
-        raise Failure(
-            (what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]), "download-failed"
-        )
+    argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token).decode()
+    place = "{}://{}".format(*urlsplit(url)[:2])
+    child = Child(argv, limit=REQUEST_LIMIT, text=given, what="the answer of " + place, apart=True, resumed=True)
+    output = bytearray()
+    for piece in child.output():
+        output += piece
+        if len(output) > LARGEST_ANSWER:
+            raise Failure("{} sent an endless answer. Check `mirrors`".format(place), "download-failed")
+    error = child.errors.strip().splitlines()[-1:] or ["curl failed"]
+    if child.code:
+        what = "{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the host and "
+        raise Failure((what + "set `weights` to their path.").format(place, error[0]), "download-failed")
     text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
@@ -468,6 +463,8 @@ def fetch_folder(name, hub, wanted, ahead=False):
     record = record_of(wanted, part) if "file" in wanted else path + ".json.new"
     with create(record) as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     old = path + ".old.part"
     if os.path.exists(path):  # of another commit; running models keep its files open
         if os.path.lexists(old):

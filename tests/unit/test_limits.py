@@ -33,7 +33,6 @@ LIMITED = {
     "docker_restart.run": "each has a limit, by default docker_restart.LIMIT",
     "download.attempt": "curl ends when it stalls (--speed-limit), and says its progress",
     "evidence.run": "verification: each part has a limit of its own",
-    "fetch.request": "curl --max-time",
     "hashes.output_as": "ends after SILENCE or LONG",
     "logs.show_container": "ends after PATIENCE, or when its reader does",
     "rootless.run": "the whole program ends after USER_PROGRAM (gpurack/operations/commands.py)",
