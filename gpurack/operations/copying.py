@@ -45,10 +45,13 @@ folders() { python3 -c {program} "$@"; }
 folders make {above} || exit 1
 if [ -e {path} ]; then
 	said={there}
-else
-	folders clean {part} && cd {part} && said=$(df -B1 --output=avail . | tail -n 1) || exit 1
+elif folders clean {part} && cd {part} && said=$(df -B1 --output=avail . | tail -n 1); then
 	said="$said
 $(find . -type f -printf '%s %P\\n')" || exit 1
+elif [ -e {path} ]; then # another run put it into place meanwhile
+	said={there}
+else
+	exit 1
 fi
 printf '%s\\n' "$said" | sed 's/^ */gpurack: /'""",
         program=folders_program(),
@@ -64,7 +67,7 @@ def wait(name: str, path: str) -> Sh:
     return sh(
         """\
 begun=$(date +%s); told=$begun
-while exec 9>>{lock}; flock -n -E 75 9; [ $? = 75 ]; do
+while [ -e {lock} ] && exec 9>>{lock} && { flock -n -E 75 9; [ $? = 75 ]; }; do
 	exec 9>&-
 	now=$(date +%s)
 	by=$(head -c 200 {lock} | head -n 1 | tr -cd '[:print:]')
@@ -92,8 +95,9 @@ def receive(path: str, name: str, found: int, size: int, sha256: str, who: str) 
     return sh(
         """\
 umask 022; exec 9>>{lock} || exit 1
-flock -n -E 75 9; [ $? != 75 ] && [ ! -e {path} ] && [ ! -e {file} ] &&
-	[ "$(stat -c %s {file}.part 2>/dev/null || echo 0)" = {found} ] || { echo {refused}; exit 1; }
+flock -n -E 75 9; [ $? != 75 ] || { echo {refused}; exit 1; }
+[ ! -e {path} ] || { rmdir {part} 2>/dev/null; rm -f {lock}; echo {refused}; exit 1; }
+[ ! -e {file} ] && [ "$(stat -c %s {file}.part 2>/dev/null || echo 0)" = {found} ] || { echo {refused}; exit 1; }
 echo {who} >{lock}
 mkdir -p {folder} && truncate -s {begin} {file}.part && cat >>{file}.part || exit 1
 [ "$(stat -c %s {file}.part)" = {size} ] || { echo "the connection ended"; exit 1; }
@@ -102,6 +106,7 @@ mkdir -p {folder} && truncate -s {begin} {file}.part && cat >>{file}.part || exi
 sync {file}.part && mv -f {file}.part {file} && sync {folder}""",
         lock=f"{path}.lock",
         path=path,
+        part=part,
         folder=f"{part}/{name}".rpartition("/")[0],
         file=f"{part}/{name}",
         name=name,

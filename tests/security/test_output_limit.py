@@ -147,12 +147,12 @@ def test_host_whose_shell_hangs_is_not_waited_for(host: Host, monkeypatch: pytes
     said: list[str] = []
     monkeypatch.setattr(host, "log", said.append)
     monkeypatch.setattr(remote, "SIGN_OF_LIFE", 0.3)
-    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("exec sleep 60")))
+    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("cat >/dev/null; exec sleep 60")))
     monkeypatch.setattr(snapshot, "ANSWER", 1)
     facts = snapshot.take_snapshot(host, questions(spec({})))
     assert facts.trouble
     assert facts.trouble.what.startswith("Could not inspect the host: no answer within 1 s, although ssh works.")
-    assert said[0] == "waiting for an answer of the host, 0.3 s"
+    assert said[0].startswith("waiting for an answer of the host, ")
     monkeypatch.setattr(on_host, "AM_I_ROOT", sh("exec sleep 60"))
     monkeypatch.setattr(on_host, "QUICK", 1)
     with pytest.raises(on_host.NotDone, match=r"^no answer within 1 s\.$"):

@@ -81,7 +81,7 @@ REAL = (
     "xargs",
 )
 NOTED = (
-    "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
+    "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "cp", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
     "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "sync", "systemctl",
     "update-ca-certificates",
 )  # fmt: skip
