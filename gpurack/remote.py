@@ -15,7 +15,7 @@ from typing_extensions import override
 from gpurack.screen import duration
 from gpurack.shell import Sh
 
-SIGN_OF_LIFE = 5
+SIGN_OF_LIFE = 10
 """Seconds between two messages that a host's answer is waited for."""
 LOST = "the connection to the host was lost. Run again to continue"
 

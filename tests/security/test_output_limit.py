@@ -147,7 +147,8 @@ def test_host_whose_shell_hangs_is_not_waited_for(host: Host, monkeypatch: pytes
     said: list[str] = []
     monkeypatch.setattr(host, "log", said.append)
     monkeypatch.setattr(remote, "SIGN_OF_LIFE", 0.3)
-    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("cat >/dev/null; exec sleep 60")))
+    hangs = snapshot.Command(sh("cat >/dev/null; exec sleep 60"))
+    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: hangs)
     monkeypatch.setattr(snapshot, "ANSWER", 1)
     facts = snapshot.take_snapshot(host, questions(spec({})))
     assert facts.trouble

@@ -36,7 +36,6 @@ LIMITED = {
     "hashes.output_as": "ends after SILENCE or LONG",
     "logs.show_container": "ends after PATIENCE, or when its reader does",
     "rootless.run": "the whole program ends after USER_PROGRAM (gpurack/operations/commands.py)",
-    "safe_paths.remove": "timeout=REMOVAL",
     "with_lock.main": "a program of these, under a lock",
 }
 """Where programs are started, and what limits them there."""
