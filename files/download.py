@@ -16,7 +16,7 @@ import threading
 import time
 
 import locks
-from locks import is_at
+from locks import is_at, wait_on
 from messages import Failure, clock, while_heard
 from programs import die_with_parent
 from progress import Progress  # (beside this file)
@@ -62,7 +62,8 @@ def locked(name, path, what=None, heard=True):
 
     The lock is a file beside it with the holder's name, which is removed at the end. what: what is downloaded, for
     those that wait, by default the path. heard: does waiting end where the connection is lost, since nothing was
-    changed yet? Yields whether another run held it first. Raises Failure where this host may not write there."""
+    changed yet? Yields whether another run held it first. Raises Failure where this host may not write there, and after
+    LOCK_LIMIT seconds."""
     place, progress, waited = path + ".lock", Progress(name), False
     while True:
         try:
@@ -77,11 +78,10 @@ def locked(name, path, what=None, heard=True):
             raise
         with lock:
             if not taken(lock):
-                waited = True
+                waited, who = True, ""
                 with contextlib.suppress(OSError):
-                    progress.tell("waiting for the download of {} by {}".format(what or path, lock.read(200).strip()))
-                if heard:
-                    while_heard()
+                    who = lock.read(200).strip()
+                wait_on(progress, "waiting for the download of {} by {}".format(what or path, who), heard)
                 time.sleep(0.2)
                 continue
             if not is_at(lock, place):  # its holder removed it meanwhile
@@ -133,7 +133,7 @@ def turn(name, connections):
         slot = SLOTS.setdefault(connections, threading.Semaphore(connections))
     progress = Progress(name)
     while not slot.acquire(timeout=1):
-        progress.tell("waiting for other downloads (`download.connections`: {})".format(connections))
+        wait_on(progress, "waiting for other downloads (`download.connections`: {})".format(connections))
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from urllib.parse import quote, urlsplit
@@ -24,7 +23,7 @@ from json_data import parsed
 from messages import CertainFailure, Failure, TimeIsUp, say, size
 from phases import FETCH, phase
 from pieces import download_file
-from programs import die_with_parent, run
+from programs import Child, run
 from progress import Progress, reading, show_progress
 from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove, weak_spot
 from writing import put_in_place  # (beside this file)
@@ -208,6 +207,7 @@ def checked(name, growing):
 # --- a repository of a hub -------------------------------------------------------------------------------------------
 
 REFUSED = (401, 403)
+REQUEST_LIMIT = 240  # seconds; curl ends each of three tries after 60
 LARGEST_ANSWER = 64 << 20  # bytes; a list of ten thousand files has 3 MB
 FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
 PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
@@ -233,23 +233,18 @@ class Answer:
 def request(url, token, *options):
     """Send one request with curl. Redirects are not followed, so only this hub receives the token. Raises Failure."""
     options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
-    argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent
-    )
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(given)
-    output = process.stdout.read(LARGEST_ANSWER + 1)
-    if len(output) > LARGEST_ANSWER:
-        process.kill()
-        process.wait()
-        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]), "download-failed")
-    error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
-    if process.wait():
-        what = "{}://{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the "
-        raise Failure(
-            (what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]), "download-failed"
-        )
+    argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token).decode()
+    place = "{}://{}".format(*urlsplit(url)[:2])
+    child = Child(argv, limit=REQUEST_LIMIT, text=given, what="the answer of " + place, apart=True, resumed=True)
+    output = bytearray()
+    for piece in child.output():
+        output += piece
+        if len(output) > LARGEST_ANSWER:
+            raise Failure("{} sent an endless answer. Check `mirrors`".format(place), "download-failed")
+    error = child.errors.strip().splitlines()[-1:] or ["curl failed"]
+    if child.code:
+        what = "{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the host and "
+        raise Failure((what + "set `weights` to their path.").format(place, error[0]), "download-failed")
     text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
@@ -459,6 +454,8 @@ def fetch_folder(name, hub, wanted, ahead=False):
     record = record_of(wanted, part) if "file" in wanted else path + ".json.new"
     with create(record) as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     old = path + ".old.part"
     if os.path.exists(path):  # of another commit; running models keep its files open
         if os.path.lexists(old):

@@ -10,7 +10,6 @@ own python3 (3.6 or newer, standard library only), as root.
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import math
@@ -25,11 +24,14 @@ import threading
 import time
 
 from accounts import as_user
+from locks import is_taken
 from messages import describe_error, say  # (beside this file)
 from safe_paths import is_folder, open_file, weak_spot, weak_spots
+from writing import put_in_place
 
 MEMORY = "/var/lib/gpurack/sha256"
 """A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
+MEMORY_PATIENCE = 10  # seconds to wait for another run that writes it; what is not remembered is read again
 READ = {}  # what this run read: path → (stamp, sha256). MEMORY may be on a full disk, and cannot hold every path
 EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
@@ -160,7 +162,11 @@ def change_memory(changed):
     try:
         os.makedirs(os.path.dirname(MEMORY), exist_ok=True)
         with open(os.open(MEMORY + ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            end = time.monotonic() + MEMORY_PATIENCE
+            while not is_taken(lock):
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.05)
             before = remembered()
             known = changed(before)
             if known == before:
@@ -169,7 +175,7 @@ def change_memory(changed):
             with open(beside, "w", encoding="utf-8", errors="surrogateescape") as stream:
                 os.fchmod(beside, 0o600)
                 stream.writelines("{} {} {}\n".format(*known[each], each) for each in sorted(known) if "\n" not in each)
-            os.rename(MEMORY + ".new", MEMORY)
+            put_in_place(MEMORY + ".new", MEMORY)
     except OSError:
         pass
 

@@ -276,7 +276,7 @@ def weights(job, used, known):
         if weak_spot(place):  # root fetches nothing into it; FIFOs, or more files than can be listed, may be there
             continue
         for path in fetched(place, shas):
-            base = re.sub(r"(\.[0-9a-f]{12})?\.part$", "", path)
+            base = re.sub(r"(\.[0-9a-f]{12})?\.(part|lock)$", "", path)
             if any(is_in(base, other) or is_in(other, base) for other in wanted - above):
                 continue
             if is_held(base):  # a run downloads it now

@@ -10,10 +10,11 @@ import pwd
 import re
 import time
 
-from messages import say, while_heard
+from messages import TimeIsUp, rounded, say, while_heard
 from paths import BUSY, LOCK, of_user  # (beside this file)
 from progress import Progress
 
+LOCK_LIMIT = 24 * 3600  # seconds to wait for another run: its download or job may take hours
 UNKNOWN = "unknown"
 
 
@@ -24,14 +25,16 @@ def locked(what, users=("",), heard=False):
     It waits for one of them while it holds none: another run may need hours in a user's Docker, which must keep no run
     from the host's. All are tried in the same order, so that of two runs one always gets on. The file beside each lock
     says which run holds it. what: the name of this run in that file. heard: nothing was changed yet, so raise Failure
-    where the connection was lost: else the change would be made hours later, when nobody expects it."""
+    where the connection was lost: else the change would be made hours later, when nobody expects it. Raises Failure
+    after LOCK_LIMIT seconds."""
+    progress = Progress("")
     with contextlib.ExitStack() as held:
         while True:
             busy = next((user for user in sorted(users) if not take(of_user(LOCK, user), held)), None)
             if busy is None:
                 break
             held.close()
-            with alone(of_user(LOCK, busy), busy, heard):
+            with alone(of_user(LOCK, busy), busy, heard, progress):
                 pass
         for user in sorted(users):
             path = of_user(BUSY, user)
@@ -44,27 +47,38 @@ def locked(what, users=("",), heard=False):
 
 
 @contextlib.contextmanager
-def alone(path, user="", heard=False):
+def alone(path, user="", heard=False, progress=None):
     """Hold a lock. Only root can open it, and no started program inherits it (Python's files are closed on exec).
 
-    user: whose Docker it is for; named in the message while waiting. heard: as for `locked`.
+    user: whose Docker it is for; named in the message while waiting. heard: as for `locked`. progress: of a wait that
+    began before. Raises Failure after LOCK_LIMIT seconds.
 
     A process of another user may still hold it: it opened the file when an older version allowed that, or inherited it
     from a program of an older version. Such a process must not block runs until the next reboot, and it cannot always
     be ended (it may be a user's dockerd). So the lock becomes a new file with the same name, which only root can open.
     Two runs at once remain impossible: every run checks that its locked file still has the name, and the file is not
     replaced while another process of root has it open, because an older version may wait for it without this check."""
-    progress, inspected = Progress(""), 0
+    progress, inspected = progress or Progress(""), 0
     with contextlib.ExitStack() as held:
         while not take(path, held):
             if time.monotonic() - inspected >= 1:
                 inspected = time.monotonic()
                 pids = replace_if_strange(path)
-            progress.tell(waiting_for(path, pids, user))
-            if heard:
-                while_heard()
+            wait_on(progress, waiting_for(path, pids, user), heard)
             time.sleep(0.05)
         yield
+
+
+def wait_on(progress, what, heard=True):
+    """Say what a lock is waited for. Raises Failure after LOCK_LIMIT seconds, and where nobody hears it any more.
+
+    heard: as for `locked`.
+    """
+    progress.tell(what)
+    if progress.elapsed() > LOCK_LIMIT:
+        raise TimeIsUp("no end in {}: {}".format(rounded(LOCK_LIMIT), what))
+    if heard:
+        while_heard()
 
 
 def take(path, held):
@@ -112,10 +126,10 @@ def replace_if_strange(path):
     """Replace a lock that is held by processes of other users only (see `alone`); returns the holders' process ids."""
     folder = os.path.dirname(path)
     with open(os.open(os.path.join(folder, "replacing"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as mutex:
-        fcntl.flock(mutex, fcntl.LOCK_EX)
+        alone_here = is_taken(mutex)  # else another run does this just now
         found = openers(path)
         pids = [pid for pid, holds in found if holds]
-        if pids and not any(is_root(pid) for pid, _ in found):
+        if pids and alone_here and not any(is_root(pid) for pid, _ in found):
             new = os.path.join(folder, "new-lock")
             os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             os.rename(new, path)

@@ -5,6 +5,7 @@
     models.py prepare  fetch weights and get images ahead of a change; the plan comes the same way
     models.py jobs     run jobs; their plan comes the same way (gpurack/plan/models/jobs.py)
     models.py stop     stop a model until the next run, or hold it (gpurack/plan/models/stop.py)
+    models.py end      stop containers that are removed next (gpurack/plan/remove.py), whose lock the caller holds
     models.py note     note in the history what a run changed besides the models, if it changes no model
     models.py boot     start the models of compose.yaml once Docker and the GPU driver are ready
     models.py recover  finish or undo the changes of runs that were killed; every run and boot begin with it
@@ -110,6 +111,10 @@ def stop():
     return len(failed)
 
 
+def end():
+    return min(stopping.end(json.load(sys.stdin)), 100)
+
+
 def note_run(data, changes, failed):
     """Add a run to the history.
 
@@ -160,6 +165,7 @@ def main():
         "prepare": prepare,
         "jobs": run_jobs,
         "stop": stop,
+        "end": end,
         "note": note,
         "boot": start_at_boot,
         "recover": recover,

@@ -42,6 +42,11 @@ def write(path, text):
         stream.flush()
         os.fsync(stream.fileno())
     os.rename(beside, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def install():

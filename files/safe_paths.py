@@ -12,7 +12,6 @@ import os
 import pwd
 import shlex
 import stat
-import subprocess
 
 MOST_LINKS = 40  # as the kernel's
 REMOVAL = 60  # seconds to remove a folder
@@ -170,13 +169,17 @@ def remove(path):
     if os.path.islink(path) or not os.path.isdir(path):
         os.unlink(path)
         return
-    argv = ["rm", "-rf", "--one-file-system", "--", path]
+    # what reads as a user is sent without them (gpurack/facts/remembered.py)
+    from messages import TimeIsUp
+    from programs import run
+
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=REMOVAL, check=False)
-    except subprocess.TimeoutExpired:
+        argv = ["rm", "-rf", "--one-file-system", "--", path]
+        code, output = run(*argv, limit=REMOVAL, what="the removal of {}".format(path))
+    except TimeIsUp:
         raise OSError(errno.ETIMEDOUT, "not removed within {} s".format(REMOVAL), path) from None
-    if done.returncode:
-        raise OSError(errno.EIO, done.stderr.decode("utf-8", "replace").strip()[:300], path)
+    if code:
+        raise OSError(errno.EIO, output[:300], path)
 
 
 def create(path):

@@ -18,6 +18,7 @@ from locks import locked
 from messages import Failure, say  # (beside this file)
 from paths import PROBE_LABEL
 from ports import own_url
+from programs import together
 from record_rebuild import ensure_record
 
 STAYS = ("", "no", "unless-stopped")  # with these, dockerd starts no container that was stopped
@@ -89,6 +90,31 @@ def drain(dockerd, name, container, found, counts):
         if url:
             runs = processes.Watched(dockerd, container).runs
             asking.drain(dockerd, name, url, counts["running"], dockerd.key(name), runs)
+
+
+def end(data):
+    """Stop containers of one Docker side by side before they are removed; their running requests may end first.
+
+    The caller holds the Docker's lock (gpurack/plan/remove.py), and kills what is left. data: `user`, and `containers`
+    with id, name, and where its engine counts its running requests. Returns how many still run.
+    """
+    dockerd = Dockerd(data["user"])
+    dockerd.keys = record.keys(data["user"])
+    return len(together((end_one, dockerd, each) for each in data["containers"]))
+
+
+def end_one(dockerd, container):
+    """Stop one of these containers, where it exists. Raises Failure."""
+    name, container_id = container["name"], container["id"]
+    try:
+        found = dockerd.details(container_id)
+        if found:
+            with contextlib.suppress(Failure):  # as above
+                drain(dockerd, name, container_id, found, container)
+            processes.stop(dockerd, container_id)
+    except Failure as failure:
+        say(name, str(failure))
+        raise
 
 
 def release(dockerd, names):

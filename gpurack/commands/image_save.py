@@ -5,7 +5,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyinfra.api import Host
 
 from gpurack.commands.connect import connect_error, connected
 from gpurack.inventory.load import read_inventory
+from gpurack.replace_file import put_in_place
 from gpurack.shell import Sh, sh
 
 BLOCK = 1 << 20
@@ -23,6 +24,10 @@ LARGEST = 1 << 20
 """Bytes of a message of the host that are read."""
 TIMES = 10
 """How much larger than Docker says an image may be: it may say the compressed size."""
+QUICK = 60
+"""Seconds for a question to Docker."""
+SILENCE = 900
+"""Seconds without a byte: Docker may write a large image to its own disk before it sends it."""
 AS_ROOT = sh('d=docker; [ "$(id -u)" = 0 ] || d="sudo -n docker"; ')
 
 
@@ -60,15 +65,15 @@ def save(inventory_file: Path, host_name: str, name: str, file: Path, report: Ca
 
 
 def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str], None]) -> None:
-    found, error = _output(client, find_image(name))
+    found, error = _output(client, find_image(name), host.name)
     image, _, size = found.partition(" ")
     if not (re.fullmatch(r"[0-9]{1,15}", size) and re.fullmatch(IMAGE_ID, image)):
         raise NotSaved(f"{host.name} has no container or image {name}: {error or 'docker printed no error'}.")
     part, done, begun = file.with_name(f"{file.name}.part"), 0, time.monotonic()
-    output, errors = _run(client, sh("$d save {}", image))
+    output, errors = _run(client, sh("$d save {}", image), PROGRESS_INTERVAL)
     try:
         with part.open("wb") as stream:
-            while block := output.read(BLOCK):
+            for block in blocks(output, host.name):
                 stream.write(block)
                 done += len(block)
                 if done > TIMES * int(size) + LARGEST:
@@ -76,24 +81,48 @@ def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str]
                 if time.monotonic() - begun >= PROGRESS_INTERVAL:
                     begun = time.monotonic()
                     report(f"{name}: {done / 1e9:.2f} GB of about {int(size) / 1e9:.2f} GB")
+    except NotSaved:
+        part.unlink(missing_ok=True)
+        raise
     except OSError as failure:
         part.unlink(missing_ok=True)
         raise NotSaved(f"Could not write {file}: {failure.strerror}.") from None
     if output.channel.recv_exit_status():
         part.unlink(missing_ok=True)
         raise NotSaved(f"{host.name} could not save {name}: {errors.read(LARGEST).decode(errors='replace').strip()}.")
-    part.replace(file)
+    put_in_place(part, file)
     report(f'{file}: {done / 1e9:.2f} GB. Use it on another host with `image: {{"tar": "{file}"}}`.')
 
 
-def _run(client: Any, command: Sh) -> tuple[Any, Any]:
-    """Start a command; its stdout and stderr as streams."""
+def blocks(output: Any, host: str) -> Iterator[bytes]:
+    """Yield what a host sends, b"" every few seconds in which it sends nothing. Raises NotSaved after `SILENCE`."""
+    heard = time.monotonic()
+    while True:
+        try:
+            block = output.read(BLOCK)
+        except TimeoutError:
+            if time.monotonic() - heard >= SILENCE:
+                raise NotSaved(f"{host} sent nothing for {SILENCE} s.") from None
+            block = None
+        if block == b"":
+            return
+        heard = time.monotonic() if block else heard
+        yield block or b""
+
+
+def _run(client: Any, command: Sh, silence: float) -> tuple[Any, Any]:
+    """Start a command; its stdout and stderr as streams. silence: seconds after which a read raises TimeoutError."""
     _, output, errors = client.exec_command(sh("{}{}", AS_ROOT, command))
+    if channel := getattr(output, "channel", None):
+        channel.settimeout(silence)
     return output, errors
 
 
-def _output(client: Any, command: Sh) -> tuple[str, str]:
-    """Run a command; its stdout and stderr as text."""
-    output, errors = _run(client, command)
-    said, wrong = (stream.read(LARGEST).decode(errors="replace").strip() for stream in (output, errors))
+def _output(client: Any, command: Sh, host: str) -> tuple[str, str]:
+    """Run a quick command; its stdout and stderr as text. Raises NotSaved."""
+    output, errors = _run(client, command, QUICK)
+    try:
+        said, wrong = (stream.read(LARGEST).decode(errors="replace").strip() for stream in (output, errors))
+    except TimeoutError:
+        raise NotSaved(f"{host}: docker gave no answer within {QUICK} s.") from None
     return said, wrong

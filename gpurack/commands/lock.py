@@ -11,7 +11,6 @@ from pyinfra.context import ctx_host
 from gpurack import screen
 from gpurack.commands.connect import connect_error, connected, on_all_hosts
 from gpurack.commands.lock_ask import find_newest
-from gpurack.commands.replace_file import replace_file
 from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import read_fleet, require_models
@@ -21,6 +20,7 @@ from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import keep, loose, missing, observed, unread
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
+from gpurack.replace_file import replace_file
 from gpurack.shell import word
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, facts, place, text

@@ -29,6 +29,8 @@ from gpurack.spec.problems import nearest, suggestion
 AM_I_ROOT = sh('if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then id -u; else echo sudo; fi')
 """Prints 0 for root, `sudo` if sudo needs no password."""
 PYTHON = sh("python3 -")
+QUICK = 60
+"""Seconds for that question, which a hanging login shell or sudo never answers."""
 
 
 class NotDone(Exception):
@@ -115,7 +117,10 @@ def run_program(
 
 def privilege(host: Host) -> dict[str, Any]:
     """Return pyinfra's arguments by which a command becomes root, also by a password. Raises NotDone."""
-    _, output = run(host, Command(AM_I_ROOT))
+    try:
+        _, output = run(host, Command(AM_I_ROOT), _timeout=QUICK)
+    except TimeoutError:
+        raise NotDone(f"no answer within {QUICK} s.") from None
     answer = output.stdout.strip()
     if answer == "0":
         return {}

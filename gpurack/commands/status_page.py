@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from gpurack.commands.lab_status import HostStatus
-from gpurack.commands.replace_file import replace_file
 from gpurack.commands.status import served_text, state_text, summary
 from gpurack.engines.urls import loopback_note, only_on_host
+from gpurack.replace_file import replace_file
 from gpurack.resources import read_text, render
 from gpurack.spec.problems import grouped
 

@@ -1,6 +1,7 @@
 """Run files/snapshot.sh on a host and parse its output. operations/run_state.py keeps the result."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
@@ -17,9 +18,9 @@ from gpurack.facts.parts import USER_FILES, Header
 from gpurack.facts.questions import Questions, Row
 from gpurack.facts.sections import MARK
 from gpurack.facts.unreachable import login_user, sudo_needs_password
-from gpurack.remote import Command, TooMuchOutput
+from gpurack.remote import Command, TooMuchOutput, telling
 from gpurack.resources import read_text, shipped_digests
-from gpurack.shell import Sh, of_file, sh
+from gpurack.shell import Sh, by_ssh, of_file, sh
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
@@ -37,6 +38,9 @@ AS_ROOT = sh(
 LIMIT = 30
 """Seconds for each part of the snapshot. After a timeout, only the facts of that part are unknown."""
 
+ANSWER = 300
+"""Seconds for the whole snapshot, whose parts have ended long before: then the login shell or sudo hangs."""
+
 NEEDS_ROOT = HostFacts.not_inspected(
     "gpurack needs root on the host: you log in as another user, and sudo is not installed. Set `ssh_user` to "
     "root, or install sudo."
@@ -45,6 +49,10 @@ NEEDS_PASSWORD = HostFacts.not_inspected("sudo requires a password.")
 """The answer of a host whose sudo asks for a password. `_ask` says for which user."""
 FAILED = (
     "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
+)
+NO_ANSWER = (
+    "Could not inspect the host: no answer within {} s, although ssh works. Possible causes: its login shell or sudo "
+    "hangs. Try `{}`."
 )
 INTERNAL = "internal error in reading the snapshot ({!r}). This is a bug in gpurack, please report it."
 NOT_TAKEN = (
@@ -97,14 +105,23 @@ def take_snapshot(host: Host, questions: Questions) -> HostFacts:
 
 def _ask(host: Host, stdin: "Script") -> HostFacts:
     """Run the script as root. Raises TooMuchOutput."""
-    facts: HostFacts = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
+    facts = _answer(host, stdin, sudo=False)
     if facts is NEEDS_PASSWORD and not (sys.stdin.isatty() or has_password(host)):
         return HostFacts.not_inspected(sudo_needs_password(login_user(host)[0]))
     if facts is NEEDS_PASSWORD:
         # pyinfra prompts for the password or takes it from the inventory. This costs three more remote commands.
-        facts = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
+        facts = _answer(host, stdin, sudo=True)
         # sudo's own message goes to the terminal only, so the error names possible causes.
         facts = replace(HostFacts.not_inspected(NOT_TAKEN) if facts == Snapshot.default() else facts, raised=True)
+    return facts
+
+
+def _answer(host: Host, stdin: "Script", sudo: bool) -> HostFacts:
+    begun = time.monotonic()
+    with telling(host):
+        facts: HostFacts = host.get_fact(Snapshot, _sudo=sudo, _ignore_errors=True, _stdin=stdin, _timeout=ANSWER)
+    if facts == Snapshot.default() and time.monotonic() - begun >= ANSWER:
+        return HostFacts.not_inspected(NO_ANSWER.format(ANSWER, by_ssh(host.name, sh("sudo -n true"))))
     return facts
 
 

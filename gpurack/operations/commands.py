@@ -141,8 +141,10 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         yield write_files(step.files)
     elif isinstance(step, SetAside):
         kept = sh(
-            "install -d -m 700 {folder} && mv {} {kept} && chmod 600 {kept}",
-            step.path,
+            "install -d -m 700 {folder} && (umask 077 && cp --preserve=timestamps {path} {kept}.new) && "
+            "sync {kept}.new && mv -f {kept}.new {kept} && sync {folder} && rm -f {path} && sync {left}",
+            path=step.path,
+            left=step.path.rpartition("/")[0],
             folder=paths.BACKUPS,
             kept=f"{paths.BACKUPS}/{step.path.strip('/').replace('/', '_')}",
         )

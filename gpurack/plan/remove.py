@@ -1,11 +1,15 @@
 """Remove what gpurack installed: models and project always, Docker and toolkit on request, data never. Pure."""
 
+import json
+from collections.abc import Mapping, Sequence
+
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import owner
-from gpurack.facts.parts import User
+from gpurack.facts.parts import Container, User
 from gpurack.plan.models.ownership import of_others
 from gpurack.plan.packages.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
+from gpurack.plan.runner import draining
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.plan.system.network import certificates, docker_proxy
 from gpurack.plan.system.nvidia_driver import driver_holds
@@ -39,14 +43,17 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
     for user in ("", *users):
         limited = with_time_limit(user, facts.users[user]) if user else sh("timeout -k 5 {}", PATIENCE_OF_HOST)
         docker = sh("{} docker", limited)
-        mine = {name: container.id for (whose, name), container in sorted(facts.proven.items()) if whose == user}
+        mine = {container.id: name for (whose, name), container in sorted(facts.proven.items()) if whose == user}
         # Both containers of a model whose replacement was interrupted.
         beside = [each for each in facts.containers if each.user == user and each.id in facts.generations]
-        ids = list(dict.fromkeys([*mine.values(), *(each.id for each in beside)]))
-        names = list(dict.fromkeys([*mine, *(facts.generations[each.id] for each in beside)]))
-        if names:
+        mine |= {each.id: facts.generations[each.id] for each in beside if each.id not in mine}
+        if mine:
+            ids, names = list(mine), list(dict.fromkeys(mine.values()))
             whose = f" of {user}" if user else ""
             command = sh("{} rm --force -- {} >/dev/null", docker, ids)
+            running = [each for each in facts.containers if each.id in mine and each.running]
+            if running and paths.RUNNER in facts.files:
+                command = sh("{}; {}", ending(user, running, mine), command)
             # A change in the host's Docker and a user's holds the lock of the user's alone.
             locks = (user,) if user else ("", *users)
             slow = f"The Docker{whose} did not remove them within {PATIENCE if user else PATIENCE_OF_HOST} s."
@@ -79,6 +86,21 @@ def plan_remove(facts: HostFacts, what: str, lab: str | None = None) -> Plan:
     if what == "all":
         steps += packages(facts)
     return Plan(tuple(steps))
+
+
+def ending(user: str, containers: Sequence[Container], names: Mapping[str, str]) -> Sh:
+    """Return the command that stops a Docker's containers, after their running requests where the engine counts them.
+
+    It needs the host's runner; that of an older gpurack does nothing. What it leaves running, the caller kills. names:
+    id → name.
+    """
+    told = [{"id": each.id, "name": names[each.id], **draining(each)} for each in containers]
+    return sh(
+        "printf %s {} | timeout -k 5 {} python3 {} end || :",
+        json.dumps({"user": user, "containers": told}),
+        PATIENCE if user else PATIENCE_OF_HOST,
+        paths.RUNNER,
+    )
 
 
 def with_time_limit(name: str, user: User) -> Sh:

@@ -9,14 +9,18 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from gpurack import screen
+from gpurack.replace_file import replace_file
 
 LARGE = 10**9
 """Files of this many bytes and more are announced before they are read."""
+BLOCK = 1 << 20
+SIGN_OF_LIFE = 5
+"""Seconds between two messages of what has been read."""
 
 
 def files_of(path: Path) -> dict[str, Path]:
@@ -62,10 +66,16 @@ def sha256(path: Path) -> str:
         return str(known[key][2])
     if status.st_size > LARGE:
         screen.echo(f"reading {path} ({status.st_size / 1e9:.1f} GB) for its sha256, once", err=True)
+    found, told = hashlib.sha256(), time.monotonic()
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    _keep({**_known(), key: [*stamp, found]})
-    return found
+        while block := file.read(BLOCK):
+            found.update(block)
+            if time.monotonic() - told >= SIGN_OF_LIFE:
+                told = time.monotonic()
+                done = f"{file.tell() / 1e9:.1f} of {status.st_size / 1e9:.1f} GB"
+                screen.echo(f"reading {path} for its sha256, {done}", err=True)
+    _keep({**_known(), key: [*stamp, found.hexdigest()]})
+    return found.hexdigest()
 
 
 def _place() -> Path:
@@ -83,6 +93,4 @@ def _known() -> dict[str, Any]:
 def _keep(sums: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         _place().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_place().parent, delete=False, encoding="utf-8") as file:
-            json.dump(sums, file, indent=1, sort_keys=True)
-        Path(file.name).replace(_place())
+        replace_file(_place(), json.dumps(sums, indent=1, sort_keys=True))

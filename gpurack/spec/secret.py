@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from gpurack import screen
 from gpurack.once import once
 from gpurack.spec.fields import Strict
 from gpurack.spec.problems import Wrong
@@ -24,6 +26,10 @@ PERSON = "keys."
 
 PATIENCE = 300
 """Seconds that the command of a secret may take: it may ask its user."""
+SIGN_OF_LIFE = 5
+"""Seconds between two messages that say which command is waited for."""
+NAMED = 100
+"""Characters of a command in that message."""
 
 
 class SecretError(Exception):
@@ -113,10 +119,22 @@ class Secret(Strict):
 @once
 def _output_of(command: tuple[str, ...]) -> str | None:
     """Once per run: a password manager may ask its user. None if it does not end."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-    except subprocess.TimeoutExpired:
-        return None
+    begun = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                said, _ = process.communicate(timeout=min(SIGN_OF_LIFE, PATIENCE))
+                break
+            except subprocess.TimeoutExpired:
+                spent = time.monotonic() - begun
+            if spent >= PATIENCE:
+                process.kill()
+                return None
+            named = " ".join(command)[:NAMED]
+            screen.echo(f"waiting for the command of a secret: {named}, {screen.duration(spent)}", err=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return said
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ from paramiko.file import BufferedFile
 from pyinfra.api import Config, Host, Inventory, State
 from pyinfra.connectors import ssh
 
-from gpurack import pyinfra_patches
-from gpurack.commands import image_save, import_from_host
+from gpurack import pyinfra_patches, remote
+from gpurack.commands import image_save, import_from_host, on_host
 from gpurack.facts import snapshot
 from gpurack.facts.model import HostFacts
 from gpurack.locking.gather import manifest_lines
@@ -39,6 +40,9 @@ class Endless(BufferedFile):
         super().__init__()
         self.block, self.channel, self.given = block, self, 0
         self._set_mode("r")
+
+    def settimeout(self, seconds: float) -> None:
+        """It always has something."""
 
     def _read(self, size: int) -> bytes:
         self.given += len(self.block)
@@ -138,6 +142,37 @@ def test_snapshot_manifest_and_verification_report_it_for_that_host(
         run_as_root(host, sh("yes"), "", 60)
 
 
+def test_host_whose_shell_hangs_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its login does, or sudo, on a file server that does not answer."""
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", said.append)
+    monkeypatch.setattr(remote, "SIGN_OF_LIFE", 0.3)
+    hangs = snapshot.Command(sh("cat >/dev/null; exec sleep 60"))
+    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: hangs)
+    monkeypatch.setattr(snapshot, "ANSWER", 1)
+    facts = snapshot.take_snapshot(host, questions(spec({})))
+    assert facts.trouble
+    assert facts.trouble.what.startswith("Could not inspect the host: no answer within 1 s, although ssh works.")
+    assert said[0].startswith("waiting for an answer of the host, ")
+    monkeypatch.setattr(on_host, "AM_I_ROOT", sh("exec sleep 60"))
+    monkeypatch.setattr(on_host, "QUICK", 1)
+    with pytest.raises(on_host.NotDone, match=r"^no answer within 1 s\.$"):
+        on_host.privilege(host)
+
+
+def test_says_that_an_answer_is_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", said.append)
+    monkeypatch.setattr(remote, "SIGN_OF_LIFE", 0.3)
+    for told, printed in ((False, True), (True, False)):
+        said.clear()
+        assert remote.run(host, remote.Command(sh("sleep 1")), told=told)[0]
+        assert bool(said) is printed
+    before = len(said)
+    time.sleep(0.5)
+    assert len(said) == before
+
+
 def test_import_does_not_wait_for_silent_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_from_host, "COMMAND", sh("sleep 60"))
     monkeypatch.setattr(import_from_host, "LIMIT", 1)
@@ -163,4 +198,33 @@ def test_saving_an_image_of_a_host_that_sends_without_end_stops(
     gpu1: Any = SimpleNamespace(name="gpu1")
     with pytest.raises(image_save.NotSaved, match=r"has no container or image|sends more than the image has"):
         image_save._save(SimpleNamespace(exec_command=exec_command), gpu1, "a", file, print)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sent", [[], [b"sha256:" + b"0" * 64 + b" 1000"]], ids=["question", "image"])
+def test_saving_an_image_does_not_wait_for_silent_docker(
+    sent: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for is said meanwhile."""
+    monkeypatch.setattr(image_save, "SILENCE", 0.5)
+    monkeypatch.setattr(image_save, "PROGRESS_INTERVAL", 0.1)
+    limits: list[float] = []
+
+    def exec_command(command: str) -> Any:
+        def read(most: int) -> bytes:
+            if sent:
+                return sent.pop()
+            time.sleep(0.1)
+            raise TimeoutError
+
+        quiet = SimpleNamespace(read=lambda most: b"")
+        return None, SimpleNamespace(read=read, channel=SimpleNamespace(settimeout=limits.append)), quiet
+
+    said: list[str] = []
+    why = r"^gpu1 sent nothing for 0\.5 s\.$" if sent else r"^gpu1: docker gave no answer within 60 s\.$"
+    gpu1: Any = SimpleNamespace(name="gpu1")
+    with pytest.raises(image_save.NotSaved, match=why):
+        image_save._save(SimpleNamespace(exec_command=exec_command), gpu1, "a", tmp_path / "image.tar", said.append)
+    assert limits == ([60, 0.1] if len(limits) > 1 else [60])
+    assert all(line == "a: 0.00 GB of about 0.00 GB" for line in said)
     assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ REAL = (
     "xargs",
 )
 NOTED = (
-    "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
+    "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "cp", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
     "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "sync", "systemctl",
     "update-ca-certificates",
 )  # fmt: skip
@@ -269,10 +269,11 @@ def test_repository_file_is_one_word(hostile: str, machine: Machine) -> None:
     path = f"/etc/apt/sources.list.d/{hostile}.list"
     (command,) = carry_out(SetAside("x", path))
     name = f"etc_apt_sources.list.d_{hostile}.list"
-    *_, move, close = machine.run(command.get_raw_value())  # type: ignore[union-attr]
-    assert move[:2] == ["mv", path]
-    assert move[2].endswith(f"/{name}")
-    assert close == ["chmod", "600", move[2]]
+    calls = machine.run(command.get_raw_value())  # type: ignore[union-attr]
+    (new,) = [words[3] for words in calls if words[:3] == ["cp", "--preserve=timestamps", path]]
+    assert new.endswith(f"/{name}.new")
+    assert ["mv", "-f", new, new.removesuffix(".new")] in calls
+    assert ["rm", "-f", path] in calls
     calls = machine.run(write_file(f"{machine.folder}/{hostile}", "", "64;echo >CANARY").get_raw_value())
     assert ["chmod", "64;echo >CANARY", f"{machine.folder}/{hostile}.gpurack-new"] in calls
 

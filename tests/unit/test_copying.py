@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine, write_stdin
 
 from gpurack.inventory.fleet import check_fleet
+from gpurack.operations import copying
 from gpurack.operations.copying import Copy, receive
 from gpurack.plan.models.plan import Upload
 from gpurack.shell import sh
@@ -27,18 +34,25 @@ CONTENT = bytes(range(256)) * 8192
 
 
 class Shell:
-    """pyinfra's host, as far as a copy needs it. `cut`: bytes after which the connection ends."""
+    """pyinfra's host, as far as a copy needs it. `cut`: bytes after which the connection ends. `shown`: what it prints.
+
+    `meanwhile`: called once, before the first bytes are sent."""
 
     def __init__(self) -> None:
         self.connector_data: dict[str, Any] = {}
         self.cut: int | None = None
         self.received: list[int] = []
+        self.shown: list[str] = []
+        self.meanwhile: Callable[[], Any] = list
 
     def log(self, text: str) -> None:
         """Silent."""
 
     def run_shell_command(self, command: Any, **arguments: Any) -> tuple[bool, CommandOutput]:
         stdin = arguments.get("_stdin")
+        if stdin:
+            self.meanwhile, meanwhile = list, self.meanwhile
+            meanwhile()
         process = subprocess.Popen(
             str(command), shell=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -52,8 +66,12 @@ class Shell:
             except OSError:
                 process.wait()
                 raise
-        pipe.close()
-        lines = process.stdout.read().decode().splitlines()
+        with suppress(BrokenPipeError):
+            pipe.close()
+        lines = list[str]()
+        for line in process.stdout:
+            lines.append(line.decode().rstrip("\n"))
+            self.shown += lines[-1:] if arguments["print_output"] else []
         return process.wait() == 0, CommandOutput([OutputLine("stdout", line) for line in lines])
 
 
@@ -69,9 +87,11 @@ class Cut:
             self.pipe.close()
             raise OSError("Socket is closed")
         self.pipe.write(data)
+        self.pipe.flush()
 
     def close(self) -> None:
-        self.pipe.close()
+        with suppress(BrokenPipeError):
+            self.pipe.close()
 
 
 @pytest.fixture
@@ -119,7 +139,7 @@ def test_copies_folder_without_hidden_files(folder: Path, tmp_path: Path) -> Non
 def test_a_copy_is_on_disk_before_it_has_its_name() -> None:
     """A power cut must leave no empty file in place."""
     assert "sync /w/a.part/a.part && mv -f /w/a.part/a.part /w/a.part/a && sync /w/a.part" in str(
-        receive("/w/a.part", "a", 0, 1, "0" * 64)
+        receive("/w/a", "a", 0, 1, "0" * 64, "ada")
     )
 
 
@@ -158,6 +178,67 @@ def test_survives_a_banner_of_the_login_shell(folder: Path, tmp_path: Path) -> N
     assert copied(Chatty(), folder, tmp_path / "there") == ""
 
 
+def test_two_runs_copy_one_after_the_other(folder: Path, tmp_path: Path) -> None:
+    """Of two admins, or of one run to two hosts with the same `weights_dir`."""
+    shells, path = [Shell(), Shell()], tmp_path / "there/x-tiny"
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda shell: copied(shell, folder, path), shells)) == ["", ""]
+    assert there(path) == {"config.json": b"{}", "sub/b.safetensors": CONTENT, "empty.txt": b""}
+
+
+def test_a_part_that_another_run_continued_meanwhile_is_resumed(file: Path, tmp_path: Path) -> None:
+    shell, part = Shell(), tmp_path / f"there/x.part/{file.name}.part"
+    shell.meanwhile = lambda: part.write_bytes(CONTENT[:1000000])
+    assert copied(shell, file, tmp_path / "there/x") == ""
+    assert (tmp_path / "there/x").read_bytes() == CONTENT
+    assert shell.received[-1] == len(CONTENT) - 1000000
+
+
+def test_a_copy_that_another_run_put_into_place_meanwhile_is_used(file: Path, tmp_path: Path) -> None:
+    shell = Shell()
+    shell.meanwhile = lambda: (tmp_path / "there/x").write_bytes(CONTENT)
+    assert copied(shell, file, tmp_path / "there/x") == ""
+    assert there(tmp_path / "there")["x"] == CONTENT
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The path of a copy that another run makes; what is said of that comes at once."""
+    monkeypatch.setattr(copying, "SIGN_OF_LIFE", 0)
+    path = tmp_path / "there/x"
+    path.parent.mkdir()
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("bob@pc since 10:02, run 1\n")
+        lock.flush()
+        yield path
+
+
+def test_says_for_whose_copy_it_waits(file: Path, other: Path) -> None:
+    shell = Shell()
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(copied, shell, file, other)
+        while not (shell.shown or result.done()):
+            time.sleep(0.05)
+        Path(f"{other}.lock").unlink()  # as its holder does at its end
+        assert result.result() == ""
+    assert shell.shown[0].startswith(f"alpha: waiting for the copy of {other} by bob@pc since 10:02, run 1, ")
+
+
+def test_waiting_for_another_copy_has_a_limit(file: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "WAITING", 1)
+    said = copied(Shell(), file, other)
+    assert f"no end in 1 s: waiting for the copy of {other} by bob@pc since 10:02, run 1; the next run" in said
+
+
+def test_a_file_that_is_refused_again_and_again_is_an_error(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the lock cannot be written."""
+    monkeypatch.setattr(copying, "receive", lambda *words: sh("echo no space left; exit 1"))
+    assert "; the next run resumes." in copied(Shell(), file, tmp_path / "there/x")
+
+
 def test_deletes_file_changed_during_copy(file: Path, tmp_path: Path) -> None:
     part = tmp_path / "there/x.gguf.part" / f"{file.name}.part"
     part.parent.mkdir(parents=True)
@@ -193,8 +274,14 @@ def test_path_follows_content(file: Path, folder: Path) -> None:
 
 def test_hashes_each_file_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = place(file)
-    monkeypatch.setattr(local_files.hashlib, "file_digest", None)
+    monkeypatch.setattr(local_files.hashlib, "sha256", None)
     assert place(file) == before
+
+
+def test_says_how_much_of_a_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(local_files, "SIGN_OF_LIFE", 0)
+    assert local_files.sha256(file) == hashlib.sha256(CONTENT).hexdigest()
+    assert f"reading {file} for its sha256, 0.0 of 0.0 GB\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", ["", "[]", '{"x": 5}', '{"x": [1]}'])

@@ -338,14 +338,20 @@ def test_reads_secret_once(tmp_path: Path) -> None:
     assert read_secrets(wanted) == {"alpha": {"api_key": "first"}}
 
 
-def test_command_of_a_secret_that_hangs_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And several entries with it wait once."""
-    monkeypatch.setattr("gpurack.spec.secret.PATIENCE", 0.3)
+def test_command_of_a_secret_that_hangs_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several entries with it wait once, and are told for what."""
+    monkeypatch.setattr("gpurack.spec.secret.PATIENCE", 0.6)
+    monkeypatch.setattr("gpurack.spec.secret.SIGN_OF_LIFE", 0.2)
     words = ["sh", "-c", f"echo begun >>{tmp_path}/calls; exec sleep 60"]
     for _ in range(2):
         with pytest.raises(SecretError, match=r"^command sh -c .* has not ended within "):
             Secret(command=words).read()
     assert (tmp_path / "calls").read_text() == "begun\n"
+    said = capsys.readouterr()
+    assert said.err.startswith(f"waiting for the command of a secret: sh -c echo begun >>{tmp_path}/calls; ")
+    assert said.out == ""
 
 
 def test_reports_secret_that_is_not_text(tmp_path: Path) -> None:

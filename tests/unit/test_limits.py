@@ -23,6 +23,8 @@ from tests.unit.host_programs import Fakes, load
 assert host_programs
 import docker_commands  # noqa: E402
 import dockerd as dockerd_module  # noqa: E402
+import download  # noqa: E402
+import locks  # noqa: E402
 import messages  # noqa: E402 (of files/)
 import programs  # noqa: E402 (of files/)
 import progress  # noqa: E402 (of files/)
@@ -35,11 +37,9 @@ LIMITED = {
     "docker_restart.run": "each has a limit, by default docker_restart.LIMIT",
     "download.attempt": "curl ends when it stalls (--speed-limit), and says its progress",
     "evidence_parts.run": "verification: each part has a limit of its own",
-    "fetch.request": "curl --max-time",
     "hashes.output_as": "ends after SILENCE or LONG",
     "logs.show_container": "ends after PATIENCE, or when its reader does",
     "rootless.run": "the whole program ends after USER_PROGRAM (gpurack/operations/commands.py)",
-    "safe_paths.remove": "timeout=REMOVAL",
     "with_lock.main": "a program of these, under a lock",
 }
 """Where programs are started, and what limits them there."""
@@ -217,3 +217,61 @@ def test_restart_of_docker_says_what_is_waited_for(monkeypatch: pytest.MonkeyPat
     assert (code, why) == (124, "`sh -c sleep 60 & exec sleep 60` did not end within 1 s")
     assert capsys.readouterr().out.startswith("waiting for sh -c sleep 60 & exec sleep 60, 0 of at most 1 s\n")
     assert module.run("sh", "-c", "echo one; exit 3") == (3, "one")
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of the host's lock; a wait for it is told at once, and ends soon."""
+    monkeypatch.setattr(locks, "LOCK", str(tmp_path / "run/lock"))
+    monkeypatch.setattr(locks, "BUSY", str(tmp_path / "run/busy"))
+    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(locks, "LOCK_LIMIT", 1.5)
+    return tmp_path / "run/lock"
+
+
+def wait_for_lock(lock: Path) -> None:
+    with locks.locked("models"):
+        pass
+
+
+def wait_for_download(lock: Path) -> None:
+    with download.locked("alpha", str(lock)):
+        pass
+
+
+def wait_for_turn(lock: Path) -> None:
+    with download.turn("alpha", 1):
+        pass
+
+
+HOLDING: dict[Callable[[Path], None], Callable[[Path], Any]] = {
+    wait_for_lock: lambda lock: locks.locked("jobs"),
+    wait_for_download: lambda lock: download.locked("alpha", str(lock)),
+    wait_for_turn: lambda lock: download.turn("alpha", 1),
+}
+
+
+@pytest.mark.parametrize("wait", HOLDING)
+def test_wait_for_another_run_has_a_limit(wait: Callable[[Path], None], lock: Path, capsys: Any) -> None:
+    lock.parent.mkdir()
+    begun = time.monotonic()
+    with HOLDING[wait](lock), pytest.raises(messages.TimeIsUp, match=r"^no end in 1\.5 s: waiting for "):
+        wait(lock)
+    assert time.monotonic() - begun < 8
+    assert "waiting for " in capsys.readouterr().out
+
+
+def test_a_stopped_run_that_looks_for_the_holder_of_a_lock_keeps_none_waiting(lock: Path) -> None:
+    """It holds the lock of that look, which nothing releases."""
+    lock.parent.mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    argv = [sys.executable, "-c", code, str(lock.parent / "replacing")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with locks.locked("jobs"), pytest.raises(messages.TimeIsUp):
+            wait_for_lock(lock)
+        other.kill()

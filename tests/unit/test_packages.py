@@ -1,7 +1,9 @@
 """Docker and the NVIDIA Container Toolkit: which packages from where, holds, and when Docker may restart."""
 
 import dataclasses
+import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -650,6 +652,20 @@ def test_remove_models_keeps_docker_and_data() -> None:
     assert command(plan, "remove kept logs").endswith("rm -f /etc/tmpfiles.d/gpurack-logs.conf")
     assert f"docker rm --force -- {id_of('alpha')} {id_of('beta')} >/dev/null" in command(plan, "remove alpha")
     assert plan_remove(host_state(packages=CE), "models").nothing
+
+
+def test_remove_lets_running_requests_end() -> None:
+    """As gpurack stop; the runner asks the engines, and what it leaves running is killed."""
+    containers = [OURS, container("beta", "exited", label={}), *FOREIGN]
+    facts = host_state(packages=CE, containers=containers, files={"/usr/local/lib/gpurack/models.py": ""})
+    ending, _, removing = command(plan_remove(facts, "models"), "remove alpha").partition(" || :; ")
+    assert ending.endswith("| timeout -k 5 600 python3 /usr/local/lib/gpurack/models.py end")
+    told = json.loads(shlex.split(ending)[3])  # { printf %s JSON
+    assert [each["name"] for each in told["containers"]] == ["alpha"]
+    assert (told["user"], told["containers"][0]["id"]) == ("", id_of("alpha"))
+    assert f"docker rm --force -- {id_of('alpha')} {id_of('beta')} " in removing
+    without = host_state(packages=CE, containers=containers)
+    assert "models.py" not in command(plan_remove(without, "models"), "remove alpha")
 
 
 def test_remove_all_removes_packages_but_keeps_daemon_json_and_data() -> None:

@@ -1,6 +1,7 @@
 """`gpurack prune`: files/leftovers.py as a whole program beside a fake of Docker, and what is asked and printed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -252,6 +253,15 @@ def test_opens_no_pipe_among_weights(host: Host) -> None:
     os.mkfifo(f"{place}.json")
     os.mkfifo(f"{place}/0.json")
     assert host.found("weights") == []
+
+
+def test_keeps_what_a_run_copies_now(host: Host) -> None:
+    """Its lock also: without that, two runs would write to one part."""
+    names = [host.file(f"weights/copy/{SHA[:16]}-m.gguf.{end}") for end in ("part/m.gguf.part", "lock")]
+    with Path(names[1]).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [*host.found("weights"), *host.found("download")] == []
+    assert len(host.found("download")) == 2
 
 
 def test_searches_no_folder_that_others_can_change(host: Host) -> None:

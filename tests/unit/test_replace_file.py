@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.commands.replace_file import replace_file
+from gpurack.replace_file import replace_file
 from tests.sources import name_of
 from tests.unit import host_programs
 
@@ -27,8 +27,7 @@ RENAMING = {
     "docker_restart.put_back": "syncs before and after",
     "docker_restart.replace": "syncs before and after",
     "fetch.fetch_folder": "puts the weights of another commit aside",
-    "hashes.change_memory": "a cache: what is lost is read again",
-    "rootless.write": "syncs before; the next run writes what is missing",
+    "rootless.write": "syncs before and after",
 }
 """Where programs of hosts rename files, and why a power cut does no harm there."""
 

@@ -12,7 +12,18 @@ from tests.sources import tree
 
 PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
-    *("paths", "cuda_faults", "listening", "host_data", "screen", "resources", "shell", "remote", "once"),
+    *(
+        "paths",
+        "cuda_faults",
+        "listening",
+        "host_data",
+        "screen",
+        "resources",
+        "shell",
+        "remote",
+        "once",
+        "replace_file",
+    ),
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
     *("importing", "locking", "deploys", "commands", "verify", "__main__"),
 )

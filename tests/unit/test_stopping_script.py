@@ -109,6 +109,34 @@ def test_running_requests_end_before_it_stops(
     assert alpha.status == "exited"
 
 
+def test_running_requests_end_before_a_removal(
+    host: Host, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`deploys/remove.py` holds the lock, and removes what is stopped."""
+    alpha, seen = container(host, "alpha"), list[str]()
+    alpha.labels["gpurack.probe"], alpha.ports = "http://127.0.0.1:8000/v1/models", [("127.0.0.1", "8000")]
+
+    def send(daemon: Any, url: str, path: str, body: Any, key: str | None, limit: float) -> tuple[int, str]:
+        seen.append(alpha.status)
+        return 200, f"vllm:num_requests_running {max(0, 2 - len(seen))}.0"
+
+    monkeypatch.setattr(asking, "send", send)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    told = [{"id": alpha.id, "name": "alpha", "running": RUNNING, "url": "http://127.0.0.1:8000/v1/models"}]
+    with models.locked("Remove", [""]):
+        assert call("end", {"user": "", "containers": [*told, {"id": "e" * 64, "name": "gone", "url": ""}]}) == 0
+    assert (seen, alpha.status) == (["running", "running"], "exited")
+    assert [one.name for one in host.running()] == ["beta"]
+    assert host.record().get("stopped", {}) == {}
+
+
+def test_a_removal_counts_what_it_could_not_stop(host: Host, call: Callable[..., int]) -> None:
+    host.docker.stubborn = {container(host, "alpha").id}
+    told = [{"id": container(host, "alpha").id, "name": "alpha", "url": ""}]
+    assert call("end", {"user": "", "containers": told}) == 1
+    assert any(line.startswith("alpha: docker stop failed") for line in host.out)
+
+
 def test_key_of_a_model_that_ended_by_itself_is_sent_to_no_other_process(
     host: Host, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

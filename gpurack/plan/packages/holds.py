@@ -34,7 +34,8 @@ def noting(step: Step, names: Collection[str], facts: HostFacts) -> Step:
 
 def _written(names: Collection[str]) -> Sh:
     return sh(
-        "install -d -m 755 {folder} && printf '%s\\n' {names} >{file}.new && sync && mv -f {file}.new {file}",
+        "install -d -m 755 {folder} && printf '%s\\n' {names} >{file}.new && sync {file}.new && "
+        "mv -f {file}.new {file} && sync {folder}",
         folder=paths.STATE,
         names=sorted(names),
         file=paths.HELD,

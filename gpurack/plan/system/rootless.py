@@ -147,12 +147,17 @@ def profile() -> Step:
     """Return the step that adds an AppArmor profile for rootlesskit.
 
     From 24.04 on, Ubuntu allows user namespaces only to programs with a profile. The profile is loaded first and then
-    moved into place. If a run is killed in between, the file is missing and created again.
+    renamed. If a run is killed in between, the file is missing and created again. AppArmor reads no file in that folder
+    whose name begins with a dot.
     """
+    folder, _, name = PROFILE.rpartition("/")
     command = sh(
-        "new=$(mktemp) && printf %s {} >$new && apparmor_parser -r $new && chmod 644 $new && mv $new {}",
-        read_text("files/gpurack-rootlesskit"),
-        PROFILE,
+        "printf %s {text} >{new} && chmod 644 {new} && apparmor_parser -r {new} && sync {new} && "
+        "mv -f {new} {path} && sync {folder}",
+        text=read_text("files/gpurack-rootlesskit"),
+        new=f"{folder}/.{name}",
+        path=PROFILE,
+        folder=folder,
     )
     return Shell("allow rootlesskit to make user namespaces (AppArmor)", command)
 

@@ -24,8 +24,20 @@ def replace_file(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    folder = os.open(place.parent, os.O_RDONLY)
+    sync(place.parent)
+
+
+def put_in_place(beside: Path, place: Path) -> None:
+    """Rename a complete file; it is on disk before it has its name. Raises OSError."""
+    sync(beside)
+    beside.replace(place)
+    sync(place.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or what was renamed in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
