@@ -16,6 +16,7 @@ from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 assert host_programs
 import locks  # noqa: E402 (of files/)
+import progress  # noqa: E402
 import record  # noqa: E402
 
 pytestmark = pytest.mark.sampled
@@ -43,6 +44,7 @@ def jobs(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("jobs")
     module.JOBS = str(tmp_path / "jobs")
     module.clock = lambda seconds: "0:00"
+    monkeypatch.setattr(progress, "EVERY", 3600)  # or a busy machine would say more
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     fakes.add("docker", DOCKER)
     fakes.known("q8", "bad", "worse", "one")

@@ -132,7 +132,7 @@ def test_groups_warnings_of_several_models(tmp_path: Path) -> None:
 
 def test_groups_errors_of_several_models(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace(", port: 8002", "").replace(", port: 8003", ""))
-    assert done.output.splitlines()[0] == "error  is missing: gpu2 mla.port, new.port. Write port: 8000."
+    assert done.output.splitlines()[0] == "error  gpu2 mla.port, new.port: is missing. Write port: 8000."
     assert done.output.splitlines()[1].startswith("1 error. ")
     found = json.loads(plan(tmp_path, "--json", text=LAB.replace(", port: 8002", "")).output)["errors"]
     assert [(error["path"], error["code"]) for error in found] == [("models.new.port", "missing-field")]
