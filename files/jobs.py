@@ -22,7 +22,7 @@ from safe_paths import make_folder, require_roots
 from writing import write  # (beside this file)
 
 SHOWN = 6  # last lines of a job's output that are shown
-LONGEST = 2 * 24 * 3600  # seconds that a run waits for a job, times PATIENCE of files/dockerd.py: 8 days
+LONGEST = 2 * 24 * 3600  # seconds that a run waits for a job, times PATIENCE of files/docker_commands.py: 8 days
 KEPT = 8 << 20  # bytes of a job's output that are kept, of its start and of its end each
 
 

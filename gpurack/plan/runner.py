@@ -224,7 +224,7 @@ def draining(container: Container) -> dict[str, Any]:
     """Return how the runner asks a container that is removed or stopped for its running requests, so that they may end.
 
     The address comes from a label, which a user may have written in the user's own Docker: there it must be a port that
-    the container publishes (files/dockerd.py: own_url).
+    the container publishes (files/ports.py: own_url).
     """
     url = container.labels.get(paths.PROBE_LABEL, "") if not container.user else ""
     return {"url": url, **running_requests(str(ledger.label(container.labels).get("engine")))}
