@@ -162,6 +162,8 @@ def test_a_gpu_in_mig_mode_says_nothing_of_the_fabric() -> None:
     ("details", "words", "degraded"),
     [
         ({"remap_failed": True}, "has to be replaced", True),
+        ({"compute_mode": "Prohibited"}, "`nvidia-smi -i 0 -c DEFAULT`", True),
+        ({"compute_mode": "Default"}, "", False),
         ({"remap_pending": True}, "at the next reset", False),
         ({"ecc_errors": 2}, "2 uncorrected", False),
         ({"reset_required": True}, "asks for a reset", False),
@@ -415,6 +417,37 @@ def test_refuses_what_hides_gpus_in_compose(environment: Any) -> None:
     (problem,) = error.value.problems
     assert (problem.code, problem.path) == ("hides-gpus", "models.ann.compose.environment")
     assert models(ann={"gpus": [0], "compose": {"environment": ["A=CUDA_VISIBLE_DEVICES"]}})
+
+
+HIDING = ["NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"]
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_every_variable_that_gives_or_hides_gpus_is_refused(name: str) -> None:
+    """NVIDIA's runtime would give the container other GPUs than planned; AMD's libraries would hide them."""
+    places = {
+        f"models.ann.env.{name}": {"env": {name: "1"}},
+        "models.ann.compose.environment": {"compose": {"environment": [f"{name}=1"]}},
+    }
+    for path, fields in places.items():
+        with pytest.raises(InventoryError) as error:
+            models(ann={"gpus": [0], **fields})
+        (problem,) = error.value.problems
+        assert (problem.code, problem.path, name in problem.what) == ("hides-gpus", path, True)
+
+
+@pytest.mark.parametrize("layer", ["defaults", "engines"])
+@pytest.mark.parametrize("name", HIDING)
+def test_defaults_hide_no_gpus(layer: str, name: str) -> None:
+    common = {"env": {name: "0"}}
+    ann = {"engine": "llama.cpp", "version": "b9000", "weights": "/w/a.gguf", "port": 8000, "gpus": [0]}
+    with pytest.raises(InventoryError) as error:
+        spec({"models": {"ann": ann}, layer: common if layer == "defaults" else {"llama.cpp": common}})
+    assert {problem.code for problem in error.value.problems} == {"hides-gpus"}
+
+
+def test_an_entry_without_gpus_may_ask_the_runtime_for_none() -> None:
+    assert models(ann={"gpus": [], "env": {"NVIDIA_VISIBLE_DEVICES": "void"}})
 
 
 def test_hardware_takes_a_size() -> None:

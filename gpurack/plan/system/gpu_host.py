@@ -37,6 +37,8 @@ LOG = (
 """Sentences of the kernel's log → the cause, and what to install."""
 FOR_GUESTS = re.compile(r"vfio|^pci-stub$|^(xen-)?pciback$")
 """In the names of kernel drivers that keep a device for virtual machines: vfio-pci, nvgrace-gpu-vfio-pci."""
+PROHIBITED = "Prohibited"
+"""The compute mode in which the driver lets no program compute."""
 SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
 """Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
 
@@ -225,14 +227,17 @@ def manager_wanted(facts: HostFacts) -> str:
 def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
     """Yield (index, what is wrong) of GPUs.
 
-    lasting: faults of the hardware that stay; else what a reset, cooling or another slot can change.
+    lasting: faults of the hardware and settings that stay; else what a reset, cooling or another slot can change.
     """
     for gpu in facts.gpus:
         state = gpu.details
         if gpu.parent or gpu.fault:
             continue
         if lasting:
-            if state.remap_failed:
+            if state.compute_mode == PROHIBITED:
+                allow = f"nvidia-smi -i {gpu.index} -c DEFAULT"
+                yield gpu.index, f"is in compute mode {PROHIBITED}: nothing can start on it. Run `{allow}`"
+            elif state.remap_failed:
                 yield gpu.index, "could not remap a bad row of its memory; it has to be replaced"
             elif xid := pending_xid(gpu, facts):
                 reset = f"Stop what uses it, then run `nvidia-smi -r -i {gpu.index}` or reboot"
