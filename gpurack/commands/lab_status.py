@@ -23,7 +23,7 @@ from gpurack.plan.models.slots import gpus_text, is_reserved, lost_gpus, means
 from gpurack.plan.models.states import ModelState, shortened, state, time_or_none
 from gpurack.plan.system.docker import unanswered
 from gpurack.plan.system.gpu_access import no_driver
-from gpurack.plan.system.gpu_host import gpu_errors
+from gpurack.plan.system.gpu_host import gpu_errors, unshareable
 from gpurack.plan.system.restart import reboot_stops
 from gpurack.spec.gpus import hardware
 from gpurack.spec.host import Host
@@ -171,6 +171,7 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
         errors=tuple(host_errors(spec, facts)),
         notes=(
             *facts.notes,
+            *unshareable(spec, facts),
             *left_over(spec, facts),
             *pending(spec, facts),
             *(problem for finding in unfinished(facts) for problem in finding.problems),

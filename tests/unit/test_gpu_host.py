@@ -181,6 +181,20 @@ def test_warns_of_gpus_that_are_unhealthy(details: dict[str, Any], words: str, d
     assert bool(gpu_errors(models(**WANTED), facts)) is degraded
 
 
+@pytest.mark.parametrize(("mode", "others", "count"), [("Exclusive_Process", 0, 1), ("Exclusive_Process", 1, 0),
+                                                       ("Default", 0, 0), ("", 0, 0)])  # fmt: skip
+def test_models_cannot_share_a_gpu_in_exclusive_mode(mode: str, others: int, count: int) -> None:
+    """others: the GPU of the second model."""
+    facts = seen(2)
+    facts = replace(facts, gpus=tuple(replace(gpu, details=Details(compute_mode=mode)) for gpu in facts.gpus))
+    host = models(alpha={"gpus": [0], "vram": "40%"}, beta={"gpus": [others], "vram": "40%", "port": 8001})
+    status = host_status("gpu1", host, facts, NOW)
+    for problems in (gpu_warnings(host, facts), status.notes):
+        said = [one.what for one in problems if "only one of alpha, beta" in one.what]
+        assert len(said) == count
+    assert gpu_errors(host, facts) == []
+
+
 def xids(*lines: str) -> tuple[Xid, ...]:
     """The Xids of GPU 0 of `seen`, as the kernel logs them."""
     return tuple(parse_xids([f"2026-11-20T02:11:09,1+00:00 NVRM: Xid (PCI:0000:17:00): {line}" for line in lines]))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from gpurack.facts.gpus import Gpu, Module, Xid
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import bus_address
+from gpurack.plan.models.ledger import assign
 from gpurack.plan.packages.base import upstream
 from gpurack.plan.system.cdi_specs import cdi_warnings
 from gpurack.plan.system.defects import defect_warnings
@@ -37,8 +38,8 @@ LOG = (
 """Sentences of the kernel's log → the cause, and what to install."""
 FOR_GUESTS = re.compile(r"vfio|^pci-stub$|^(xen-)?pciback$")
 """In the names of kernel drivers that keep a device for virtual machines: vfio-pci, nvgrace-gpu-vfio-pci."""
-PROHIBITED = "Prohibited"
-"""The compute mode in which the driver lets no program compute."""
+PROHIBITED, EXCLUSIVE = "Prohibited", "Exclusive_Process"
+"""The compute modes in which the driver lets no program, and only one process, compute."""
 SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
 """Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
 
@@ -76,7 +77,21 @@ def gpu_warnings(spec: Host, facts: HostFacts) -> list[Problem]:
     specs = cdi_warnings(facts) if access(spec, facts) == "cdi" and facts.has_nvidia else []
     defects = defect_warnings(spec, facts) if facts.has_nvidia else ()
     slow = (Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=False))
-    return [*gpu_errors(spec, facts), *specs, *defects, *slow]
+    return [*gpu_errors(spec, facts), *specs, *defects, *slow, *unshareable(spec, facts)]
+
+
+def unshareable(spec: Host, facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem for each GPU that several entries share and whose compute mode lets only one process on it."""
+    exclusive = {gpu.uuid for gpu in facts.gpus if gpu.details.compute_mode == EXCLUSIVE and not gpu.mig}
+    if not exclusive:
+        return
+    ledger = assign(spec, facts)
+    for slot in ledger.slots:
+        names = ledger.entries_on(slot)
+        if slot.uuid in exclusive and len(names) > 1:
+            allow = f"nvidia-smi -i {slot.index} -c DEFAULT"
+            what = f"is in compute mode {EXCLUSIVE}, so only one of {', '.join(names)} can start. Run `{allow}`"
+            yield Problem.of("gpu-unhealthy", gpu=slot.index, what=what)
 
 
 def uses_gpus(spec: Host) -> bool:
