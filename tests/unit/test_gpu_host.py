@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gpurack.commands.lab_status import host_status
+from gpurack.commands.status import as_data, gpu_text
 from gpurack.facts.gpus import Details, Gpu, Module, PciGpu, Xid
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import xids as parse_xids
@@ -193,6 +194,19 @@ def test_models_cannot_share_a_gpu_in_exclusive_mode(mode: str, others: int, cou
         said = [one.what for one in problems if "only one of alpha, beta" in one.what]
         assert len(said) == count
     assert gpu_errors(host, facts) == []
+
+
+def test_status_tells_the_settings_of_a_gpu() -> None:
+    settings = {"power_limit": 400.0, "power_default": 700.0, "ecc": True, "persistence": False,
+                "compute_mode": "Default", "addressing": "HMM"}  # fmt: skip
+    facts = seen(1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], details=Details(**settings)),))  # type: ignore[arg-type]
+    status = host_status("gpu1", models(**WANTED), facts, NOW)
+    told = as_data([status])["hosts"]["gpu1"]["gpus"][0]
+    assert {name: told[name] for name in settings} == settings
+    assert "limited to 400 of 700 W" in str(gpu_text(status.gpus[0]))
+    usual = replace(status.gpus[0], power_limit=700.0)
+    assert "limited" not in str(gpu_text(usual))
 
 
 def xids(*lines: str) -> tuple[Xid, ...]:
