@@ -209,6 +209,12 @@ def test_status_tells_the_settings_of_a_gpu() -> None:
     assert "limited" not in str(gpu_text(usual))
 
 
+def test_says_which_gpu_has_no_driver_and_that_nouveau_is_loaded() -> None:
+    facts = seen(bus={"0000:17:00.0": PciGpu("0x20b7")}, nouveau=True)
+    (problem,) = gpu_errors(models(**WANTED), facts)
+    assert "no driver, while nouveau is loaded: 0000:17:00.0 (10de:20b7)" in problem.what
+
+
 def xids(*lines: str) -> tuple[Xid, ...]:
     """The Xids of GPU 0 of `seen`, as the kernel logs them."""
     return tuple(parse_xids([f"2026-11-20T02:11:09,1+00:00 NVRM: Xid (PCI:0000:17:00): {line}" for line in lines]))

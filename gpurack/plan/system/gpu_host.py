@@ -109,12 +109,14 @@ def broken(facts: HostFacts) -> Iterator[Problem]:
 def without_driver(facts: HostFacts) -> Iterator[Problem]:
     """Yield a problem for NVIDIA GPUs on the bus that no driver has. Those given to a VM are left out."""
     lost = {address: gpu for address, gpu in facts.driver.without_driver.items() if not FOR_GUESTS.search(gpu.driver)}
+    of_bus = [(address, lost[address]) for address in sorted(lost)]
+    no_driver = "no driver, while nouveau is loaded" if facts.driver.nouveau else "no driver"
     for driver in sorted({gpu.driver for gpu in lost.values()}):
-        places = ", ".join(sorted(address for address, gpu in lost.items() if gpu.driver == driver))
+        places = ", ".join(f"{address} (10de:{gpu.device[2:]})" for address, gpu in of_bus if gpu.driver == driver)
         if driver == "nouveau":
             yield Problem.of("nouveau-has-gpus", places=places)
         else:
-            yield Problem.of("gpus-without-driver", places=places, driver=driver or "no driver")
+            yield Problem.of("gpus-without-driver", places=places, driver=driver or no_driver)
 
 
 def wrong_module(facts: HostFacts) -> Iterator[Problem]:
