@@ -11,7 +11,6 @@ from messages import say  # (beside this file)
 
 PULL, FETCH, LOAD, ANSWER = NAMES = ("pull", "fetch", "load", "first answer")
 SHORTEST = 0.05  # seconds; shorter ones are not said
-WORTH_SAYING = 2.0  # seconds of pulls, fetches and loading
 LOCK = threading.Lock()
 RUNNING = dict.fromkeys(NAMES, 0)  # name → how many entries are in it now
 BEGUN = {}  # name → when the first of them began
@@ -35,7 +34,9 @@ def phase(name):
 
 
 def tell():
-    """Say the time of each phase, as gpurack/operations/phases.py reads it; nothing where nothing was brought."""
+    """Say the time of each phase, as gpurack/operations/phases.py reads it.
+
+    Nothing where nothing was brought or started: the test requests of an unchanged run are no phase of it."""
     found = ["{} {:.1f} s".format(name, SPENT[name]) for name in NAMES if SPENT[name] >= SHORTEST]
-    if sum(SPENT[name] for name in (PULL, FETCH, LOAD)) >= WORTH_SAYING:
+    if found and any(SPENT[name] for name in (PULL, FETCH, LOAD)):
         say("", "took: " + ", ".join(found))

@@ -23,7 +23,7 @@ from gpurack.plan.models.slots import gpus_text, is_reserved, lost_gpus, means
 from gpurack.plan.models.states import ModelState, shortened, state, time_or_none
 from gpurack.plan.system.docker import unanswered
 from gpurack.plan.system.gpu_access import no_driver
-from gpurack.plan.system.gpu_host import gpu_errors
+from gpurack.plan.system.gpu_host import gpu_errors, unshareable
 from gpurack.plan.system.restart import reboot_stops
 from gpurack.spec.gpus import hardware
 from gpurack.spec.host import Host
@@ -37,7 +37,8 @@ FALLEN_OFF_BUS = 79
 @dataclass(frozen=True)
 class GpuStatus:
     """One GPU. memory_used, memory_total: GiB. utilization: percent. temperature: °C. Each is None if unknown.
-    lost: why it is lost, and since when. models: those that have the GPU."""
+    lost: why it is lost, and since when. models: those that have the GPU. power_limit, power_default: watts.
+    compute_mode, addressing: "" if unknown."""
 
     index: int
     name: str
@@ -49,6 +50,12 @@ class GpuStatus:
     reserved: bool = False
     lost: str = ""
     models: tuple[str, ...] = ()
+    power_limit: float | None = None
+    power_default: float | None = None
+    ecc: bool | None = None
+    persistence: bool | None = None
+    compute_mode: str = ""
+    addressing: str = ""
 
 
 class HostCondition(StrEnum):
@@ -171,6 +178,7 @@ def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostS
         errors=tuple(host_errors(spec, facts)),
         notes=(
             *facts.notes,
+            *unshareable(spec, facts),
             *left_over(spec, facts),
             *pending(spec, facts),
             *(problem for finding in unfinished(facts) for problem in finding.problems),
@@ -219,6 +227,12 @@ def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
                 if gpu.uuid in (one.uuid, one.parent)
                 for model in models_on(one.uuid, facts)
             ),
+            power_limit=gpu.details.power_limit,
+            power_default=gpu.details.power_default,
+            ecc=gpu.details.ecc,
+            persistence=gpu.details.persistence,
+            compute_mode=gpu.details.compute_mode,
+            addressing=gpu.details.addressing,
         )
         for gpu in facts.gpus
         if not gpu.parent

@@ -122,6 +122,8 @@ def gpu_text(gpu: GpuStatus) -> tuple[screen.Part, ...]:
         texts.append(f"util {gpu.utilization} %")
     if gpu.temperature is not None:
         texts.append(f"{gpu.temperature} °C")
+    if gpu.power_limit and gpu.power_default and gpu.power_limit < gpu.power_default:
+        texts.append(f"limited to {gpu.power_limit:.0f} of {gpu.power_default:.0f} W")
     if gpu.reserved:
         texts.append("reserved")
     if gpu.models:
@@ -200,6 +202,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 "warnings": [note.at(host.name).as_data() for note in host.notes],
                 "gpus": [
                     {**vars(gpu), "models": list(gpu.models), "lost": gpu.lost or None,
+                     "compute_mode": gpu.compute_mode or None, "addressing": gpu.addressing or None,
                      "memory_used": rounded(gpu.memory_used), "memory_total": rounded(gpu.memory_total)}
                     for gpu in host.gpus
                 ],

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from gpurack.engines.container import CPU
 from gpurack.engines.dialect import NODES
-from gpurack.importing.gpus import AS_DEVICES, DRI, NVIDIA, VISIBLE, Gpus, narrowed, rendered, source
+from gpurack.importing.gpus import AS_DEVICES, DRI, NVIDIA, Gpus, narrowed, rendered, source
 from gpurack.importing.translation import Translation, counted, listed
+from gpurack.spec.gpus import VISIBLE
 from gpurack.spec.model import PCI_ADDRESS
 
 NAMED = re.compile(rf"\d+|(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}|.*\$.+")
@@ -104,7 +105,10 @@ def graphics_devices(t: Translation) -> Gpus:
 def visible_gpus(t: Translation, gpus: Gpus) -> Gpus:
     """The GPUs without those that CUDA_VISIBLE_DEVICES or its like hides. In the container they count from 0 again."""
     for name in VISIBLE:
-        if gpus is None or name not in t.environment:
+        if name not in t.environment:
+            continue
+        if gpus is None:
+            t.note("changed", f"{name}={t.environment.pop(name)} is left out: the entry has no `gpus` to hide.")
             continue
         try:
             seen = narrowed(gpus, t.environment[name])

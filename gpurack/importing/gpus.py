@@ -19,8 +19,6 @@ DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+|\$.+)|/by-path/.*|/card(\d+|\
 FIRST_NODE = 128
 """The number of the first render node."""
 KFD = "/dev/kfd"
-VISIBLE = ("ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
-"""Variables that narrow the GPUs of a container, in the order in which they apply."""
 RUNTIME = "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
 AS_DEVICES = "the devices of its GPUs are left out: `gpus` adds them."
 

@@ -7,8 +7,11 @@ from gpurack.screen import duration
 
 INSTALL = "install"
 """Everything before the models: packages, Docker, the toolkit, daemon.json."""
-PHASES = (INSTALL, "pull", "fetch", "load", "first answer")
+BRINGING = ("pull", "fetch", "load")
+PHASES = (INSTALL, *BRINGING, "first answer")
 """In the order of a run. files/phases.py says all but the first."""
+WORTH_SHOWING = 2.0
+"""Seconds of pulls, fetches and loading together below which only `install` is shown: a short run stays short."""
 SHORTEST = 0.5
 """Seconds of all phases together below which a host's are not shown."""
 SHOWN = 10
@@ -43,11 +46,23 @@ def in_words(times: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {duration(times[name])}" for name in PHASES if times.get(name, 0) >= SHORTEST / 10)
 
 
+def worth_showing(times: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the phases of a host that its last line on the screen shows.
+
+    >>> worth_showing({"install": 1.0, "load": 1.2, "first answer": 0.9})
+    {'install': 1.0}
+    """
+    if sum(times.get(name, 0) for name in BRINGING) >= WORTH_SHOWING:
+        return times
+    return {name: seconds for name, seconds in times.items() if name == INSTALL}
+
+
 def slowest(runs: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     """Return host → its phases in words, without hosts that took no time.
 
     runs: host → phase → seconds. Of more than SHOWN hosts the slowest are returned, the slowest first.
     """
-    total = {host: sum(times.values()) for host, times in runs.items() if sum(times.values()) >= SHORTEST}
+    shown = {host: worth_showing(times) for host, times in runs.items()}
+    total = {host: sum(times.values()) for host, times in shown.items() if sum(times.values()) >= SHORTEST}
     chosen = list(total) if len(total) <= SHOWN else sorted(total, key=lambda host: -total[host])[:SHOWN]
-    return {host: in_words(runs[host]) for host in chosen}
+    return {host: in_words(shown[host]) for host in chosen}

@@ -10,6 +10,8 @@ Vendor = Literal["nvidia", "amd"]
 
 PLACEHOLDER = "GPU-of-index-"
 """Prefix of the UUID of an imagined GPU."""
+VISIBLE = ("ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+"""Variables that narrow the GPUs of a container, in the order in which they apply."""
 SHARED = 0.95
 """The fraction of a GPU's memory that models may share. The rest is for the CUDA context of each process: vLLM
 servers on one GPU fail above a sum of about 0.95."""

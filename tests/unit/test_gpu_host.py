@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gpurack.commands.lab_status import host_status
+from gpurack.commands.status import as_data, gpu_text
 from gpurack.facts.gpus import Details, Gpu, Module, PciGpu, Xid
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import xids as parse_xids
@@ -162,6 +163,8 @@ def test_a_gpu_in_mig_mode_says_nothing_of_the_fabric() -> None:
     ("details", "words", "degraded"),
     [
         ({"remap_failed": True}, "has to be replaced", True),
+        ({"compute_mode": "Prohibited"}, "`nvidia-smi -i 0 -c DEFAULT`", True),
+        ({"compute_mode": "Default"}, "", False),
         ({"remap_pending": True}, "at the next reset", False),
         ({"ecc_errors": 2}, "2 uncorrected", False),
         ({"reset_required": True}, "asks for a reset", False),
@@ -177,6 +180,39 @@ def test_warns_of_gpus_that_are_unhealthy(details: dict[str, Any], words: str, d
     found = gpu_warnings(models(**WANTED), facts)
     assert [words in problem.what for problem in found] == ([True] if words else [])
     assert bool(gpu_errors(models(**WANTED), facts)) is degraded
+
+
+@pytest.mark.parametrize(("mode", "others", "count"), [("Exclusive_Process", 0, 1), ("Exclusive_Process", 1, 0),
+                                                       ("Default", 0, 0), ("", 0, 0)])  # fmt: skip
+def test_models_cannot_share_a_gpu_in_exclusive_mode(mode: str, others: int, count: int) -> None:
+    """others: the GPU of the second model."""
+    facts = seen(2)
+    facts = replace(facts, gpus=tuple(replace(gpu, details=Details(compute_mode=mode)) for gpu in facts.gpus))
+    host = models(alpha={"gpus": [0], "vram": "40%"}, beta={"gpus": [others], "vram": "40%", "port": 8001})
+    status = host_status("gpu1", host, facts, NOW)
+    for problems in (gpu_warnings(host, facts), status.notes):
+        said = [one.what for one in problems if "only one of alpha, beta" in one.what]
+        assert len(said) == count
+    assert gpu_errors(host, facts) == []
+
+
+def test_status_tells_the_settings_of_a_gpu() -> None:
+    settings = {"power_limit": 400.0, "power_default": 700.0, "ecc": True, "persistence": False,
+                "compute_mode": "Default", "addressing": "HMM"}  # fmt: skip
+    facts = seen(1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], details=Details(**settings)),))  # type: ignore[arg-type]
+    status = host_status("gpu1", models(**WANTED), facts, NOW)
+    told = as_data([status])["hosts"]["gpu1"]["gpus"][0]
+    assert {name: told[name] for name in settings} == settings
+    assert "limited to 400 of 700 W" in str(gpu_text(status.gpus[0]))
+    usual = replace(status.gpus[0], power_limit=700.0)
+    assert "limited" not in str(gpu_text(usual))
+
+
+def test_says_which_gpu_has_no_driver_and_that_nouveau_is_loaded() -> None:
+    facts = seen(bus={"0000:17:00.0": PciGpu("0x20b7")}, nouveau=True)
+    (problem,) = gpu_errors(models(**WANTED), facts)
+    assert "no driver, while nouveau is loaded: 0000:17:00.0 (10de:20b7)" in problem.what
 
 
 def xids(*lines: str) -> tuple[Xid, ...]:
@@ -415,6 +451,37 @@ def test_refuses_what_hides_gpus_in_compose(environment: Any) -> None:
     (problem,) = error.value.problems
     assert (problem.code, problem.path) == ("hides-gpus", "models.ann.compose.environment")
     assert models(ann={"gpus": [0], "compose": {"environment": ["A=CUDA_VISIBLE_DEVICES"]}})
+
+
+HIDING = ["NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"]
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_every_variable_that_gives_or_hides_gpus_is_refused(name: str) -> None:
+    """NVIDIA's runtime would give the container other GPUs than planned; AMD's libraries would hide them."""
+    places = {
+        f"models.ann.env.{name}": {"env": {name: "1"}},
+        "models.ann.compose.environment": {"compose": {"environment": [f"{name}=1"]}},
+    }
+    for path, fields in places.items():
+        with pytest.raises(InventoryError) as error:
+            models(ann={"gpus": [0], **fields})
+        (problem,) = error.value.problems
+        assert (problem.code, problem.path, name in problem.what) == ("hides-gpus", path, True)
+
+
+@pytest.mark.parametrize("layer", ["defaults", "engines"])
+@pytest.mark.parametrize("name", HIDING)
+def test_defaults_hide_no_gpus(layer: str, name: str) -> None:
+    common = {"env": {name: "0"}}
+    ann = {"engine": "llama.cpp", "version": "b9000", "weights": "/w/a.gguf", "port": 8000, "gpus": [0]}
+    with pytest.raises(InventoryError) as error:
+        spec({"models": {"ann": ann}, layer: common if layer == "defaults" else {"llama.cpp": common}})
+    assert {problem.code for problem in error.value.problems} == {"hides-gpus"}
+
+
+def test_an_entry_without_gpus_may_ask_the_runtime_for_none() -> None:
+    assert models(ann={"gpus": [], "env": {"NVIDIA_VISIBLE_DEVICES": "void"}})
 
 
 def test_hardware_takes_a_size() -> None:

@@ -49,6 +49,26 @@ def test_nothing_is_said_where_nothing_was_brought(
     assert capsys.readouterr().out == ""
 
 
+def test_short_phases_are_said_where_something_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--json` has them; the screen shows them only after longer runs."""
+    phases = load("phases")
+    now = [0.0]
+    monkeypatch.setattr(phases.time, "monotonic", lambda: now[0])
+    for name, seconds in (("pull", 0.04), ("load", 1.2), ("first answer", 0.3)):
+        with phases.phase(name):
+            now[0] += seconds
+    phases.tell()
+    line = capsys.readouterr().out
+    assert line == "took: load 1.2 s, first answer 0.3 s\n"
+    times = said([line])
+    assert times == {"load": 1.2, "first answer": 0.3}
+    assert slowest({"gpu1": times}) == {}
+    assert slowest({"gpu1": times | {INSTALL: 3.0}}) == {"gpu1": "install 3.0 s"}
+    assert slowest({"gpu1": times | {"pull": 1.0}}) == {"gpu1": "pull 1.0 s, load 1.2 s, first answer 0.3 s"}
+
+
 def test_a_failure_ends_its_phase(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     phases = load("phases")
     now = [0.0]

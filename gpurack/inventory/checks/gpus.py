@@ -11,12 +11,16 @@ from gpurack.plan.models.imagined import imagined
 from gpurack.plan.models.ledger import assign
 from gpurack.plan.models.slots import missing_gpu, resolve
 from gpurack.plan.system.defects import defect_warnings
-from gpurack.spec.gpus import GPU_KINDS, kind_of
+from gpurack.spec.gpus import GPU_KINDS, VISIBLE, kind_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, Refused
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+NO_GPU = ("void", "none")
+"""Values that give no GPU: an entry without GPUs may have them, as its image may ask for all."""
+GIVEN = "NVIDIA_VISIBLE_DEVICES"
+HIDING = (GIVEN, *VISIBLE)
+"""The variables by which the runtime of NVIDIA gives a container GPUs, and a program hides some of them."""
 
 
 def gpu_problems(spec: Host) -> list[Problem]:
@@ -30,9 +34,9 @@ def gpu_problems(spec: Host) -> list[Problem]:
         if isinstance(gpu, int) and gpu not in known
     ]
     problems += [
-        Problem.of("hides-gpus", path=f"{spec.path_of(name)}.{place}", name=VISIBLE)
+        Problem.of("hides-gpus", path=f"{spec.path_of(name)}.{place}", name=variable)
         for name, entry in spec.everything.items()
-        for place in hides_gpus(entry)
+        for variable, place in hides_gpus(entry)
     ]
     problems += [fault.why.at("", f"{spec.path_of(fault.names[0])}.{fault.field}") for fault in ledger.faults]
     for name, entry in spec.entries.items():
@@ -43,13 +47,15 @@ def gpu_problems(spec: Host) -> list[Problem]:
     return problems
 
 
-def hides_gpus(entry: Model | Job) -> Iterator[str]:
-    """Yield each place of an entry that sets the variable by which CUDA hides GPUs."""
-    if VISIBLE in entry.env:
-        yield f"env.{VISIBLE}"
+def hides_gpus(entry: Model | Job) -> Iterator[tuple[str, str]]:
+    """Yield (variable, its place) where an entry sets one that gives or hides GPUs."""
     lines = entry.compose.get("environment")  # a map, or `NAME=value` each
-    if isinstance(lines, Mapping | list) and any(str(line).partition("=")[0] == VISIBLE for line in lines):
-        yield "compose.environment"
+    names = {str(line).partition("=")[0] for line in lines} if isinstance(lines, Mapping | list) else set()
+    for variable in HIDING:
+        if variable in entry.env and not (variable == GIVEN and not entry.gpus and entry.env[variable] in NO_GPU):
+            yield variable, f"env.{variable}"
+        if variable in names:
+            yield variable, "compose.environment"
 
 
 def driver_doubts(spec: Host) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from gpurack.facts.gpus import Gpu, Module, Xid
 from gpurack.facts.model import HostFacts
 from gpurack.facts.nvidia import bus_address
+from gpurack.plan.models.ledger import assign
 from gpurack.plan.packages.base import upstream
 from gpurack.plan.system.cdi_specs import cdi_warnings
 from gpurack.plan.system.defects import defect_warnings
@@ -37,6 +38,8 @@ LOG = (
 """Sentences of the kernel's log → the cause, and what to install."""
 FOR_GUESTS = re.compile(r"vfio|^pci-stub$|^(xen-)?pciback$")
 """In the names of kernel drivers that keep a device for virtual machines: vfio-pci, nvgrace-gpu-vfio-pci."""
+PROHIBITED, EXCLUSIVE = "Prohibited", "Exclusive_Process"
+"""The compute modes in which the driver lets no program, and only one process, compute."""
 SLOWED = {0x08: "hardware slowdown", 0x40: "thermal slowdown", 0x80: "power brake"}
 """Bits of the throttle reasons that mean a fault. (4, the power cap, is normal under load.)"""
 
@@ -74,7 +77,21 @@ def gpu_warnings(spec: Host, facts: HostFacts) -> list[Problem]:
     specs = cdi_warnings(facts) if access(spec, facts) == "cdi" and facts.has_nvidia else []
     defects = defect_warnings(spec, facts) if facts.has_nvidia else ()
     slow = (Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=False))
-    return [*gpu_errors(spec, facts), *specs, *defects, *slow]
+    return [*gpu_errors(spec, facts), *specs, *defects, *slow, *unshareable(spec, facts)]
+
+
+def unshareable(spec: Host, facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem for each GPU that several entries share and whose compute mode lets only one process on it."""
+    exclusive = {gpu.uuid for gpu in facts.gpus if gpu.details.compute_mode == EXCLUSIVE and not gpu.mig}
+    if not exclusive:
+        return
+    ledger = assign(spec, facts)
+    for slot in ledger.slots:
+        names = ledger.entries_on(slot)
+        if slot.uuid in exclusive and len(names) > 1:
+            allow = f"nvidia-smi -i {slot.index} -c DEFAULT"
+            what = f"is in compute mode {EXCLUSIVE}, so only one of {', '.join(names)} can start. Run `{allow}`"
+            yield Problem.of("gpu-unhealthy", gpu=slot.index, what=what)
 
 
 def uses_gpus(spec: Host) -> bool:
@@ -92,12 +109,14 @@ def broken(facts: HostFacts) -> Iterator[Problem]:
 def without_driver(facts: HostFacts) -> Iterator[Problem]:
     """Yield a problem for NVIDIA GPUs on the bus that no driver has. Those given to a VM are left out."""
     lost = {address: gpu for address, gpu in facts.driver.without_driver.items() if not FOR_GUESTS.search(gpu.driver)}
+    of_bus = [(address, lost[address]) for address in sorted(lost)]
+    no_driver = "no driver, while nouveau is loaded" if facts.driver.nouveau else "no driver"
     for driver in sorted({gpu.driver for gpu in lost.values()}):
-        places = ", ".join(sorted(address for address, gpu in lost.items() if gpu.driver == driver))
+        places = ", ".join(f"{address} (10de:{gpu.device[2:]})" for address, gpu in of_bus if gpu.driver == driver)
         if driver == "nouveau":
             yield Problem.of("nouveau-has-gpus", places=places)
         else:
-            yield Problem.of("gpus-without-driver", places=places, driver=driver or "no driver")
+            yield Problem.of("gpus-without-driver", places=places, driver=driver or no_driver)
 
 
 def wrong_module(facts: HostFacts) -> Iterator[Problem]:
@@ -225,14 +244,17 @@ def manager_wanted(facts: HostFacts) -> str:
 def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
     """Yield (index, what is wrong) of GPUs.
 
-    lasting: faults of the hardware that stay; else what a reset, cooling or another slot can change.
+    lasting: faults of the hardware and settings that stay; else what a reset, cooling or another slot can change.
     """
     for gpu in facts.gpus:
         state = gpu.details
         if gpu.parent or gpu.fault:
             continue
         if lasting:
-            if state.remap_failed:
+            if state.compute_mode == PROHIBITED:
+                allow = f"nvidia-smi -i {gpu.index} -c DEFAULT"
+                yield gpu.index, f"is in compute mode {PROHIBITED}: nothing can start on it. Run `{allow}`"
+            elif state.remap_failed:
                 yield gpu.index, "could not remap a bad row of its memory; it has to be replaced"
             elif xid := pending_xid(gpu, facts):
                 reset = f"Stop what uses it, then run `nvidia-smi -r -i {gpu.index}` or reboot"

@@ -86,6 +86,7 @@ def test_public_shape_keeps_its_gpus(name: str, gpus: dict[str, Any]) -> None:
         ("--gpus all -e CUDA_VISIBLE_DEVICES=-1", []),
         ("--device /dev/kfd --device /dev/dri -e ROCR_VISIBLE_DEVICES=2,3 -e HIP_VISIBLE_DEVICES=1", [3]),
         ("--runtime nvidia -e NVIDIA_VISIBLE_DEVICES=1 -e CUDA_VISIBLE_DEVICES=0", [1]),
+        ("-e HIP_VISIBLE_DEVICES=0", []),
         ("", []),
     ],
 )
