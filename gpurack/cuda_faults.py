@@ -68,7 +68,7 @@ ANY_LISTED = re.compile(r"(?m)^ +\w+: ")
 LONGEST = 300
 """Characters of a line of a log that patterns are tried on: they may need its square of steps, and clients and users
 choose what is in a log. files/snapshot_docker.sh cuts at the same length."""
-COLOUR = re.compile("\x1b\\[[0-9;]*m")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """In TEI's log."""
 NOT_FOUND = 127
 """The exit code of a shell that does not find a program."""
