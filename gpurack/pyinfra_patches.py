@@ -33,6 +33,7 @@ from typing import Any
 
 import click
 from gevent.lock import BoundedSemaphore
+from paramiko import SSHException
 from paramiko.file import BufferedFile
 from paramiko.util import get_logger
 from pyinfra import progress
@@ -186,7 +187,11 @@ def queue_at_jump_hosts() -> None:
 
     def queued(client: SSHClient, hostname: str, **options: Any) -> None:
         if "sock" not in options:  # pyinfra gives it for jump hosts only, None for the first
-            before(client, hostname, **options)
+            try:
+                before(client, hostname, **options)
+            except UnicodeDecodeError as error:  # of ssh's configuration, which pyinfra reads here and does not catch
+                file = options.get("_pyinfra_ssh_config_file") or "~/.ssh/config"
+                raise SSHException(f"{file} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
             return
         with _logins.setdefault(f"{hostname}:{options.get('port')}", BoundedSemaphore(LOGINS)):
             before(client, hostname, **options)

@@ -1,5 +1,7 @@
 """What the verbs of `gpurack` share: arguments, and answers to a wrong verb, a deploy file or a wrong inventory."""
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -230,6 +232,17 @@ class Verbs(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with as_mistakes(ctx):
             return super().parse_args(ctx, args)
+
+    @override
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest when it ends
+            screen.echo("error  a file or the output could not be written: no space left on this computer.", err=True)
+            sys.exit(Failed.exit_code)
 
     @override
     def invoke(self, ctx: click.Context) -> Any:

@@ -291,8 +291,8 @@ class _Number(float):
 yaml.SafeDumper.add_multi_representer(_Number, yaml.representer.SafeRepresenter.represent_float)
 VERSIONS = ("version", "toolkit", "driver", "revision")
 """The fields whose unquoted numbers are refused with the text that was written."""
-
-
+PORTS = ("port", "ssh_port", "context")
+"""The fields in which digits after a 0, which YAML 1.1 reads as octal, are refused."""
 NULL, BOOL, MERGE, DATE = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "merge", "timestamp"))
 
 
@@ -344,6 +344,14 @@ class _Strict(yaml.SafeLoader):
                 what = "a space is missing after the colon" if sign == ":" else "YAML wants a colon in place of `=`"
                 what += f"; write {field}: {value}"
                 raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
+            if (
+                key in PORTS
+                and re.fullmatch(r"0[0-7]+", value_node.value)
+                and made.get(key) == int(value_node.value, 8) > 7
+            ):
+                what = f"YAML reads {value_node.value} as octal, which is {made[key]}"
+                what += f"; write {value_node.value.lstrip('0')}"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=value_node.start_mark)
             if (
                 key in VERSIONS
                 and isinstance(made.get(key), int | float)

@@ -123,7 +123,7 @@ def _output_of(command: tuple[str, ...]) -> str | None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             try:
-                said, _ = process.communicate(timeout=min(SIGN_OF_LIFE, PATIENCE))
+                said, wrong = process.communicate(timeout=min(SIGN_OF_LIFE, PATIENCE))
                 break
             except subprocess.TimeoutExpired:
                 spent = time.monotonic() - begun
@@ -133,7 +133,7 @@ def _output_of(command: tuple[str, ...]) -> str | None:
             named = " ".join(command)[:NAMED]
             screen.echo(f"waiting for the command of a secret: {named}, {screen.duration(spent)}", err=True)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=wrong)
     return said
 
 

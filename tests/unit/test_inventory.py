@@ -354,6 +354,12 @@ def test_command_of_a_secret_that_hangs_has_a_limit(
     assert said.out == ""
 
 
+def test_command_of_a_secret_that_fails_shows_its_last_line() -> None:
+    words = ["sh", "-c", "echo warning >&2; echo the store is locked. >&2; exit 3"]
+    with pytest.raises(SecretError, match=r" ended with exit code 3: the store is locked\.$"):
+        Secret(command=words).read()
+
+
 def test_reports_secret_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     with pytest.raises(SecretError, match=r"^file .*key cannot be read: "):

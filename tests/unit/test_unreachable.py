@@ -9,8 +9,10 @@ import pytest
 from paramiko import AuthenticationException, SSHException
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.sshuserclient.client import SSHClient
 
 from gpurack.facts.unreachable import why_unreachable
+from gpurack.pyinfra_patches import queue_at_jump_hosts
 
 
 def unreachable(cause: Exception, **fields: str) -> str:
@@ -33,6 +35,14 @@ def test_a_missing_ssh_configuration_is_named(tmp_path: Path) -> None:
     """pyinfra goes on without it, and does not find the host."""
     said = unreachable(gaierror(-2, "Name or service not known"), ssh_config_file=f"{tmp_path}/none")
     assert said == f"could not connect: `ssh_config_file` {tmp_path}/none: no such file."
+
+
+def test_a_ssh_configuration_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """pyinfra does not catch the error of its decoding."""
+    (config := tmp_path / "config").write_bytes(b"# M\xfcnchen\n")
+    queue_at_jump_hosts()
+    with pytest.raises(SSHException, match=r"config is not UTF-8 text \(byte 4\); save it as UTF-8$"):
+        SSHClient().connect("gpu1.lab", _pyinfra_ssh_config_file=str(config))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What all verbs of `gpurack` share: help, examples, unknown verbs, the inventory that is left out, completion."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,12 @@ def test_every_error_begins_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = CliRunner().invoke(main, ["verify", str(tmp_path / "lab.yaml")], prog_name="gpurack")
     assert done.output.startswith("error  gpurack verify needs pytest and testinfra. Run: pip install pytest")
     assert done.exit_code == 1
+
+
+def test_full_disk_below_the_output_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpurack", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error  a file or the output could not be written: no space left on this computer.\n"

@@ -72,6 +72,7 @@ def error_of(tmp_path: Path, text: str) -> str:
         ("{? , weights", "{weights", "5: the name in front of the colon is missing."),
         ("port: 22:22", "port: 8000",
          "5: YAML reads digits with a colon as minutes and seconds; write them in quotes."),
+        ("port: 020000", "port: 8000", "5: YAML reads 020000 as octal, which is 8192; write 20000."),
         ("port: !!python/name:x 5", "port: 8000",
          "5: YAML tags such as `!!python/name:x` are not supported. Write a plain value."),
         ("<<: 5, port: 8000", "port: 8000",
