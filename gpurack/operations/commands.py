@@ -176,7 +176,7 @@ def folders_program() -> str:
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
-    """Write a file beside its place, then rename it: if killed, the old file or the new one is there.
+    """Write a file below its folder, then rename it: if killed, the old file or the new one is there.
 
     pyinfra's files.put stages in /tmp, copies, then changes the mode. The content comes by standard input, so that it
     is in no argv.
@@ -184,14 +184,22 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     return write_files([WriteFile("", path, content, mode)])
 
 
+NEW = ".gpurack-new"
+"""A folder in which files wait for their names."""
 WHOLE = "whole"
 """Follows the content of files. The shell of a run that was killed while it sent gets the beginning only."""
 
 
 def write_files(files: Sequence[WriteFile]) -> Changing:
-    """Write several files by one command, each as `write_file` does."""
-    beside = {file.path: f"{file.path}.gpurack-new" for file in files}
-    folders = sorted({file.path.rpartition("/")[0] for file in files})
+    """Write several files by one command, each as `write_file` does.
+
+    One `mv` renames all of a folder: the runner's modules import each other, and between two of its renames fits no
+    kill, only a power cut at that very moment.
+    """
+    waiting: dict[str, list[str]] = {}  # folder → its files under their first names
+    for file in files:
+        folder = file.path.rpartition("/")[0]
+        waiting.setdefault(folder, []).append(first_name(file.path))
     text = "".join([*(file.content for file in files), WHOLE, "\n"])
     # Two runs on a fresh host may write the same file. The models' lock would block for minutes, so there is another.
     # It is taken once all has arrived: a run whose connection is dead waits for hours, and must keep none waiting.
@@ -206,17 +214,29 @@ def write_files(files: Sequence[WriteFile]) -> Changing:
             WRITING,
             "error another run writes gpurack's files on this host",
         ),
-        sh("(umask 022 && mkdir -p {})", folders),  # also the folders above them are for everyone
+        sh("(umask 022 && mkdir -p {})", list(waiting)),  # also the folders above them are for everyone
+        sh("rm -rf {new} && mkdir {new}", new=[f"{folder}/{NEW}" for folder in waiting]),  # of a run that was killed
     ]
     for file in files:
-        new, size = beside[file.path], len(file.content.encode())
+        new, size = first_name(file.path), len(file.content.encode())
         commands.append(sh("head -c {size} > {new} && chmod {mode} {new}", size=size, new=new, mode=file.mode))
     commands.append(sh('read -r end && [ "$end" = {} ]', WHOLE))
     # On disk before a file gets its name, and the names before what comes next: a power cut leaves old or new files.
-    commands.append(sh("sync {}", list(beside.values())))
-    commands += [sh("mv -f {} {}", new, path) for path, new in beside.items()]
-    commands.append(sh("sync {}", folders))
+    commands.append(sh("sync {}", [first_name(file.path) for file in files]))
+    for folder, names in waiting.items():
+        commands.append(sh("mv -f -t {} {} && rmdir {}", folder, names, f"{folder}/{NEW}"))
+    commands.append(sh("sync {}", list(waiting)))
     return Changing(script(all_of(commands)), _stdin=text)
+
+
+def first_name(path: str) -> str:
+    """Return where a file is written before it is renamed.
+
+    >>> first_name("/etc/docker/daemon.json")
+    '/etc/docker/.gpurack-new/daemon.json'
+    """
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{NEW}/{name}"
 
 
 def apply_daemon_json(step: Apply) -> Streamed:

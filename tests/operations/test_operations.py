@@ -285,7 +285,7 @@ def test_preparation_runs_no_job(value: str) -> None:
         assert (files, str(last)) == ([], "false")
         return
     assert matches(last, {"prepare": {"batches": [[{"name": "ask", "fetch": []}]]}}, host.found)
-    assert any("/etc/gpurack/jobs/ask.yaml" in str(one) for one in files)
+    assert any("/etc/gpurack/jobs/.gpurack-new/ask.yaml" in str(one) for one in files)
 
 
 @pytest.mark.parametrize("value", ["yes", "true"])

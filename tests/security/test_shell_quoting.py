@@ -82,7 +82,7 @@ REAL = (
 )
 NOTED = (
     "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "cp", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
-    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "sync", "systemctl",
+    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rmdir", "rpm", "setfacl", "setpriv", "sync", "systemctl",
     "update-ca-certificates",
 )  # fmt: skip
 
@@ -274,8 +274,9 @@ def test_repository_file_is_one_word(hostile: str, machine: Machine) -> None:
     assert new.endswith(f"/{name}.new")
     assert ["mv", "-f", new, new.removesuffix(".new")] in calls
     assert ["rm", "-f", path] in calls
-    calls = machine.run(write_file(f"{machine.folder}/{hostile}", "", "64;echo >CANARY").get_raw_value())
-    assert ["chmod", "64;echo >CANARY", f"{machine.folder}/{hostile}.gpurack-new"] in calls
+    (machine.folder / ".gpurack-new").mkdir(exist_ok=True)  # here, `mkdir` only notes that it was called
+    calls = machine.run(write_file(f"{machine.folder}/a{hostile}", "", "64;echo >CANARY").get_raw_value())
+    assert ["chmod", "64;echo >CANARY", f"{machine.folder}/.gpurack-new/a{hostile}"] in calls
 
 
 def test_our_other_files_are_words(hostile: str, machine: Machine) -> None:

@@ -55,9 +55,10 @@ def test_writes_file_unchanged(tmp_path: Path, content: str) -> None:
 @pytest.mark.usefixtures("_own_run")
 def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    (tmp_path / "a.gpurack-new").mkdir()
-    assert run(write_file(str(tmp_path / "a"), "new", "644")).returncode != 0
+    assert run(write_file(str(tmp_path / "a"), "new", "no mode")).returncode != 0
     assert (tmp_path / "a").read_text() == "old"
+    assert run(write_file(str(tmp_path / "a"), "new", "644")).returncode == 0
+    assert ((tmp_path / "a").read_text(), [*tmp_path.glob(".gpurack-new")]) == ("new", [])
 
 
 @pytest.mark.usefixtures("_own_run")
@@ -201,18 +202,30 @@ def test_files_are_on_disk_before_they_get_their_names(tmp_path: Path, fakes: Fa
     """A power cut leaves old or new files; and a umask of 077 closes no folder above them."""
     monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
     files = [WriteFile("", f"{tmp_path}/lib/deep/{name}", name, "644") for name in ("a", "b")]
-    fakes.add("sync", f'ls {tmp_path}/lib/deep >>"$STATE/seen"')
+    fakes.add("sync", f'(cd {tmp_path}/lib/deep && find . -type f | sort) >>"$STATE/seen"')
     command = write_files(files)
     subprocess.run(
         ["sh", "-c", f"umask 077; {command}"], input=str(command.connector_arguments["_stdin"]), text=True, check=True
     )
-    assert (fakes.folder / "state/seen").read_text().split() == ["a.gpurack-new", "b.gpurack-new", "a", "b"]
+    assert (fakes.folder / "state/seen").read_text().split() == [
+        "./.gpurack-new/a", "./.gpurack-new/b", "./a", "./b",
+    ]  # fmt: skip
     there = f"{tmp_path}/lib/deep"
-    assert fakes.calls == [f"sync {there}/a.gpurack-new {there}/b.gpurack-new", f"sync {there}"]
+    assert fakes.calls == [f"sync {there}/.gpurack-new/a {there}/.gpurack-new/b", f"sync {there}"]
     modes = [
         oct(path.stat().st_mode)[-3:] for path in (tmp_path / "lib", tmp_path / "lib/deep", tmp_path / "lib/deep/a")
     ]
     assert modes == ["755", "755", "644"]
+
+
+def test_files_that_need_each_other_get_their_names_at_once(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> None:
+    """The modules of the runner: a kill between two of them would leave a host that starts no model at boot."""
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    fakes.add("mv", '/bin/mv "$@"')
+    command = write_files([WriteFile("", f"{tmp_path}/lib/{name}", name, "644") for name in ("a", "b", "c")])
+    assert run(command).returncode == 0
+    assert len([call for call in fakes.calls if call.startswith("mv ")]) == 1
+    assert sorted(path.name for path in (tmp_path / "lib").iterdir()) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("error", [SSHException("SSH session not active"), EOFError(), None])

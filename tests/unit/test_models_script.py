@@ -15,8 +15,6 @@ import yaml
 from gpurack import paths
 from gpurack.paths import SET_ASIDE
 from gpurack.plan.models import compose
-from gpurack.plan.models.plan import runner_files
-from gpurack.resources import modules_of
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 import applying  # isort: skip
@@ -565,11 +563,3 @@ def test_retries_once_after_runc_error(
             dockerd.start("alpha")
         assert str(failure.value).endswith(sentence)
     assert len([call for call in fakes.calls if " up " in call]) == calls
-
-
-def test_writes_each_module_after_those_that_it_imports() -> None:
-    """A run may be killed between two files, and the host then starts its models with what it has."""
-    names = [Path(file.path).stem for file in runner_files() if file.path.endswith(".py")]
-    assert len(names) == len(paths.RUNNER_PARTS) + 1
-    for place, name in enumerate(names):
-        assert set(modules_of(name)) <= set(names[:place]), name

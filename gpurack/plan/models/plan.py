@@ -44,7 +44,7 @@ from gpurack.plan.run import Run
 from gpurack.plan.runner import Project, make_job
 from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, as_findings, is_written, written
 from gpurack.plan.system.nvidia_driver import other_driver
-from gpurack.resources import SHIPPED, modules_of, read_text, render
+from gpurack.resources import SHIPPED, read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
@@ -434,14 +434,8 @@ def close_to_others(facts: HostFacts) -> list[Step]:
 
 
 def runner_files() -> list[WriteFile]:
-    """Return the files of the runner, in the order in which they are written, and how long what it keeps is kept.
-
-    A run may be killed between two files, and the host then starts its models with what it has. So each comes after
-    those that it imports.
-    """
-    imported = [f"{paths.LIB}/{name}.py" for name in modules_of("models")]
-    parts = sorted(paths.RUNNER_PARTS, key=lambda part: imported.index(part) if part in imported else len(imported))
-    modes = (*((part, "644") for part in parts), (paths.RUNNER, "755"))
+    """Return the files of the runner, and how long what it keeps is kept."""
+    modes = (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
     files = [WriteFile("", path, read_text(SHIPPED[path]), mode) for path, mode in modes]
     return [*files, WriteFile("", paths.LOG_AGE, f"e {paths.LOGS} - - - {paths.LOG_DAYS}d\n")]
 
