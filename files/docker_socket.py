@@ -27,7 +27,7 @@ from urllib.parse import quote
 LIMIT = 60  # seconds without a byte
 MOST = 64 << 20  # bytes of an answer
 LOGS_LIMIT = 5  # seconds for a log
-LOG, LINES, LONGEST = 1000000, 20, 300  # bytes at the beginning of a log, lines of it, bytes of a line
+LOG, LINES, LONGEST = 1000000, 20, 300  # bytes at the beginning of a log, its first and last lines, bytes of a line
 UP = ("running", "restarting")
 OF_SERVICE = "com.docker.compose.service"
 
@@ -105,7 +105,7 @@ def about_gpus(place, container, pattern, end):
     text = body[:LOG] if container["Config"].get("Tty") else without_frames(body[:LOG])
     lines = (line[:LONGEST] for line in text.split(b"\n")) if status == b"200" else ()
     found = [line + b"\n" for line in lines if re.search(pattern.encode(), line)]
-    return base64.b64encode(b"".join(found[:LINES])).decode()
+    return base64.b64encode(b"".join(found[:LINES] + found[LINES:][-LINES:])).decode()
 
 
 def plain(text):

@@ -221,7 +221,10 @@ snapshot_log() {
 		return
 	fi
 	timeout -s KILL 5 docker logs --since "$started" "${name#/}" 2>&1 | head -c 1000000 |
-		grep -aE -m 20 "$ABOUT_GPUS" | cut -c 1-300 | base64 -w 0
+		grep -aE "$ABOUT_GPUS" | cut -c 1-300 | awk '
+			NR <= 20 { print; next }
+			{ last[NR % 20] = $0 }
+			END { for (n = NR > 40 ? NR - 19 : 21; n <= NR; n++) print last[n % 20] }' | base64 -w 0
 	echo
 }
 

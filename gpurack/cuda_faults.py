@@ -156,7 +156,8 @@ def continues_without(log: str, layers: bool = False) -> "str | None":
 
     layers: was it told to put layers of each model on the GPUs? Then none there is an error also with a GPU.
 
-    ollama tries several versions of CUDA: one that fails means nothing where another one found GPUs.
+    ollama tries several versions of CUDA: one that fails means nothing where another one found GPUs. But one that fails
+    later, as a model is loaded, leaves that model to the CPU.
 
     >>> continues_without("ggml_cuda_init: failed to initialize CUDA: unknown error")
     'CUDA error 999: unknown error'
@@ -167,6 +168,9 @@ def continues_without(log: str, layers: bool = False) -> "str | None":
     """
     log = COLOUR.sub("", "\n".join(line[:LONGEST] for line in log.split("\n")))
     offloaded = list(OFFLOADED.finditer(log))
+    lately = _failed_at_last(log, offloaded)
+    if lately:
+        return lately
     if any(found.group(2).strip("0") for found in offloaded):
         return ""
     if layers and offloaded:
@@ -181,6 +185,17 @@ def continues_without(log: str, layers: bool = False) -> "str | None":
     known = _by_words(failed.group(1)) if failed else None
     found = ((text, pattern.search(log)) for pattern, text in WITHOUT_GPU)
     return known or next((text.format(match.group(1)) for text, match in found if match), None)
+
+
+def _failed_at_last(log: str, offloaded: "list[re.Match[str]]") -> "str | None":
+    """Return why the model that was loaded last has no layer on a GPU, by the failure of CUDA right before it."""
+    if not offloaded or offloaded[-1].group(2).strip("0"):
+        return None
+    failed = list(BY_GGML.finditer(log, 0, offloaded[-1].start()))
+    if not failed or ON_GPU.search(log, failed[-1].start()):
+        return None
+    since = [found for found in offloaded if found.start() > failed[-1].start()]
+    return None if any(found.group(2).strip("0") for found in since) else _by_words(failed[-1].group(1))
 
 
 def _by_words(text: str) -> "str | None":

@@ -198,13 +198,13 @@ def counter(lines: Sequence[str]) -> float:
 def cuda_log(lines: Sequence[str]) -> str:
     """Parse lines of a log in base64; "" if they are invalid.
 
-    The script prints 20 lines of 300 characters. A user may print more in its place.
+    The script prints the first 20 and the last 20 lines, of 300 characters each. A user may print more in its place.
     """
     try:
         text = decoded("".join(lines)).decode(errors="replace")
     except ValueError:
         return ""
-    return "\n".join(line[:300] for line in text.split("\n")[:20])
+    return "\n".join(line[:300] for line in text.split("\n")[:40])
 
 
 def probe(lines: Sequence[str]) -> Probe:

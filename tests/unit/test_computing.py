@@ -83,6 +83,11 @@ def test_what_computes_on_the_cpu_on_purpose_is_no_error(entry: dict[str, Any], 
     assert bool(on_the_cpu(wanted, seen(wanted))) == found
 
 
+FOUND = 'time=2026-11-20Z level=INFO source=types.go:60 msg="inference compute" id=GPU-a library=CUDA compute=8.6'
+FAILED = "ggml_cuda_init: failed to initialize CUDA: unknown error"
+LAYERS = 'time=2026-11-20Z level=INFO source=ggml.go:494 msg="offloaded %d/33 layers to GPU"'
+
+
 @pytest.mark.parametrize(
     ("log", "why"),
     [
@@ -93,6 +98,15 @@ def test_what_computes_on_the_cpu_on_purpose_is_no_error(entry: dict[str, Any], 
         ),
         ("ggml_cuda_init: failed to initialize CUDA: out of memory", None),
         ("", None),
+        # a driver that was upgraded below it: ollama#15918
+        (f"{FOUND}\n{FAILED}\n{LAYERS % 0}", "CUDA error 999: unknown error"),
+        (f"{FOUND}\n{LAYERS % 33}\n{FAILED}\n{LAYERS % 0}", "CUDA error 999: unknown error"),
+        (f"{FOUND}\n{FAILED}\n{LAYERS % 0}\n{LAYERS % 33}", None),
+        (f"{FOUND}\n{FAILED}\nggml_cuda_init: found 1 CUDA devices:\n{LAYERS % 0}", None),  # num_gpu: 0
+        (f"{FOUND}\n{LAYERS % 0}", None),
+        (f"{FOUND}\n{FAILED}", None),
+        (f"{FOUND}\n{FAILED}\n{LAYERS % 0}\n{FOUND}", None),  # it was restarted
+        (f"{FOUND}\n{FAILED.replace('unknown error', 'out of memory')}\n{LAYERS % 0}", None),
     ],
 )
 def test_log_of_an_idle_ollama_proves_it(log: str, why: str | None) -> None:

@@ -215,6 +215,7 @@ def test_daemon_without_answer_is_left_to_the_cli(daemon: Daemon, fakes: Fakes) 
 
 ON_GPU = models(alpha={"port": 8001, "gpus": [0]}, gamma={"port": 8004, "gpus": [1]}, beta={"port": 8002, "gpus": [2]})
 LOG = "logs?stdout=1&stderr=1&since=1795158000.5"
+LAYERS = "load_tensors: offloaded 0/33 layers to GPU"
 NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: unknown error"
 
 
@@ -237,12 +238,12 @@ def test_socket_says_what_logs_say_of_gpus(shell: list[str], daemon: Daemon, fak
     long = "y" * 400 + NO_CUDA
     daemon.answers[logs_of(0)] = (
         200,
-        frames("a prompt", NO_CUDA, "é\x1b[1m", *["load_tensors: CUDA0 x" + "z" * 400] * 30, long),
+        frames("a prompt", NO_CUDA, "é\x1b[1m", *["load_tensors: CUDA0 x" + "z" * 400] * 60, LAYERS, long),
     )
     daemon.answers[logs_of(3)] = (500, '{"message":"configured logging driver does not support reading"}\n')
     facts = seen(daemon, shell, ON_GPU)
-    first, *others = facts.cuda_logs["", "alpha"].splitlines()
-    assert (first, len(others), {len(line) for line in others}) == (NO_CUDA, 19, {300})
+    first, *others, last = facts.cuda_logs["", "alpha"].splitlines()
+    assert (first, len(others), {len(line) for line in others}, last) == (NO_CUDA, 38, {300}, LAYERS)
     assert ("", "gamma") not in facts.cuda_logs
     assert (cli_calls(fakes), len(facts.containers)) == ([], 4)
     assert sorted(path for path in daemon.asked if "/logs" in path) == sorted([logs_of(0), logs_of(3)])

@@ -236,6 +236,10 @@ def test_reads_only_lines_about_cuda_of_logs(shell: list[str], host: Fakes) -> N
     seen = Snapshot().process(look(shell, asked))
     assert seen.cuda_logs == {("", "alpha"): "ggml_cuda_init: failed to initialize CUDA: unknown error\n"}
     assert seen.probes["", "alpha"].status == 200
+    lines = [f"load_tensors: offloaded {number}/99 layers to GPU\n" for number in range(50)]
+    host.state("log", "".join(lines))
+    kept = "".join([*lines[:20], *lines[-20:]])  # as ollama loads models, the last ones count
+    assert Snapshot().process(look(shell, asked)).cuda_logs == {("", "alpha"): kept.rstrip()}
     host.state("log", "nothing about it\n")
     seen = Snapshot().process(look(shell, asked))
     assert not seen.cuda_logs.get(("", "alpha"))
