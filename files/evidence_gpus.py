@@ -77,6 +77,7 @@ def amd():
             domain, unique = int(said.get("domain", 0)), int(said.get("unique_id", 0))
             place = "{:04x}:{:02x}:{:02x}.{}".format(domain, place >> 8 & 255, place >> 3 & 31, place & 7)
             path = "/dev/dri/renderD{}".format(minor)
+            own = int(content(device + "mem_info_vram_total") or 0)
             cards.append(
                 {
                     "node": path,
@@ -84,10 +85,17 @@ def amd():
                     "pci": place,
                     "unique": "GPU-{:016x}".format(unique) if unique else "",
                     "name": (content(device + "product_name") or "").strip(),
-                    "memory": int(content(device + "mem_info_vram_total") or 0) >> 20,
+                    "memory": max(own, banks(node)) >> 20 or None,
                 }
             )
     return {"kfd_gid": os.stat("/dev/kfd").st_gid if os.path.exists("/dev/kfd") else 0, "cards": cards}
+
+
+def banks(node):
+    """The memory that ROCm sees of a GPU, in bytes: for one in a CPU also the host's."""
+    texts = [content(one) or "" for one in glob.glob(node + "/mem_banks/*/properties")]
+    found = [dict(re.findall(r"(?m)^(\w+) (\d+)$", text)) for text in texts]
+    return sum(int(one.get("size_in_bytes", 0)) for one in found if one.get("heap_type") in ("1", "2"))
 
 
 def cdi():

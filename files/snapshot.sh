@@ -561,8 +561,14 @@ snapshot_amd() {
 		[ "${id:-0}" != 0 ] || continue # a CPU
 		minor=$(sed -n 's/^drm_render_minor //p' "$node/properties")
 		device=/sys/class/drm/renderD$minor/device
-		printf 'card gpu_id %s|gid %s|total %s|used %s|busy %s|name %s|%s\n' "$id" "$(stat -c %g "/dev/dri/renderD$minor")" \
-			"$(cat "$device/mem_info_vram_total")" "$(cat "$device/mem_info_vram_used")" "$(cat "$device/gpu_busy_percent")" \
+		# the memory that ROCm sees: for a GPU in a CPU also the host's
+		banks=$(cat "$node"/mem_banks/*/properties | awk '
+			$1 == "heap_type" { ours = $2 == 1 || $2 == 2 }
+			$1 == "size_in_bytes" && ours { sum += $2 }
+			END { printf "%.0f", sum }')
+		printf 'card gpu_id %s|gid %s|total %s|used %s|banks %s|gtt %s|busy %s|name %s|%s\n' "$id" "$(stat -c %g "/dev/dri/renderD$minor")" \
+			"$(cat "$device/mem_info_vram_total")" "$(cat "$device/mem_info_vram_used")" "$banks" \
+			"$(cat "$device/mem_info_gtt_used")" "$(cat "$device/gpu_busy_percent")" \
 			"$(amd_name "$device")" "$(tr '\n' '|' <"$node/properties")"
 	done
 	for file in /sys/class/kfd/kfd/proc/[0-9]*/vram_*; do

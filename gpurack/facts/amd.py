@@ -3,7 +3,8 @@
 Sources: the kernel's amdkfd driver (kfd_topology.c for the properties of a node, kfd_process.c for proc/PID/vram_GPUID
 in bytes) and the kernel page "Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id). ROCm's UUID
 of a GPU is "GPU-" and its unique id in 16 hex digits. KFD does not list processes of OpenGL or Vulkan, but `used`
-includes their memory.
+includes their memory. Of a GPU in a CPU, ROCm uses the host's memory where there is more of it than the GPU's own
+(amdgpu_ttm.c: apu_prefer_gtt), and KFD's memory banks have that size.
 """
 
 import re
@@ -25,8 +26,8 @@ def gpus(lines: Sequence[str]) -> list[Gpu]:
             index=index,
             uuid=_uuid(said),
             name=said.get("name", ""),
-            memory_total=_mib(said.get("total", "")),
-            memory_used=_mib(said.get("used", "")),
+            memory_total=_mib(said.get("banks" if _shares(said) else "total", "")),
+            memory_used=_mib(said.get("gtt" if _shares(said) else "used", "")),
             driver="",
             compute="",
             pci=_pci(said),
@@ -77,6 +78,11 @@ def _pci(said: dict[str, str]) -> str:
     """
     place = number(said.get("location_id", ""))
     return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
+
+
+def _shares(said: dict[str, str]) -> bool:
+    """Does a GPU compute in the host's memory (GTT)? total: its own, which is small in a CPU. banks: what ROCm sees."""
+    return number(said.get("banks", "")) > number(said.get("total", ""))
 
 
 def _mib(size: str) -> int | None:

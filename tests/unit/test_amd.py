@@ -80,6 +80,31 @@ def test_unknown_sysfs_values_are_none() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("total", "banks", "expected"),
+    [
+        (536870912, 67108864000, (64000, 2048)),  # in a CPU: ROCm computes in the host's memory
+        (68702699520, 67108864000, (65520, 1024)),  # in a CPU, with most of the memory set apart for it
+        (25753026560, 25753026560, (24560, 1024)),
+        (25753026560, 0, (24560, 1024)),
+        (25753026560, "", (24560, 1024)),
+    ],
+)
+def test_gpu_in_a_cpu_has_the_memory_that_rocm_sees(total: int, banks: int | str, expected: tuple[int, int]) -> None:
+    (gpu,) = seen([card(3, 128, 0xC300, total=total, used=1 << 30, banks=banks, gtt=2 << 30)]).gpus
+    assert (gpu.memory_total, gpu.memory_used) == expected
+
+
+def test_snapshot_reads_the_memory_that_rocm_sees(sysfs: Path) -> None:
+    node = sysfs / "sys/class/kfd/kfd/topology/nodes/2"
+    for number, (kind, size) in enumerate([(0, 1 << 40), (1, 123480309760)]):
+        (node / f"mem_banks/{number}").mkdir(parents=True)
+        text = f"heap_type {kind}\nsize_in_bytes {size}\nflags 0\nwidth 128\nmem_clk_max 1000\n"
+        (node / f"mem_banks/{number}/properties").write_text(text)
+    (sysfs / "sys/class/drm/renderD129/device/mem_info_gtt_used").write_text("18653184\n")
+    assert [(gpu.memory_total, gpu.memory_used) for gpu in seen_in(sysfs).gpus] == [(24560, 25), (117760, 17)]
+
+
 def test_finds_gpu_and_container_of_processes() -> None:
     state = seen(TWO, f"process 222,4711,1073741824,ada ,{'c' * 64},python, really", "process 9,1,1048576,,,x")
     assert state.gpu_processes == (
