@@ -470,8 +470,8 @@ snapshot_driver() {
 		[ -d "$folder" ] || continue
 		folder=${folder%/kernel}
 		kernel=${folder##*/}
-		# Debian's own modules are nvidia-current and nvidia-current-open
-		name=$(sed -nE 's#^([^:]*/)?(nvidia(-current(-open)?)?)\.ko[^:]*:.*#\2#p' "$folder/modules.dep" | head -n 1)
+		# Debian's own modules are nvidia-current and nvidia-current-open, also nvidia-tesla-535 and nvidia-legacy-390xx
+		name=$(sed -nE 's#^([^:]*/)?(nvidia(-(current|tesla(-[0-9]+)?|legacy-[0-9]+xx)(-open)?)?)\.ko[^:]*:.*#\2#p' "$folder/modules.dep" | head -n 1)
 		[ -z "$name" ] || name=" $name|$(modinfo -k "$kernel" "$name" | awk -F ': *' '
 			$1 == "version" { version = $2 } $1 == "license" { license = $2 } $1 == "signer" { signer = $2 }
 			END { print version "|" license "|" signer }')"

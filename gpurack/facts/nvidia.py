@@ -109,7 +109,7 @@ def module(line: str) -> tuple[str, Module | None]:
     Module(name='nvidia', version='580.95.05', open=True, signer='DKMS key')
     """
     kernel, name, version, licence, signer = fields(
-        r"([A-Za-z0-9._+~-]+)(?: ([a-z-]+)\|([0-9.]*)\|([^|]*)\|(.*))?", line
+        r"([A-Za-z0-9._+~-]+)(?: ([a-z0-9-]+)\|([0-9.]*)\|([^|]*)\|(.*))?", line
     )
     known = {"Dual MIT/GPL": True, "NVIDIA": False}.get(licence)
     return kernel, Module(name, version, known, signer.strip()) if name else None

@@ -1,9 +1,11 @@
 """The GPU part of files/snapshot.sh: what it asks nvidia-smi, and what it finds below /sys, /dev and /lib."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gpurack.facts.gpus import CdiSpec, Module, PciGpu
 from gpurack.facts.model import HostFacts
@@ -314,6 +316,9 @@ def test_finds_the_module_of_each_kernel(fakes: Fakes, tmp_path: Path) -> None:
         ("weak-updates/nvidia/nvidia.ko:", "nvidia"),
         ("nvidia.ko.gz:", "nvidia"),
         ("updates/dkms/nvidia-current.ko.xz:", "nvidia-current"),  # Debian's
+        ("updates/dkms/nvidia-tesla-535.ko:", "nvidia-tesla-535"),
+        ("updates/dkms/nvidia-legacy-390xx.ko:", "nvidia-legacy-390xx"),
+        ("updates/dkms/nvidia-tesla-535-uvm.ko: updates/dkms/nvidia-tesla-535.ko", ""),
         (
             "updates/dkms/nvidia-current-drm.ko: updates/dkms/nvidia-current-modeset.ko updates/dkms/nvidia-current.ko",
             "",
@@ -389,3 +394,93 @@ def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path
     nodes = {"/dev/nvidia0": (None, None), "/dev/nvidia-uvm": (510, 0)}
     assert spec == CdiSpec(nodes, spec.gone, "nvidia.com/gpu", frozenset({"GPU-a"}))
     assert sorted(spec.gone) == sorted(path for path in gone if not Path(path).exists())
+
+
+OF_CTK = {
+    "cdiVersion": "0.7.0",
+    "kind": "nvidia.com/gpu",
+    "devices": [
+        {"name": name, "containerEdits": {"deviceNodes": nodes, "additionalGids": [44, 992]}}
+        for name, nodes in {
+            "0": [{"path": "/dev/nvidia0", "major": 195, "fileMode": 438, "permissions": "rw", "uid": 0, "gid": 44}],
+            "GPU-a": [{"path": "/dev/nvidia0"}, {"path": "/dev/dri/card1", "hostPath": "/driver/dev/dri/card1"}],
+            "1:0": [{"path": "/dev/nvidia-caps/nvidia-cap66", "major": 239, "minor": 66}],
+            "MIG-e07a497d-1bb6-5a42-b670-1c33bf55ab6e": [{"path": "/dev/nvidia1", "hostPath": "/dev/nvidia7"}],
+            "all": [{"path": "/dev/nvidia0", "major": 195, "minor": 0}, {"path": "/dev/nvidia1"}],
+        }.items()
+    ],
+    "containerEdits": {
+        "env": ["NVIDIA_VISIBLE_DEVICES=void", "NVIDIA_CTK_LIBCUDA_DIR=/usr/lib/x86_64-linux-gnu"],
+        "deviceNodes": [{"path": "/dev/nvidia-uvm", "major": 509}, {"path": "/dev/nvidiactl"}],
+        "hooks": [
+            {
+                "hookName": "createContainer",
+                "path": "/usr/bin/true",
+                "args": ["nvidia-cdi-hook", "create-symlinks", "--link", "libcuda.so.1::/usr/lib/libcuda.so"],
+                "env": ["NVIDIA_CTK_DEBUG=false"],
+            },
+            {"hookName": "createContainer", "path": "/gone/nvidia-cdi-hook", "args": ["nvidia-cdi-hook", "chmod"]},
+        ],
+        "mounts": [
+            {
+                "hostPath": "/gone/libcuda.so.1",
+                "containerPath": "/usr/lib/libcuda.so.1",
+                "options": ["ro", "nosuid", "nodev", "rbind", "rprivate"],
+            },
+            {"hostPath": "/usr/bin/env", "containerPath": "/usr/bin/nvidia-smi", "options": ["ro", "nosuid"]},
+        ],
+        "additionalGids": [44],
+    },
+}
+"""All that specs of nvidia-ctk 1.14 to 1.18 have."""
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("form", ["yaml", "json", "indented.json", "keys sorted.yaml", "indented lists.yaml"])
+def test_reads_all_that_a_spec_of_nvidia_ctk_has(fakes: Fakes, tmp_path: Path, form: str, shell: list[str]) -> None:
+    if form.endswith("json"):
+        text = json.dumps(OF_CTK, indent=4 if form.startswith("indented") else None)
+    else:
+        text = "---\n" + as_yaml(OF_CTK, sort="sorted" in form, lists="  " if "lists" in form else "")
+        assert yaml.safe_load(text) == OF_CTK
+    write(tmp_path / f"etc/cdi/nvidia.{form.rpartition('.')[2]}", text)
+    (spec,) = seen(tmp_path, shell).driver.specs.values()
+    assert (spec.kind, spec.devices) == (
+        "nvidia.com/gpu",
+        frozenset({"0", "GPU-a", "1:0", "MIG-e07a497d-1bb6-5a42-b670-1c33bf55ab6e", "all"}),
+    )
+    nodes = dict(spec.nodes)
+    assert nodes.pop("/dev/nvidia0") in {(195, 0), (195, None), (None, None)}
+    assert nodes == {
+        "/dev/nvidia-caps/nvidia-cap66": (239, 66),
+        "/dev/nvidia1": (None, None),
+        "/dev/nvidia7": (None, None),
+        "/dev/nvidia-uvm": (509, None),
+        "/dev/nvidiactl": (None, None),
+    }
+    gone = {path for path in spec.gone if not path.startswith("/dev/nvidia")}
+    assert gone == {"/driver/dev/dri/card1", "/gone/nvidia-cdi-hook", "/gone/libcuda.so.1"}
+
+
+def as_yaml(value: object, indent: str = "", *, sort: bool, lists: str) -> str:
+    """Return a value as Go's YAML libraries write it. lists: how much more lists are indented."""
+    if isinstance(value, dict):
+        items = sorted(value.items()) if sort else value.items()
+        lines = []
+        for key, part in items:
+            name = f'"{key}"' if str(key).isdigit() else key
+            if isinstance(part, dict):
+                lines.append(f"{indent}{name}:\n{as_yaml(part, indent + '  ', sort=sort, lists=lists)}")
+            elif isinstance(part, list):
+                lines.append(f"{indent}{name}:\n{as_yaml(part, indent + lists, sort=sort, lists=lists)}")
+            else:
+                lines.append(f"{indent}{name}: {json.dumps(part)}\n")
+        return "".join(lines)
+    assert isinstance(value, list)
+    return "".join(f"{indent}- {as_item(one, indent + '  ', sort, lists)}" for one in value)
+
+
+def as_item(one: object, indent: str, sort: bool, lists: str) -> str:
+    if isinstance(one, dict):
+        return as_yaml(one, indent, sort=sort, lists=lists).removeprefix(indent)
+    return f"{json.dumps(one)}\n" if not isinstance(one, str) or one[:1] == "-" else f"{one}\n"
