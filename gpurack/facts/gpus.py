@@ -1,5 +1,6 @@
 """The observed GPUs and NVIDIA driver of a host, typed. Unknown values are None or "", never 0."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -161,8 +162,14 @@ class Driver:
 
     @property
     def newest(self) -> str:
-        """The newest installed kernel, which boots next unless the boot loader is set otherwise; "" if unknown."""
-        return max(self.modules, key=by_version, default="")
+        """The newest installed kernel, which boots next unless the boot loader is set otherwise; "" if unknown.
+
+        Kernels of another flavour than the running one (+debug, rt, cloud) are left out: the boot loader's settings
+        decide between flavours.
+        """
+        mine = flavour(self.running)
+        known = [kernel for kernel in self.modules if not self.running or flavour(kernel) == mine]
+        return max(known, key=by_version, default="")
 
     @property
     def without_driver(self) -> dict[str, PciGpu]:
@@ -178,6 +185,17 @@ def by_version(kernel: str) -> list[tuple[int, str]]:
     """
     words = "".join(letter if letter.isalnum() else " " for letter in kernel).split()
     return [(int(word), "") if word.isascii() and word.isdigit() else (-1, word) for word in words]
+
+
+def flavour(kernel: str) -> list[str]:
+    """Return the words of a kernel's name that are no version, distribution or release candidate.
+
+    >>> flavour("6.8.0-45-generic"), flavour("5.14.0-570.el9_6.x86_64+debug"), flavour("6.12.48+deb13-cloud-amd64")
+    (['generic'], ['x86', 'debug'], ['cloud', 'amd64'])
+    """
+    words = re.split(r"[^a-z0-9]+", kernel.lower())
+    plain = (re.sub(r"^((el|fc|deb|amzn|rc|arch|lp)\d+|bpo\d*)", "", word) for word in words)
+    return [word for word in plain if word and not word.isdigit()]
 
 
 @dataclass(frozen=True)

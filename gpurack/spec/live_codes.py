@@ -342,6 +342,12 @@ DRIVER: Mapping[str, Code] = {
         "nvidia-smi reports it; models on the GPU are served anyway.",
         "Check `nvidia-smi -q -i GPU` and `dmesg | grep -i xid`.",
     ),
+    "gpu-compute-mode": warning(
+        "GPU {gpu} is in compute mode {mode}, so {effect}.",
+        "Run `nvidia-smi -i {gpu} -c DEFAULT`.",
+        "In mode Prohibited no program can use a GPU, in mode Exclusive_Process only one process. What runs continues.",
+        "Run the command. If the mode is back after a reboot, a unit or script of the host sets it.",
+    ),
     "access-unavailable": Code(
         "nvidia.access is cdi, but {why}.",
         'Write "auto", or a newer version.',

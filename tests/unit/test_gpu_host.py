@@ -68,6 +68,10 @@ def test_a_healthy_host_has_no_warning() -> None:
         ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04"), "6.8.0-45": None}, "running": "6.8.0-9"},
          "kernel-without-module"),
         ({"modules": {"6.8.0-9": None, "6.8.0-45": Module("nvidia")}, "running": "6.8.0-9"}, ""),
+        ({"modules": {"6.8.0-9-generic": Module("nvidia"), "6.8.0-100-generic": None}, "running": "6.8.0-9-generic"},
+         "kernel-without-module"),
+        ({"modules": {"6.8.0-9-generic": Module("nvidia"), "6.8.0-45-lowlatency": None}, "running": "6.8.0-9-generic"},
+         ""),
         ({"modules": {"6.8.0-9": None}, "running": "6.8.0-9"}, ""),
         ({"modules": {"6.8.0-9": Module("nvidia", "580.95.05")}, "library": "580.159.04"}, "kernel-with-other-module"),
         ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04")}, "secure_boot": True}, "module-not-signed"),
@@ -78,6 +82,33 @@ def test_a_healthy_host_has_no_warning() -> None:
 def test_says_what_the_next_boot_would_bring(driver: dict[str, Any], code: str) -> None:
     assert codes(seen(**driver)) == ([code] if code else [])
     assert codes(seen(**driver), models(**ON_CPU)) == []
+
+
+@pytest.mark.parametrize(
+    ("running", "other", "same"),
+    [
+        ("5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.1.1.el9_6.x86_64+debug", False),
+        ("5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.1.1.el9_6.x86_64+rt", False),
+        ("5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.1.1.el9_6.x86_64", True),
+        ("5.14.0-503.11.1.el9_5.aarch64+64k", "5.14.0-570.1.1.el9_6.aarch64", False),
+        ("5.14.0-503.11.1.el9_5.aarch64+64k", "5.14.0-570.1.1.el9_6.aarch64+64k", True),
+        ("5.14.0-503.el9.x86_64", "5.14.0-503.11.1.el9_5.x86_64", True),
+        ("5.14.0-503.el9.x86_64", "5.15.0-300.163.18.el9uek.x86_64", False),
+        ("6.11.5-300.fc41.x86_64", "6.12.1-200.fc42.x86_64", True),
+        ("6.1.0-28-amd64", "6.12.48+deb13-amd64", True),
+        ("6.12.48+deb13-amd64", "6.12.57+deb13-cloud-amd64", False),
+        ("6.12.48+deb13-amd64", "6.12.48+deb13-rt-amd64", False),
+        ("6.12.9+bpo-amd64", "6.12.48+deb13-amd64", True),
+        ("6.8.0-1017-azure", "6.11.0-9-generic", False),
+        ("6.8.0-1017-nvidia-64k", "6.8.0-1020-nvidia", False),
+        ("6.1.115-126.197.amzn2023.x86_64", "6.12.4-1.2.amzn2023.x86_64", True),
+    ],
+)
+def test_a_kernel_of_another_flavour_is_not_the_next_one(running: str, other: str, same: bool) -> None:
+    """Which flavour boots is set in the boot loader."""
+    modules = {running: Module("nvidia"), other: None}
+    assert seen(modules=modules, running=running).driver.newest == (other if same else running)
+    assert codes(seen(modules=modules, running=running)) == (["kernel-without-module"] if same else [])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +194,7 @@ def test_a_gpu_in_mig_mode_says_nothing_of_the_fabric() -> None:
     ("details", "words", "degraded"),
     [
         ({"remap_failed": True}, "has to be replaced", True),
-        ({"compute_mode": "Prohibited"}, "`nvidia-smi -i 0 -c DEFAULT`", True),
+        ({"compute_mode": "Prohibited"}, "in compute mode Prohibited, so nothing can start on it", True),
         ({"compute_mode": "Default"}, "", False),
         ({"remap_pending": True}, "at the next reset", False),
         ({"ecc_errors": 2}, "2 uncorrected", False),
@@ -191,8 +222,8 @@ def test_models_cannot_share_a_gpu_in_exclusive_mode(mode: str, others: int, cou
     host = models(alpha={"gpus": [0], "vram": "40%"}, beta={"gpus": [others], "vram": "40%", "port": 8001})
     status = host_status("gpu1", host, facts, NOW)
     for problems in (gpu_warnings(host, facts), status.notes):
-        said = [one.what for one in problems if "only one of alpha, beta" in one.what]
-        assert len(said) == count
+        said = [(one.code, one.hint) for one in problems if "only one of alpha, beta" in one.what]
+        assert said == [("gpu-compute-mode", "Run `nvidia-smi -i 0 -c DEFAULT`.")] * count
     assert gpu_errors(host, facts) == []
 
 
@@ -221,6 +252,7 @@ def xids(*lines: str) -> tuple[Xid, ...]:
 
 
 RESET = "154, GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)"
+REBOOT = "154, GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)"
 DONE = "154, GPU recovery action changed from 0x4 (Drain and Reset) to 0x0 (None)"
 
 
@@ -237,11 +269,18 @@ DONE = "154, GPU recovery action changed from 0x4 (Drain and Reset) to 0x0 (None
         (["48, pid=7", RESET, DONE], None, ""),
         ([DONE, "95, pid=7"], 1, "(Xid 95"),
         (["31, pid=7", "13, pid=7", "43, pid=7", "63, pid=7", "94, pid=7"], 0, ""),  # of a program, or contained
+        (["119, pid=7"], 0, "had a time-out of its firmware (GSP) (Xid 119"),
+        (["64, pid=7"], 0, "(Xid 64"),
+        (["62, pid=7", "143, pid=7", "137, pid=7"], 0, "(Xid 143"),
+        (["109, pid=7", "48, pid=7"], 0, "(Xid 109"),  # the memory errors began at 0 again
+        (["119, pid=7", RESET], 0, "(Xid 154"),
+        (["119, pid=7", RESET, DONE], 0, ""),
+        ([REBOOT], 0, "(Xid 154, 2026-11-20 02:11). Reboot the host."),
     ],
 )
 def test_xids_after_which_a_gpu_has_to_be_reset_are_shown(lines: list[str], errors: int | None, words: str) -> None:
     facts = seen(1, xids=xids(*lines))
-    details = Details(ecc_errors=errors, reset_required=RESET in lines and DONE not in lines)
+    details = Details(ecc_errors=errors, reset_required=(RESET in lines and DONE not in lines) or None)
     facts = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:17:00.0", details=details),))
     found = gpu_warnings(models(**WANTED), facts)
     assert [words in problem.what for problem in found] == ([True] if words else []), "each GPU is named once"
@@ -249,6 +288,17 @@ def test_xids_after_which_a_gpu_has_to_be_reset_are_shown(lines: list[str], erro
     assert (status.state == "DEGRADED") is bool(words)
     other = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:31:00.0", details=Details()),))
     assert codes(other) == []
+
+
+@pytest.mark.parametrize("number", [62, 64, 74, 109, 119, 120, 136, 143, 156, 158])
+def test_an_xid_is_only_a_warning_where_the_driver_requires_no_reset(number: int) -> None:
+    for required, degraded in ((None, True), (True, True), (False, False)):
+        facts = seen(1, xids=xids(f"{number}, pid=7"))
+        details = Details(ecc_errors=0, reset_required=required)
+        facts = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:17:00.0", details=details),))
+        (problem,) = gpu_warnings(models(**WANTED), facts)
+        assert f"(Xid {number}, 2026" in problem.what
+        assert bool(gpu_errors(models(**WANTED), facts)) is degraded
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,23 @@ MEMORY_XIDS = {
     95: "an uncontained memory error",
     140: "an unrecoverable memory error",
 }
-"""Xids after which NVIDIA says to reset the GPU, though it still answers (docs.nvidia.com/deploy/xid-errors)."""
+"""Xids after which NVIDIA says to reset the GPU, though it still answers (docs.nvidia.com/deploy/xid-errors).
+
+A reset shows in the memory errors since then, which begin at 0.
+"""
+RESET_XIDS = {
+    62: "a halt of its power controller",
+    64: "a bad part of its memory that could not be retired",
+    74: "an NVLink error",
+    109: "a context switch that timed out",
+    119: "a time-out of its firmware (GSP)",
+    120: "an error of its firmware (GSP)",
+    136: "an NVLink that could not be trained",
+    143: "a failed initialization",
+    156: "a resource that was retired",
+    158: "a fatal time-out",
+}
+"""Others after which NVIDIA says to reset it. 13, 31, 43, 63, 92, 94 and 137 need no reset."""
 RECOVERY_ACTION = 154
 """The Xid with which the driver says itself what the GPU needs."""
 
@@ -66,6 +82,7 @@ def gpu_errors(spec: Host, facts: HostFacts) -> list[Problem]:
         *wrong_module(facts),
         *next_kernel(facts),
         *([problem] if (problem := fabric(facts)) else []),
+        *prohibited(facts),
         *(Problem.of("gpu-unhealthy", gpu=index, what=what) for index, what in unhealthy(facts, lasting=True)),
     ]
 
@@ -89,9 +106,15 @@ def unshareable(spec: Host, facts: HostFacts) -> Iterator[Problem]:
     for slot in ledger.slots:
         names = ledger.entries_on(slot)
         if slot.uuid in exclusive and len(names) > 1:
-            allow = f"nvidia-smi -i {slot.index} -c DEFAULT"
-            what = f"is in compute mode {EXCLUSIVE}, so only one of {', '.join(names)} can start. Run `{allow}`"
-            yield Problem.of("gpu-unhealthy", gpu=slot.index, what=what)
+            effect = f"only one of {', '.join(names)} can start on it"
+            yield Problem.of("gpu-compute-mode", gpu=slot.index, mode=EXCLUSIVE, effect=effect)
+
+
+def prohibited(facts: HostFacts) -> Iterator[Problem]:
+    """Yield a problem for each GPU whose compute mode lets nothing on it."""
+    for gpu in facts.gpus:
+        if gpu.details.compute_mode == PROHIBITED and not (gpu.parent or gpu.fault):
+            yield Problem.of("gpu-compute-mode", gpu=gpu.index, mode=PROHIBITED, effect="nothing can start on it")
 
 
 def uses_gpus(spec: Host) -> bool:
@@ -244,22 +267,20 @@ def manager_wanted(facts: HostFacts) -> str:
 def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
     """Yield (index, what is wrong) of GPUs.
 
-    lasting: faults of the hardware and settings that stay; else what a reset, cooling or another slot can change.
+    lasting: faults of the hardware that stay; else what a reset, cooling or another slot can change.
     """
     for gpu in facts.gpus:
         state = gpu.details
         if gpu.parent or gpu.fault:
             continue
         if lasting:
-            if state.compute_mode == PROHIBITED:
-                allow = f"nvidia-smi -i {gpu.index} -c DEFAULT"
-                yield gpu.index, f"is in compute mode {PROHIBITED}: nothing can start on it. Run `{allow}`"
-            elif state.remap_failed:
+            if state.remap_failed:
                 yield gpu.index, "could not remap a bad row of its memory; it has to be replaced"
             elif xid := pending_xid(gpu, facts):
-                reset = f"Stop what uses it, then run `nvidia-smi -r -i {gpu.index}` or reboot"
-                yield gpu.index, f"{xid_text(xid)}. {reset}"
+                yield gpu.index, f"{xid_text(xid)}. {cure(xid, gpu)}"
             continue
+        if xid := doubtful_xid(gpu, facts):
+            yield gpu.index, f"{xid_text(xid)}. The driver requires no reset now"
         if state.remap_pending:
             yield gpu.index, "remaps a bad row of its memory at the next reset (`nvidia-smi -r`) or reboot"
         if state.ecc_errors and not pending_xid(gpu, facts):
@@ -275,17 +296,29 @@ def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
 def pending_xid(gpu: Gpu, facts: HostFacts) -> Xid | None:
     """Return the Xid after which a GPU that still answers has to be reset; None if there is none, or if it was reset.
 
-    The log is of this boot. A driver that knows Xid 154 (recovery action) takes it back by another one. Otherwise a
-    reset shows in the uncorrected errors since then, which begin at 0.
+    The log is of this boot. A driver that knows Xid 154 (recovery action) takes it back by another one. For others, the
+    memory errors since the last reset and the driver's own word (reset_required) tell whether it was reset.
     """
+    action, later = since_recovery(gpu, facts)
+    if action and action.action != "None":
+        return action
+    memory = [xid for xid in later if xid.number in MEMORY_XIDS and gpu.details.ecc_errors != 0]
+    others = [xid for xid in later if xid.number in RESET_XIDS and gpu.details.reset_required is not False]
+    return max([*memory, *others], key=later.index, default=None)
+
+
+def doubtful_xid(gpu: Gpu, facts: HostFacts) -> Xid | None:
+    """Return the last Xid after which NVIDIA says to reset the GPU, while its driver says that it needs none."""
+    found = [xid for xid in since_recovery(gpu, facts)[1] if xid.number in RESET_XIDS]
+    return found[-1] if found and gpu.details.reset_required is False and not pending_xid(gpu, facts) else None
+
+
+def since_recovery(gpu: Gpu, facts: HostFacts) -> tuple[Xid | None, list[Xid]]:
+    """Return the driver's last word on what the GPU needs (None if it said nothing), and the GPU's Xids since then."""
     address = bus_address(gpu.pci)
     mine = [xid for xid in facts.driver.xids if address and xid.pci == address]
     actions = [at for at, xid in enumerate(mine) if xid.number == RECOVERY_ACTION and xid.action]
-    if actions and mine[actions[-1]].action != "None":
-        return mine[actions[-1]]
-    later = mine[actions[-1] + 1 :] if actions else mine
-    memory = [xid for xid in later if xid.number in MEMORY_XIDS]
-    return memory[-1] if memory and gpu.details.ecc_errors != 0 else None
+    return (mine[actions[-1]], mine[actions[-1] + 1 :]) if actions else (None, mine)
 
 
 def xid_text(xid: Xid) -> str:
@@ -293,4 +326,11 @@ def xid_text(xid: Xid) -> str:
     when = f", {xid.time:%Y-%m-%d %H:%M}" if xid.time else ""
     if xid.number == RECOVERY_ACTION:
         return f"asks for the recovery action `{xid.action}` (Xid {xid.number}{when})"
-    return f"had {MEMORY_XIDS[xid.number]} (Xid {xid.number}{when})"
+    return f"had {(MEMORY_XIDS | RESET_XIDS)[xid.number]} (Xid {xid.number}{when})"
+
+
+def cure(xid: Xid, gpu: Gpu) -> str:
+    """Return what to do after an Xid. The driver's own word may be that only a reboot helps."""
+    if "reboot" in xid.action.lower():
+        return "Reboot the host"
+    return f"Stop what uses it, then run `nvidia-smi -r -i {gpu.index}` or reboot"
