@@ -26,7 +26,7 @@ from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from tests.given import docker_info, framed, host_state, models, models_plan, running, spec
-from tests.unit.host_programs import Fakes, without_parts
+from tests.unit.host_programs import Fakes, load, without_parts
 
 FIRST, SECOND, THIRD = "GPU-9e1c0f6a5b7d2c34", "GPU-9e1c0f6a5b7d2c35", "0000:83:00.0"
 CPU_NODE = "cpu_cores_count 64\nsimd_count 0\nlocation_id 0\ndomain 0\ndrm_render_minor 0\n"
@@ -103,6 +103,7 @@ def test_snapshot_reads_the_memory_that_rocm_sees(sysfs: Path) -> None:
         (node / f"mem_banks/{number}/properties").write_text(text)
     (sysfs / "sys/class/drm/renderD129/device/mem_info_gtt_used").write_text("18653184\n")
     assert [(gpu.memory_total, gpu.memory_used) for gpu in seen_in(sysfs).gpus] == [(24560, 25), (117760, 17)]
+    assert load("evidence_gpus").banks(str(node)) == 123480309760, "verification reads the same"
 
 
 def test_finds_gpu_and_container_of_processes() -> None:
