@@ -62,6 +62,13 @@ def test_reports_driver_that_waits_for_reboot() -> None:
     assert "580.200.01 is installed and needs a reboot." in sentence.what
 
 
+def test_preferences_for_apt_are_no_driver_that_waits_for_reboot() -> None:
+    more = {"nvidia-driver-pinning-590": "590-2ubuntu1", "nvidia-driver-assistant": "0.40.590-1"}
+    sentence = other_driver(wanted("590"), found(packages={**PACKAGES, **more}))
+    assert sentence is not None
+    assert "needs a reboot" not in sentence.what
+
+
 def test_holds_packages_of_driver_only() -> None:
     note, hold = driver_holds(wanted(LOADED), found(), apt)
     assert note == WriteFile(

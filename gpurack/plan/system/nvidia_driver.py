@@ -18,6 +18,9 @@ from gpurack.spec.problems import Problem
 DEBIAN_NAMES = ("libcuda1", "libcudadebugger1", "libnvcuvid1", "libnvoptix1", "libnvsdm")
 """Packages of the driver without NVIDIA's name. (nvlsm and DCGM have versions of their own.)"""
 
+NO_DRIVER = ("container", "nvidia-driver-pinning", "nvidia-driver-assistant")
+"""In names of packages that are no part of the driver. nvidia-driver-pinning-580 has the version 580-2ubuntu1."""
+
 
 def other_driver(spec: Host, facts: HostFacts) -> Problem | None:
     """Return the error if the host runs another driver than the inventory's; None if it says nothing."""
@@ -39,7 +42,7 @@ def is_a(version: str, wanted: str) -> bool:
 
 
 def packages(facts: HostFacts) -> Mapping[str, str]:
-    """Return the driver's installed packages → versions, without the toolkit's.
+    """Return the driver's installed packages → versions, without the toolkit's and NVIDIA's preferences for apt.
 
     They have NVIDIA's name, except for Debian's (libcuda1 …), which depend on the driver's exact version.
     """
@@ -48,7 +51,7 @@ def packages(facts: HostFacts) -> Mapping[str, str]:
         for name, package in facts.packages.items()
         if package.whole
         and ("nvidia" in name or name.startswith("cuda-drivers") or name in DEBIAN_NAMES)
-        and "container" not in name
+        and not any(word in name for word in NO_DRIVER)
         and re.fullmatch(NAME, name)
     }
 
