@@ -135,6 +135,8 @@ def service(
         findings.append(Finding(kind, where, what))
 
     check_shape(fields)
+    if not fields.get("image") and not fields.get("build"):
+        raise LookupError("it has neither image nor build.")
     settings = {
         "image": f"{name}:built-by-compose",
         **{key: value for key, value in fields.items() if value is not None},

@@ -60,6 +60,22 @@ def runs_once(run: ContainerRun, engine: Engine) -> bool:
     return bool(plain) and all(one[0] in ONCE or one in short for one in plain)
 
 
+def pulled_in(command: Sequence[str]) -> list[tuple[Engine, str]]:
+    """(engine, model) for each model that a command pulls, if it does nothing else: also in a shell, or by the API.
+
+    >>> [model for _, model in pulled_in(["sh", "-c", "ollama pull a && ollama pull b"])], pulled_in(["ollama", "list"])
+    (['a', 'b'], [])
+    """
+    whole = " ".join(command)
+    for engine in ENGINES.values():
+        if engine.dialect.pull_path and engine.dialect.pull_path in whole:
+            return [(engine, model) for model in API_MODEL.findall(whole)]
+    of_shell = shell_text(command)
+    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(command)]
+    found = [recognise.pulled(one) for one in commands]
+    return [one for one in found if one] if all(found) else []
+
+
 def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]] | None:
     """(does it also serve, the models it pulls) of a container that does nothing else; None for any other."""
     direct = started([*(run.entrypoint or ()), *run.command])

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile
 from typing import Any
 
 from gpurack.engines.base import Engine
@@ -297,12 +298,14 @@ def other(command: words.Command, committed: dict[str, str], pulls: Pulls, login
         shown = " ".join([*(["docker"] if rest else []), (rest or command.words)[0], "…"])
     plain = [word for word in command.words if word not in ("sudo",)]
     if rest[:1] == ["exec"]:
-        inside = [word for word in rest[1:] if not word.startswith("-")]
-        if found := recognise.pulled(inside[1:]):
-            pulls.setdefault((found[0], inside[0]), []).append(found[1])
+        inside = list(dropwhile(lambda word: word.startswith("-"), rest[1:]))
+        if models := helpers.pulled_in(inside[1:]):
+            for engine, model in models:
+                pulls.setdefault((engine, inside[0]), []).append(model)
             return []
-    if found := recognise.pulled(plain):
-        pulls.setdefault((found[0], None), []).append(found[1])
+    if models := helpers.pulled_in(plain):
+        for engine, model in models:
+            pulls.setdefault((engine, None), []).append(model)
         return []
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]

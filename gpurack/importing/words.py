@@ -175,7 +175,7 @@ class _Reader:
     def repaired(self, lines: Sequence[str]) -> list[str]:
         """The lines without prompts, and with the shell's own continuations."""
         found: list[str] = []
-        docker, until = False, 0
+        docker, until, unit = False, 0, "[Service]" in lines
         last = {line.strip(): row for row, line in enumerate(lines)}
         for row, line in enumerate(lines):
             if row <= until and until:  # of a here-document
@@ -186,6 +186,7 @@ class _Reader:
                 line = HEREDOC.sub("", line)
             continued = bool(found) and found[-1].endswith("\\")
             line = line if continued else PROMPT.sub("", line)
+            line = re.sub(r"%([in])\b", r"${\1}", line) if unit else line
             for pattern, new in SPELLINGS:
                 line = pattern.sub(new, line)
             docker = bool(DOCKER.search(line)) or (docker and continued)

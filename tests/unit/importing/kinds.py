@@ -648,3 +648,24 @@ KINDS["router-config-hf"].append(Variation(
     "target: /c.yaml}]}\nconfigs: {c: {content: 'model_list: []'}}\n",
     {"one": {"engine": "litellm"}}, ["/c.yaml is a file of configs, whose content is in this text"],
 ))  # fmt: skip
+KINDS["inner-port"].append(Variation(
+    f"services:\n  llm: {{image: '{LLAMA}', gpus: all, {AS_M}, command: '{GGUF} --port 9000'}}\n  app: {{image: "
+    "'lab/app:1', ports: ['3:3'], command: [--llm-host, llm, --llm-port, '9000', --port, '9000']}\n",
+    {"llm": FILE, "app": {"compose": {"command": ["--llm-host", "llm", "--llm-port", "8080", "--port", "9000"]}}},
+    ["--llm-port 9000 became 8080"],
+))  # fmt: skip
+KINDS["puller"] += [
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec -it box sh -c 'ollama pull a:1 && "
+              "ollama pull b:2'\ncurl http://localhost:1/api/pull -d '{\"name\": \"c:3\"}'\n",
+              {"box": {"pull": ["a:1", "b:2", "c:3"]}}),
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec box sh -c 'ollama pull a:1; rm /x'\n",
+              {"box": {"pull": ABSENT}}, ["changes inside a running container"]),
+]  # fmt: skip
+KINDS["undefined-port"].append(Variation(
+    "[Service]\nExecStart=/usr/bin/docker run --rm --name %n \\\n  --gpus device=%i -p 1143%i:11434 \\\n  "
+    f"{OLLAMA}\n", {"ollama": {"gpus": [0], "port": 11434}}, ["its GPU is $i", "its port is 1143$i"],
+))  # fmt: skip
+KINDS["helpers-as-models"].append(Variation(
+    "services:\n  one: {image: 'lab/app:1', ports: ['3:3']}\n  ai: {provider: {type: model, options: {model: a/b}}}\n",
+    {"one": {}}, ["service ai: not imported: it has neither image nor build"],
+))  # fmt: skip
