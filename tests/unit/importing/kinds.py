@@ -669,3 +669,6 @@ KINDS["helpers-as-models"].append(Variation(
     "services:\n  one: {image: 'lab/app:1', ports: ['3:3']}\n  ai: {provider: {type: model, options: {model: a/b}}}\n",
     {"one": {}}, ["service ai: not imported: it has neither image nor build"],
 ))  # fmt: skip
+KINDS["hf-token-custom"].append(
+    run(f'--gpus all -e HF_TOKEN="$(cat /run/hf)" {VLLM} a/b', "its Hugging Face token is in /run/hf", env=ABSENT, **HF)
+)
