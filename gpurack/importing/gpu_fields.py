@@ -15,7 +15,7 @@ NAMED = re.compile(rf"\d+|(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}|.*\$.+")
 """The ids that `gpus` can hold, and variables without a value."""
 
 
-DEVICES_ONLY = re.compile(r"rocm|vulkan|intel|xpu", re.IGNORECASE)
+DEVICES_ONLY = re.compile(r"rocm|vulkan|\b(intel|xpu)\b", re.IGNORECASE)
 """Images whose programs need nothing but the devices of the GPUs."""
 
 
@@ -95,7 +95,7 @@ def graphics_devices(t: Translation) -> Gpus:
     graphics = [path for path in paths if DRI.fullmatch(path)]
     if t.engine.unused.get("gpus"):
         return None
-    if t.compose.get("privileged") and DEVICES_ONLY.search(t.run.image):
+    if not graphics and t.compose.get("privileged") and DEVICES_ONLY.search(t.run.image):
         t.note("changed", "is privileged, which gave it all GPUs.")
         return "all"
     if not graphics:

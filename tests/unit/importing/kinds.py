@@ -672,3 +672,8 @@ KINDS["helpers-as-models"].append(Variation(
 KINDS["hf-token-custom"].append(
     run(f'--gpus all -e HF_TOKEN="$(cat /run/hf)" {VLLM} a/b', "its Hugging Face token is in /run/hf", env=ABSENT, **HF)
 )
+KINDS["vulkan-dri"] += [
+    one("ghcr.io/ggml-org/llama.cpp:server-vulkan-b8000", f"{AS_M}, command: {GGUF}, privileged: true, devices: "
+        "[/dev/dri/renderD129]", gpus=[1], compose={"privileged": True}, **FILE),
+    one("lab/intelligence:1", "privileged: true", gpus=[], compose={"privileged": True}),
+]  # fmt: skip
