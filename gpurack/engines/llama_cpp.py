@@ -87,6 +87,7 @@ DIALECT = Dialect(
     variables={
         "LLAMA_ARG_MODEL": "model", "LLAMA_ARG_CTX_SIZE": "ctx-size", "LLAMA_ARG_PORT": "port",
         "LLAMA_ARG_HOST": "host", "LLAMA_ARG_N_GPU_LAYERS": "n-gpu-layers", "LLAMA_ARG_HF_REPO": "hf-repo",
+        "LLAMA_ARG_HF_FILE": "hf-file", "LLAMA_ARG_MODEL_URL": "model-url", "LLAMA_ARG_N_PARALLEL": "parallel",
         "LLAMA_ARG_ALIAS": "alias", "LLAMA_API_KEY": "api-key",
     },
     hub=("hf-repo-draft", "hfrd", "hfd"),

@@ -66,6 +66,7 @@ class OpenWebui(Engine):
             "OLLAMA_BASE_URL": CONNECTS_TO, "OLLAMA_BASE_URLS": CONNECTS_TO,
             "OPENAI_API_KEY": "gpurack gives it the keys of what it connects to",
             "OPENAI_API_KEYS": "gpurack gives it the keys of what it connects to",
+            "PORT": "gpurack sets the port",
             "WEBUI_SECRET_KEY": "it generates its own, in its volume",
         },
         first_account=("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"),

@@ -1,6 +1,7 @@
 """Name, port and bind address of an entry."""
 
 import re
+from collections.abc import Sequence
 
 from gpurack.importing.translation import Translation
 from gpurack.inventory.fleet import CONTAINER_NAME
@@ -21,6 +22,16 @@ def choose_key(t: Translation) -> str:
     return key
 
 
+def port_in(command: Sequence[str]) -> int | None:
+    """The number behind `--port` of an unknown program; None without one.
+
+    >>> port_in(["serve", "--port=9997"]), port_in(["--port", "80"]), port_in(["--port", "$P"])
+    (9997, 80, None)
+    """
+    found = re.search(r"(?:^|\s)--port[=\s](\d+)(?=\s|$)", " ".join(command))
+    return int(found[1]) if found else None
+
+
 def convert_address(t: Translation) -> None:
     """port and bind."""
     engine = t.engine
@@ -28,6 +39,8 @@ def convert_address(t: Translation) -> None:
     listens = next((t.number(f"--{flag}", value) for flag in port_flags if (value := t.flags.take(flag))), None)
     for flag in [flag for flag, place in engine.own_args.items() if place == "bind"]:
         t.flags.given.pop(flag, None)
+    if t.unknown and t.run.host_network:
+        listens = listens or port_in(t.run.command)
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]
     if t.run.host_network and tcp:
         t.note("changed", "-p is left out: Docker ignores it beside the host's network.")
@@ -54,6 +67,8 @@ def convert_address(t: Translation) -> None:
     elif t.run.host_network:
         port_number, bind = inside, "any"
         t.note("changed", f"used the host's network; gpurack publishes port {inside} instead.")
+        if t.unknown and not listens:
+            t.note("open", f"its port is not in the text; set to {inside}.")
     else:
         port_number, bind = inside, "loopback"
         t.note("open", f"publishes no port; gpurack publishes {inside} on the host's loopback. Set `bind` to make it "

@@ -110,7 +110,7 @@ def convert_args(t: Translation) -> None:
             t.note("open", f"{t.engine.name} removed --{flag}: {removed} It is left out.")
         elif is_secret(flag):
             t.note("open", f"--{flag} is a secret; it is left out.")
-        elif flag in dialect.hub and any(str(value) == t.model for value in values) and len(values) == 1:
+        elif flag in dialect.hub and len(values) == 1 and str(values[0]) in (t.model, hub_of(t)):
             t.note("changed", f"--{flag} is left out: it names the weights themselves.")
         else:
             if flag in dialect.hub and (named := hub_names(values)):
@@ -126,10 +126,20 @@ def convert_args(t: Translation) -> None:
         t.fields["args"] = args
 
 
+def hub_of(t: Translation) -> str:
+    """The repository of its weights, "" without one."""
+    weights = t.fields.get("weights")
+    return str(weights.get("hf", "")) if isinstance(weights, dict) else ""
+
+
 def hub_names(values: Sequence[Any]) -> list[str]:
     """The repositories of the hub in values of flags, also in JSON and behind `name=`.
 
     >>> hub_names(["sql=org/lora", '{"model": "org/draft"}', "/m/x", "a/b/c"])
     ['org/lora', 'org/draft']
+    >>> hub_names(["org/draft-GGUF:Q4_0", "org/tok@main"])
+    ['org/draft-GGUF', 'org/tok']
     """
-    return [found for value in values for found in re.findall(r"""(?:^|[="])([\w.-]+/[\w.-]+)(?=$|")""", str(value))]
+    return [
+        found for value in values for found in re.findall(r"""(?:^|[="])([\w.-]+/[\w.-]+)(?=$|[":@])""", str(value))
+    ]

@@ -25,6 +25,7 @@ FILES = {"secrets": "/run/secrets/", "configs": "/"}
 """Fields that mount files named elsewhere in the compose file → where."""
 
 
+ENDED = "service_completed_successfully"
 INVALID = "is not a valid service. Run `docker compose config` to find the error."
 
 
@@ -72,6 +73,7 @@ def read(
         if key not in ("version", "name", "services", "volumes", "networks", *FILES) and not str(key).startswith("x-"):
             findings.append(Finding("open", "compose file", f"{key} was not converted."))
     runs = []
+    once = {name for one in services.values() for name in waited_for(one)}
     for name in services:
         where = f"service {name}"
 
@@ -88,7 +90,8 @@ def read(
                 compose_yaml.interpolated(compose_yaml.plain(one), variables, undefined)
                 for one in (fields, {key: content[key] for key in FILES if content.get(key)})
             )
-            runs.append(service(str(name), fields, findings, images, defined, variables))
+            run = service(str(name), fields, findings, images, defined, variables)
+            runs.append(replace(run, once=str(name) in once))
         except Unreadable as error:
             findings.append(Finding("open", where, f"is not a valid service: {error}"))
         except LookupError as error:
@@ -97,6 +100,13 @@ def read(
         except (AttributeError, TypeError, ValueError):  # Python's message may contain a secret
             findings.append(Finding("open", where, INVALID))
     return runs, findings, images
+
+
+def waited_for(fields: Any) -> list[str]:
+    """The services that must have ended before a service starts."""
+    waits = fields.get("depends_on") if isinstance(fields, Mapping) else None
+    waits = waits if isinstance(waits, Mapping) else {}
+    return [str(name) for name, how in waits.items() if isinstance(how, Mapping) and how.get("condition") == ENDED]
 
 
 def left_by_profiles(fields: Any, profiles: Collection[str]) -> str:
@@ -125,6 +135,8 @@ def service(
         findings.append(Finding(kind, where, what))
 
     check_shape(fields)
+    if not fields.get("image") and not fields.get("build"):
+        raise LookupError("it has neither image nor build.")
     settings = {
         "image": f"{name}:built-by-compose",
         **{key: value for key, value in fields.items() if value is not None},
@@ -152,8 +164,11 @@ def service(
             if mounted["source"]:
                 settings["volumes"] = [*settings.get("volumes", []), mounted]
             else:
-                note(f"{mounted['target']} is a file of {kind}, without `file` in this text. Mount one with "
-                     "compose.volumes.")  # fmt: skip
+                named = item if isinstance(item, str) else item["source"]
+                inline = "content" in ((defined.get(kind) or {}).get(named) or {})
+                how = ("whose content is in this text. Write it to a file, and mount it with compose.volumes." if inline
+                       else "without `file` in this text. Mount one with compose.volumes.")  # fmt: skip
+                note(f"{mounted['target']} is a file of {kind}, {how}")
     run = container(where, name, settings, findings, variables)
     if kept := {key: value for key, value in resources.items() if value}:
         run = replace(run, compose={**run.compose, "deploy": {"resources": kept}})

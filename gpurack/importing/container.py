@@ -69,8 +69,8 @@ class ContainerRun:
 
     where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
     aliases: other names by which containers reach it. links: its own names for other containers. host_network: uses the
-    host's network. running: found on a host. alternative:
-    the text starts it only if it did not start another one. compose: all other settings as Compose fields.
+    host's network. running: found on a host. alternative: the text starts it only if it did not start another one.
+    once: others wait until it has ended. compose: all other settings as Compose fields.
     """
 
     where: str
@@ -89,4 +89,5 @@ class ContainerRun:
     detached: bool = True
     running: bool = False
     alternative: bool = False
+    once: bool = False
     compose: Mapping[str, Any] = field(default_factory=dict)

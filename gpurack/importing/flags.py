@@ -60,7 +60,7 @@ def parse(words: Sequence[str], dialect: Dialect, known: Collection[str] = ()) -
             position += 1
             equals = "="
         found.given.setdefault(key, []).append(typed(value) if equals else True)
-        while equals and key in dialect.several and position < len(words) and not is_flag(words[position]):
+        while equals and key in dialect.several and position < len(words) and not ends_values(words[position]):
             found.given[key].append(typed(words[position]))
             position += 1
         found.spelled[key] = long
@@ -70,6 +70,11 @@ def parse(words: Sequence[str], dialect: Dialect, known: Collection[str] = ()) -
 def is_flag(word: str) -> bool:
     """True if a word is a flag. Negative numbers are not."""
     return word.startswith("-") and len(word) > 1 and not re.fullmatch(r"-\d+(\.\d+)?", word)
+
+
+def ends_values(word: str) -> bool:
+    """True if a word is no further value of the flag before it. A variable without a value usually holds flags."""
+    return is_flag(word) or bool(re.fullmatch(r"\$(\w+|[@*]|\{.*\})", word))
 
 
 def typed(text: str) -> Value:

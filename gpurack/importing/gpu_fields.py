@@ -15,6 +15,10 @@ NAMED = re.compile(rf"\d+|(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}|.*\$.+")
 """The ids that `gpus` can hold, and variables without a value."""
 
 
+DEVICES_ONLY = re.compile(r"rocm|vulkan|\b(intel|xpu)\b", re.IGNORECASE)
+"""Images whose programs need nothing but the devices of the GPUs."""
+
+
 def keep_slices(t: Translation) -> bool:
     """Keep GPUs that `gpus` cannot name (MIG instances by number) in the words of Compose; true if there are any."""
     strange = [item for item in t.run.gpus if not NAMED.fullmatch(item)] if isinstance(t.run.gpus, tuple) else []
@@ -89,7 +93,12 @@ def graphics_devices(t: Translation) -> Gpus:
     """The GPUs of /dev/dri, for an engine that computes with Vulkan or the like. Unknown images keep the devices."""
     paths = [source(device) for device in t.compose.get("devices", [])]
     graphics = [path for path in paths if DRI.fullmatch(path)]
-    if not graphics or t.engine.unused.get("gpus"):
+    if t.engine.unused.get("gpus"):
+        return None
+    if not graphics and t.compose.get("privileged") and DEVICES_ONLY.search(t.run.image):
+        t.note("changed", "is privileged, which gave it all GPUs.")
+        return "all"
+    if not graphics:
         return None
     if t.unknown:
         t.note("open", f"uses {', '.join(graphics)}, kept in compose.devices. Set `gpus` if a model computes there.")

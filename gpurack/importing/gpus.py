@@ -19,7 +19,10 @@ DRI = re.compile(r"/dev/dri(/renderD(?P<render>\d+|\$.+)|/by-path/.*|/card(\d+|\
 FIRST_NODE = 128
 """The number of the first render node."""
 KFD = "/dev/kfd"
-RUNTIME = "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
+NODE = re.compile("|".join((KFD, DRI.pattern, NVIDIA.pattern)))
+RUNTIMES = {"nvidia": "NVIDIA_VISIBLE_DEVICES", "amd": "AMD_VISIBLE_DEVICES"}
+"""Runtimes that add GPUs → the variable that chooses them."""
+RUNTIME = "--runtime {} is left out: gpurack gives containers their GPUs by UUID (CDI)."
 AS_DEVICES = "the devices of its GPUs are left out: `gpus` adds them."
 
 
@@ -45,17 +48,17 @@ def container_gpus(
         note("changed", AS_DEVICES)
     rest = [device for device, path in zip(devices, paths, strict=True)
             if not (CDI.match(path) or any(one.fullmatch(path) for one in are_gpus))]  # fmt: skip
-    visible = variables.pop("NVIDIA_VISIBLE_DEVICES", None)
+    visible = variables.pop(RUNTIMES.get(runtime or "", RUNTIMES["nvidia"]), None)
     if visible or runtime == "nvidia":
         variables.pop("NVIDIA_DRIVER_CAPABILITIES", None)
-    if runtime not in (None, "nvidia", "runc"):
+    if runtime not in (None, *RUNTIMES, "runc"):
         note("changed", f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.')
-    elif runtime == "nvidia" or (visible and gpus is None and not rest):
+    elif runtime in RUNTIMES or (visible and gpus is None and not rest):
         shown = visible or "all"
         if gpus is None and shown not in ("none", "void"):
             gpus = ids(shown.split(","))
         if gpus is not None:
-            note("changed", RUNTIME)
+            note("changed", RUNTIME.format(runtime if runtime in RUNTIMES else "nvidia"))
     return gpus, rest, variables
 
 
@@ -105,6 +108,8 @@ def option(text: str | None) -> Gpus:
         return "all"
     if plain.isdigit():
         return int(plain) or None
+    if found := re.search(r"device=([$`].*[)`])$", plain):  # a command that names them
+        return (found[1],)
     if found := re.search(r"device=([^\"']*)", plain):
         return ids(re.split(r",(?=(?:count|driver|capabilities|options)=)", found[1])[0].split(","))
     counted = re.search(r"count=(\d+)", plain)
@@ -119,7 +124,7 @@ def reserved(devices: Any) -> Gpus:
     """
     if not devices or isinstance(devices, str):
         return option(devices or None)
-    named = [str(one) for device in devices for one in device.get("device_ids") or ()]
+    named = [one for device in devices for text in device.get("device_ids") or () for one in str(text).split(",")]
     counts = [str(device.get("count", "all")) for device in devices if not device.get("device_ids")]
     if not all(map(str.isdigit, counts)):  # all, -1, or a variable without a value
         return "all"

@@ -24,6 +24,11 @@ HELPERS = re.compile(
 """Images (without tag) of databases, caches, proxies and monitoring."""
 WAITING = (*HARMLESS, "wait", "curl", "kill", "trap", "grep")
 """Commands around a pull that change nothing."""
+ONCE = (
+    *WAITING, "huggingface-cli", "hf", "modelscope", "git", "wget", "pip", "mkdir", "cp", "mv", "rm", "ln", "ls", "cat",
+    "chown", "chmod", "nvidia-smi",
+)  # fmt: skip
+"""Commands that end, and start no server."""
 API_MODEL = re.compile(r"""["'](?:name|model)\\?["']\s*:\s*\\?["']([^"'\\]+)""")
 
 
@@ -43,6 +48,32 @@ def answers_http(image: str) -> bool:
     (False, True)
     """
     return not re.fullmatch(rf"(.*[-_/])?({NO_HTTP})", image)
+
+
+def runs_once(run: ContainerRun, engine: Engine) -> bool:
+    """True for a container of an engine's image whose commands all end: downloads, copies, `ollama create`."""
+    direct = started([*(run.entrypoint or ()), *run.command])
+    of_shell = shell_text(direct)
+    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(direct)]
+    plain = [(recognise.base(one[0]), *one[1:2]) for one in commands if one]
+    short = {(engine.name, word) for word in ("create", "cp", "rm", "list", "show")} if engine.dialect.pulls else set()
+    return bool(plain) and all(one[0] in ONCE or one in short for one in plain)
+
+
+def pulled_in(command: Sequence[str]) -> list[tuple[Engine, str]]:
+    """(engine, model) for each model that a command pulls, if it does nothing else: also in a shell, or by the API.
+
+    >>> [model for _, model in pulled_in(["sh", "-c", "ollama pull a && ollama pull b"])], pulled_in(["ollama", "list"])
+    (['a', 'b'], [])
+    """
+    whole = " ".join(command)
+    for engine in ENGINES.values():
+        if engine.dialect.pull_path and engine.dialect.pull_path in whole:
+            return [(engine, model) for model in API_MODEL.findall(whole)]
+    of_shell = shell_text(command)
+    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(command)]
+    found = [recognise.pulled(one) for one in commands]
+    return [one for one in found if one] if all(found) else []
 
 
 def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]] | None:

@@ -74,11 +74,23 @@ def adapt(
             note("changed", f"{shown} in its settings became {now}{number}, its address in gpurack.")
         return text
 
+    def ports_of(now: list[Any], before: list[Any]) -> list[Any]:
+        """Words with the new ports of `--x-port N` beside `--x-host NAME`."""
+        for at in range(1, len(before)):
+            flag = str(before[at - 1])
+            host = next((name for name, one in zip(before[1:], before, strict=False) if HOST.search(str(one))
+                         and HOST.sub("", str(one)) == PORT.sub("", flag)), None)  # fmt: skip
+            target = known.get(str(host)) if PORT.search(flag) else None
+            if target and target.key and str(before[at]) == str(target.before) != str(target.after):
+                now[at] = str(target.after)
+                note("changed", f"{flag} {target.before} became {target.after}, the port of {target.key} in gpurack.")
+        return now
+
     def walk(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
             return {key: walk(item, name or str(key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [walk(item, name) for item in value]
+            return ports_of([walk(item, name) for item in value], value)
         return URL.sub(lambda found: changed(found, name), value) if isinstance(value, str) else value
 
     if "connects_to" in entry.fields:

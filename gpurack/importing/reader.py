@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile
 from typing import Any
 
 from gpurack.engines.base import Engine
@@ -117,6 +118,7 @@ def read(
             continue
         own += found
         if entry:
+            entry.key = own_key(entry, run, [one for one, _ in made])
             made.append((entry, run))
     # what its settings lack does not matter for a container that is not imported
     without = {run.where for run in [*runs, *(puller for puller, _, _ in pullers)]} - {run.where for _, run in made}
@@ -147,10 +149,18 @@ def line_of(finding: Finding) -> int:
     return int(found[1]) if found else 0
 
 
+def own_key(entry: Entry, run: ContainerRun, others: Sequence[Entry]) -> str:
+    """The key of an entry, with a number if it is not the container's name and another entry has it."""
+    used = {other.key: other.fields for other in others if other.kind == entry.kind}
+    if entry.key == run.name or used.get(entry.key, entry.fields) == entry.fields:
+        return entry.key
+    return next(key for number in range(2, 1000) if (key := f"{entry.key}-{number}") not in used)
+
+
 def add(imported: Imported, entry: Entry, run: ContainerRun) -> None:
     """Add an entry. Of two with the same name the last one wins, of alternatives the first.
 
-    Containers without a name get numbers. Alternatives without a name are those of the entry with their port.
+    Alternatives without a name are those of the entry with their port.
     """
     others = imported.entries[entry.kind]
     if run.name is None and run.alternative and (port := entry.fields.get("port")):
@@ -160,9 +170,6 @@ def add(imported: Imported, entry: Entry, run: ContainerRun) -> None:
             imported.findings.append(Finding("open", run.where, what))
             return
     before = others.get(entry.key)
-    if run.name is None and before is not None and before != entry.fields:
-        number = next(number for number in range(2, 1000) if f"{entry.key}-{number}" not in others)
-        entry.key, before = f"{entry.key}-{number}", None
     if before is not None and before != entry.fields:
         used, other = (before, entry.fields) if run.alternative else (entry.fields, before)
         which = ("the first one", "This one") if run.alternative else ("this one", "The first")
@@ -291,12 +298,14 @@ def other(command: words.Command, committed: dict[str, str], pulls: Pulls, login
         shown = " ".join([*(["docker"] if rest else []), (rest or command.words)[0], "…"])
     plain = [word for word in command.words if word not in ("sudo",)]
     if rest[:1] == ["exec"]:
-        inside = [word for word in rest[1:] if not word.startswith("-")]
-        if found := recognise.pulled(inside[1:]):
-            pulls.setdefault((found[0], inside[0]), []).append(found[1])
+        inside = list(dropwhile(lambda word: word.startswith("-"), rest[1:]))
+        if models := helpers.pulled_in(inside[1:]):
+            for engine, model in models:
+                pulls.setdefault((engine, inside[0]), []).append(model)
             return []
-    if found := recognise.pulled(plain):
-        pulls.setdefault((found[0], None), []).append(found[1])
+    if models := helpers.pulled_in(plain):
+        for engine, model in models:
+            pulls.setdefault((engine, None), []).append(model)
         return []
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]
@@ -308,7 +317,8 @@ def other(command: words.Command, committed: dict[str, str], pulls: Pulls, login
         return [Finding(kind, command.where, f"`{shown}`: {why}.")]  # type: ignore[arg-type]
     if rest:
         return [Finding("open", command.where, f"`{shown}`: not converted.")]
-    if INSIDE.search(" ".join(command.words)):
+    said = command.words[0] in ("echo", "printf") and "$(" not in shown
+    if INSIDE.search(" ".join(command.words)) and not said:
         what = f"`{shown}`: starts a container through another program. Pass that docker run command itself."
         return [Finding("open", command.where, what)]
     return [Finding("left out", command.where, f"`{shown}`: {NO_DOCKER}")]

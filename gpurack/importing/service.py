@@ -29,6 +29,11 @@ MOUNT_OPTIONS = {
 """Options behind `SOURCE:TARGET:` → their place in Compose's long syntax."""
 
 
+HIDDEN = {ord(":"): "\ue000", ord("/"): "\ue001"}
+SHOWN = {ord(new): chr(old) for old, new in HIDDEN.items()}
+"""Characters of variables and commands without a value, which must not separate the parts of a port."""
+
+
 class Unreadable(Exception):
     """Docker would not accept the settings; the text says why."""
 
@@ -54,9 +59,11 @@ def container(
             environment[passed] = (variables or {}).get(passed, f"${passed}")
         else:
             findings.append(Finding("open", where, f"the value of {passed} is not in the text. Set it in env."))
+    mounts = tuple(map(mount, settings.pop("volumes", None) or []))
+    nodes = [one.source for one in mounts if one.kind == "bind" and gpus.NODE.fullmatch(one.source)]
     requested, runtime = gpus.reserved(settings.pop("gpus", None)), settings.pop("runtime", None)
     given, devices, environment = gpus.container_gpus(
-        requested, compose.pop("devices", []), runtime, environment,
+        requested, [*compose.pop("devices", []), *nodes], runtime, environment,
         lambda kind, what: findings.append(Finding(kind, where, what)),
     )  # fmt: skip
     if devices:
@@ -73,7 +80,7 @@ def container(
         command=tuple(argv(command)),
         entrypoint=None if entrypoint is None else tuple(argv(entrypoint)),
         environment=environment,
-        mounts=tuple(map(mount, settings.pop("volumes", None) or [])),
+        mounts=tuple(one for one in mounts if one.source not in nodes),
         ports=tuple(dict.fromkeys(port for item in settings.pop("ports", None) or [] for port in ports(item))),
         gpus=given,
         aliases=tuple(str(alias) for settings in joined if settings for alias in settings.get("aliases") or []),
@@ -136,7 +143,7 @@ def ports(settings: Any) -> list[Port]:
     >>> ports("127.0.0.1:8001:8000")
     [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp', unset='')]
     """
-    text = str(settings)
+    text = re.sub(r"\$\(.*?\)|\$\{.*?\}", lambda one: one[0].translate(HIDDEN), str(settings))
     if isinstance(settings, Mapping):
         ip, outside, inside = (str(settings.get(key) or "") for key in ("host_ip", "published", "target"))
         protocol = str(settings.get("protocol", "tcp"))
@@ -148,14 +155,14 @@ def ports(settings: Any) -> list[Port]:
             ip, outside = rest, ""
     if "$" in inside:
         return []  # a variable without a value
-    unset = outside if "$" in outside else ""
-    outside = "" if unset else outside
+    unset = outside.translate(SHOWN) if "$" in outside else ""
+    outside = "" if unset or outside == "0" else outside
     try:
         insides = numbers(inside)
         outsides: list[int] | list[None] = numbers(outside) if outside else [None] * len(insides)
         outsides = outsides[:1] if len(insides) == 1 else outsides  # of which Docker takes a free one
         return [
-            Port(ip.strip("[]"), host, port, protocol or "tcp", unset)
+            Port(ip.translate(SHOWN).strip("[]"), host, port, protocol or "tcp", unset)
             for host, port in zip(outsides, insides, strict=True)  # Docker refuses ranges of different lengths
         ]
     except ValueError:

@@ -56,6 +56,10 @@ def entry_in(t: Translation) -> Entry | None:
         command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
         t.without_entry("left out", f"not a service: runs `{command}` without a port.")
         return None
+    if run.once or (arguments is None and not run.ports and not run.host_network and helpers.runs_once(run, t.engine)):
+        command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
+        t.without_entry("left out", f"runs `{command}` once and ends. Run it by other means.")
+        return None
     if arguments and not names_weights(t, arguments):
         t.note("open", f"its flags name no model. The command is kept, with engine {Custom.name}.")
         arguments = None
@@ -99,7 +103,7 @@ def no_service(t: Translation) -> tuple[Kind, str] | None:
         return None
     if run.running and run.gpus is None:
         return "left out", f"{run.image} is not a known engine and uses no GPU."
-    if run.ports or run.host_network:
+    if run.ports or (run.host_network and not helpers.is_helper(split(run.image)[0])):
         return None
     if run.interactive or not run.detached:
         return "left out", f"not a service: {run.image} publishes no port and runs in the foreground."

@@ -199,7 +199,9 @@ class Translation:
     def set_hf_token(self, found_in: str, value: str) -> None:
         name = secret.reference(value) or "HF_TOKEN"
         self.host["hf_token"] = {"env": name}
-        if not secret.reference(value):
+        if file := secret.file_of(value):
+            self.note("open", f"its Hugging Face token is in {file}. Export {name}=… with it before gpurack plan.")
+        elif not secret.reference(value):
             self.note("open", f"a Hugging Face token was in plain text in {found_in}; it is left out. The host's "
                      f"hf_token reads it from the environment: export {name}=….")  # fmt: skip
 

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 
 import tree_sitter_bash
@@ -22,7 +23,7 @@ MOST, STEPS, LONGEST, DEEPEST, TRIES, LONGEST_QUOTE = 64, 5000, 20_000, 40, 12, 
 """The most words of a loop, statements, characters of a command's variables, nested calls or statements that are
 followed, errors after which the rest is parsed as a whole again, and lines of a quote in a line that is not valid."""
 DOCKER = re.compile(r"\b(docker|podman|nerdctl)\b")
-STARTS = re.compile(rf"{DOCKER.pattern}\s+run\b")
+STARTS = re.compile(rf"{DOCKER.pattern}\s+(container\s+)?(run|create)\b")
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
 """A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 WINDOWS = re.compile(r"\s[`^]\s*$")
@@ -53,12 +54,16 @@ SHOWN = {new: old for old, new in HIDDEN.items()}
 RANGE = re.compile(r"\{(-?\d{1,9})\.\.(-?\d{1,9})(?:\.\.-?(\d{1,9}))?\}")
 NOT_EXPANDED = re.compile(r"(?<!\$)\{[^{}\s\"]*(?:,|\.\.)[^{}\s\"]*\}")
 """`{0..3}` or `{0..6..2}`, and other braces of bash: `{a..c}`, `{a,b}`."""
+CHANGES = re.compile(r"\$\{(\w+)(##?|%%?|,,|\^\^|//?(?!.*[*?\[]))([^$]*)\}", re.DOTALL)
+CASES: Mapping[str, Callable[[str], str]] = {",,": str.lower, "^^": str.upper}
+KEYS = re.compile(r"\$\{!(\w+)\[[@*]\]\}")
 CONDITIONS = ("if_statement", "while_statement", "case_statement")
 WORDS = ("string", "raw_string", "ansi_c_string", "concatenation")
 CALCULATED = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod,
               "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}  # fmt: skip
 SIMPLE = {"command", "comment", "declaration_command", "test_command", "variable_assignment", ";", "\n"}
 ALTERNATIVES = ("elif_clause", "else_clause")
+ASSIGNMENTS = ("variable_assignment", "variable_assignments")
 REDIRECTIONS = ("heredoc_redirect", "herestring_redirect")
 EXPANSIONS = ("simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution")
 Value = tuple[Sequence[str], tuple[str, ...]]
@@ -119,8 +124,7 @@ def read(
         wrong = reader.parse(lines, at, end)
         at = end if wrong == end else reader.parse_alone(lines, wrong)
         tries += wrong < end
-    known = {name: words[0] for name, (words, undefined) in reader.known.items() if len(words) == 1 and not undefined}
-    return replace(reader.script, variables=known)
+    return replace(reader.script, variables=reader.plain())
 
 
 @cache
@@ -171,7 +175,7 @@ class _Reader:
     def repaired(self, lines: Sequence[str]) -> list[str]:
         """The lines without prompts, and with the shell's own continuations."""
         found: list[str] = []
-        docker, until = False, 0
+        docker, until, unit = False, 0, "[Service]" in lines
         last = {line.strip(): row for row, line in enumerate(lines)}
         for row, line in enumerate(lines):
             if row <= until and until:  # of a here-document
@@ -182,6 +186,7 @@ class _Reader:
                 line = HEREDOC.sub("", line)
             continued = bool(found) and found[-1].endswith("\\")
             line = line if continued else PROMPT.sub("", line)
+            line = re.sub(r"%([in])\b", r"${\1}", line) if unit else line
             for pattern, new in SPELLINGS:
                 line = pattern.sub(new, line)
             docker = bool(DOCKER.search(line)) or (docker and continued)
@@ -250,13 +255,14 @@ class _Reader:
             self.loop(node, where)
         elif node.type == "c_style_for_statement":
             self.counting_loop(node, where)
-        elif node.type in ("variable_assignment", "variable_assignments", "declaration_command"):
+        elif node.type == "command" or (node.type in ASSIGNMENTS and shown(node).startswith("-")):  # --name=x
+            self.command(node, where)
+        elif node.type in (*ASSIGNMENTS, "declaration_command"):
             assignments = [node] if node.type == "variable_assignment" else node.named_children
             for one in assignments:
                 if one.type == "variable_assignment":
                     self.assign(one, where, node.children[0].type == "export")
-        elif node.type == "command":
-            self.command(node, where)
+                    self.run([started for started in substitutions(one) if STARTS.search(shown(started))], where)
         elif node.type in CONDITIONS:
             if node.type == "while_statement" and STARTS.search(shown(node)):
                 self.script.findings.append(Finding("open", where, "repeats as long as a command says so; read once."))
@@ -278,10 +284,10 @@ class _Reader:
         words: list[str] = []
         variables = {}
         around = node.parent.children_by_field_name("redirect") if node.parent else []
-        for child in [*node.named_children, *around]:
+        for child in [*([node] if node.type == "variable_assignment" else node.named_children), *around]:
             if child.type == "file_redirect":  # has all words behind it
                 words += self.words(child.children_by_field_name("destination")[1:])
-            elif child.type == "variable_assignment":
+            elif child.type == "variable_assignment" and not shown(child).startswith("-"):
                 name, value = child.children_by_field_name("name"), child.child_by_field_name("value")
                 variables[shown(name[0])] = "".join(text for text, _ in self.pieces(value)) if value else ""
                 self.undefined = []  # the command's words are defined
@@ -293,6 +299,15 @@ class _Reader:
             self.arguments = before
         elif words[:1] == ["shift"] and self.arguments and re.fullmatch(r"\d{0,4}", "".join(words[1:])):
             self.arguments = [self.arguments[0], *self.arguments[1 + int("".join(words[1:]) or 1) :]]
+        elif STARTS.search(text := text_run(words)):
+            nested = read(text, self.plain(), self.unfinished)
+            self.script.findings += [replace(one, where=where) for one in nested.findings]
+            for one in nested.commands:
+                undefined = tuple(dict.fromkeys([*self.undefined, *one.undefined]))
+                self.script.commands.append(replace(one, where=where, undefined=undefined))
+        elif words[:1] == ["read"] and (given := [one for one in node.named_children if one.type == REDIRECTIONS[1]]):
+            text = "".join(text for one in given[0].named_children for text, _ in self.pieces(one))
+            self.read_words(words[1:], text.replace(END, " "), variables.get("IFS", " \t\n"))
         elif words:
             first, last = (self.first_row + point.row for point in (node.start_point, node.end_point))
             if first == self.last_row + 1 and self.continues(words):
@@ -304,6 +319,20 @@ class _Reader:
             self.script.commands.append(Command(where, tuple(words), undefined, self.alternative, variables))
             self.last_row = last
 
+    def plain(self) -> dict[str, str]:
+        """The variables whose value is one word that is known."""
+        return {name: words[0] for name, (words, undefined) in self.known.items() if len(words) == 1 and not undefined}
+
+    def read_words(self, words: Sequence[str], text: str, separators: str) -> None:
+        """Set the variables of `read NAME… <<< TEXT`, or the array of `read -a`."""
+        names, undefined = [word for word in words if not word.startswith("-")], tuple(self.undefined)
+        array = any(re.fullmatch("-r?a", word) for word in words)
+        ends = rf"\s*[{re.escape(separators)}]\s*" if separators else r"\Z"
+        parts = re.split(ends, text) if array or names[1:] else [text]
+        rest = re.split(ends, text, maxsplit=len(names) - 1)[len(names) - 1 :]  # the last name takes it
+        values = [parts] if array else [[part] for part in [*parts[: len(names) - 1], *rest]]
+        self.known |= {name: (value, undefined) for name, value in zip(names, values, strict=False)}
+
     def continues(self, words: Sequence[str]) -> bool:
         """True if the words can only be the rest of the command before them."""
         before = self.script.commands[-1].words if self.script.commands else ()
@@ -314,7 +343,8 @@ class _Reader:
         """Read `NAME=value`, `NAME+=value`, `NAME=(…)`."""
         name, value = shown(node.child_by_field_name("name")), node.child_by_field_name("value")
         if self.inside:
-            taken = not "".join(self.known.get(name, ((), ()))[0])
+            unknown = value is not None and re.fullmatch(r"\"?\$(OPTARG|\d)\"?", shown(value))  # of the caller
+            taken = not (unknown or "".join(self.known.get(name, ((), ()))[0]))
             how = "taken, because nothing before sets it" if taken else "ignored"
             self.script.findings.append(Finding("open", where, f"sets {name} under a condition; {how}."))
             if not taken:
@@ -420,7 +450,7 @@ class _Reader:
         elif node.type in EXPANSIONS:
             yield from self.expanded(node, text, quoted)
         elif node.type == "string":
-            if not re.search(r"\$[@*]|\[[@*]\]", text):
+            if not re.search(r"\$\{?[@*]|\[[@*]\]", text):
                 yield "", False  # a word, even if it is empty
             yield from self.parts(node, node.start_byte + 1, node.end_byte - 1, True)
         else:
@@ -442,13 +472,24 @@ class _Reader:
             yield str(number), False
             return
         name, sign, at = text.removeprefix("$"), "", 0
+        part: slice | None = None
+        change = CHANGES.fullmatch(text)
+        if (keys := KEYS.fullmatch(text)) and (items := self.known.get(keys[1], ((), ()))[0]):
+            for number, item in enumerate(items):
+                yield from ([(END, True)] if number else [])
+                yield item[1:].partition("]=")[0] if item.startswith("[") else str(number), False
+            return
         element: Value = (), ()
-        if node.type == "expansion" and node.named_children:
+        if change:
+            name = change[1]
+        elif node.type == "expansion" and node.named_children:
             first = node.named_children[0]
             name, at = shown(first), first.end_byte
             following = first.next_sibling.type if first.next_sibling else ""
             if re.fullmatch(":?[-+?=]", following):
                 sign, at = following[-1], at + len(following)
+            elif following == ":" and (numbers := self.bounds(node)):
+                part = slice(numbers[0], sum(numbers) if numbers[1:] else None)
             elif following != "}" or first != node.children[1]:
                 name = text  # ${NAME##*/}, ${#NAME} and the like
             if first.type == "subscript" and name != text:
@@ -459,9 +500,8 @@ class _Reader:
             yield text, False
             return
         every = re.fullmatch(r"(\w+)\[[@*]\]|[@*]", name)
-        of_call = (
-            self.arguments[int(name) :][:1] if name.isdigit() else self.arguments[1:] if every and not every[1] else ()
-        )
+        of_all = self.arguments[part or slice(1, None)] if every and not every[1] else ()
+        of_call = self.arguments[int(name) :][:1] if name.isdigit() else of_all
         known = element if element[0] else self.known.get(every[1] or "" if every else name, ((), ()))
         values, missing = (of_call, ()) if of_call else known
         there = bool("".join(values))
@@ -473,15 +513,24 @@ class _Reader:
         if sign == "+":
             return
         if not values and not (every and (self.arguments or every[1] in self.known)):
-            self.undefined.append(f"${name}" if sign or re.fullmatch(r"\w+", name) else text)
+            self.undefined.append(text if change else f"${name}" if sign or re.fullmatch(r"\w+", name) else text)
             yield self.undefined[-1], False
             return
         self.undefined += missing
+        if part and not of_all:
+            values = values[part] if every else [value[part] for value in values[:1]]
+        if change:
+            values = [changed(value, change[2], change[3]) for value in values[:1]]
         for number, value in enumerate(values if every else values[:1]):
             if number:
                 yield END, True
             yield value[: self.budget], not (quoted or every or re.search(r"\$\(|`", value))
             self.budget = max(self.budget - len(value), 0)
+
+    def bounds(self, node: Node) -> list[int]:
+        """The numbers of `${@:2}` or `${NAME:0:4}`; [] if they are not known."""
+        numbers = [self.value_of(one) for one in node.named_children[1:]]
+        return [number for number in numbers if number is not None] if None not in numbers else []
 
     def element(self, node: Node) -> Value:
         """The value of `ARRAY[0]`, nothing if it is not known."""
@@ -510,11 +559,53 @@ def expanded_ranges(word: str) -> list[str]:
     return [before + word[at:] for before in found]
 
 
+def text_run(words: Sequence[str]) -> str:
+    """The text that `eval TEXT` or `sh -c TEXT` runs, "" for another command.
+
+    >>> text_run(["eval", "docker run", "x"]), text_run(["sudo", "bash", "-ec", "docker run x"]), text_run(["ssh", "a"])
+    ('docker run x', 'docker run x', '')
+    """
+    if words[:1] == ["eval"]:
+        return " ".join(words[1:])
+    found = re.fullmatch(r"(?:sudo )?(?:\S*/)?(?:ba|da|z)?sh -[a-z]*c (.*)", " ".join(words), re.DOTALL)
+    return found[1] if found else ""
+
+
+def changed(value: str, sign: str, pattern: str) -> str:
+    r"""The value of `${NAME#PATTERN}` and of bash's other changes to a value.
+
+    >>> changed("a:b:c", "#", "*:"), changed("a/b/c", "##", "*/"), changed("a:b:c", "%", ":*")
+    ('b:c', 'c', 'a:b')
+    >>> changed("Org/A", ",,", ""), changed("a/b/c", "//", r"\//-"), changed("a/b/c", "/", r"\//")
+    ('org/a', 'a-b-c', 'ab/c')
+    """
+    if sign in CASES:
+        return CASES[sign](value)
+    if sign in ("/", "//"):
+        old, _, new = re.sub(r"\\(.)", lambda one: "\0" if one[1] == "/" else one[1], pattern).partition("/")
+        return (
+            value.replace(old.replace("\0", "/"), new.replace("\0", "/"), -1 if sign == "//" else 1) if old else value
+        )
+    ends = range(len(value) + 1)
+    if sign[0] == "#":
+        cuts = (at for at in (reversed(ends) if sign[1:] else ends) if fnmatchcase(value[:at], pattern))
+        return value[next(cuts, 0) :]
+    cuts = (at for at in (ends if sign[1:] else reversed(ends)) if fnmatchcase(value[at:], pattern))
+    return value[: next(cuts, len(value))]
+
+
 def literal(source: bytes, escaped: str) -> Iterator[Piece]:
     """A literal part of a word without its escapes."""
     text = source.decode(errors="replace").translate(SHOWN)
     if text:
         yield re.sub(escaped, lambda one: one[1].strip("\n"), text, flags=re.DOTALL), False
+
+
+def substitutions(node: Node) -> list[Node]:
+    """The commands of `$(…)` in a node."""
+    if node.type == "command_substitution":
+        return list(node.named_children)
+    return [found for child in node.named_children for found in substitutions(child)]
 
 
 def shown(node: Node | None) -> str:

@@ -506,3 +506,174 @@ KINDS["quadlet"].append(Variation(
 KINDS["inner-port"].append(
     one(VLLM, "gpus: all, command: a/b --port 9000, expose: ['9000'], ports: ['9000:9000']", port=9000, compose=ABSENT)
 )
+KINDS["shell-array"] += [
+    Variation(f'v() {{ docker run -d --name "$1" --gpus device=$2 -p $3:8000 {VLLM} --served-model-name '
+              f'"$1" "${{@:4}}"; }}\n'
+              "v chat 0 8000 --model a/b --max-model-len 4096\nv code 1 8001 --model c/d\n",
+              {"chat": {"gpus": [0], "context": 4096, "args": ABSENT, **HF}, "code": {"port": 8001, "args": ABSENT}}),
+    Variation(f'A=(x y --model-id a/b)\nN=tei-long\n{RUN} --hostname "${{N:0:3}}" {TEI} "${{A[@]:2}}"\n',
+              {"one": {"compose": {"hostname": "tei"}, **HF}}),
+    Variation(f'M=("chat|a/b|8000" "code|c/d|8001")\nfor m in "${{M[@]}}"; do\n  IFS=\'|\' read -r n m p <<< "$m"\n'
+              f"  docker run -d --name $n --gpus all -p $p:8000 {VLLM} --model $m\ndone\n",
+              {"chat": {"port": 8000, **HF}, "code": {"port": 8001, "weights": {"hf": "c/d"}}}),
+    Variation(f'IFS=, read -ra G <<< "2,3"\nread -r first rest <<< "a/b c d"\n'
+              f'{RUN} --gpus device=${{G[1]}} --hostname "$rest" {TEI} --model-id $first\n',
+              {"one": {"gpus": [3], "compose": {"hostname": "c d"}, **HF}}),
+]  # fmt: skip
+KINDS["shell-loop"] += [
+    Variation(f"ID=$({RUN} --gpus all {VLLM} a/b)\ndocker logs -f $ID\n", {"one": HF}),
+    Variation(f'up() {{ local id; id="$({RUN} {OLLAMA})"; echo "$id"; }}\nup\n', {"one": {"engine": "ollama"}}),
+    Variation(f"export ID=`docker create --name one --gpus device=1 -p 8000:80 {TEI} --model-id a/b`\n",
+              {"one": {"gpus": [1], **HF}}),
+]  # fmt: skip
+KINDS["positional-model"] += [
+    Variation("docker run\n  -d\n  --name='one'\n  --pids-limit 2048\n  -e TZ=\"Europe/Berlin\"\n  -p '8:11434/tcp'\n"
+              f"  --runtime=nvidia '{OLLAMA}'\n", {"one": {"gpus": "all", "env": {"TZ": "Europe/Berlin"}}}),
+    Variation(f"docker run -d\n--name=one\n--gpus=all\n-p 8000:8000\n{VLLM}\n--model=a/b\n--max-model-len=4096\n",
+              {"one": {"context": 4096, **HF}}),
+    Variation(f"docker run -d --name one\n  --gpus=device=1 --restart=always\n  -p 8000:80\n  {TEI} --model-id=a/b\n",
+              {"one": {"gpus": [1], "compose": {"restart": "always"}, **HF}}),
+]  # fmt: skip
+KINDS["nargs"] += [
+    run(f"--gpus all {VLLM} a/b --served-model-name chat $EXTRA", "arguments not converted: $EXTRA",
+        served_name="chat", args=ABSENT),
+    one(VLLM, "gpus: all, command: 'a/b --lora-modules x=/l/x ${MORE}'", "arguments not converted: $MORE",
+        args={"lora-modules": "x=/l/x"}),
+    run(f'--gpus all {SGLANG} {LAUNCH} --lora-paths x=/l/x "${{MORE[@]}}"', "arguments not converted: ${MORE[@]}",
+        args={"lora-paths": "x=/l/x"}),
+]  # fmt: skip
+KINDS["nameless-one-image"] += [
+    Variation(f"services:\n  a: {{image: '{VLLM}', command: a/b, gpus: [{{device_ids: ['0']}}], ports: "
+              f"['8000:8000']}}\n"
+              f"  b: {{image: '{VLLM}', command: a/b, gpus: [{{device_ids: ['1']}}], ports: ['8001:8000']}}\n"
+              "  app: {image: 'lab/app:1', ports: ['3:3'], environment: {A: 'http://a:8000', B: 'http://b:8000'}}\n",
+              {"vllm-b": {"gpus": [0]}, "vllm-b-2": {"gpus": [1]},
+               "app": {"env": {"A": "http://vllm-b:8000", "B": "http://vllm-b-2:8000"}}}),
+    Variation("".join(f"docker run -d --name {name} -p 800{n}:80 lab/x:1\n" for n, name in enumerate("xyz")),
+              {"custom-x": {"port": 8000}, "custom-x-2": {"port": 8001}, "custom-x-3": {"port": 8002}}),
+    Variation(f"docker run -d --name ä1 -p 8000:11434 {OLLAMA}\ndocker run -d --name ö1 -p 8001:11434 {OLLAMA}\n",
+              {"ollama": {"port": 8000}, "ollama-2": {"port": 8001}}),
+]  # fmt: skip
+KINDS["amd-devices-compose"] += [
+    one("ollama/ollama:0.20.2-rocm", "volumes: ['/dev/kfd:/dev/kfd', '/dev/dri:/dev/dri'], privileged: true",
+        gpus="all", compose={"privileged": True}),
+    run("--privileged -v /dev:/dev vllm/vllm-openai-rocm:v0.19.0 a/b", "is privileged", gpus=[0]),
+    run("--runtime=amd -e AMD_VISIBLE_DEVICES=0,2 lab/x:1", gpus=[0, 2], env=ABSENT),
+    one("lab/x:1", "runtime: amd, environment: {AMD_VISIBLE_DEVICES: all}", gpus="all", env=ABSENT),
+    one("lab/x:1", "volumes: ['/dev/nvidia1:/dev/nvidia1', '/dev/nvidiactl:/dev/nvidiactl']", gpus=[1],
+        compose=ABSENT),
+]  # fmt: skip
+KINDS["cdi-device-ids"].append(
+    one(VLLM, "command: a/b -tp 2, gpus: [{driver: nvidia, device_ids: ['0,1']}]", gpus=[0, 1], compose=ABSENT, **HF)
+)
+KINDS["undefined-port"] += [
+    one(TEI, "command: --model-id a/b, ports: ['0:80']", "Docker chose the port", port=80),
+    run("--network host lab/x:1 serve --port=9997", "-p is left out", port=9997)
+]  # fmt: skip
+KINDS["helpers-as-models"] += [
+    Variation(f"docker run -d --net host --name front nginx:1.27\ndocker run -d --net host --name one {TEI} "
+              "--model-id a/b\n", {"one": {"port": 80}}, ["(front): not imported"]),
+    Variation("docker run -d --network=host --name one --gpus all lab/x:1 --port 9997\n", {"one": {"port": 9997}}),
+    Variation("docker run -d --network=host --name one --gpus all lab/x:1\n", {"one": {"port": 8000}},
+              ["its port is not in the text; set to 8000"]),
+    Variation(f"services:\n  one: {{image: '{VLLM}', gpus: all, command: a/b}}\n  get: {{image: '{VLLM}', entrypoint: "
+              "huggingface-cli, command: download a/b}\n", {"one": HF}, ["service get: runs `huggingface-cli"]),
+    Variation(f"services:\n  one: {{image: '{OLLAMA}', gpus: all}}\n  make: {{image: '{OLLAMA}', entrypoint: [sh, -c, "
+              "'sleep 5; ollama create my -f /M']}\n", {"one": {}}, ["service make: runs `sh -c sleep 5"]),
+    Variation(f"services:\n  one: {{image: '{SGLANG}', gpus: all, entrypoint: [bash, -c], command: ['hf "
+              f"download a/b && "
+              f"{LAUNCH}']}}\n", {"one": CUSTOM}),
+]  # fmt: skip
+KINDS["offline-names"] += [
+    run(f"--gpus all {M} {LLAMA} {GGUF} -hfd org/draft-GGUF:Q4_0", "names org/draft-GGUF of the hub"),
+    one(VLLM, "gpus: all, volumes: ['/srv/hf:/root/.cache/huggingface'], command: --model /root/.cache/huggingface/hub/"
+        f"models--a--b/snapshots/{'0' * 40} --tokenizer a/b", "it names the weights themselves", args=ABSENT),
+]  # fmt: skip
+KINDS["numbers"].append(
+    run(f"--gpus all -e LLAMA_ARG_HF_REPO=a/b -e LLAMA_ARG_HF_FILE=b.gguf -e LLAMA_ARG_CTX_SIZE=32768 "
+        f"-e LLAMA_ARG_N_PARALLEL=4 {LLAMA}", weights={"hf": "a/b", "file": "b.gguf"}, context=8192,
+        args={"parallel": 4}, env=ABSENT)
+)  # fmt: skip
+KINDS["inner-port"].append(
+    one(UI, "environment: {PORT: 8088}, ports: ['3000:8088']", "PORT is left out", port=3000, env=ABSENT)
+)
+KINDS["shell-array"] += [
+    Variation(f'N=(chat code); M=(a/b c/d)\nfor i in "${{!N[@]}}"; do docker run -d --name ${{N[$i]}} --gpus device=$i '
+              f'-p $((8000+i)):8000 {VLLM} "${{M[i]}}"; done\n',
+              {"chat": {"gpus": [0], "port": 8000, **HF}, "code": {"gpus": [1], "port": 8001}}),
+    Variation(f'declare -A G=([chat]=2 [code]=3)\nfor n in "${{!G[@]}}"; do\n  docker run -d --name $n -p '
+              f'80${{G[$n]}}:8000 '
+              f"--gpus device=${{G[$n]}} {VLLM} a/b\ndone\n",
+              {"chat": {"gpus": [2]}, "code": {"gpus": [3], "port": 803}}),
+    Variation("for p in ${!NOT[@]}; do\n" f"  {RUN} {OLLAMA}\ndone\n", {"one": {}}, ["repeats for ${!NOT[@]}"]),
+    Variation("for m in chat:a/b code:c/d; do docker run -d --name ${m%%:*} --gpus all -p 8000:8000 "
+              f"{VLLM} ${{m#*:}}; done\n", {"chat": HF, "code": {"weights": {"hf": "c/d"}}}),
+    Variation(f"M=Org/Big; N=${{M##*/}}\ndocker run -d --name ${{N,,}} --hostname ${{M//\\//-}} --gpus all "
+              f"-p 80:80 {TEI} "
+              "--model-id ${M/Org/a}\n", {"big": {"compose": {"hostname": "Org-Big"}, "weights": {"hf": "a/Big"}}}),
+    Variation(f"up() {{ docker run -d --name ${{1##*/}} --gpus all -p 80:80 {TEI} --model-id ${{1%/}}; }}\nup a/bb\n",
+              {"bb": {"weights": {"hf": "a/bb"}}}),
+]  # fmt: skip
+KINDS["positional-model"] += [
+    Variation(f'CMD="{RUN}"\nCMD+=" --gpus all {VLLM}"\necho "Running: $CMD a/b"\neval "$CMD a/b"\n', {"one": HF},
+              unsaid=["through another program"]),
+    Variation(f"sudo bash -c '{RUN} --gpus all {TEI} --model-id a/b'\n", {"one": HF}),
+    Variation(f'G=1\nsh -c "{RUN} --gpus device=$G {OLLAMA} $X"\n', {"one": {"gpus": [1]}}, ["$X is not defined"]),
+    Variation(f"while getopts m: o; do case $o in m) M=$OPTARG;; esac; done\n{RUN} --gpus all {VLLM} ${{M:-a/b}}\n",
+              {"one": HF}, ["sets M under a condition; ignored"]),
+]  # fmt: skip
+KINDS["undefined-port"] += [
+    run("--gpus '\"device=$(nvidia-smi --format=csv,noheader | paste -sd,)\"' lab/x:1", "its GPU is $(nvidia-smi",
+        gpus=[0]),
+    Variation(f"docker run -d --name one --gpus all -p 80$(cut -d: -f1 x):8000 {VLLM} a/b\n", {"one": {"port": 8000}},
+              ["its port is 80$(cut -d: -f1 x)"]),
+    Variation(f"docker run -d --name one --gpus all -p $(hostname -i):${{P#*:}}:80 {TEI} --model-id a/b\n",
+              {"one": {"bind": "loopback", "port": 80}}, ["its port is ${P#*:}"]),
+]  # fmt: skip
+KINDS["puller"] += [
+    Variation(f"services:\n  one: {{image: '{VLLM}', gpus: all, command: a/b, depends_on: {{init: {{condition: "
+              f"service_completed_successfully}}}}}}\n  init: {{image: '{VLLM}', entrypoint: python3, "
+              f"command: /s/get.py}}\n",
+              {"one": HF}, ["service init: runs `python3 /s/get.py` once and ends"]),
+    Variation("services:\n  app: {image: 'lab/app:1', ports: ['3:3'], depends_on: {init: {condition: "
+              "service_completed_successfully}}}\n  init: {image: 'lab/init:1', command: migrate, ports: ['4:4']}\n",
+              {"app": {}}, ["service init: runs `migrate` once"]),
+    Variation(f"services:\n  box: {{image: '{OLLAMA}', ports: ['1:11434']}}\n  app: {{image: 'lab/app:1', "
+              f"ports: ['3:3'], "
+              f"depends_on: {{get: {{condition: service_completed_successfully}}}}}}\n  get: {{image: '{OLLAMA}', "
+              "command: pull a:1}\n", {"box": {"pull": ["a:1"]}, "app": {}}),
+]  # fmt: skip
+KINDS["router-config-hf"].append(Variation(
+    f"services:\n  one: {{image: '{GATEWAY}', command: --config /c.yaml, ports: ['4000:4000'], configs: [{{source: c, "
+    "target: /c.yaml}]}\nconfigs: {c: {content: 'model_list: []'}}\n",
+    {"one": {"engine": "litellm"}}, ["/c.yaml is a file of configs, whose content is in this text"],
+))  # fmt: skip
+KINDS["inner-port"].append(Variation(
+    f"services:\n  llm: {{image: '{LLAMA}', gpus: all, {AS_M}, command: '{GGUF} --port 9000'}}\n  app: {{image: "
+    "'lab/app:1', ports: ['3:3'], command: [--llm-host, llm, --llm-port, '9000', --port, '9000']}\n",
+    {"llm": FILE, "app": {"compose": {"command": ["--llm-host", "llm", "--llm-port", "8080", "--port", "9000"]}}},
+    ["--llm-port 9000 became 8080"],
+))  # fmt: skip
+KINDS["puller"] += [
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec -it box sh -c 'ollama pull a:1 && "
+              "ollama pull b:2'\ncurl http://localhost:1/api/pull -d '{\"name\": \"c:3\"}'\n",
+              {"box": {"pull": ["a:1", "b:2", "c:3"]}}),
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec box sh -c 'ollama pull a:1; rm /x'\n",
+              {"box": {"pull": ABSENT}}, ["changes inside a running container"]),
+]  # fmt: skip
+KINDS["undefined-port"].append(Variation(
+    "[Service]\nExecStart=/usr/bin/docker run --rm --name %n \\\n  --gpus device=%i -p 1143%i:11434 \\\n  "
+    f"{OLLAMA}\n", {"ollama": {"gpus": [0], "port": 11434}}, ["its GPU is $i", "its port is 1143$i"],
+))  # fmt: skip
+KINDS["helpers-as-models"].append(Variation(
+    "services:\n  one: {image: 'lab/app:1', ports: ['3:3']}\n  ai: {provider: {type: model, options: {model: a/b}}}\n",
+    {"one": {}}, ["service ai: not imported: it has neither image nor build"],
+))  # fmt: skip
+KINDS["hf-token-custom"].append(
+    run(f'--gpus all -e HF_TOKEN="$(cat /run/hf)" {VLLM} a/b', "its Hugging Face token is in /run/hf", env=ABSENT, **HF)
+)
+KINDS["vulkan-dri"] += [
+    one("ghcr.io/ggml-org/llama.cpp:server-vulkan-b8000", f"{AS_M}, command: {GGUF}, privileged: true, devices: "
+        "[/dev/dri/renderD129]", gpus=[1], compose={"privileged": True}, **FILE),
+    one("lab/intelligence:1", "privileged: true", gpus=[], compose={"privileged": True}),
+]  # fmt: skip
