@@ -156,10 +156,12 @@ def grouped(findings: Sequence[Finding]) -> list[str]:
 def one_of(words: Sequence[str]) -> str:
     """Words of a sentence as one, with the punctuation of the first.
 
-    >>> one_of(["/a.", "/b."])
-    '/a, /b.'
+    >>> one_of(["/a.", "/b."]), one_of(["any)", "::1)"])
+    ('/a, /b.', 'any, ::1)')
     """
     plain = [word.rstrip(".,:;") for word in words]
+    if all(word.endswith(")") and "(" not in word for word in plain):
+        plain = [word[:-1] for word in plain]
     return ", ".join(plain) + words[0][len(plain[0]) :]
 
 
