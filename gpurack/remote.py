@@ -40,12 +40,12 @@ class Command(StringCommand):
 @contextmanager
 def telling(host: Host) -> Iterator[None]:
     """Log every few seconds that the host's answer is waited for, as long as the block runs."""
-    begun = time.monotonic()
+    begun, log = time.monotonic(), host.log  # here: pyinfra's `host` is unknown in another greenlet
 
     def tell() -> None:
         while True:
             gevent.sleep(SIGN_OF_LIFE)
-            host.log(f"waiting for an answer of the host, {duration(time.monotonic() - begun)}")
+            log(f"waiting for an answer of the host, {duration(time.monotonic() - begun)}")
 
     ticker = gevent.spawn(tell)
     try:

@@ -13,10 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 from paramiko.ssh_exception import SSHException
+from pyinfra import host as current_host
 from pyinfra.api import StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
+from pyinfra.context import ctx_host
 
 from gpurack import paths, remote
 from gpurack.operations import commands
@@ -243,3 +246,13 @@ def test_a_lost_connection_is_named(error: Exception | None) -> None:
     ok, output = remote.run(host, StringCommand("true"))
     assert not ok
     assert output.output_lines[-1] == f"error {remote.LOST}"
+
+
+def test_a_wait_for_an_answer_is_told_in_another_greenlet(monkeypatch: Any) -> None:
+    """There pyinfra's `host`, which operations and facts pass on, names no host."""
+    monkeypatch.setattr(remote, "SIGN_OF_LIFE", 0.01)
+    said: list[str] = []
+    with ctx_host.use(SimpleNamespace(log=said.append)), remote.telling(current_host):
+        gevent.sleep(0.2)
+    assert said
+    assert said[0].startswith("waiting for an answer of the host, ")
