@@ -194,7 +194,7 @@ FILES: Mapping[str, Code] = {
     ),
     "not-utf8": Code("is not UTF-8 text (byte {byte}).", "Save it as UTF-8.", "Inventories are UTF-8 text."),
     "inventory-ending": Code(
-        "was read as Python, because its name does not end in .yaml, and is no inventory in Python.",
+        "was read as Python, because its name does not end in .yaml, but is not a valid Python inventory.",
         "If it is YAML or JSON, which is YAML also, rename it to {right}.",
         "gpurack reads .yaml and .yml as YAML, and everything else as Python.",
         "Rename the file.",
