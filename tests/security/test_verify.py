@@ -158,7 +158,7 @@ def test_silent_host_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def waits(*given: object, **options: object) -> None:
         raise TimeoutError
 
-    host: Any = SimpleNamespace(name="gpu1", connected=True, run_shell_command=waits)
+    host: Any = SimpleNamespace(name="gpu1", connected=True, run_shell_command=waits, log=print)
     with pytest.raises(Unread, match=r"python3 -: no answer within 630 s"):
         run_as_root(host, sh("python3 -"), "", 630)
 

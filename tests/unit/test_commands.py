@@ -242,7 +242,7 @@ def test_a_lost_connection_is_named(error: Exception | None) -> None:
 
     transport = SimpleNamespace(is_active=lambda: False)
     connector = SimpleNamespace(client=SimpleNamespace(get_transport=lambda: transport))
-    host: Any = SimpleNamespace(run_shell_command=answer, connector=connector)
+    host: Any = SimpleNamespace(run_shell_command=answer, connector=connector, log=print)
     ok, output = remote.run(host, StringCommand("true"))
     assert not ok
     assert output.output_lines[-1] == f"error {remote.LOST}"
