@@ -5,6 +5,7 @@ Compared with a deploy of as many empty operations, which is what pyinfra itself
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import BIN, Row, cpu_seconds, medians
@@ -18,10 +19,9 @@ def rows() -> Iterator[Row]:
     ours = {}
     for hosts in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            project(Path(folder), hosts)
             run, empty = (
-                lambda deploy=deploy: cpu_seconds([str(BIN / "pyinfra"), "-y", "lab.py", deploy], cwd=Path(folder))
-                for deploy in ("gpu_host.py", "empty.py")
+                partial(cpu_seconds, [str(BIN / "pyinfra"), "-y", "lab.py", deploy], cwd=path)
+                for path, deploy in zip(project(Path(folder), hosts), ("gpu_host.py", "empty.py"), strict=True)
             )
             ours[hosts], floor = medians(run, empty)
         yield Row(f"controller, {hosts} unchanged", ours[hosts], "s of CPU", 1.3, "empty operations", floor)

@@ -4,17 +4,13 @@ What is left is what the controller itself computes. `project` writes a folder i
 """
 
 import pprint
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyinfra.api import operation
-from pyinfra.api.command import PyinfraCommand
-from pyinfra.connectors.ssh import SSHConnector
-from pyinfra.connectors.util import CommandOutput, OutputLine
-
+from benchmarks.without_ssh import answer_without_ssh
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot
@@ -35,13 +31,17 @@ MODELS = {"alpha": {"port": 8000, "gpus": []}, "beta": {"port": 8001, "gpus": []
 PACKAGES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"} | {
     "docker.io": "26.1.5+dfsg1-9+b9", "docker-cli": "26.1.5+dfsg1-9+b9", "docker-compose": "2.26.1-4",
 }  # fmt: skip
-CONFIG = """from benchmarks.recorded import answer_without_ssh
+CONFIG = """from benchmarks.recorded import answer_with_facts
 from gpurack.pyinfra_patches import guard
 
-answer_without_ssh()
+answer_with_facts()
 guard()
 """
-EMPTY = """from benchmarks.recorded import nothing
+BARE_CONFIG = """from benchmarks.without_ssh import answer_without_ssh
+
+answer_without_ssh()
+"""
+EMPTY = """from benchmarks.without_ssh import nothing
 
 for number in range(4):
     nothing(name=f"nothing {number}")
@@ -52,22 +52,20 @@ gpu_host()
 """
 
 
-@operation()
-def nothing() -> Iterator[PyinfraCommand]:
-    """An operation without commands: what pyinfra itself costs."""
-    yield from ()
-
-
-def project(folder: Path, hosts: int, common: Mapping[str, Any] = COMMON) -> None:
-    """Write inventory, config.py and two deploys, `gpu_host.py` and `empty.py`, to a folder.
+def project(folder: Path, hosts: int, common: Mapping[str, Any] = COMMON) -> tuple[Path, Path]:
+    """Write two projects with as many hosts: (gpurack's with `gpu_host.py`, a bare one of pyinfra with `empty.py`).
 
     common: the data of all hosts.
     """
     lab = ([(f"gpu{number}.lab", {"models": MODELS}) for number in range(hosts)], dict(common))
-    (folder / "lab.py").write_text(f"lab = {pprint.pformat(lab)}\n")
-    (folder / "config.py").write_text(CONFIG)
-    (folder / "empty.py").write_text(EMPTY)
-    (folder / "gpu_host.py").write_text(GPU_HOST)
+    found = folder / "gpurack", folder / "bare"
+    for path, files in zip(
+        found, ({"config": CONFIG, "gpu_host": GPU_HOST}, {"config": BARE_CONFIG, "empty": EMPTY}), strict=True
+    ):
+        path.mkdir()
+        for name, text in {"lab": f"lab = {pprint.pformat(lab)}\n", **files}.items():
+            (path / f"{name}.py").write_text(text)
+    return found
 
 
 @cache
@@ -97,18 +95,11 @@ def facts() -> HostFacts:
     return found
 
 
-def answer_without_ssh() -> None:
+def answer_with_facts() -> None:
     """Let pyinfra connect to no host, and let each answer with its `facts`, under an address of its own."""
-
-    def connect(connector: SSHConnector) -> None:
-        return None
-
-    def run(connector: SSHConnector, *command: Any, **arguments: Any) -> tuple[bool, CommandOutput]:
-        return True, CommandOutput([OutputLine("stdout", connector.host.name)])
 
     def process(fact: Snapshot, output: list[str]) -> HostFacts:
         return replace(facts(), machine_id=output[0], address=output[0])
 
-    SSHConnector.connect, SSHConnector.disconnect = connect, connect  # type: ignore[method-assign]
-    SSHConnector.run_shell_command = run  # type: ignore[method-assign]
+    answer_without_ssh()
     Snapshot.process = process  # type: ignore[method-assign]

@@ -24,6 +24,7 @@ from gpurack.pyinfra_patches import (
     queue_at_jump_hosts,
     quiet_paramiko,
     read_any_bytes,
+    read_no_source,
 )
 from gpurack.spec import host as spec
 
@@ -40,6 +41,7 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
     os.environ.setdefault("PYINFRA_PROGRESS", "off")  # its spinner; each command shows its own progress
     Hub.NOT_ERROR = (*NOT_ERROR, KeyboardInterrupt)  # gevent would print it
     read_any_bytes()
+    read_no_source()
     keep_log_quiet()  # each command prints why a host is not reached
     quiet_paramiko()
     name_wrong_keys()

@@ -73,8 +73,7 @@ class Report(BaseStateCallback):
 
         Called by pyinfra after each operation on a host. The runner's calls do that themselves.
         """
-        mine = [each for each in state.get_op_order() if each in state.ops.get(host, {})]
-        if mine and mine[-1] == op_hash:
+        if host.op_hash_order[-1] == op_hash:
             refresh(host)
 
     def host_disconnect(self, state: State, host: PyinfraHost) -> None:  # type: ignore[override]

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 from pyinfra.api import State
+from pyinfra.api.util import get_operation_order_from_stack
 
 from gpurack import pyinfra_patches
 from gpurack.operations.run_state import HostRun
@@ -204,3 +205,13 @@ def test_prompt_names_what_is_removed(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_few_removals_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Prompt(monkeypatch, Removals(("alpha",), 2)).confirmed
+
+
+@pytest.mark.parametrize("deploy", [__file__, forked.__file__, None])
+def test_operations_are_ordered_as_by_pyinfra(deploy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same lines, without a look at their source. deploy: the file from which on lines count."""
+    monkeypatch.setattr("pyinfra.is_cli", True)
+    state: Any = SimpleNamespace(current_deploy_filename=deploy, current_op_file_number=3)
+    pyinfras, ours = [order(state) for order in (get_operation_order_from_stack, pyinfra_patches.lines_to)]
+    assert ours == pyinfras
+    assert len(ours) > 1 or deploy == forked.__file__

@@ -475,7 +475,7 @@ def test_host_that_its_last_operation_changed_is_inspected_again(monkeypatch: py
     run, taken = Run({"gpu1": seen("exited")}), list[str]()
     (host,) = run.hosts.values()
     run.ops[host] = dict.fromkeys(("docker", "daemon.json"))
-    run.get_op_order = lambda: ["docker", "daemon.json", "another host's"]  # type: ignore[attr-defined]
+    host.op_hash_order = list(run.ops[host])
     monkeypatch.setattr(run_state, "take_snapshot", lambda host, questions: taken.append("once") or seen())
     report = Report(fleet={"gpu1": TWO})
     host_run(host).spec = TWO  # type: ignore[arg-type]
