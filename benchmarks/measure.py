@@ -1,5 +1,6 @@
 """What the benchmarks share: commands measured in turns, their medians, and rows with a goal."""
 
+import math
 import os
 import platform
 import resource
@@ -20,7 +21,8 @@ CHECKOUT = Path(__file__).parents[1]
 class Row:
     """One figure. what: is measured. value, unit: its median. beside: what it is compared with, and that median.
 
-    most: the goal, of value ÷ beside where it is compared (below 1: gpurack has to be faster), else of the value.
+    most: the goal, of value ÷ beside where it is compared (below 1: gpurack has to be faster), else of the value;
+    infinite where there is none.
     """
 
     what: str
@@ -43,14 +45,10 @@ class Row:
     @property
     def words(self) -> tuple[str, str, str]:
         """Three cells: what, figures, ratio and goal."""
-        figures = f"{self.value:.2f} {self.unit}"
+        figures, goal = f"{self.value:.2f} {self.unit}", "no goal" if math.isinf(self.most) else f"goal ≤ {self.most:g}"
         if not self.beside:
-            return self.what, figures, f"goal ≤ {self.most:g} {self.unit}"
-        return (
-            self.what,
-            f"{figures}; {self.beside} {self.other:.2f} {self.unit}",
-            f"{self.ratio:.2f}, goal ≤ {self.most:g}",
-        )
+            return self.what, figures, goal if math.isinf(self.most) else f"{goal} {self.unit}"
+        return self.what, f"{figures}; {self.beside} {self.other:.2f} {self.unit}", f"{self.ratio:.2f}, {goal}"
 
 
 def environment() -> dict[str, str]:
