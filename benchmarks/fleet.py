@@ -1,6 +1,7 @@
 """What a run costs the controller for 1, 20 and 200 hosts that are as wanted, without hosts (benchmarks/recorded.py).
 
-Compared with a deploy of as many empty operations in a bare project, which is what pyinfra itself costs. ssh is in neither.
+Compared with a deploy of as many empty operations in a bare project, which is what pyinfra itself costs. ssh is in
+neither.
 """
 
 import math

@@ -34,7 +34,7 @@ def test_figures_replace_what_is_between_the_marks_only() -> None:
 
 def test_every_benchmark_is_run() -> None:
     files = {path.stem for path in (CHECKOUT / "benchmarks").glob("*.py")}
-    assert files == {*ALL, "__init__", "__main__", "measure", "recorded"}
+    assert files == {*ALL, "__init__", "__main__", "measure", "recorded", "without_ssh"}
 
 
 def test_what_it_is_compared_with_can_be_read() -> None:
