@@ -57,7 +57,7 @@ def project(folder: Path, hosts: int, common: Mapping[str, Any] = COMMON) -> tup
 
     common: the data of all hosts.
     """
-    lab = ([(f"gpu{number}.lab", {"models": MODELS}) for number in range(hosts)], dict(common))
+    lab = ([(f"gpu{number:03}.lab", {"models": MODELS}) for number in range(hosts)], dict(common))
     found = folder / "gpurack", folder / "bare"
     for path, files in zip(
         found, ({"config": CONFIG, "gpu_host": GPU_HOST}, {"config": BARE_CONFIG, "empty": EMPTY}), strict=True

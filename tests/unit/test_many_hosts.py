@@ -22,7 +22,7 @@ from tests.sampling import THOROUGH
 
 pytestmark = pytest.mark.sampled
 
-SEARCHED = tuple(str(Path(each).parent) for each in (gpurack.__file__, pyinfra.api.__file__)) + (graphlib.__file__,)
+SEARCHED = (str(Path(gpurack.__file__).parent), str(Path(pyinfra.api.__file__).parent), graphlib.__file__)
 """gpurack, and what it lets pyinfra do: pyinfra orders operations with graphlib."""
 
 
