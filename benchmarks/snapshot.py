@@ -10,6 +10,7 @@ import statistics
 from pyinfra.api import Inventory
 
 from benchmarks.measure import BIN, CHECKOUT, ROUNDS, Row, seconds
+from gpurack.facts import remembered
 from gpurack.facts.snapshot import script
 from gpurack.inventory.fleet import read_fleet
 from gpurack.plan.questions import questions
@@ -28,7 +29,9 @@ def rows() -> list[Row]:
     host = Testbed.up(["gpu1"]).host("gpu1")
     seconds([str(BIN / "pyinfra"), "-y", "--limit", "gpu1", "inventories/demo.py", "deploys/gpu_host.py"])
     lab = runpy.run_path(str(CHECKOUT / "inventories" / "demo.py"))["demo"]
-    asked = script(questions(read_fleet(Inventory(lab))["gpu1"])).encode()
+    asked_of = questions(read_fleet(Inventory(lab))["gpu1"])
+    # as a run asks that is not the first: it knows the headers of weights that are as before
+    asked = script(asked_of, remembered.recall("gpu1", asked_of.lab)).encode()
     host.put(MEASURE, "/root/measure.py")
     found = [json.loads(host.root("python3 /root/measure.py", stdin=asked).stdout) for _ in range(ROUNDS + 1)][1:]
     cpu, size, wall = (statistics.median(column) for column in zip(*found, strict=True))
