@@ -331,7 +331,12 @@ snapshot_nvidia() {
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
 	for card in /proc/driver/nvidia/gpus/*/information; do
-		[ -e "$card" ] && echo "$card|$(sed -n 's/^GPU UUID:[[:space:]]*//p' "$card")|$(sed -n 's/^Model:[[:space:]]*//p' "$card")"
+		[ -e "$card" ] || continue
+		uuid=''
+		while IFS=: read -r field value; do
+			[ "$field" != 'GPU UUID' ] || uuid=${value#"${value%%[![:space:]]*}"}
+		done <"$card"
+		echo "$card|$uuid"
 	done
 	section nvidia
 	on_bus
@@ -482,9 +487,11 @@ snapshot_driver() {
 		[ -e "$file" ] && file=$(readlink -f "$file") && echo "library ${file##*/libnvidia-ml.so.}" && break
 	done
 	echo "secureboot $(secure_boot)"
+	set --
 	for file in /dev/nvidia* /dev/nvidia-caps/*; do
-		[ -c "$file" ] && stat -c 'node %n %t %T' "$file"
+		[ ! -c "$file" ] || set -- "$@" "$file"
 	done
+	[ "$#" = 0 ] || stat -c 'node %n %t %T' "$@"
 	sed -n 's/^ *\([0-9]*\) \(nvidia[a-z-]*\)$/major \2 \1/p' /proc/devices
 	if grep -qE 'B[23]00' /proc/driver/nvidia/gpus/*/information && grep -lqs SW_MNG /sys/class/infiniband/*/device/vpd; then
 		echo 'nvlink5 yes'

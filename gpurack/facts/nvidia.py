@@ -49,7 +49,7 @@ def driver(sections: Mapping[str, Section]) -> Driver:
     version, host, rows = " ".join(get("driver")), get("nvidia"), get("gpus")
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", version)
     code, message = failure(rows)
-    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
+    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)"
     libraries = [rest for key, rest in pairs(host) if key == "library" and re.fullmatch(r"\d+(\.\d+)+", rest)]
     return Driver(
         kernel=kernel[1] if kernel else "",

@@ -351,7 +351,7 @@ def test_rows_beside_an_error_are_kept() -> None:
 
 
 def test_parses_gpus_of_kernel() -> None:
-    line = "/proc/driver/nvidia/gpus/0000:e1:00.0/information|GPU-6f1c|NVIDIA A30"
+    line = "/proc/driver/nvidia/gpus/0000:e1:00.0/information|GPU-6f1c"
     assert seen(driver=[KERNEL], pci=[line]).pci == {"0000:e1:00.0": "GPU-6f1c"}
 
 

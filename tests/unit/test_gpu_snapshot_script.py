@@ -1,6 +1,7 @@
 """The GPU part of files/snapshot.sh: what it asks nvidia-smi, and what it finds below /sys, /dev and /lib."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 
 from gpurack.facts.gpus import CdiSpec, Module, PciGpu
 from gpurack.facts.model import HostFacts
+from gpurack.facts.sections import MARK, split, unpacked
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
 from tests.given import models
@@ -44,6 +46,11 @@ containerEdits:
 
 def seen(root: Path, shell: list[str] | None = None) -> HostFacts:
     """What the NVIDIA part of a snapshot finds on a host with the files below root."""
+    return Snapshot().process(output(root, shell))
+
+
+def output(root: Path, shell: list[str] | None = None) -> list[str]:
+    """The lines that it prints."""
     text = without_parts(script(questions(models(alpha={}))), "NVIDIA")
     for path in (
         "/sys/bus/pci",
@@ -59,7 +66,7 @@ def seen(root: Path, shell: list[str] | None = None) -> HostFacts:
     done = subprocess.run(
         [*(shell or ["sh"]), "-s"], input=text, capture_output=True, text=True, check=True, timeout=60
     )
-    return Snapshot().process(done.stdout.splitlines())
+    return done.stdout.splitlines()
 
 
 def write(path: Path, text: str) -> None:
@@ -170,6 +177,25 @@ def test_a_query_that_a_lost_gpu_cuts_short_costs_that_gpu_alone(
     state = seen(tmp_path, shell)
     assert [gpu.uuid for gpu in state.gpus] == ["GPU-0", "GPU-2"]
     assert (state.driver.exit_code, state.driver.message) == (15, "GPU is lost")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_no_program_reads_the_name_of_each_gpu(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    for name in ("sed", "stat", "cat", "grep", "head", "tr"):
+        fakes.add(name, f'exec {shutil.which(name)} "$@"')
+    started = []
+    for index in range(3):
+        text = f"Model: \t\t NVIDIA A30\nGPU UUID: \t GPU-{index}\nVideo BIOS: \t ??.??.??.??.??\n"
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{index}:00.0/information", text)
+        before = len(fakes.calls)
+        lines = output(tmp_path, shell)
+        mark = next(line for line in lines if line.startswith(MARK))[len(MARK) :]
+        assert split(unpacked(lines, mark), mark)["pci"] == [
+            f"{tmp_path}/proc/driver/nvidia/gpus/0000:0{number}:00.0/information|GPU-{number}"
+            for number in range(index + 1)
+        ]
+        started.append(len(fakes.calls) - before)
+    assert len(set(started)) == 1
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
