@@ -30,6 +30,7 @@ from gpurack.operations.carry_out import (
 )
 from gpurack.operations.commands import Refusal, Streamed, carry_out, script
 from gpurack.operations.copying import Copy
+from gpurack.operations.output import was_killed
 from gpurack.operations.run_state import host_run, outdate, snapshot
 from gpurack.plan.host import (
     JOBS,
@@ -427,8 +428,7 @@ def killed(lines: Sequence[str]) -> Problem | None:
     """Return the error of a runner that did not end by itself, from its output: it names whatever fails.
 
     Its last line is of something that was under way."""
-    ended = any(line.startswith(("error ", "Traceback ")) for line in lines)
-    return None if ended else Problem.of("step-killed", what="the runner on the host")
+    return Problem.of("step-killed", what="the runner on the host") if was_killed(lines) else None
 
 
 def happened(change: Change, spec: Host, before: HostFacts, after: HostFacts, ok: bool) -> bool:
