@@ -86,8 +86,8 @@ class Rollback:
         facts = snapshot(host, spec)
         rights = claim(spec.lab, lab.path, commits(facts))
         given = Run(self.yes, values=read_values(spec), salt=token_hex(16), retry=(name,), claim=rights)
-        left, entry = mark_of(today.entries[name], back), spec.entries[name]
-        database, of_data = database_back(back.ready, Observed(name, entry, facts), self.with_data)
+        left = mark_of(today.entries[name], back)
+        database, of_data = database_back(back.ready, Observed(name, spec, facts), self.with_data)
         plan = MODELS.plan(spec, facts, replace(given, only=name, rollback=left, database=database))
         plans = {host.name: HostPlan(Preview(tuple(plan.findings)))}
         self.console.print(

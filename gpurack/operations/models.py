@@ -44,6 +44,7 @@ from gpurack.plan.host import (
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.failures import retried, unknown_retries
 from gpurack.plan.models.jobs import desire_job, due
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import NO_CLAIM, Claim, commits
 from gpurack.plan.models.plan import ModelsPlan, awaited
 from gpurack.plan.models.preparing import preparation
@@ -224,7 +225,7 @@ def stop(
         return
     facts = yield from when_changed("Stop", spec, facts, facts.changing_now([entry]))
     rights = claim(spec.lab, Path(inventory) if inventory else None, commits(facts))
-    yield from carry_out_models(spec, plan_stop(entry, spec, facts, rights, hold), "Stop")
+    yield from carry_out_models(spec, plan_stop(Observed(entry, spec, facts), rights, hold), "Stop")
 
 
 @operation()

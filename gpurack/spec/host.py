@@ -253,6 +253,12 @@ class Host(Strict):
         """The path of an entry: `models.alpha`."""
         return f"{self.kind_of(name)}.{name}"
 
+    def depth(self, name: str) -> int:
+        """The start order of an entry: models 0, what connects to models 1, what connects to services 2."""
+        if name not in self.services:
+            return 0
+        return 2 if any(other.name in self.services for other in self.connections(name) if other.near) else 1
+
     @property
     def wants_gpu(self) -> bool:
         """Does an enabled model need a GPU?"""

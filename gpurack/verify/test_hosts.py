@@ -426,9 +426,9 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     Checked are compose.yaml, `docker inspect`, and the arguments of processes.
     """
     found, wanted = server.seen["secrets"], enabled(server.spec)
-    theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
+    theirs = {path for name in wanted for path in Entry(server, name).files}
     state = server.state
-    folders = {Entry(server, name, model).observed.folder: name for name, model in wanted.items()}
+    folders = {Entry(server, name).observed.folder: name for name in wanted}
     of_labs = of_others(server.spec, state)
     others = {paths.container_file(user, current_key(name, user, state), "") for user, name in of_labs}
     for path, file in found["files"].items():

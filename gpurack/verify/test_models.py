@@ -279,8 +279,8 @@ def test_bound(entry: Entry) -> Iterator[Drift]:
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
         yield Drift("published", place(*expected), found, recreate(entry))
-    every = server.spec.entries.items()
-    of_all = {(addresses.address_of(Observed(name, one, server.state)), one.port) for name, one in every}
+    every = [Observed(name, server.spec, server.state) for name in server.spec.entries]
+    of_all = {(addresses.address_of(one), one.entry.port) for one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"

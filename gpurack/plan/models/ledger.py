@@ -61,7 +61,7 @@ def assign(spec: Host, facts: HostFacts) -> "Ledger":
     for name, entry in sorted(spec.entries.items()):
         if not entry.enabled:
             continue
-        one = Observed(name, entry, facts)
+        one = Observed(name, spec, facts)
         kept = kept_gpus(one)
         if kept and not startable(one, with_uuids(kept, slots)):
             kept = None
@@ -181,7 +181,7 @@ class Taken:
         if whole := [name for name in names if spec.everything[name].vram is None]:
             noun = "models" if set(names) <= spec.models.keys() else "entries"
             what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
-            if running := [name for name in held_by if runs_on(Observed.of(name, spec, self.facts), slots[0])]:
+            if running := [name for name in held_by if runs_on(Observed(name, spec, self.facts), slots[0])]:
                 what += f" Running there: {', '.join(running)}."
             which = "each of them" if whole == names else ", ".join(whole)
             hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'

@@ -175,12 +175,12 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     for name, entry in spec.entries.items():
         if only not in ("", name) or name in held or not entry.enabled:
             continue
-        one = Observed(name, entry, facts)
-        if why_not := unreachable(one, spec, run.down):
+        one = Observed(name, spec, facts)
+        if why_not := unreachable(one, run.down):
             errors[name] = why_not
         if name in errors or name in left_out:
             continue
-        decision = decide(one, spec, assigned.uuids[name], run)
+        decision = decide(one, assigned.uuids[name], run)
         if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
@@ -209,7 +209,7 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     touched = {*take, *release}
     job = None
     if needs_job:
-        job = make_job(acting, desired, everything, spec, facts, touched, run.rollback, run.database)
+        job = make_job(acting, desired, everything, facts, touched, run.rollback, run.database)
     if job:
         job |= {**network_and_credentials(job, spec, facts, run.values), "prune": run.prune}
         job |= {"verb": verb, "origin": run.claim.origin.payload}
@@ -249,26 +249,27 @@ def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> di
     return errors | {place: replace(down[user], path=place) for user, place in places.items()}
 
 
-def unreachable(one: Observed, spec: Host, down: Mapping[str, Problem]) -> Problem | None:
+def unreachable(one: Observed, down: Mapping[str, Problem]) -> Problem | None:
     """Return why nothing is known about what a model needs: its Docker, or its weights."""
-    why, path = down.get(one.entry.dockerd), spec.path_of(one.name)
-    return replace(why, path=path) if why else weights.unseen(weights.places(spec, one.entry), one.facts, path)
+    why = down.get(one.entry.dockerd)
+    seen = weights.places(one.spec, one.entry)
+    return replace(why, path=one.path) if why else weights.unseen(seen, one.facts, one.path)
 
 
-def decide(one: Observed, spec: Host, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
+def decide(one: Observed, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
     """Decide what happens to a model that has its GPUs (uuids).
 
     A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared.
     """
-    name, entry, facts, path = one.name, one.entry, one.facts, spec.path_of(one.name)
+    name, entry, facts, path = one.name, one.entry, one.facts, one.path
     secrets = run.values.entries.get(name, {})
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
         return None if one.running else Problem.of("not-started", path=path)
-    hardware = devices(entry, uuids, spec, facts)
+    hardware = devices(entry, uuids, one.spec, facts)
     if why_not := incompatibility(entry, hardware.accelerator, facts.driver.kernel or None, one.running):
         return replace(why_not, path=path)
-    desired = desire_on(hardware, name, spec, facts, secrets, run.salt)
+    desired = desire_on(hardware, one, secrets, run.salt)
     change = forward_again(compare(desired, facts, run.prune, run.renew), entry, facts)
     restart = run.verb == "restart"
     if restart and change.action in refusals.MADE:
@@ -283,9 +284,9 @@ def decide(one: Observed, spec: Host, uuids: tuple[str, ...], run: Run) -> Decis
         or pins.changed_weights(desired, facts)
         or pins.changed_pulls(desired, facts)
         or ownership.taken_port(desired, change, facts)
-        or obstacle(desired, spec, facts, change)
+        or obstacle(desired, facts, change)
         or too_large(desired, facts, change)
-        or (failed_before(spec.name, desired, facts, secrets, starts) if tried else None)
+        or (failed_before(desired, facts, secrets, starts) if tried else None)
     )
     return Decision(desired, change, error, refusal)
 
@@ -376,7 +377,7 @@ def projects(
                 services,
                 old,
                 {name: mounted(one.desired, one.change.outdated, facts) for name, one in mine.items()},
-                {name: keys.next_key(name, user, spec, facts) if name in made else now[name] for name in services},
+                {name: mine[name].desired.observed(facts).next_key if name in made else now[name] for name in services},
                 {name: facts.keys(user).get(name, name) for name in old} | {name: now[name] for name in made},
             )
         )

@@ -73,7 +73,7 @@ def kept_for_successors(
     an error → what they would be, None if unknown. Then only their port counts.
     """
     found = {}
-    wanted = {name: needed_by(one) if one else port_of(Observed.of(name, spec, facts)) for name, one in failing.items()}
+    wanted = {name: needed_by(one) if one else port_of(Observed(name, spec, facts)) for name, one in failing.items()}
     for change in removals:
         key = (change.user, change.model)
         theirs = held_by(facts.ours.get(key), facts)

@@ -45,7 +45,7 @@ def start_reason(stopped: Stopped, facts: HostFacts) -> str:
 
 def held(spec: Host, facts: HostFacts, started: str = "") -> dict[str, Problem]:
     """Return entry → its hold. Nothing is done to these. started: the entry that `gpurack start` names."""
-    found = {name: stop_of(Observed(name, entry, facts)) for name, entry in spec.entries.items() if entry.enabled}
+    found = {name: stop_of(Observed(name, spec, facts)) for name, entry in spec.entries.items() if entry.enabled}
     return {
         name: described(stopped, facts, spec.path_of(name))
         for name, stopped in found.items()
@@ -57,7 +57,7 @@ def released(names: Iterable[str], spec: Host, facts: HostFacts) -> dict[str, Co
     """Return user → those of these entries whose mark is dropped from the record, because they run again."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        user, _ = key = key_of(Observed.of(name, spec, facts))
+        user, _ = key = key_of(Observed(name, spec, facts))
         if key in facts.stopped:
             found.setdefault(user, []).append(name)
     return dict(found)
