@@ -36,7 +36,7 @@ from gpurack.plan.models.rollback import (
     mark_of,
     when,
 )
-from gpurack.plan.pins import is_pinned_otherwise
+from gpurack.plan.pins import host_contradictions
 from gpurack.plan.run import Run
 from gpurack.shell import sh
 from gpurack.spec.lock import place
@@ -97,7 +97,7 @@ class Rollback:
             self.console.print(screen.line(f"  {note}"))
         show_plans(self.console, plans)
         lines = edit(spec.path_of(name), back.words)
-        moved = bool(today.lock and is_pinned_otherwise(spec, name, today.lock))
+        moved = today.lock is not None and name in [pin for _, _, pin in host_contradictions(spec, today.lock)]
         if plan.nothing or plan.errors:
             self.show_edit(host.name, name, lines, moved)
             return int(bool(plan.errors))

@@ -228,7 +228,7 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
             continue  # test_rootless_docker says so
         path = user.daemon_json
         current, error = daemon_json.read(state, path)
-        target = patch(current, rootless.wanted_keys(name, wanted, state, current))
+        target = patch(current, rootless.wanted_keys(rootless.Account(name, wanted, state), current))
         if error:
             fix = f"{move_away(path, server)}; {server.fix}"
             yield Drift(path, "an object in JSON", dict(error.parameters)["what"], fix)
