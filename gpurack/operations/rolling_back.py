@@ -11,7 +11,7 @@ from gpurack.inventory.patched import with_words
 from gpurack.operations.run_state import host_run, outdate, snapshot
 from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.rollback import Back, NotPossible, back_to, chosen, exact_image
-from gpurack.plan.models.stopped import held
+from gpurack.plan.models.stopped import hold_of
 from gpurack.spec.host import Host
 
 
@@ -25,9 +25,9 @@ def bring_back(
     """
     spec = fleet[host.name]
     facts = inspected(host, spec)
-    if hold := held(spec, facts).get(name):
-        raise NotPossible(f"{hold.message} End the hold first: gpurack start.")
     one = Observed(name, spec, facts)
+    if hold := hold_of(one):
+        raise NotPossible(f"{hold.message} End the hold first: gpurack start.")
     ready = chosen(facts.ready.get(one.key, ()), one.container, number)
     back = back_to(ready, one)
     patched = with_words(inventory, path, host.name, one.path, back.words)

@@ -11,7 +11,7 @@ from gpurack.facts.gpus import Gpu
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import compose, ledger
 from gpurack.plan.models.health import Health, health
-from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.observed import Observed, observed
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -26,8 +26,7 @@ NOTHING_THERE = "none of its processes uses its GPUs"
 
 def on_the_cpu(spec: Host, facts: HostFacts) -> dict[str, Problem]:
     """Return model → what is wrong, for ready models that certainly compute on the CPU instead of their GPUs."""
-    enabled = [Observed(name, spec, facts) for name, entry in spec.entries.items() if entry.enabled]
-    found = {one.name: slow(one) for one in enabled}
+    found = {one.name: slow(one) for one in observed(spec, facts) if one.entry.enabled}
     return {name: problem for name, problem in found.items() if problem}
 
 

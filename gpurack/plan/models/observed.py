@@ -74,3 +74,8 @@ class Observed:
     def running(self) -> bool:
         """Does its container run?"""
         return bool(self.container and self.container.running)
+
+
+def observed(spec: Host, facts: HostFacts) -> list[Observed]:
+    """Return the models and services of a host, enabled or not."""
+    return [Observed(name, spec, facts) for name in spec.entries]

@@ -185,17 +185,17 @@ def blocked(
     changes: Sequence[Change],
     errors: Mapping[str, Problem],
     desired: Mapping[str, DesiredService],
-    spec: Host,
+    entries: Sequence[Observed],
     facts: HostFacts,
 ) -> dict[str, Problem]:
     """Return model → error, for models that need a GPU or port of a model that has to stay unchanged.
 
     The container of that model still runs, with the share of its GPU that it has. So a swap of two models happens
-    completely or not at all.
+    completely or not at all. entries: all of the host.
     """
     found: dict[str, Problem] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
-    there = {name: facts.container(name, entry.dockerd) for name, entry in spec.entries.items()}
+    there = {one.name: one.container for one in entries}
     stuck = [name for name in errors if there.get(name)]
     while stuck:
         other = stuck.pop()
