@@ -3,17 +3,19 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from gpurack.spec.connection import Connection
 from gpurack.spec.fields import AbsolutePath, Like, Strict, Version
-from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.model import Gpu, Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy, url_alone
 from gpurack.spec.problems import Wrong
 from gpurack.spec.secret import Secret
+
+if TYPE_CHECKING:
+    from gpurack.spec.lock import HostLock
 
 
 def _maps_are_maps(value: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class Host(Strict):
     jobs: dict[str, Job] = Field({}, description="commands of an engine that run once, by name")
 
     _connections: Mapping[str, tuple[Connection, ...]] = PrivateAttr({})
-    _lock: HostLock | None = PrivateAttr(None)
+    _lock: "HostLock | None" = PrivateAttr(None)
     _name: str = PrivateAttr("")
 
     @property
@@ -218,15 +220,11 @@ class Host(Strict):
         return [f"{certificate}\n" for certificate in found]
 
     @property
-    def lock(self) -> HostLock | None:
+    def lock(self) -> "HostLock | None":
         """This host's part of the lock (gpurack/spec/lock.py); None if it has none."""
         return self._lock
 
-    def lock_of(self, name: str) -> ModelLock:
-        """The lock of an entry; an empty one for an entry that is not in the lock."""
-        return self.lock.models.get(name, ModelLock()) if self.lock else ModelLock()
-
-    def locked(self, lock: HostLock | None) -> "Host":
+    def locked(self, lock: "HostLock | None") -> "Host":
         """A copy of the host with a lock."""
         host = self.model_copy()
         host._lock = lock

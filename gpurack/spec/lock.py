@@ -92,6 +92,11 @@ def place(inventory: Path) -> Path:
     return inventory.with_suffix(".lock.yaml")
 
 
+def model_lock(host: HostLock | None, name: str) -> ModelLock:
+    """The lock of one model on a host; an empty one for a model, or a host, that is not in the lock."""
+    return host.models.get(name, ModelLock()) if host else ModelLock()
+
+
 def text(lock: Lock, inventory: Path) -> str:
     """The content of the file: sorted, one line per fact, the same text for the same facts."""
     hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}

@@ -32,7 +32,7 @@ from gpurack.plan.models.stopped import described, stop_of
 from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.host import Host
-from gpurack.spec.lock import ModelLock
+from gpurack.spec.lock import ModelLock, model_lock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, limit_hint
 from gpurack.spec.secret import SecretError
@@ -105,7 +105,7 @@ class Entry:
     @property
     def locked(self) -> ModelLock:
         """What the lock says about it."""
-        return self.server.spec.lock_of(self.name)
+        return model_lock(self.server.spec.lock, self.name)
 
     @property
     def observed(self) -> Observed:

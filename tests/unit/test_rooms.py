@@ -77,6 +77,20 @@ def test_has_no_import_cycle() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # CycleError names the cycle
 
 
+BY_NAME = {"desire", "desire_job", "job_folder", "result_path"}
+"""Functions of plan/ that find an entry by its name. All others are handed an object that knows its name."""
+
+
+def test_plan_takes_no_name_beside_the_inventory() -> None:
+    found = set()
+    for module in MODULES:
+        for node in ast.walk(tree(MODULES[module])) if room(module) == "plan" else ():
+            if isinstance(node, ast.FunctionDef):
+                given = {one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+                found |= {node.name} if "name" in given and given & {"spec", "model", "state"} else set()
+    assert found == BY_NAME
+
+
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
 def test_package_introduces_itself(package: Path) -> None:
     introduction = ast.get_docstring(tree(package / "__init__.py"))

@@ -22,7 +22,7 @@ from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.connection import Connection
 from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
-from gpurack.spec.lock import ModelLock
+from gpurack.spec.lock import ModelLock, model_lock
 from gpurack.spec.merge import patch
 from gpurack.spec.model import Model
 from gpurack.spec.secret import UPSTREAM
@@ -192,7 +192,7 @@ def desire_on(
         hosts=neighbours.extra_hosts(connections, label, one.facts),
         connections=connections,
         weights=placed,
-        locked=spec.lock_of(name),
+        locked=model_lock(spec.lock, name),
         run=run,
         container=container,
         files=files.contents(container, values, ENGINES[entry.engine].hash_client_keys),
