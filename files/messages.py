@@ -8,7 +8,7 @@ import sys
 import threading
 
 LONGEST = 20000  # characters of a message
-QUOTED = "    | "  # before each further line of a message (gpurack/operations/report.py: reasons_of)
+QUOTED = "    | "  # before each further line of a message (gpurack/operations/output.py)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal or the direction of text, and further line separators of Unicode."""
 UNHEARD = threading.Event()  # set once the output is closed
@@ -101,7 +101,7 @@ def say_error(name, why, code):
 
 
 def say_codes():
-    """Print the codes of all failures, as gpurack/operations/run_state.py reads them. The end of a run."""
+    """Print the codes of all failures, as gpurack/operations/output.py reads them. The end of a run."""
     if CODES:
         say("", "codes: " + ", ".join("{} {}".format(*each) for each in sorted(CODES.items())))
         CODES.clear()

@@ -131,8 +131,8 @@ def rollback() -> None:
             patched, back = rolling_back.bring_back(
                 host, host.state.inventory, inventory_file(), fleet, name, int(number) if number.isdigit() else None
             )
-            facts, today = snapshot(host, patched[place]), patched[place].entries[name]
-            database, of_data = database_back(back.ready, Observed(name, today, facts), with_data == "yes")
+            today = Observed(name, patched[place], snapshot(host, patched[place]))
+            database, of_data = database_back(back.ready, today, with_data == "yes")
         except NotPossible as error:
             raise InventoryError([Problem.of("no-rollback", place, path, what=str(error).rstrip("."))]) from None
         _fleets[host.state] = dict(patched)

@@ -37,7 +37,7 @@ USERS = f"{STATE}/users"
 """Projects of users' rootless Dockers. Not in /etc: a rootless daemon does not see folders made after its start."""
 SERVES_AGAIN, NEW_SERVES = "serves again since", "the new one serves, but"
 """What an error of the runner says of the container that serves. A run counts such an entry as ready
-(gpurack/operations/run_state.py)."""
+(gpurack/operations/output.py)."""
 SET_ASIDE = "-replaced"
 """Suffix of the names of replaced containers."""
 PREVIOUS = ".previous"

@@ -279,10 +279,9 @@ def models_on(uuid: str, facts: HostFacts) -> tuple[str, ...]:
 
 def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> ModelStatus:
     """The status of one model or service."""
-    model = spec.entries[name]
+    one = Observed(name, spec, facts)
+    model, seen = one.entry, state(one)
     counter = ENGINES[model.engine].counter
-    one = Observed(name, model, facts)
-    seen = state(one, spec.path_of(name))
     container = one.container
     restarted, tested = restarts_since_test(one)
     return ModelStatus(

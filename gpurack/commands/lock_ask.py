@@ -11,6 +11,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.inventory.secrets import read_logins, read_token
 from gpurack.locking.gather import last_line, run_as_root
 from gpurack.locking.upgrade import News
+from gpurack.operations.output import errors_in
 from gpurack.plan.packages.platforms import platform_of
 from gpurack.resources import modules_of, read_text
 from gpurack.shell import sh, word
@@ -54,7 +55,7 @@ def find_newest(
         commits={place: commit for commit, place in commits},
         errors=(
             *errors,
-            *(line.removeprefix("error ") for line in lines if line.startswith("error ")),
+            *errors_in(lines),
             *(() if ok else (f"could not look up the newest images and commits: {last_line(lines)}.",)),
         ),
     )

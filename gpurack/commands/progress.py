@@ -13,8 +13,7 @@ from pyinfra_cli.log import setup_logging
 from typing_extensions import override
 
 from gpurack import screen
-from gpurack.operations.phases import said
-from gpurack.operations.run_state import CODES
+from gpurack.operations.output import Says, parse
 from gpurack.pyinfra_patches import harmless
 
 OF_HOSTS = ("log", "log_host_command_error")
@@ -78,13 +77,14 @@ class Errors:
         if not found:
             return message
         host, text = found.groups()
-        if host in self.quoting and text.startswith("    | "):
+        line = parse(text)
+        if host in self.quoting and line.says is Says.MORE:
             return None
         self.quoting.discard(host)
-        if not text.startswith("error "):
+        if line.says is not Says.ERROR:
             return message
         self.quoting.add(host)
-        entry, colon, _ = text.removeprefix("error ").partition(": ")
+        entry, colon, _ = line.text.partition(": ")
         who = f"{entry}: " if colon and " " not in entry else ""
         return f"[{host}] {who}{FAILED_LATER}"
 
@@ -125,7 +125,7 @@ class Lines(logging.Handler):
         if not found:
             return
         host, text = found.groups()
-        if said([text]) or text.startswith(CODES):  # phases and errors are shown at the end
+        if parse(text).says in (Says.PHASES, Says.CODES):  # they are shown at the end
             return
         entry, colon, rest = text.partition(": ")
         if not (colon and entry in self.entries.get(host, ())):

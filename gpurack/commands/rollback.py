@@ -36,7 +36,7 @@ from gpurack.plan.models.rollback import (
     mark_of,
     when,
 )
-from gpurack.plan.pins import is_pinned_otherwise
+from gpurack.plan.pins import host_contradictions
 from gpurack.plan.run import Run
 from gpurack.shell import sh
 from gpurack.spec.lock import place
@@ -86,8 +86,8 @@ class Rollback:
         facts = snapshot(host, spec)
         rights = claim(spec.lab, lab.path, commits(facts))
         given = Run(self.yes, values=read_values(spec), salt=token_hex(16), retry=(name,), claim=rights)
-        left, entry = mark_of(today.entries[name], back), spec.entries[name]
-        database, of_data = database_back(back.ready, Observed(name, entry, facts), self.with_data)
+        left = mark_of(today.entries[name], back)
+        database, of_data = database_back(back.ready, Observed(name, spec, facts), self.with_data)
         plan = MODELS.plan(spec, facts, replace(given, only=name, rollback=left, database=database))
         plans = {host.name: HostPlan(Preview(tuple(plan.findings)))}
         self.console.print(
@@ -97,7 +97,7 @@ class Rollback:
             self.console.print(screen.line(f"  {note}"))
         show_plans(self.console, plans)
         lines = edit(spec.path_of(name), back.words)
-        moved = bool(today.lock and is_pinned_otherwise(spec, name, today.lock))
+        moved = today.lock is not None and name in [pin for _, _, pin in host_contradictions(spec, today.lock)]
         if plan.nothing or plan.errors:
             self.show_edit(host.name, name, lines, moved)
             return int(bool(plan.errors))

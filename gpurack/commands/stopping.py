@@ -20,8 +20,9 @@ from gpurack.inventory.origin import claim
 from gpurack.inventory.secrets import read_values
 from gpurack.operations.run_state import host_run, snapshot
 from gpurack.plan.host import MODELS, Preview
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import commits
-from gpurack.plan.models.stopped import held
+from gpurack.plan.models.stopped import hold_of
 from gpurack.plan.run import Run
 from gpurack.shell import word
 from gpurack.spec.problems import by_fault
@@ -54,7 +55,7 @@ class OneModel:
             facts = snapshot(host, lab.fleet[host.name])
             if facts.blind:
                 raise NotDone(f"{host.name}: {facts.blind.what}")
-            if verb == "restart" and (hold := held(lab.fleet[host.name], facts).get(name)):
+            if verb == "restart" and (hold := hold_of(Observed(name, lab.fleet[host.name], facts))):
                 raise NotDone(
                     f"{self.place}: {hold.message} Start it: gpurack start {word(str(lab.path))} {self.place}"
                 )

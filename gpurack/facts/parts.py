@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gpurack import paths
-from gpurack.facts.record import (
-    Kind,
-)
+
+Kind = Literal["model", "job"]
+"""What a container of ours is for."""
 
 
 @dataclass(frozen=True)

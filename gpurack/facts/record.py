@@ -9,18 +9,15 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from gpurack import paths
+from gpurack.facts.parts import Container, File, Kind
 from gpurack.host_data import json_from_host, yaml_from_host
 from gpurack.spec.step_codes import STEPS
 
-if TYPE_CHECKING:
-    from gpurack.facts.parts import Container, File
-
 FORMAT = 2
 """The newest format. Format 1 has containers only, and no `service`."""
-Kind = Literal["model", "job"]
 Phase = Literal["prepare", "try", "restore", "commit"]
 PROJECTS: Mapping[Kind, str] = {"model": paths.PROJECT, "job": paths.JOBS_PROJECT}
 """The Compose projects of our models and jobs."""
@@ -396,7 +393,7 @@ def has(record: Record | None, user: str) -> bool:
 
 
 def is_ours(
-    container: "Container",
+    container: Container,
     name: str,
     record: Record | None,
     services: Mapping[str, Any],
@@ -430,7 +427,7 @@ def is_ours(
     return entry.id in (None, container.id) or (by_compose and entry.id not in present)
 
 
-def services(file: "File | None") -> dict[str, Any]:
+def services(file: File | None) -> dict[str, Any]:
     """Return the services of a compose.yaml of the host, by their keys; {} if it is invalid."""
     try:
         content = yaml_from_host(file.text) if file else {}

@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.facts.record import Replacing
+from gpurack.operations.output import PROGRESS, reasons_of
 from gpurack.operations.phases import INSTALL, said
-from gpurack.operations.run_state import PROGRESS, host_run, outdate, reasons_of, refresh
+from gpurack.operations.run_state import host_run, outdate, refresh
 from gpurack.plan.steps import DockerRestart, Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.plan.system.daemon_json import Apply
 from gpurack.plan.system.rootless import SetUp

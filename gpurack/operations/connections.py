@@ -9,6 +9,7 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.carry_out import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.models.neighbours import unreached
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.steps import as_findings
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
@@ -45,5 +46,5 @@ def unreached_models(spec: Host) -> list[Problem]:
     return [
         Problem.of("upstream-not-reached", service=service, model=model)
         for service in spec.services
-        for model in unreached(service, spec, facts)
+        for model in unreached(Observed(service, spec, facts))
     ]

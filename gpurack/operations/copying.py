@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from gpurack.inventory.origin import actor
 from gpurack.operations.commands import SIGN_OF_LIFE, folders_program, script
+from gpurack.operations.output import errors_in
 from gpurack.operations.run_state import outdate
 from gpurack.plan.models.plan import Upload
 from gpurack.remote import Command, run
@@ -219,7 +220,8 @@ class Copy(Command):
         told = content is not None
         ok, output = run(host, Command(script(text)), told, print_output=shown, print_input=False, **given)
         if not ok:
-            raise OSError(next(reversed(output.output_lines), "the host printed nothing").removeprefix("error "))
+            last = next(reversed(output.output_lines), "the host printed nothing")
+            raise OSError(next(iter(errors_in([last])), last))
         return list(output.stdout_lines)
 
 

@@ -83,10 +83,10 @@ def entry_state(name: str, spec: Host, run: HostRun, removing: bool = False) -> 
 
 
 def _entry_state(name: str, spec: Host, run: HostRun, removing: bool) -> EntryState:
-    entry, facts = spec.entries[name], run.snapshot or HostFacts()
-    if not entry.enabled:
+    if not spec.entries[name].enabled:
         return DISABLED
-    now = state(Observed(name, entry, facts), spec.path_of(name))
+    one = Observed(name, spec, run.snapshot or HostFacts())
+    now = state(one)
     if failure := run.failure(spec.path_of(name)):
         return after_failure(failure, now.state.serves and not run.outdated, run)
     if removing and run.done.get(name) == Action.REMOVE:
@@ -95,7 +95,7 @@ def _entry_state(name: str, spec: Host, run: HostRun, removing: bool) -> EntrySt
         return UNKNOWN
     match now.state:
         case ModelState.READY:
-            more = [f"without {other}" for other in unreached(name, spec, facts)]
+            more = [f"without {other}" for other in unreached(one)]
             more = [run.done[name].outcome, *more] if name in run.done else more
             return EntryState(Condition.READY, ", ".join(["ready", *more]), serves=True, changed=bool(more))
         case ModelState.DEGRADED:

@@ -30,6 +30,7 @@ from gpurack.operations.carry_out import (
 )
 from gpurack.operations.commands import Refusal, Streamed, carry_out, script
 from gpurack.operations.copying import Copy
+from gpurack.operations.output import was_killed
 from gpurack.operations.run_state import host_run, outdate, snapshot
 from gpurack.plan.host import (
     JOBS,
@@ -43,6 +44,7 @@ from gpurack.plan.host import (
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.failures import retried, unknown_retries
 from gpurack.plan.models.jobs import desire_job, due
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.ownership import NO_CLAIM, Claim, commits
 from gpurack.plan.models.plan import ModelsPlan, awaited
 from gpurack.plan.models.preparing import preparation
@@ -223,7 +225,7 @@ def stop(
         return
     facts = yield from when_changed("Stop", spec, facts, facts.changing_now([entry]))
     rights = claim(spec.lab, Path(inventory) if inventory else None, commits(facts))
-    yield from carry_out_models(spec, plan_stop(entry, spec, facts, rights, hold), "Stop")
+    yield from carry_out_models(spec, plan_stop(Observed(entry, spec, facts), rights, hold), "Stop")
 
 
 @operation()
@@ -427,8 +429,7 @@ def killed(lines: Sequence[str]) -> Problem | None:
     """Return the error of a runner that did not end by itself, from its output: it names whatever fails.
 
     Its last line is of something that was under way."""
-    ended = any(line.startswith(("error ", "Traceback ")) for line in lines)
-    return None if ended else Problem.of("step-killed", what="the runner on the host")
+    return Problem.of("step-killed", what="the runner on the host") if was_killed(lines) else None
 
 
 def happened(change: Change, spec: Host, before: HostFacts, after: HostFacts, ok: bool) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from gpurack.operations.output import Says, parse
 from gpurack.screen import duration
 
 INSTALL = "install"
@@ -16,7 +17,6 @@ SHORTEST = 0.5
 """Seconds of all phases together below which a host's are not shown."""
 SHOWN = 10
 """Hosts whose phases are shown, the slowest."""
-_TOOK = re.compile(r"took: ((?:[a-z ]{1,20} \d{1,7}\.\d s(?:, )?)+)")
 _PHASE = re.compile(r"([a-z ]{1,20}) (\d{1,7}\.\d) s")
 
 
@@ -26,12 +26,12 @@ def said(lines: Iterable[str]) -> dict[str, float] | None:
     >>> said(["alpha: ready after 8 s", "took: pull 12.3 s, load 8.0 s, first answer 0.4 s"])
     {'pull': 12.3, 'load': 8.0, 'first answer': 0.4}
     """
-    found = [match for line in lines if (match := _TOOK.fullmatch(line.strip()))]
+    found = [line.text for line in map(parse, lines) if line.says is Says.PHASES]
     if not found:
         return None
     times = dict.fromkeys(PHASES, 0.0)
-    for match in found:
-        for name, seconds in _PHASE.findall(match[1]):
+    for text in found:
+        for name, seconds in _PHASE.findall(text):
             if (phase := name.strip()) in times:
                 times[phase] += float(seconds)
     return {name: seconds for name, seconds in times.items() if seconds}

@@ -9,8 +9,9 @@ from pyinfra.api.inventory import Inventory
 from gpurack.facts.model import HostFacts
 from gpurack.inventory.patched import with_words
 from gpurack.operations.run_state import host_run, outdate, snapshot
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.rollback import Back, NotPossible, back_to, chosen, exact_image
-from gpurack.plan.models.stopped import held
+from gpurack.plan.models.stopped import hold_of
 from gpurack.spec.host import Host
 
 
@@ -24,15 +25,15 @@ def bring_back(
     """
     spec = fleet[host.name]
     facts = inspected(host, spec)
-    if hold := held(spec, facts).get(name):
+    one = Observed(name, spec, facts)
+    if hold := hold_of(one):
         raise NotPossible(f"{hold.message} End the hold first: gpurack start.")
-    user = spec.entries[name].dockerd
-    ready = chosen(facts.ready.get((user, name), ()), facts.container(name, user), number)
-    back = back_to(ready, name, spec)
-    patched = with_words(inventory, path, host.name, spec.path_of(name), back.words)
-    exact = exact_image(back, user, again(host, patched[host.name]))
+    ready = chosen(facts.ready.get(one.key, ()), one.container, number)
+    back = back_to(ready, one)
+    patched = with_words(inventory, path, host.name, one.path, back.words)
+    exact = exact_image(back, one.entry.dockerd, again(host, patched[host.name]))
     if exact is not back:
-        patched = with_words(inventory, path, host.name, spec.path_of(name), exact.words)
+        patched = with_words(inventory, path, host.name, one.path, exact.words)
         again(host, patched[host.name])
     return patched, exact
 

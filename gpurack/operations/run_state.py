@@ -4,8 +4,7 @@ pyinfra (3.10.0) does not cache facts, and without `-y` it runs every operation 
 something changes (`outdated`). An unchanged run is one remote command for each host.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -16,24 +15,15 @@ from pyinfra.api.state import StateStage
 from gpurack.facts.machines import Machines
 from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
-from gpurack.paths import NEW_SERVES, SERVES_AGAIN
+from gpurack.operations.output import SAYS_IT_SERVES, codes_in, failure_in, reasons_of
 from gpurack.plan.models.diff import Action
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.models.removal import NOTHING, Removals
-from gpurack.plan.packages.package_errors import AVAILABLE
 from gpurack.plan.questions import questions
 from gpurack.plan.steps import Finding
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.step_codes import STEPS
 
-PROGRESS = "%d:%02d  %s\\n"
-"""A line of progress, for printf (operations/commands.py: slow)."""
-CODES = "codes: "
-"""The beginning of the line with the codes of failures (files/messages.py: say_codes)."""
-SAYS_NO_REASON = re.compile(rf"{AVAILABLE}|\d+:\d\d  |(Killed|Terminated) *$|{CODES}")
-"""Lines that list packages, those of `PROGRESS`, what a shell says of a command that a signal ended, and `CODES`."""
-SAYS_IT_SERVES = re.compile(rf"` {SERVES_AGAIN} |^{NEW_SERVES} ")
 _KEY = "gpurack"
 """The key in `connector_data`. (`pyinfra.host` is a proxy, which cannot be a dictionary's key.)"""
 
@@ -150,49 +140,6 @@ def refresh(host: PyinfraHost) -> None:
     run = host_run(host)
     if run.outdated and run.spec is not None:
         snapshot(host, run.spec)
-
-
-def failure_in(text: str, places: Mapping[str, str], codes: Mapping[str, str], code: str) -> Problem:
-    """Return the failure in a line of a host's program (`alpha: why`), about an entry or the host.
-
-    codes: of `codes_in`. code: for what they do not have.
-
-    >>> failure_in("alpha: oh", {"alpha": "models.alpha"}, {"alpha": "exited"}, "step-failed")
-    Problem(host='', path='models.alpha', code='exited', parameters=(('what', 'oh'),))
-    >>> failure_in("E: no", {}, {}, "step-failed").what
-    'E: no'
-    """
-    about, colon, sentence = text.partition(": ")
-    if colon and about in places:
-        return Problem.of(codes.get(about, code), path=places[about], what=sentence)
-    return Problem.of(codes.get(about, code), what=text)
-
-
-def codes_in(lines: Iterable[str]) -> dict[str, str]:
-    """Return name → code of its failure, from the output of the runner. That of an older gpurack says none.
-
-    >>> codes_in(["error ada's Docker: oh", "codes: ada's Docker time-is-up, beta unheard-of"])
-    {"ada's Docker": 'time-is-up'}
-    """
-    said = [part for line in lines if line.startswith(CODES) for part in line.removeprefix(CODES).split(", ")]
-    pairs = (part.rpartition(" ") for part in said)
-    return {name: code for name, _, code in pairs if code in STEPS}
-
-
-def reasons_of(lines: Iterable[str]) -> list[str]:
-    """Return why a command failed, from its output.
-
-    Lines "error …" with the quoted lines below them; else apt's own first "E: …"; else the last line.
-    """
-    found = [line for line in lines if line.strip() and not SAYS_NO_REASON.match(line)]
-    sentences: list[str] = []
-    for line in found:
-        if line.startswith("error "):
-            sentences.append(line.removeprefix("error "))
-        elif sentences and line.startswith("    | "):
-            sentences[-1] += f"\n{line}"
-    apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
-    return sentences or apt[:1] or found[-1:]
 
 
 def changed(state: State, host: PyinfraHost) -> bool:

@@ -128,11 +128,6 @@ def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Pr
     return found
 
 
-def is_pinned_otherwise(spec: Host, name: str, locked: HostLock) -> bool:
-    """Does a lock contradict an entry of a host?"""
-    return any(pin == name for _, _, pin in host_contradictions(spec, locked))
-
-
 def host_contradictions(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
     """Yield (path in the inventory, what the lock has instead, what to upgrade)."""
     engines = {package: source for source, packages in ENGINES_OF.items() for package in packages}

@@ -12,12 +12,11 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.parts import Container
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, files, images, keys, ledger, neighbours, probes, pulls, weights
-from gpurack.plan.models.batches import batches, depth, lanes
+from gpurack.plan.models.batches import batches, lanes
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, container_of_change, replaced
 from gpurack.plan.models.failures import dependencies
 from gpurack.plan.models.observed import Observed
-from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secret import UPSTREAM
 
@@ -77,7 +76,6 @@ def make_job(
     acting: Sequence[Change],
     desired: Mapping[str, DesiredService],
     projects: Sequence[Project],
-    spec: Host,
     facts: HostFacts,
     touched: Collection[str] = (),
     rollback: str = "",
@@ -91,7 +89,7 @@ def make_job(
     back with it.
     """
     by_user = {project.user: project for project in projects}
-    entries = {change: entry(change, desired, by_user, spec, facts) for change in acting}
+    entries = {change: entry(change, desired, by_user, facts) for change in acting}
     for data in entries.values() if rollback else ():
         data["rollback"] = rollback
         if database and "database" in data:
@@ -113,7 +111,7 @@ def make_job(
             for project in projects
             if not project.user or project.user in busy or project.differs(facts)
         },
-        "batches": [[entries[change] for change in batch] for batch in batches(acting, desired, spec, facts)],
+        "batches": [[entries[change] for change in batch] for batch in batches(acting, desired, facts)],
     }
 
 
@@ -136,11 +134,7 @@ def own_hints(one: DesiredService) -> list[Hint]:
 
 
 def entry(
-    change: Change,
-    desired: Mapping[str, DesiredService],
-    projects: Mapping[str, Project],
-    spec: Host,
-    facts: HostFacts,
+    change: Change, desired: Mapping[str, DesiredService], projects: Mapping[str, Project], facts: HostFacts
 ) -> dict[str, Any]:
     """Return one model in the payload. projects: by user."""
     name, container = change.model, container_of_change(change, desired, facts)
@@ -153,7 +147,7 @@ def entry(
             "lanes": [],
             **(draining(container) if container else {}),
         }
-    one, model = desired[name], desired[name].entry
+    one, spec, model = desired[name], desired[name].spec, desired[name].entry
     project, services = projects[one.user], projects[one.user].services
     label = services[name]["labels"][paths.MODEL_LABEL]
     data: dict[str, Any] = {
@@ -202,7 +196,7 @@ def entry(
         data["gateway"] = gateway(one, project.key(name), facts)
     if change.action == Action.CREATE and (old := replaced(one, facts)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
-    if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
+    if after := [other.name for other in one.connections if other.near and spec.depth(other.name) < one.depth]:
         data["after"] = after
     locked = one.locked
     fetch = []
@@ -293,7 +287,7 @@ def gateway(desired: DesiredService, key: str, facts: HostFacts) -> dict[str, An
     behind = [
         {
             "serves": list(other.serves),
-            "url": addresses.probe_url(Observed(other.name, other.model, facts))
+            "url": addresses.probe_url(Observed(other.name, desired.spec, facts))
             if other.here
             else neighbours.ready_url(other),
             "key": paths.container_file(desired.user, key, f"{UPSTREAM}{index}") if other.key else None,

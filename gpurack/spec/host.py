@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 
+from gpurack.spec.connection import Connection
 from gpurack.spec.fields import AbsolutePath, Like, Strict, Version
 from gpurack.spec.model import Gpu, Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy, url_alone
@@ -14,7 +15,6 @@ from gpurack.spec.problems import Wrong
 from gpurack.spec.secret import Secret
 
 if TYPE_CHECKING:
-    from gpurack.spec.connection import Connection
     from gpurack.spec.lock import HostLock
 
 
@@ -184,7 +184,7 @@ class Host(Strict):
     services: dict[str, Model] = Field({}, description="gateways and web UIs, by name")
     jobs: dict[str, Job] = Field({}, description="commands of an engine that run once, by name")
 
-    _connections: "Mapping[str, tuple[Connection, ...]]" = PrivateAttr({})
+    _connections: Mapping[str, tuple[Connection, ...]] = PrivateAttr({})
     _lock: "HostLock | None" = PrivateAttr(None)
     _name: str = PrivateAttr("")
 
@@ -199,13 +199,13 @@ class Host(Strict):
         host._name = name
         return host
 
-    def connecting(self, connections: "Mapping[str, tuple[Connection, ...]]") -> "Host":
+    def connecting(self, connections: Mapping[str, tuple[Connection, ...]]) -> "Host":
         """A copy of the host with its services' connections, by service; they depend on all hosts."""
         host = self.model_copy()
         host._connections = connections
         return host
 
-    def connections(self, service: str) -> "tuple[Connection, ...]":
+    def connections(self, service: str) -> tuple[Connection, ...]:
         """The connections of an entry; none for a model."""
         return self._connections.get(service, ())
 
@@ -252,6 +252,12 @@ class Host(Strict):
     def path_of(self, name: str) -> str:
         """The path of an entry: `models.alpha`."""
         return f"{self.kind_of(name)}.{name}"
+
+    def depth(self, name: str) -> int:
+        """The start order of an entry: models 0, what connects to models 1, what connects to services 2."""
+        if name not in self.services:
+            return 0
+        return 2 if any(other.name in self.services for other in self.connections(name) if other.near) else 1
 
     @property
     def wants_gpu(self) -> bool:

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, Field
 from gpurack.screen import printable
 from gpurack.shell import word
 from gpurack.spec.fields import Like, Strict
-from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
 from gpurack.spec.problems import Wrong
 
@@ -93,9 +92,9 @@ def place(inventory: Path) -> Path:
     return inventory.with_suffix(".lock.yaml")
 
 
-def model_lock(spec: Host, name: str) -> ModelLock:
-    """The lock of one model on a host; an empty one for a model that is not in the lock."""
-    return spec.lock.models.get(name, ModelLock()) if spec.lock else ModelLock()
+def model_lock(host: HostLock | None, name: str) -> ModelLock:
+    """The lock of one model on a host; an empty one for a model, or a host, that is not in the lock."""
+    return host.models.get(name, ModelLock()) if host else ModelLock()
 
 
 def text(lock: Lock, inventory: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from gpurack.host_data import not_understood
-from gpurack.verify.plugin import HOST, MODEL
+from gpurack.verify.arguments import HOST, MODEL
 
 
 @dataclass(frozen=True)

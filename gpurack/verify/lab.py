@@ -32,6 +32,7 @@ from gpurack.plan.models.stopped import described, stop_of
 from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.host import Host
+from gpurack.spec.lock import ModelLock, model_lock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, limit_hint
 from gpurack.spec.secret import SecretError
@@ -90,7 +91,11 @@ class Entry:
 
     server: Server
     name: str
-    model: Model
+
+    @property
+    def model(self) -> Model:
+        """What the inventory says about it."""
+        return self.server.spec.entries[self.name]
 
     @property
     def title(self) -> str:
@@ -98,9 +103,14 @@ class Entry:
         return f"{self.server.name} {self.name}"
 
     @property
+    def locked(self) -> ModelLock:
+        """What the lock says about it."""
+        return model_lock(self.server.spec.lock, self.name)
+
+    @property
     def observed(self) -> Observed:
         """It beside its host's facts. Raises Unread."""
-        return Observed(self.name, self.model, self.server.state)
+        return Observed(self.name, self.server.spec, self.server.state)
 
     @property
     def resting(self) -> str:
@@ -118,7 +128,7 @@ class Entry:
         """Would a run refuse to create it, because the same failed before? False if unknown."""
         with suppress(Unread, SecretError, LookupError):
             secrets = self.server.secrets.get(self.name, {})
-            return failures.failed_before(self.server.name, self.desired, self.server.state, secrets) is not None
+            return failures.failed_before(self.desired, self.server.state, secrets) is not None
         return False
 
     @property
@@ -211,8 +221,8 @@ class Lab:
     def entries(self) -> Iterator[Entry]:
         """Yield every model that should serve."""
         for server in self.servers.values():
-            for name, model in enabled(server.spec).items():
-                yield Entry(server, name, model)
+            for name in enabled(server.spec):
+                yield Entry(server, name)
 
     def gather(self, name: str) -> Seen:
         """Return the evidence of one host. All hosts that are needed are asked at once."""

@@ -1,7 +1,8 @@
 """The pytest plugin: `--inventory`, `--limit`, and tests for each `gpurack_host` or `gpurack_model`.
 
-pytest loads it wherever gpurack is installed (entry point pytest11), so it imports nothing until an inventory is named.
-Threads gather the evidence of all hosts once, in parallel. pytest's own workers (xdist) would each gather it again.
+pytest loads it wherever gpurack is installed (entry point pytest11), so it imports nothing of other rooms until an
+inventory is named. Threads gather the evidence of all hosts once, in parallel. pytest's own workers (xdist) would each
+gather it again.
 """
 
 from collections.abc import Generator
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpurack.verify.arguments import ARGUMENTS, HOST, MODEL
+
 if TYPE_CHECKING:
     from gpurack.verify.lab import Lab, Server
 
-HOST, MODEL = ARGUMENTS = ("gpurack_host", "gpurack_model")
 DEEP = "deep"
 _LAB: "pytest.StashKey[Lab]" = pytest.StashKey()
 

@@ -13,8 +13,9 @@ import pytest
 from gpurack import screen
 from gpurack.commands.diff import counted
 from gpurack.commands.verify import AWAY, QUIET
+from gpurack.verify.arguments import MODEL
 from gpurack.verify.drift import one_line
-from gpurack.verify.plugin import MODEL, lab_of, parameters, server_of
+from gpurack.verify.plugin import lab_of, parameters, server_of
 
 NONE = "-"
 """In place of a model for a check of the host, and of a host for a check that is about none."""

@@ -228,7 +228,7 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
             continue  # test_rootless_docker says so
         path = user.daemon_json
         current, error = daemon_json.read(state, path)
-        target = patch(current, rootless.wanted_keys(name, wanted, state, current))
+        target = patch(current, rootless.wanted_keys(rootless.Account(name, wanted, state), current))
         if error:
             fix = f"{move_away(path, server)}; {server.fix}"
             yield Drift(path, "an object in JSON", dict(error.parameters)["what"], fix)
@@ -426,9 +426,9 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     Checked are compose.yaml, `docker inspect`, and the arguments of processes.
     """
     found, wanted = server.seen["secrets"], enabled(server.spec)
-    theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
+    theirs = {path for name in wanted for path in Entry(server, name).files}
     state = server.state
-    folders = {Entry(server, name, model).observed.folder: name for name, model in wanted.items()}
+    folders = {Entry(server, name).observed.folder: name for name in wanted}
     of_labs = of_others(server.spec, state)
     others = {paths.container_file(user, current_key(name, user, state), "") for user, name in of_labs}
     for path, file in found["files"].items():

@@ -26,7 +26,6 @@ from gpurack.plan.models.slots import gpus_text
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
-from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
 from gpurack.verify.drift import Drift, on_models
 from gpurack.verify.evidence import names_of, processes_of, published, whole
@@ -129,7 +128,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     if not alike(container["Config"]["Image"], reference):
         yield Drift("image", reference, container["Config"]["Image"], recreate(entry))
     # With a lock, the fix is a run: it tags the locked image again. The registry may have another image by now.
-    locked = model_lock(entry.server.spec, entry.name).digest
+    locked = entry.locked.digest
     images = entry.server.seen.daemon(entry.model.dockerd)["images"]
     mine = next((image for image in images if image["id"] == container["Image"]), None)
     named = meant(reference, images)
@@ -140,7 +139,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         given_back = sh("tag {} {}", container["Image"][7:19], reference)
         again = sh("pull {}", reference) if from_registry else given_back
         yield Drift("image", expected, found, None if locked else docker(entry, again))
-    if mine and locked and pins.moved_image(model_lock(entry.server.spec, entry.name), reference, mine["digests"]):
+    if mine and locked and pins.moved_image(entry.locked, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = ImageRef.parse(reference).familiar_name
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
@@ -279,8 +278,8 @@ def test_bound(entry: Entry) -> Iterator[Drift]:
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
         yield Drift("published", place(*expected), found, recreate(entry))
-    every = server.spec.entries.items()
-    of_all = {(addresses.address_of(Observed(name, one, server.state)), one.port) for name, one in every}
+    every = [Observed(name, server.spec, server.state) for name in server.spec.entries]
+    of_all = {(addresses.address_of(one), one.entry.port) for one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"
@@ -307,7 +306,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, "weights", "nothing", fix)
             continue
         files = found["files"]
-        locked = model_lock(entry.server.spec, entry.name)
+        locked = entry.locked
         for name, file in known(path, wanted, found["hub"], locked.weights).items():
             size, then = files.get(name, {}).get("size"), files.get(name, {}).get("then")
             if size is None or size != (file.size or size):
@@ -360,7 +359,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.spec, wanted, entry.model.dockerd)
         found = entry.weights(path) or {"files": {}, "hub": None}
-        locked = model_lock(entry.server.spec, entry.name).weights
+        locked = entry.locked.weights
         expected = expected_hashes(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]
         for name, (sha256, who) in expected.items():

@@ -106,7 +106,7 @@ def test_keeps_serving_model_without_route_with_warning() -> None:
     [warning] = grouped(found.warnings)
     assert warning.startswith("alpha, beta: `bind: lan` needs a default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
-    assert address_of(Observed.of("alpha", wanted, state)) == "10.0.0.7"
+    assert address_of(Observed("alpha", wanted, state)) == "10.0.0.7"
 
 
 def test_does_not_reopen_model_that_older_gpurack_opened() -> None:
@@ -164,9 +164,9 @@ def test_new_address_recreates_with_reason() -> None:
 def test_lan_is_one_address_everywhere(address: str) -> None:
     wanted, state = models(alpha={"bind": "lan"}), host(address=address)
     [port] = desire("alpha", wanted, state, ()).service["ports"]
-    assert port["host_ip"] == address_of(Observed.of("alpha", wanted, state)) == address
+    assert port["host_ip"] == address_of(Observed("alpha", wanted, state)) == address
     shown = f"[{address}]" if ":" in address else address
-    assert probe_url(Observed.of("alpha", wanted, state)) == f"http://{shown}:8000/v1/models"
+    assert probe_url(Observed("alpha", wanted, state)) == f"http://{shown}:8000/v1/models"
     assert listening.overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
     assert held.errors["alpha"].what.startswith("port 8000 is already in use by process nginx")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.operations.run_state import reasons_of
+from gpurack.operations.output import reasons_of
 from tests.unit.host_programs import load
 
 MESSAGES = load("messages")

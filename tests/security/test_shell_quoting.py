@@ -303,7 +303,8 @@ def test_user_is_one_word_of_roots_commands(hostile: str, machine: Machine) -> N
     user = User(1002, 1002, f"/home/{hostile}")
     place = f"/srv/of {hostile}"
     wanted = spec({"docker": {"rootless": {"eve": {"daemon": {"data-root": place}}}}})
-    steps = [*rootless.at_boot("eve", user), *rootless.folders("eve", user, wanted)]
+    facts = replace(host_state(), users={"eve": user})
+    steps = [*rootless.at_boot("eve", user), *rootless.folders(rootless.Account("eve", wanted, facts))]
     assert len(steps) == 4
     made = [command.get_raw_value() for step in steps for command in carry_out(step)]  # type: ignore[union-attr]
     calls = machine.run(*made)

@@ -883,7 +883,7 @@ def test_never_prints_target_of_link(tmp_path: Path) -> None:
 
 
 def obstacle_of(told: Host, facts: HostFacts) -> Problem | None:
-    return obstacle(desire("m0", told, facts, ()), told, facts, Change("m0", Action.CREATE))
+    return obstacle(desire("m0", told, facts, ()), facts, Change("m0", Action.CREATE))
 
 
 def test_weights_unreadable_for_user_are_not_called_missing() -> None:

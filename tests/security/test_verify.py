@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,9 +88,9 @@ def test_users_docker_affects_own_models_only(garbage: Any) -> None:
     assert isinstance(checked.state, HostFacts)
     assert checked.seen.containers == evidence.Seen(host_evidence()).containers
     with pytest.raises(Unread):
-        _ = Entry(checked, "alpha", USERS.models["alpha"]).container
+        _ = Entry(checked, "alpha").container
     with pytest.raises(pytest.fail.Exception, match="gpu1 alpha"):
-        test_models.test_runs(gpurack_model=Entry(checked, "alpha", USERS.models["alpha"]))
+        test_models.test_runs(gpurack_model=Entry(checked, "alpha"))
 
 
 def outcome(check: Any, one: Entry) -> str:
@@ -143,7 +144,7 @@ def test_container_with_name_of_model_is_not_that_model() -> None:
     assert one.container is None
     assert "expected gpurack's, found one made by hand" in outcome(test_models.test_runs, one)
     assert not outcome(test_models.test_definition, one)
-    users = Entry(one.server, "alpha", USERS.models["alpha"])  # in ada's Docker, which has no container with that name
+    users = Entry(replace(one.server, spec=USERS), "alpha")  # in ada's Docker, which has no container with that name
     assert users.named is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpurack.facts.gpus import CdiSpec
 from gpurack.facts.model import HostFacts
-from gpurack.operations.run_state import reasons_of
+from gpurack.operations.output import reasons_of
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.probes import cuda_probe
 from gpurack.plan.steps import Shell

@@ -267,7 +267,7 @@ def test_uses_cdi_from_docker_25(version: str, cdi: bool) -> None:
 def test_resolves_listen_and_probe_addresses(bind: str, address: str, url: str) -> None:
     facts = host_state()
     assert addresses.address(bind, facts) == address
-    assert addresses.probe_url(Observed.of("alpha", models(alpha={"bind": bind}), facts)) == url
+    assert addresses.probe_url(Observed("alpha", models(alpha={"bind": bind}), facts)) == url
 
 
 def test_lan_has_no_address_without_default_route() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.facts.record import keys
 from gpurack.plan.models import compose
-from gpurack.plan.models.keys import current_key, following, next_key
+from gpurack.plan.models.keys import current_key, following
+from gpurack.plan.models.observed import Observed
 from tests.given import container, host_state, models
 
 NAMES = st.sampled_from(["a", "a.2", "a.3", "a.4", "a.10", "a.previous", "b"])
@@ -49,7 +50,7 @@ def ours(name: str, key: str, **said: Any) -> Any:
 def test_key_of_container_and_next_one(host: dict[str, Any], current: str, after: str) -> None:
     """`alpha.3` is another entry."""
     spec, facts = models(**{"alpha": {}, "alpha.3": {}}), host_state(**host)
-    assert (current_key("alpha", "", facts), next_key("alpha", "", spec, facts)) == (current, after)
+    assert (current_key("alpha", "", facts), Observed("alpha", spec, facts).next_key) == (current, after)
 
 
 def test_service_is_read_as_it_was_defined() -> None:

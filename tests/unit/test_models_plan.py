@@ -746,7 +746,7 @@ def moved(change: tuple[str, str], **of_gpu: Any) -> list[list[str]]:
         name: desire(name, wanted, state, (state.gpus[index].uuid,)) for index, name in ((1, "alpha"), (0, "beta"))
     }
     acting = [Change("alpha", Action.RECREATE), Change("beta", Action.CREATE)]
-    return [[change.model for change in batch] for batch in batches(acting, desired, wanted, state)]
+    return [[change.model for change in batch] for batch in batches(acting, desired, state)]
 
 
 def test_a_mig_instance_is_for_one_process_also_during_a_change() -> None:
@@ -797,7 +797,7 @@ def test_batches_keep_together_what_takes_from_each_other(
 ) -> None:
     acting, wanted, state, uuids = move
     desired = {name: desire(name, wanted, state, uuids[name]) for name in wanted.models}
-    found = batches(acting, desired, wanted, state)
+    found = batches(acting, desired, state)
     assert sorted(change.model for batch in found for change in batch) == sorted(change.model for change in acting)
 
     def before(change: Change) -> set[str]:

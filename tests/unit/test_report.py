@@ -17,8 +17,9 @@ from gpurack.facts.record import Failed, Test
 from gpurack.operations import run_state
 from gpurack.operations.entry_state import Condition, entry_state
 from gpurack.operations.models import happened, killed, restored
+from gpurack.operations.output import PROGRESS, failure_in, reasons_of
 from gpurack.operations.report import Report
-from gpurack.operations.run_state import PROGRESS, HostRun, failure_in, host_run, outdate, reasons_of
+from gpurack.operations.run_state import HostRun, host_run, outdate
 from gpurack.plan.models.diff import Action, Change
 from gpurack.plan.models.jobs import desire_job
 from gpurack.plan.packages import apt, rpm

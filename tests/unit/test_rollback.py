@@ -72,7 +72,8 @@ def patched(folder: Path, today: dict[str, Any], ready: Ready, **data: Any) -> t
     """The host with its entry as it was."""
     path = inventory(folder, today, **data)
     loaded = read_inventory(path)
-    back = back_to(ready, "alpha", with_words(loaded, path, "gpu1", "models.alpha", {})["gpu1"])
+    spec = with_words(loaded, path, "gpu1", "models.alpha", {})["gpu1"]
+    back = back_to(ready, Observed("alpha", spec, host_state()))
     return with_words(loaded, path, "gpu1", "models.alpha", back.words)["gpu1"], back
 
 
@@ -148,7 +149,7 @@ def test_lock_does_not_pin_the_entry_then(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["", "[]", "{", '{"engine": 7}', '{"engine": "llama.cpp"}'])
 def test_refuses_label_that_is_not_readable(label: str) -> None:
     with pytest.raises(NotPossible, match="not readable"):
-        back_to(Ready("", label, "v:1", "", ID), "alpha", models(alpha={}))
+        back_to(Ready("", label, "v:1", "", ID), Observed("alpha", models(alpha={}), host_state()))
 
 
 # --- config and pull --------------------------------------------------------------------------------------------------
@@ -247,30 +248,30 @@ def chat_facts(*copies: DatabaseCopy, image: str = "sha256:now") -> HostFacts:
 
 
 def test_chooses_newest_copy_of_the_image() -> None:
-    entry, ready = host_of_chat().entries["chat"], replace(OLD, id=ID)
+    host, ready = host_of_chat(), replace(OLD, id=ID)
     facts = chat_facts(OTHER, COPY, replace(COPY, copy="older"))
-    assert database_to_restore(ready, Observed("chat", entry, facts)) is COPY
-    assert database_back(ready, Observed("chat", entry, facts), True) == (
+    assert database_to_restore(ready, Observed("chat", host, facts)) is COPY
+    assert database_back(ready, Observed("chat", host, facts), True) == (
         COPY.copy,
         ("its database goes back to the copy of 2026-11-27 02:00 UTC (1 d ago). The present one is kept",),
     )
-    assert database_back(ready, Observed("chat", entry, facts), False) == (
+    assert database_back(ready, Observed("chat", host, facts), False) == (
         "",
         ("its database stays as it is. --with-data brings back the copy of 2026-11-27 02:00 UTC (1 d ago)",),
     )
 
 
 def test_says_why_no_database_is_brought_back() -> None:
-    entry, ready = host_of_chat().entries["chat"], replace(OLD, id=ID, image="webui:0.12.3")
+    host, ready = host_of_chat(), replace(OLD, id=ID, image="webui:0.12.3")
     with pytest.raises(NotPossible, match=r"Copies: webui:0.12.2 of 2026-11-20 02:00 UTC\."):
-        database_to_restore(ready, Observed("chat", entry, chat_facts(OTHER)))
+        database_to_restore(ready, Observed("chat", host, chat_facts(OTHER)))
     with pytest.raises(NotPossible, match=r"Copies: none\."):
-        database_to_restore(ready, Observed("chat", entry, chat_facts()))
+        database_to_restore(ready, Observed("chat", host, chat_facts()))
     with pytest.raises(NotPossible, match="its image stays the same"):
-        database_to_restore(ready, Observed("chat", entry, chat_facts(COPY, image=ID)))
+        database_to_restore(ready, Observed("chat", host, chat_facts(COPY, image=ID)))
     with pytest.raises(NotPossible, match="copies no database of it"):
-        database_to_restore(ready, Observed("beta", host_of_chat().entries["beta"], chat_facts(COPY)))
-    assert database_back(ready, Observed("chat", entry, chat_facts(OTHER)), False) == ("", ())
+        database_to_restore(ready, Observed("beta", host, chat_facts(COPY)))
+    assert database_back(ready, Observed("chat", host, chat_facts(OTHER)), False) == ("", ())
 
 
 @pytest.mark.parametrize(("words", "found"), [

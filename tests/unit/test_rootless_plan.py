@@ -534,7 +534,7 @@ def test_model_whose_move_failed_is_asked_where_it_serves() -> None:
     label = json.dumps(desire("alpha", wanted, state, ()).definition)
     failed = {("ada", "alpha"): Failed("2026-11-28T02:16:41Z", label, "", "{}", "exited", True, 154)}
     state = replace(state, failed=failed, probes={("", "alpha"): Probe(200, '{"data":[{"id":"alpha"}]}')})
-    assert health(Observed.of("alpha", wanted, state)) == Health.READY
+    assert health(Observed("alpha", wanted, state)) == Health.READY
     assert "The previous one serves." in said(models_plan(wanted, state).errors)["alpha"]
 
 

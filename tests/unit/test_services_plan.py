@@ -18,6 +18,7 @@ from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import runner
 from gpurack.plan.models import neighbours
 from gpurack.plan.models.desired import desire
+from gpurack.plan.models.observed import Observed
 from gpurack.plan.models.plan import ModelsPlan
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
@@ -236,10 +237,10 @@ def test_snapshot_asks_connections_on_other_hosts() -> None:
 def test_running_service_reports_silent_connection() -> None:
     host = lab()["gpu1"]
     why = {("", "gateway", 1): "Connection refused"}
-    assert neighbours.unreached("gateway", host, host_state(upstreams=why)) == []
+    assert neighbours.unreached(Observed("gateway", host, host_state(upstreams=why))) == []
     up = as_it_runs(host, upstreams=why)
-    assert neighbours.unreached("gateway", host, up) == ["far on gpu2 (Connection refused)"]
-    assert neighbours.unreached("gateway", host, as_it_runs(host, upstreams={("", "gateway", 1): ""})) == []
+    assert neighbours.unreached(Observed("gateway", host, up)) == ["far on gpu2 (Connection refused)"]
+    assert neighbours.unreached(Observed("gateway", host, as_it_runs(host, upstreams={("", "gateway", 1): ""}))) == []
 
 
 def shared() -> Host:
@@ -280,7 +281,7 @@ def test_snapshot_sends_no_key_to_connections_on_same_host() -> None:
     def without(status: str, **probes: Any) -> dict[str, list[str]]:
         containers = [replace(one, status=status) if one.name == "hers" else one for one in up]
         facts = host_state(containers=containers, probes={**said, **probes})
-        return {name: neighbours.unreached(name, host, facts) for name in host.services}
+        return {name: neighbours.unreached(Observed(name, host, facts)) for name in host.services}
 
     assert without("running", **{"ada/hers": [200, ""]}) == {"gateway": [], "own": []}
     assert without("running", **{"ada/hers": [401, ""]})["gateway"] == ["hers on gpu1 (refuses the key)"]

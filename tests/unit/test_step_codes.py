@@ -9,7 +9,8 @@ import pytest
 
 from gpurack.commands import progress
 from gpurack.facts.record import read
-from gpurack.operations.run_state import HostRun, reasons_of
+from gpurack.operations.output import reasons_of
+from gpurack.operations.run_state import HostRun
 from gpurack.spec.step_codes import STEPS
 from tests.given import models
 from tests.sources import name_of

@@ -119,7 +119,7 @@ def test_start_of_a_running_model_does_nothing() -> None:
 def test_mark_counts_where_the_container_is() -> None:
     """The entry's `user` was changed while it was held."""
     wanted = spec({"docker": {"rootless": {"ada": {}}}, "models": {"alpha": {"port": 8000, "user": "ada"}}})
-    assert stop_of(Observed("alpha", wanted.entries["alpha"], facts(HOLD))) == HOLD
+    assert stop_of(Observed("alpha", wanted, facts(HOLD))) == HOLD
 
 
 def test_hold_of_another_labs_model_of_that_name_does_not_count() -> None:
@@ -130,7 +130,7 @@ def test_hold_of_another_labs_model_of_that_name_does_not_count() -> None:
 
 @pytest.mark.parametrize(("mark", "counts"), [(STOP, False), (HOLD, True)])
 def test_what_was_started_by_hand_counts_only_if_held(mark: Stopped, counts: bool) -> None:
-    assert bool(stop_of(Observed("alpha", TWO.entries["alpha"], facts(mark, status="running")))) == counts
+    assert bool(stop_of(Observed("alpha", TWO, facts(mark, status="running")))) == counts
 
 
 @pytest.mark.parametrize("status", ["running", "exited"])
@@ -156,7 +156,7 @@ def test_model_that_differs_from_its_entry_is_not_restarted() -> None:
 
 @pytest.mark.parametrize(("why", "hold"), [(None, False), ("GPU 0 is replaced", True)])
 def test_stop_names_container_and_person(why: str | None, hold: bool) -> None:
-    found = plan_stop("alpha", TWO, facts(None, status="running"), Claim(WHO), why)
+    found = plan_stop(Observed("alpha", TWO, facts(None, status="running")), Claim(WHO), why)
     assert found.job
     assert {word: found.job[word] for word in ("name", "user", "hold", "why")} == {
         "name": "alpha", "user": "", "hold": hold, "why": why or "",
@@ -168,7 +168,7 @@ def test_stop_names_container_and_person(why: str | None, hold: bool) -> None:
 
 def test_stop_renews_the_boot_unit_of_an_older_gpurack() -> None:
     bare = replace(facts(None, status="running"), files={})
-    (install, *_) = plan_stop("alpha", TWO, bare, Claim(WHO)).steps
+    (install, *_) = plan_stop(Observed("alpha", TWO, bare), Claim(WHO)).steps
     assert install.reason == "install the model runner in /usr/local/lib/gpurack"
 
 
@@ -181,7 +181,7 @@ def test_stops_only_what_is_this_labs(case: str) -> None:
         state = replace(state, containers=(container("alpha"),))
     else:
         state = replace(state, record={"": {"alpha": Entry(None, "model", lab="vision")}})
-    found = plan_stop("alpha", TWO, state, Claim(WHO))
+    found = plan_stop(Observed("alpha", TWO, state), Claim(WHO))
     assert ([problem.code for problem in found.errors.values()], found.job) == (["nothing-to-stop"], None)
 
 

@@ -59,7 +59,7 @@ def older(
             words |= {"service": digest(data), "image": data["image"]}
         labels = {
             "gpurack.model": json.dumps(words, sort_keys=True),
-            "gpurack.probe": addresses.probe_url(Observed.of(one.name, spec, state)),
+            "gpurack.probe": addresses.probe_url(Observed(one.name, spec, state)),
         }
         made[one.name] = {**data, "labels": {**dict(one.split("=") for one in data.get("labels", ())), **labels}}
         containers.append(replace(one, labels={**one.labels, **labels}, **(over if one.name in of else {})))

@@ -16,7 +16,6 @@ from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action, Change, container_of_change, replaced
 from gpurack.plan.models.holdings import Holdings, held_by, names_of, needed_by
 from gpurack.plan.models.slots import slot_of
-from gpurack.spec.host import Host
 from gpurack.spec.model import Vram
 
 
@@ -50,13 +49,11 @@ def connected(claims: Sequence[Claim]) -> list[list[int]]:
     return sorted(map(sorted, sets))
 
 
-def batches(
-    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
-) -> list[list[Change]]:
+def batches(acting: Sequence[Change], desired: Mapping[str, DesiredService], facts: HostFacts) -> list[list[Change]]:
     """Return the changes in batches. Within each, removals come first, then models, then what connects to them."""
     roomy = shared(acting, desired, facts)
     claims = [claim(change, desired, facts, roomy) for change in acting]
-    first = lambda change: -1 if change.action == Action.REMOVE else depth(change.model, spec)  # noqa: E731
+    first = lambda change: -1 if change.action == Action.REMOVE else desired[change.model].depth  # noqa: E731
     return [sorted((acting[number] for number in batch), key=first) for batch in connected(claims)]
 
 
@@ -116,13 +113,6 @@ def has_room(gpu: Gpu, acting: Sequence[Change], desired: Mapping[str, DesiredSe
 def larger(one: Vram | None, other: Vram | None, memory: float | None) -> Vram | None:
     """Return the larger of two shares of a GPU; None is all of it. memory: of the GPU, in GiB."""
     return max(one, other, key=lambda share: share.of(memory or 1)) if one and other else None
-
-
-def depth(name: str, spec: Host) -> int:
-    """Return the start order: models 0, what connects to models 1, what connects to services 2."""
-    if name not in spec.services:
-        return 0
-    return 2 if any(other.name in spec.services for other in spec.connections(name) if other.near) else 1
 
 
 def lanes(one: DesiredService) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from gpurack.facts.gpus import Gpu
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import compose, ledger
 from gpurack.plan.models.health import Health, health
-from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.observed import Observed, observed
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -26,18 +26,14 @@ NOTHING_THERE = "none of its processes uses its GPUs"
 
 def on_the_cpu(spec: Host, facts: HostFacts) -> dict[str, Problem]:
     """Return model → what is wrong, for ready models that certainly compute on the CPU instead of their GPUs."""
-    enabled = [Observed(name, entry, facts) for name, entry in spec.entries.items() if entry.enabled]
-    found = {one.name: slow(one, spec.path_of(one.name)) for one in enabled}
+    found = {one.name: slow(one) for one in observed(spec, facts) if one.entry.enabled}
     return {name: problem for name, problem in found.items() if problem}
 
 
-def slow(one: Observed, path: str) -> Problem | None:
-    """Return what is wrong with a ready model that certainly computes on the CPU; None for others.
-
-    path: in the inventory.
-    """
+def slow(one: Observed) -> Problem | None:
+    """Return what is wrong with a ready model that certainly computes on the CPU; None for others."""
     why = evidence(one) if health(one) == Health.READY else ""
-    return on_cpu(one, path, why) if why else None
+    return on_cpu(one, why) if why else None
 
 
 def evidence(one: Observed) -> str:
@@ -65,11 +61,11 @@ def said_by_log(entry: Model, log: str, used: bool | None) -> str | None:
     return continues_without(log, layers=shows == "layers")
 
 
-def on_cpu(one: Observed, path: str, why: str) -> Problem:
-    """Return the warning for a model that computes on the CPU. path: in the inventory."""
+def on_cpu(one: Observed, why: str) -> Problem:
+    """Return the warning for a model that computes on the CPU."""
     docker = compose.docker_command(one.entry.dockerd)
     told = {"logs": sh("{} logs {}", docker, one.name), "command": sh("{} restart {}", docker, one.name)}
-    return Problem.of("computes-on-cpu", path=path, why=why, **told)
+    return Problem.of("computes-on-cpu", path=one.path, why=why, **told)
 
 
 def uses_gpus(one: Observed, uuids: Collection[str]) -> bool | None:

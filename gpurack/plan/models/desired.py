@@ -36,17 +36,16 @@ SALTED = ("api_key", "config", "keys", "upstream_keys")
 class DesiredService:
     """Everything that is decided about a model or service before it is compared with its container.
 
-    name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's address
-    on which it listens. url: where the host asks whether it is ready. connections: what it connects to. hosts: name →
-    address of other hosts that it connects to. weights: all of them, each with its path on the host, its own first.
-    locked: what the inventory's lock says about it. run: what its engine is told. container: what its engine decides.
-    files: file → text of what is mounted into it. fingerprints: words of its definition that change if a file or secret
-    does.
+    name: in the inventory. spec: its host there. devices: its GPUs. image: through the host's mirrors. address: the
+    host's address on which it listens. url: where the host asks whether it is ready. connections: what it connects to.
+    hosts: name → address of other hosts that it connects to. weights: all of them, each with its path on the host, its
+    own first. locked: what the inventory's lock says about it. run: what its engine is told. container: what its engine
+    decides. files: file → text of what is mounted into it. fingerprints: words of its definition that change if a file
+    or secret does.
     """
 
     name: str
-    path: str
-    entry: Model
+    spec: Host
     devices: Devices
     image: str
     address: str
@@ -60,6 +59,16 @@ class DesiredService:
     files: Mapping[str, str] = field(repr=False)
     fingerprints: Mapping[str, Any]
 
+    @cached_property
+    def entry(self) -> Model:
+        """Its entry in the inventory."""
+        return self.spec.entries[self.name]
+
+    @property
+    def path(self) -> str:
+        """Its path in the inventory."""
+        return self.spec.path_of(self.name)
+
     @property
     def user(self) -> str:
         """The user in whose Docker it runs, "" for the host's own."""
@@ -67,7 +76,12 @@ class DesiredService:
 
     def observed(self, facts: HostFacts) -> Observed:
         """Return it beside its host's facts."""
-        return Observed(self.name, self.entry, facts)
+        return Observed(self.name, self.spec, facts)
+
+    @property
+    def depth(self) -> int:
+        """Its place in the order of starts."""
+        return self.spec.depth(self.name)
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -153,38 +167,32 @@ def desire(
     them, and the content of its files, only as salted fingerprints. salt: 32 hex digits, used if its container has no
     salt yet. Raises LookupError with a sentence if the engine has no image for these GPUs.
     """
-    return desire_on(devices(spec.entries[name], uuids, spec, facts), name, spec, facts, secrets, salt)
+    one = Observed(name, spec, facts)
+    return desire_on(devices(one.entry, uuids, spec, facts), one, secrets, salt)
 
 
 def desire_on(
-    hardware: Devices,
-    name: str,
-    spec: Host,
-    facts: HostFacts,
-    secrets: Mapping[str, str] | None = None,
-    salt: str = "",
+    hardware: Devices, one: Observed, secrets: Mapping[str, str] | None = None, salt: str = ""
 ) -> DesiredService:
     """Do what `desire` does, for an entry whose GPUs were looked up already (hardware)."""
-    entry = spec.entries[name]
-    observed = Observed(name, entry, facts)
-    label = ledger.label(observed.container.labels) if observed.container else {}
-    placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
+    name, spec, entry = one.name, one.spec, one.entry
+    label = ledger.label(one.container.labels) if one.container else {}
+    placed = tuple((each, weights.place(spec, each, entry.dockerd)) for each in weights_of(entry))
     connections = spec.connections(name)
-    run = _run(observed, placed, hardware, connections)
+    run = _run(one, placed, hardware, connections)
     container = ENGINES[entry.engine].container(entry, run)
     values = secrets or {}
     return DesiredService(
         name=name,
-        path=spec.path_of(name),
-        entry=entry,
+        spec=spec,
         devices=hardware,
         image=images.image(spec, entry, hardware.accelerator),
-        address=addresses.address_of(observed),
-        url=addresses.probe_url(observed),
-        hosts=neighbours.extra_hosts(connections, label, facts),
+        address=addresses.address_of(one),
+        url=addresses.probe_url(one),
+        hosts=neighbours.extra_hosts(connections, label, one.facts),
         connections=connections,
         weights=placed,
-        locked=model_lock(spec, name),
+        locked=model_lock(spec.lock, name),
         run=run,
         container=container,
         files=files.contents(container, values, ENGINES[entry.engine].hash_client_keys),

@@ -37,22 +37,18 @@ def pending(spec: Host, facts: HostFacts) -> list[Problem]:
     for name, entry in spec.entries.items():
         if entry.enabled and name in assigned and (entry.dockerd, name) in facts.failed:
             try:
-                found.append(failed_before(spec.name, desire(name, spec, facts, assigned[name]), facts))
+                found.append(failed_before(desire(name, spec, facts, assigned[name]), facts))
             except LookupError:  # its engine has no image for these GPUs
                 continue
     return [problem for problem in found if problem]
 
 
 def failed_before(
-    host: str,
-    desired: DesiredService,
-    facts: HostFacts,
-    secrets: Mapping[str, str] | None = None,
-    starts: bool = False,
+    desired: DesiredService, facts: HostFacts, secrets: Mapping[str, str] | None = None, starts: bool = False
 ) -> Problem | None:
     """Return why an entry is not created or started like this again; None if it may be tried.
 
-    host: its name in the inventory. secrets: its own, by the names of spec/secret.py. None: unknown, and not compared.
+    secrets: its own, by the names of spec/secret.py. None: unknown, and not compared.
     starts: does its container exist, and is only to be started? A failed creation may have been that of another
     container, and does not prevent a start. Nor does a failed start prevent a creation, which proves more.
     """
@@ -73,7 +69,7 @@ def failed_before(
     if what in (before.get("version"), before.get("image")):
         what = "this definition"
     told = {"what": what, "at": local_time(failed.at, facts), "why": first_line(failed.why), "now": now}
-    place = f"{host}/{desired.name}"
+    place = f"{desired.spec.name}/{desired.name}"
     return Problem.of("failed-before", path=desired.path, name=desired.name, place=place, **told)
 
 

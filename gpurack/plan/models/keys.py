@@ -9,7 +9,6 @@ from collections.abc import Collection
 from gpurack import paths
 from gpurack.facts.model import HostFacts
 from gpurack.facts.record import PROJECTS, is_generation
-from gpurack.spec.host import Host
 
 
 def current_key(name: str, user: str, facts: HostFacts) -> str:
@@ -20,15 +19,6 @@ def current_key(name: str, user: str, facts: HostFacts) -> str:
     container = facts.ours.get((user, name))
     key = container.labels.get(f"{paths.COMPOSE}service") if container else None
     return key if key is not None and is_generation(key, name) else facts.keys(user).get(name, name)
-
-
-def next_key(name: str, user: str, spec: Host, facts: HostFacts) -> str:
-    """Return the key of the next container of an entry in a user's Docker.
-
-    It is in use by no container, service or entry. So the two generations cannot be confused.
-    """
-    taken = taken_keys(user, facts)
-    return following(name, current_key(name, user, facts), taken | (spec.everything.keys() - {name}))
 
 
 def following(name: str, current: str, taken: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from gpurack.facts.model import HostFacts
 from gpurack.facts.owner import owner, recorded
 from gpurack.facts.parts import Container
 from gpurack.host_data import json_from_host
-from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.observed import Observed, observed
 from gpurack.plan.models.slots import (
     answers,
     gpu_lost,
@@ -58,11 +58,10 @@ def assign(spec: Host, facts: HostFacts) -> "Ledger":
     lost: dict[tuple[str, ...], list[str]] = {}
     resized: dict[str, tuple[str, ...]] = {}
     new: list[str] = []
-    for name, entry in sorted(spec.entries.items()):
-        if not entry.enabled:
+    for one in sorted(observed(spec, facts), key=lambda one: one.name):
+        if not one.entry.enabled:
             continue
-        one = Observed(name, entry, facts)
-        kept = kept_gpus(one)
+        name, kept = one.name, kept_gpus(one)
         if kept and not startable(one, with_uuids(kept, slots)):
             kept = None
         dead = tuple(uuid for uuid in kept or () if not answers(uuid, facts))
@@ -181,7 +180,7 @@ class Taken:
         if whole := [name for name in names if spec.everything[name].vram is None]:
             noun = "models" if set(names) <= spec.models.keys() else "entries"
             what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
-            if running := [name for name in held_by if runs_on(Observed.of(name, spec, self.facts), slots[0])]:
+            if running := [name for name in held_by if runs_on(Observed(name, spec, self.facts), slots[0])]:
                 what += f" Running there: {', '.join(running)}."
             which = "each of them" if whole == names else ", ".join(whole)
             hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'

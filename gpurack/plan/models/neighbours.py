@@ -63,15 +63,14 @@ def extra_hosts(
     return {name: known[name] for name in names if name in known}
 
 
-def unreached(service: str, spec: Host, facts: HostFacts) -> list[str]:
+def unreached(one: Observed) -> list[str]:
     """Return `gamma on cpu1 (connection refused)` for each model that a running service cannot reach now."""
-    one = Observed.of(service, spec, facts)
     if not one.running:
         return []
     return [
         f"{connection.label} ({why})"
-        for name, index, connection in far(spec)
-        if name == service and (why := unanswered(one, index, connection))
+        for service, index, connection in far(one.spec)
+        if service == one.name and (why := unanswered(one, index, connection))
     ]
 
 

@@ -7,26 +7,31 @@ from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.facts.model import HostFacts
 from gpurack.facts.parts import Container, Probe
-from gpurack.plan.models.keys import current_key
+from gpurack.plan.models.keys import current_key, following, taken_keys
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A model or service of the inventory, enabled or not, and the facts of its host.
+    """A model or service of a host (spec), enabled or not, and the host's facts.
 
     Whatever is judged before a `DesiredService` exists reads it: health.py, ledger.py, plan.py and others.
     """
 
     name: str
-    entry: Model
+    spec: Host
     facts: HostFacts
 
-    @classmethod
-    def of(cls, name: str, spec: Host, facts: HostFacts) -> "Observed":
-        """Return an entry of a host by its name."""
-        return cls(name, spec.entries[name], facts)
+    @cached_property
+    def entry(self) -> Model:
+        """Its entry in the inventory."""
+        return self.spec.entries[self.name]
+
+    @property
+    def path(self) -> str:
+        """Its path in the inventory."""
+        return self.spec.path_of(self.name)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -56,6 +61,21 @@ class Observed:
         return paths.container_file(user, current_key(name, user, self.facts), "")
 
     @property
+    def next_key(self) -> str:
+        """The key in compose.yaml of its next container.
+
+        It is in use by no container, service or entry. So the two generations cannot be confused.
+        """
+        user, name = self.key
+        taken = taken_keys(user, self.facts) | (self.spec.everything.keys() - {name})
+        return following(name, current_key(name, user, self.facts), taken)
+
+    @property
     def running(self) -> bool:
         """Does its container run?"""
         return bool(self.container and self.container.running)
+
+
+def observed(spec: Host, facts: HostFacts) -> list[Observed]:
+    """Return the models and services of a host, enabled or not."""
+    return [Observed(name, spec, facts) for name in spec.entries]

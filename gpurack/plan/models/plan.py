@@ -36,7 +36,7 @@ from gpurack.plan.models.devices import devices
 from gpurack.plan.models.diff import Action, Change, compare, mapping
 from gpurack.plan.models.downtime import expect_downtime
 from gpurack.plan.models.failures import failed_before
-from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.observed import Observed, observed
 from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large
 from gpurack.plan.models.removal import NOTHING, Removals
 from gpurack.plan.models.rollback import forward_again
@@ -169,30 +169,32 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     errors |= {**ownership.same_names(spec, facts), **host_errors(spec, facts, run.down)}
     if only:
         errors = {place: why for place, why in errors.items() if place in (only, "driver")}
-    held = stopped.held(spec, facts, started=only if verb == "start" else "")
+    entries = observed(spec, facts)
+    held = {one.name: hold for one in entries if (hold := stopped.hold_of(one))}
+    if verb == "start":
+        held.pop(only, None)
     errors = {place: why for place, why in errors.items() if place not in held}
     decisions: dict[str, Decision] = {}
-    for name, entry in spec.entries.items():
-        if only not in ("", name) or name in held or not entry.enabled:
+    for one in entries:
+        name = one.name
+        if only not in ("", name) or name in held or not one.entry.enabled:
             continue
-        one = Observed(name, entry, facts)
-        if why_not := unreachable(one, spec, run.down):
+        if why_not := unreachable(one, run.down):
             errors[name] = why_not
         if name in errors or name in left_out:
             continue
-        decision = decide(one, spec, assigned.uuids[name], run)
+        decision = decide(one, assigned.uuids[name], run)
         if isinstance(decision, Problem):
             errors[name] = decision
         elif decision:
             decisions[name] = decision
             errors |= {name: decision.error} if decision.error else {}
     desired = {name: one.desired for name, one in decisions.items()}
-    errors |= blocked(
-        [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, facts
-    )
+    possible = [one.change for name, one in decisions.items() if name not in errors]
+    errors |= blocked(possible, errors, desired, entries, facts)
     planned = {name: one for name, one in decisions.items() if name not in errors}
-    leaving = [] if only else [*removals(spec, facts, run.down)]
-    stays = removal.kept_for_successors(leaving, failing(errors, decisions, spec, facts), spec, facts)
+    leaving = [] if only else [*removals(entries, facts, run.down)]
+    stays = removal.kept_for_successors(leaving, failing(errors, decisions, entries), spec, facts)
     leaving = [change for change in leaving if (change.user, change.model) not in stays]
     changes = [*(one.change for one in planned.values()), *leaving]
     gone = removal.removals_of(changes, desired, spec, facts, run.claim)
@@ -209,7 +211,7 @@ def plan_models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str
     touched = {*take, *release}
     job = None
     if needs_job:
-        job = make_job(acting, desired, everything, spec, facts, touched, run.rollback, run.database)
+        job = make_job(acting, desired, everything, facts, touched, run.rollback, run.database)
     if job:
         job |= {**network_and_credentials(job, spec, facts, run.values), "prune": run.prune}
         job |= {"verb": verb, "origin": run.claim.origin.payload}
@@ -249,26 +251,28 @@ def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> di
     return errors | {place: replace(down[user], path=place) for user, place in places.items()}
 
 
-def unreachable(one: Observed, spec: Host, down: Mapping[str, Problem]) -> Problem | None:
+def unreachable(one: Observed, down: Mapping[str, Problem]) -> Problem | None:
     """Return why nothing is known about what a model needs: its Docker, or its weights."""
-    why, path = down.get(one.entry.dockerd), spec.path_of(one.name)
-    return replace(why, path=path) if why else weights.unseen(weights.places(spec, one.entry), one.facts, path)
+    why = down.get(one.entry.dockerd)
+    if why:
+        return replace(why, path=one.path)
+    return weights.unseen(weights.places(one.spec, one.entry), one.facts, one.path)
 
 
-def decide(one: Observed, spec: Host, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
+def decide(one: Observed, uuids: tuple[str, ...], run: Run) -> Decision | Problem | None:
     """Decide what happens to a model that has its GPUs (uuids).
 
     A sentence if it cannot run on them; None if it stays unchanged, because nothing can be compared.
     """
-    name, entry, facts, path = one.name, one.entry, one.facts, spec.path_of(one.name)
+    name, entry, facts, path = one.name, one.entry, one.facts, one.path
     secrets = run.values.entries.get(name, {})
     if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known about the GPUs, so nothing can be compared. Running models continue; others cannot start.
         return None if one.running else Problem.of("not-started", path=path)
-    hardware = devices(entry, uuids, spec, facts)
+    hardware = devices(entry, uuids, one.spec, facts)
     if why_not := incompatibility(entry, hardware.accelerator, facts.driver.kernel or None, one.running):
         return replace(why_not, path=path)
-    desired = desire_on(hardware, name, spec, facts, secrets, run.salt)
+    desired = desire_on(hardware, one, secrets, run.salt)
     change = forward_again(compare(desired, facts, run.prune, run.renew), entry, facts)
     restart = run.verb == "restart"
     if restart and change.action in refusals.MADE:
@@ -283,21 +287,21 @@ def decide(one: Observed, spec: Host, uuids: tuple[str, ...], run: Run) -> Decis
         or pins.changed_weights(desired, facts)
         or pins.changed_pulls(desired, facts)
         or ownership.taken_port(desired, change, facts)
-        or obstacle(desired, spec, facts, change)
+        or obstacle(desired, facts, change)
         or too_large(desired, facts, change)
-        or (failed_before(spec.name, desired, facts, secrets, starts) if tried else None)
+        or (failed_before(desired, facts, secrets, starts) if tried else None)
     )
     return Decision(desired, change, error, refusal)
 
 
-def removals(spec: Host, facts: HostFacts, down: Mapping[str, Problem]) -> Iterator[Change]:
+def removals(entries: Sequence[Observed], facts: HostFacts, down: Mapping[str, Problem]) -> Iterator[Change]:
     """Yield the removal of each container of ours without an enabled entry."""
-    enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
-    wanted = {id(facts.container(name, entry.dockerd)) for name, entry in enabled.items()}
+    known = {one.name: one.entry.enabled for one in entries}
+    wanted = {id(one.container) for one in entries if one.entry.enabled}
     for (user, name), container in sorted(facts.ours.items()):
         if id(container) not in wanted and user not in down:
-            why = "disabled" if name in spec.entries else "no longer in the inventory"
-            why = "moved to another Docker" if name in enabled else why
+            why = "disabled" if name in known else "no longer in the inventory"
+            why = "moved to another Docker" if known.get(name) else why
             yield Change(name, Action.REMOVE, (why,), user=user)
 
 
@@ -334,13 +338,13 @@ def outdated(changes: Sequence[Change]) -> Iterator[Problem]:
 
 
 def failing(
-    errors: Mapping[str, Problem], decisions: Mapping[str, Decision], spec: Host, facts: HostFacts
-) -> dict[str, DesiredService | None]:
-    """Return the enabled entries with an error that have no container yet → what they would be, None if unknown."""
+    errors: Mapping[str, Problem], decisions: Mapping[str, Decision], entries: Sequence[Observed]
+) -> dict[str, DesiredService | Observed]:
+    """Return the enabled entries with an error that have no container yet → what they would be, as far as known."""
     return {
-        name: decisions[name].desired if name in decisions else None
-        for name, entry in spec.entries.items()
-        if name in errors and entry.enabled and not facts.container(name, entry.dockerd)
+        one.name: decisions[one.name].desired if one.name in decisions else one
+        for one in entries
+        if one.name in errors and one.entry.enabled and not one.container
     }
 
 
@@ -376,7 +380,7 @@ def projects(
                 services,
                 old,
                 {name: mounted(one.desired, one.change.outdated, facts) for name, one in mine.items()},
-                {name: keys.next_key(name, user, spec, facts) if name in made else now[name] for name in services},
+                {name: mine[name].desired.observed(facts).next_key if name in made else now[name] for name in services},
                 {name: facts.keys(user).get(name, name) for name in old} | {name: now[name] for name in made},
             )
         )

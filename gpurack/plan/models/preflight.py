@@ -25,9 +25,9 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 
-def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Change) -> Problem | None:
+def obstacle(desired: DesiredService, facts: HostFacts, change: Change) -> Problem | None:
     """Return why nothing may be done to this model; None if it may."""
-    name, model, at = desired.name, desired.entry, desired.path
+    name, spec, model, at = desired.name, desired.spec, desired.entry, desired.path
     if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts, at)):
         return error
     changes = change.action != Action.KEEP
@@ -56,7 +56,7 @@ def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Chan
     if changes and (missing := [path for path in lying if facts.weights.get(path) is None]):
         return weights.irregular(missing[0], facts, at) or Problem.of("weights-not-on-host", path=at, file=missing[0])
     if change.action == Action.KEEP:
-        return unhealthy(desired.observed(facts), at)
+        return unhealthy(desired.observed(facts))
     return unreadable(desired, facts)
 
 
@@ -101,9 +101,9 @@ def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> Prob
     return Problem.of("model-too-large", path=desired.path, what=what) if error else None
 
 
-def unhealthy(one: Observed, at: str) -> Problem | None:
-    """Return why a running model does not answer as it should; None if it does. at: its path in the inventory."""
-    name, entry = one.name, one.entry
+def unhealthy(one: Observed) -> Problem | None:
+    """Return why a running model does not answer as it should; None if it does."""
+    name, entry, at = one.name, one.entry, one.path
     docker, url = compose.docker_command(entry.dockerd), probe_url(one)
     probe = one.probe
     if probe is None:
@@ -185,17 +185,17 @@ def blocked(
     changes: Sequence[Change],
     errors: Mapping[str, Problem],
     desired: Mapping[str, DesiredService],
-    spec: Host,
+    entries: Sequence[Observed],
     facts: HostFacts,
 ) -> dict[str, Problem]:
     """Return model → error, for models that need a GPU or port of a model that has to stay unchanged.
 
     The container of that model still runs, with the share of its GPU that it has. So a swap of two models happens
-    completely or not at all.
+    completely or not at all. entries: all of the host.
     """
     found: dict[str, Problem] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
-    there = {name: facts.container(name, entry.dockerd) for name, entry in spec.entries.items()}
+    there = {one.name: one.container for one in entries}
     stuck = [name for name in errors if there.get(name)]
     while stuck:
         other = stuck.pop()

@@ -65,15 +65,15 @@ def removals_of(
 
 
 def kept_for_successors(
-    removals: Iterable[Change], failing: Mapping[str, DesiredService | None], spec: Host, facts: HostFacts
+    removals: Iterable[Change], failing: Mapping[str, DesiredService | Observed], spec: Host, facts: HostFacts
 ) -> dict[tuple[str, str], Problem]:
     """Return (user, name) → warning for models that stay, although the inventory does not have them.
 
     An entry that takes a GPU or port of theirs has an error: without it, nothing would serve. failing: new entries with
-    an error → what they would be, None if unknown. Then only their port counts.
+    an error → what they would be. If that is unknown, only their port counts.
     """
     found = {}
-    wanted = {name: needed_by(one) if one else port_of(Observed.of(name, spec, facts)) for name, one in failing.items()}
+    wanted = {name: port_of(one) if isinstance(one, Observed) else needed_by(one) for name, one in failing.items()}
     for change in removals:
         key = (change.user, change.model)
         theirs = held_by(facts.ours.get(key), facts)

@@ -96,9 +96,9 @@ def is_present(ready: Ready, container: Container | None) -> bool:
     return container.labels.get(paths.MODEL_LABEL) == ready.label and container.image == ready.id
 
 
-def back_to(ready: Ready, name: str, spec: Host) -> Back:
+def back_to(ready: Ready, one: Observed) -> Back:
     """Return what changes today's entry into a definition. Raises NotPossible."""
-    entry, label = spec.entries[name], ledger.label({paths.MODEL_LABEL: ready.label})
+    name, spec, entry, label = one.name, one.spec, one.entry, ledger.label({paths.MODEL_LABEL: ready.label})
     if not isinstance(label.get("engine"), str) or "port" not in label:
         raise NotPossible("its label is not readable.")
     words: dict[str, Any] = {}

@@ -69,9 +69,9 @@ class Seen:
     since: datetime | None = None
 
 
-def state(one: Observed, path: str) -> Seen:
-    """Return the state of an entry. path: its path in the inventory."""
-    entry, facts, container = one.entry, one.facts, one.container
+def state(one: Observed) -> Seen:
+    """Return the state of an entry."""
+    entry, facts, container, path = one.entry, one.facts, one.container, one.path
     if not entry.enabled:
         return Seen(ModelState.DISABLED)
     if facts.trouble:
@@ -91,28 +91,28 @@ def state(one: Observed, path: str) -> Seen:
         finished = "" if container.status == "paused" else container.finished
         problem = Problem.of("container-stopped", path=path, state=why_stopped(container))
         return Seen(ModelState.DOWN, problem, time_or_none(finished))
-    return running_state(one, container, path)
+    return running_state(one, container)
 
 
-def running_state(one: Observed, container: Container, path: str) -> Seen:
+def running_state(one: Observed, container: Container) -> Seen:
     """Return the state of an entry with a running container."""
     started = time_or_none(container.started)
     match health(one):
         case Health.READY:
-            problem = slow(one, path)
+            problem = slow(one)
             return Seen(ModelState.DEGRADED if problem else ModelState.READY, problem, started)
         case Health.LOADING if container.restarts:
-            return Seen(ModelState.DOWN, Problem.of("container-restarts", path=path))
+            return Seen(ModelState.DOWN, Problem.of("container-restarts", path=one.path))
         case Health.LOADING:
             return Seen(ModelState.LOADING, None, started)
         case Health.FAILED:
             test = last_test(one)
-            return Seen(ModelState.DOWN, unhealthy(one, path), time_or_none(test.since) if test else None)
+            return Seen(ModelState.DOWN, unhealthy(one), time_or_none(test.since) if test else None)
         case Health.NOT_ASKED:
-            return Seen(ModelState.DOWN, Problem.of("readiness-not-checked", path=path))
+            return Seen(ModelState.DOWN, Problem.of("readiness-not-checked", path=one.path))
         case condition:
             since = started if condition == Health.RENAMED else None
-            return Seen(ModelState.DOWN, unhealthy(one, path), since)
+            return Seen(ModelState.DOWN, unhealthy(one), since)
 
 
 def time_or_none(text: str) -> datetime | None:

@@ -43,21 +43,17 @@ def start_reason(stopped: Stopped, facts: HostFacts) -> str:
     return f"{'held' if stopped.hold else 'stopped'}{by} at {local_time(stopped.at, facts)}"
 
 
-def held(spec: Host, facts: HostFacts, started: str = "") -> dict[str, Problem]:
-    """Return entry → its hold. Nothing is done to these. started: the entry that `gpurack start` names."""
-    found = {name: stop_of(Observed(name, entry, facts)) for name, entry in spec.entries.items() if entry.enabled}
-    return {
-        name: described(stopped, facts, spec.path_of(name))
-        for name, stopped in found.items()
-        if stopped and stopped.hold and name != started
-    }
+def hold_of(one: Observed) -> Problem | None:
+    """Return the hold of an enabled entry, to which nothing is done; None without one."""
+    stopped = stop_of(one) if one.entry.enabled else None
+    return described(stopped, one.facts, one.path) if stopped and stopped.hold else None
 
 
 def released(names: Iterable[str], spec: Host, facts: HostFacts) -> dict[str, Collection[str]]:
     """Return user → those of these entries whose mark is dropped from the record, because they run again."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        user, _ = key = key_of(Observed.of(name, spec, facts))
+        user, _ = key = key_of(Observed(name, spec, facts))
         if key in facts.stopped:
             found.setdefault(user, []).append(name)
     return dict(found)

@@ -56,6 +56,20 @@ class SetUp(Step):
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Account:
+    """A user of the inventory (spec) with an account on the host."""
+
+    name: str
+    spec: Host
+    facts: HostFacts
+
+    @property
+    def user(self) -> User:
+        """What the host says of the user."""
+        return self.facts.users[self.name]
+
+
 def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow: bool = False) -> Plan:
     """Plan what gives each user of the inventory a working rootless Docker.
 
@@ -72,11 +86,11 @@ def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow:
         if error := unusable(name, facts):
             down[name] = error
             continue
-        user = facts.users[name]
-        mine = subordinate_ids(name, user, facts, ranges)
-        mine += [*at_boot(name, user), *folders(name, user, spec)]
-        set_up = unit(name, user, spec, facts)
-        apply, error = daemon(name, user, spec, facts, unattended, owed=bool(set_up))
+        one = Account(name, spec, facts)
+        mine = subordinate_ids(name, one.user, facts, ranges)
+        mine += [*at_boot(name, one.user), *folders(one)]
+        set_up = unit(one)
+        apply, error = daemon(one, unattended, owed=bool(set_up))
         if error:
             down[name] = replace(error, path=f"docker.rootless.{name}")
         else:
@@ -201,12 +215,13 @@ def at_boot(name: str, user: User) -> list[Step]:
     return [Shell(f"let {name}'s units start at boot (linger)", command)]
 
 
-def folders(name: str, user: User, spec: Host) -> list[Step]:
+def folders(one: Account) -> list[Step]:
     """Return the steps that create a user's folders.
 
     The project, which root writes and the user's daemon reads; the weights, which only the user can read; and Docker's
     data.
     """
+    name, user, spec = one.name, one.user, one.spec
     steps: list[Step] = []
     if user.folder != ("711", 0):
         command = sh("install -d -m 711 {} {}", paths.USERS, paths.project(name))
@@ -220,15 +235,16 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
     return steps
 
 
-def unit(name: str, user: User, spec: Host, facts: HostFacts) -> list[Step]:
+def unit(one: Account) -> list[Step]:
     """Return the step that sets up the user's docker.service with Docker's tool and our additions.
 
     Also after a failed attempt.
     """
+    name, user, facts = one.name, one.user, one.facts
     there = {file: facts.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
     files = {
         file: text
-        for file, text in wanted_files(spec, facts).items()
+        for file, text in wanted_files(one.spec, facts).items()
         if ((found := there[file]) and found.text) != text
     }
     ready = (user.unit.loaded, user.unit.active, user.unit.enabled) == ("loaded", "active", "enabled")
@@ -265,17 +281,16 @@ def marker(user: User) -> str:
     return f"{user.runtime}/{paths.USER_RESTART_MARKER}"
 
 
-def daemon(
-    name: str, user: User, spec: Host, facts: HostFacts, unattended: bool, owed: bool
-) -> tuple[list[Step], Problem | None]:
+def daemon(one: Account, unattended: bool, owed: bool) -> tuple[list[Step], Problem | None]:
     """Return the steps for the user's daemon.json and a restart, or the error.
 
     owed: does a step before this one need the restart?
     """
+    name, user, spec, facts = one.name, one.user, one.spec, one.facts
     current, error = daemon_json.read(facts, user.daemon_json)
     if error:
         return [], error
-    changes = wanted_keys(name, spec, facts, current)
+    changes = wanted_keys(one, current)
     target = patch(current, changes)
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [daemon_json.describe(key, current.get(key), target.get(key)) for key in changed]
@@ -303,12 +318,13 @@ def daemon(
     return [step], None
 
 
-def wanted_keys(name: str, spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
+def wanted_keys(one: Account, current: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys to set or (None) remove for a user, as daemon_json.wanted does.
 
     No live-restore, because containers end with the daemon's namespaces. Images come from where the host's come from.
     """
-    own = spec.docker.rootless[name].daemon
+    spec, facts = one.spec, one.facts
+    own = spec.docker.rootless[one.name].daemon
     ours: dict[str, Any] = daemon_json.default_logging({*current, *own})
     if facts.has_nvidia:
         ours |= daemon_json.gpu_keys(spec, facts, current)

@@ -20,6 +20,7 @@ from gpurack.plan.models.desired import desire
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.model import Model
 from gpurack.spec.weights import CopyWeights, HfWeights, UrlWeights
 from gpurack.verify import drift, evidence, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
@@ -66,6 +67,12 @@ def host_evidence(**over: Any) -> dict[str, Any]:
     return {**parts, **over}
 
 
+def with_model(one: Entry, model: Model) -> Entry:
+    """The same entry on a host whose inventory says this about it."""
+    spec = one.server.spec.model_copy(update={"models": {one.name: model}})
+    return Entry(replace(one.server, spec=spec), one.name)
+
+
 def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
     """alpha on a correct host, or on one changed by `change` (of the evidence, of its container)."""
     parts = host_evidence()
@@ -90,7 +97,7 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
     parts["files"]["/etc/gpurack/compose.yaml"] = {"mode": "644", "uid": 0, "text": text}
     if change:
         change(parts, container)
-    return Entry(server, "alpha", spec.models["alpha"])
+    return Entry(server, "alpha")
 
 
 def test_later_generation_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +230,8 @@ def test_reports_hung_nvidia_smi_in_container() -> None:
 def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
     on_no_list = entry(change=on_the_cpu)
     vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
-    assert drifts(test_models.test_gpus, replace(on_no_list, model=vulkan)) == []
-    stray = replace(entry(change=elsewhere), model=vulkan)
+    assert drifts(test_models.test_gpus, with_model(on_no_list, vulkan)) == []
+    stray = with_model(entry(change=elsewhere), vulkan)
     assert len(drifts(test_models.test_gpus, stray)) == 1
 
 
@@ -251,7 +258,7 @@ def test_says_which_models_were_not_tested_for_cuda() -> None:
     one = cuda("")
     ollama = one.model.model_copy(update={"engine": "ollama"})
     with pytest.warns(UserWarning, match="not tested: ollama has no program for it"):
-        assert drifts(test_models.test_cuda, replace(one, model=ollama)) == []
+        assert drifts(test_models.test_cuda, with_model(one, ollama)) == []
 
 
 def test_cuda_is_not_tested_where_it_is_not_used(recwarn: pytest.WarningsRecorder) -> None:
@@ -260,7 +267,7 @@ def test_cuda_is_not_tested_where_it_is_not_used(recwarn: pytest.WarningsRecorde
 
     one = cuda("")
     vulkan = one.model.model_copy(update={"version": "vulkan-b7000"})
-    assert drifts(test_models.test_cuda, replace(one, model=vulkan)) == []
+    assert drifts(test_models.test_cuda, with_model(one, vulkan)) == []
     assert drifts(test_models.test_cuda, entry(change=exited)) == []
     assert not list(recwarn)
 
@@ -285,7 +292,7 @@ def test_log_says_whether_cuda_works(
 ) -> None:
     one = cuda("", log)
     ollama = models(alpha={"gpus": [0], **OLLAMA}).models["alpha"]
-    assert drifts(test_models.test_cuda, replace(one, model=ollama)) == lines
+    assert drifts(test_models.test_cuda, with_model(one, ollama)) == lines
     assert len(recwarn) == untested
 
 
@@ -466,7 +473,7 @@ def test_checks_models_of_gateway_and_its_answers(listed: list[Any], answer: str
     said = {"ready": [200, "{}"], "listed": listed, "path": "/v1/chat/completions", "answer": [200, answer]}
     parts["models"]["gateway"] = said
     server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
-    one = Entry(server, "gateway", wanted.services["gateway"])
+    one = Entry(server, "gateway")
     found = drifts(test_models.test_ready, one) + drifts(test_models.test_answers, one)
     assert found == [f"gpu1 gateway: {line}" for line in lines]
 
@@ -488,7 +495,7 @@ def test_finds_pulled_models_by_ollamas_names(pull: str, listed: str, missing: b
     wanted = spec({"models": {"alpha": {"port": 8000, **ollama}}})
     server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     lines = [f"gpu1 alpha: pulled models: expected {pull}, found not among them"] if missing else []
-    assert drifts(test_models.test_ready, Entry(server, "alpha", wanted.models["alpha"])) == lines
+    assert drifts(test_models.test_ready, Entry(server, "alpha")) == lines
 
 
 @pytest.mark.parametrize(("restarts", "found"), [(2, []), (5, ["restarted 3 times since 2026-11-28 14:02 UTC"])])
@@ -521,7 +528,7 @@ def test_tries_wrong_key_only_with_known_request(
     monkeypatch.setenv("LAB_KEY", "sk-1")
     wanted = spec({"models": {"alpha": {"port": 8000, **words}}})
     server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(host_evidence()))  # type: ignore[arg-type]
-    assert test_models.keyed(Entry(server, "alpha", wanted.models["alpha"])) is asked
+    assert test_models.keyed(Entry(server, "alpha")) is asked
 
 
 @pytest.mark.parametrize(
