@@ -26,7 +26,7 @@ def choose_engine(t: Translation, image: str) -> Engine:
               "mounted model and exists on one host only. Set version instead of image.")  # fmt: skip
     if engine:
         return engine
-    _, command = program_of([*(t.run.entrypoint or ()), *t.run.command], t.environment) or ({}, [])
+    _, command = program_of(t.run.argv, t.environment) or ({}, [])
     given = set(flags_of.parse(t.run.command, Dialect()).given)
     by_program = recognise.engine_of_program(command)
     weak = {"model"} if name in t.known.committed else set()  # a server's container was committed in this text

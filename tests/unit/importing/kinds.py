@@ -677,3 +677,14 @@ KINDS["vulkan-dri"] += [
         "[/dev/dri/renderD129]", gpus=[1], compose={"privileged": True}, **FILE),
     one("lab/intelligence:1", "privileged: true", gpus=[], compose={"privileged": True}),
 ]  # fmt: skip
+KINDS["puller"] += [
+    Variation(f"# Notes\n```yaml\nservices:\n  llm: {{image: '{OLLAMA}', container_name: box, ports: ['1:11434']}}\n"
+              "```\n```sh\ndocker compose -f x.yml exec -T llm ollama pull a:1\n"
+              "docker-compose exec llm ollama pull b:2\n```\n",
+              {"box": {"pull": ["a:1", "b:2"]}}),
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec -u root -e A=b box ollama pull a:1\n"
+              "docker container exec box sh -c 'sleep 5; ollama pull b:2'\n"
+              f"docker run --rm -e OLLAMA_HOST=box {OLLAMA} pull c:3\n", {"box": {"pull": ["a:1", "b:2", "c:3"]}}),
+    Variation(f"docker run -d --name one -p 1:11434 {OLLAMA}\ndocker run -d --name two -p 2:11434 {OLLAMA}\n"
+              "ollama pull a:1\n", {"one": {"pull": ABSENT}, "two": {"pull": ABSENT}}, ["line 3: only pulls a:1."]),
+]  # fmt: skip
