@@ -688,3 +688,15 @@ KINDS["puller"] += [
     Variation(f"docker run -d --name one -p 1:11434 {OLLAMA}\ndocker run -d --name two -p 2:11434 {OLLAMA}\n"
               "ollama pull a:1\n", {"one": {"pull": ABSENT}, "two": {"pull": ABSENT}}, ["line 3: only pulls a:1."]),
 ]  # fmt: skip
+JOB = "-v /srv/m:/models ghcr.io/ggml-org/llama.cpp:full-cuda-b7000 --quantize /models/a.gguf /models/b.gguf q4_0\n"
+KINDS["secret-in-env"] += [
+    Variation(f"docker run --rm --gpus all --name make -e API_KEY=sk-0123456789abcdef {JOB}",
+              {"make": {"result": "b.gguf", "compose": {"env_file": ["/root/make.env"]}}},
+              ["API_KEY is a secret of the container"], ["sk-0123456789abcdef"]),
+    Variation(f"docker run --rm --gpus all --name q --mount type=tmpfs,dst=/t -v cc:/c:z {JOB}",
+              {"quantize": {"compose": {"volumes": [{"type": "volume", "source": "cc", "target": "/c",
+                                                     "bind": {"selinux": "z"}}, {"type": "tmpfs", "target": "/t"}]}}},
+              ['"q" is not a valid entry name', "volume cc on /c starts empty"]),
+    Variation(f"docker run --rm --gpus device=0:1 --name make {JOB}", {"make": {"gpus": ABSENT}},
+              ["GPU 0:1: `gpus` names MIG instances by UUID only"]),
+]  # fmt: skip

@@ -301,7 +301,7 @@ def test_imports_job_with_result_version_and_mounts() -> None:
         "quantize": {
             "engine": "llama.cpp", "version": "b7000", "folder": "/m", "result": "q4.gguf",
             "command": ["--quantize", "/models/a.gguf", "/models/q4.gguf", "q4_0"], "env": {"A": "1"},
-            "compose": {"volumes": ["/x:/y:ro"]},
+            "compose": {"volumes": [{"type": "bind", "source": "/x", "target": "/y", "read_only": True}]},
         }
     }  # fmt: skip
     cuda = "docker run --gpus device=1 --name ask -v /m:/models ghcr.io/ggml-org/llama.cpp:light-cuda-b7000 -p Hi"
