@@ -119,7 +119,8 @@ def script_of(t: Translation, command: Sequence[str]) -> str | None:
         return None
     if recognise.base(command[0]) in SHELLS:
         return next((word for word in command[1:] if not word.startswith("-")), None)
-    return command[0] if command[0].endswith(".sh") and (t.run.entrypoint or t.in_mount(command[0])) else None
+    mounted = any(mount.inside(command[0]) is not None for mount in t.run.mounts)
+    return command[0] if command[0].endswith(".sh") and (t.run.entrypoint or mounted) else None
 
 
 def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_of.Flags | None:

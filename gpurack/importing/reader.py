@@ -100,7 +100,8 @@ def read(
     every = runs
     runs, pulls, own = helpers.without_pullers(runs, known.pulled)
     named = [name for run in runs for name in (run.name, *run.aliases) if name]
-    known = replace(known, names=named, pulls=pulls)
+    engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
+    known = replace(known, names=named, pulls=pulls, engines=engines)
     imported = Imported()
     made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
@@ -234,11 +235,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
     started = {built.full(recognise.moved(run.image)) for run in runs}
     used = {id(one) for name, one in images.items() if name in started}
     findings += [unused(one) for one in dict.fromkeys(images.values()) if id(one) not in used]
-    engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
-    local = {split(image)[0]: engines[container] for image, container in committed.items() if container in engines}
-    sources = {split(image)[0]: container for image, container in committed.items()}
-    known = replace(known, pulled=pulls, engines={**engines, **local}, committed=sources, images=images)
-    return runs, findings, known
+    return runs, findings, replace(known, pulled=pulls, committed=committed, images=images)
 
 
 def build(
@@ -282,7 +279,7 @@ def other(command: words.Command, committed: dict[str, str], pulls: list[Pull], 
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]
         if len(names) >= 2:
-            committed[names[-1]] = names[-2]
+            committed[split(names[-1])[0]] = names[-2]
     verb = rest[0] if rest else ""
     if verb in IGNORED_DOCKER:
         kind, why = IGNORED_DOCKER[verb]

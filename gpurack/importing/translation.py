@@ -22,8 +22,8 @@ WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)")
 class Known:
     """What is known besides the container itself.
 
-    variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
-    it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
+    variables: set by the user. files: path on the host → content. engines: container → its engine. committed: image →
+    container it was committed from. images: image with tag → what it
     was built from. pulled: what commands of the text pull; pulls: container → models pulled in it. names: of all
     containers, also Compose's.
     """
@@ -132,10 +132,6 @@ class Translation:
         """Leave out the mounts of the files that a value such as `$(cat /run/secrets/key)` reads."""
         for path in secret.READS.findall(value):
             self.scripts |= {found[1]} if (found := self.on_host(path)) and found[1] else set()
-
-    def in_mount(self, path: str) -> bool:
-        """True if a path in the container is in a mount."""
-        return any(mount.inside(path) is not None for mount in self.run.mounts)
 
     def absolute(self, path: str) -> str:
         """A path of the host with `.`, `~` and Windows drives resolved, if that is possible."""
