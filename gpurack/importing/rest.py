@@ -21,11 +21,12 @@ def convert_environment(t: Translation) -> None:
         own = t.dialect.variables.get(name) == CONNECTS_TO or (
             t.engine.compiled and t.engine.compiled.chose(name, value)
         )
-        if own or (holds_secret(name, value) and not value):
+        private = holds_secret(name, value) or secret.refers_to_secret(value)
+        if own or (private and not value):
             continue  # an empty secret is as if it was not set
         if name in secret.HF_TOKENS and fetches:
             t.set_hf_token(name, value)
-        elif holds_secret(name, value):
+        elif private:
             secrets.append(name)
         elif name == "HF_ENDPOINT" and fetches:
             t.host["mirrors"] = {"huggingface": value}

@@ -690,6 +690,9 @@ KINDS["puller"] += [
 ]  # fmt: skip
 JOB = "-v /srv/m:/models ghcr.io/ggml-org/llama.cpp:full-cuda-b7000 --quantize /models/a.gguf /models/b.gguf q4_0\n"
 KINDS["secret-in-env"] += [
+    one("lab/app:1", "environment: {HEAD: 'Bearer ${LAB_TOKEN}', SECRETS: '${LAB_SECRET:?needed}', PORTS: '${P:-1}'}",
+        "HEAD, SECRETS are secrets of the container", env={"PORTS": "1"}, compose=ENV_FILE),
+    run("-e K=$LAB_KEY lab/app:1", "K is a secret of the container", env=ABSENT, compose=ENV_FILE),
     Variation(f"docker run --rm --gpus all --name make -e API_KEY=sk-0123456789abcdef {JOB}",
               {"make": {"result": "b.gguf", "compose": {"env_file": ["/root/make.env"]}}},
               ["API_KEY is a secret of the container"], ["sk-0123456789abcdef"]),

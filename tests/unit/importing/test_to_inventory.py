@@ -392,7 +392,8 @@ def test_models_of_a_gateway_are_those_in_its_file(config: str | None, sentence:
     assert sentence in [finding.what for finding in imported.findings if finding.kind == "open"]
     assert gateway["connects_to"] == (["one"] if config == LISTED else "all")
     assert gateway["args"] == {"num_workers": 2}  # LiteLLM refuses --num-workers
-    assert ("compose" in gateway) is (config is None)
+    assert ("volumes" in gateway.get("compose", {})) is (config is None)
+    assert ("env_file" in gateway.get("compose", {})) is (config != LISTED), "the key of its model"
 
 
 def test_first_account_of_open_webui_becomes_its_key() -> None:
