@@ -102,6 +102,9 @@ def read(
     named = [name for run in runs for name in (run.name, *run.aliases) if name]
     engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
     known = replace(known, names=named, pulls=pulls, engines=engines)
+    started = {built.full(recognise.moved(run.image)) for run in every}
+    used = {one for name, one in known.images.items() if name in started}
+    own += [unused(one) for one in dict.fromkeys(known.images.values()) if one not in used]
     imported = Imported()
     made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
@@ -232,9 +235,6 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             continue
         runs.append(replace(container, alternative=command.alternative))
         findings += found
-    started = {built.full(recognise.moved(run.image)) for run in runs}
-    used = {id(one) for name, one in images.items() if name in started}
-    findings += [unused(one) for one in dict.fromkeys(images.values()) if id(one) not in used]
     return runs, findings, replace(known, pulled=pulls, committed=committed, images=images)
 
 

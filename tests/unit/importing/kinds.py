@@ -703,3 +703,8 @@ KINDS["secret-in-env"] += [
     Variation(f"docker run --rm --gpus device=0:1 --name make {JOB}", {"make": {"gpus": ABSENT}},
               ["GPU 0:1: `gpus` names MIG instances by UUID only"]),
 ]  # fmt: skip
+KINDS["router-config-hf"].append(Variation(
+    "```sh\ngit clone https://github.com/ggml-org/llama.cpp && cd llama.cpp\ndocker build -t mine -f "
+    ".devops/cuda.Dockerfile .\n```\n```yaml\nservices:\n  one: {image: mine, gpus: all, command: -m /m/a.gguf, "
+    "volumes: ['/srv/m:/m'], ports: ['8000:8080']}\n```\n", {"one": FILE}, unsaid=["is not started here"],
+))  # fmt: skip
