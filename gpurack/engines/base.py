@@ -236,6 +236,10 @@ class Engine(ABC):
         """
         return {}, command
 
+    def flags_for(self, *fields: str) -> list[str]:
+        """Return the flags that gpurack sets from any of these fields."""
+        return [flag for flag, field in self.own_args.items() if field in fields]
+
     def upstreams_of(self, config: Any) -> Sequence[ConfiguredUpstream]:
         """For a gateway: return what the data of its configuration connects to. Raises ValueError."""
         return ()

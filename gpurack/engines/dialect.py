@@ -49,7 +49,7 @@ class Dialect:
 
     repositories: flags that name a repository of the hub; repository_file names a file of it. default_file: the file
     without that flag, in words. url: the flag that names the weights by a URL. pull_path: the path of the request that
-    makes it pull a model.
+    makes it pull a model. ends: subcommands of its program that end.
 
     multipliers: the letters behind a number of tokens → what they multiply it with. hub: flags that may name further
     repositories of the hub, which the engine would fetch itself.
@@ -84,6 +84,7 @@ class Dialect:
     default_file: str = ""
     url: str = ""
     pull_path: str = ""
+    ends: Collection[tuple[str, str]] = ()
 
     multipliers: Mapping[str, int] = field(default_factory=dict)
     hub: Collection[str] = ()

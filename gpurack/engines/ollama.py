@@ -69,6 +69,7 @@ class Ollama(Engine):
         caches={DATA: OWN_VOLUME + "; name the models in pull"},
         pulls=(("ollama", "pull"), ("ollama", "run")),
         pull_path="/api/pull",
+        ends={("ollama", word) for word in ("create", "cp", "rm", "list", "show")},
     )
     hints = (Hint(r"requires more system memory", "The host has too little memory for it. Choose a smaller model."),)
     api = "ollama"

@@ -113,7 +113,7 @@ def name_unknown(fields: dict[str, Any], path: Sequence[str], code: str) -> bool
 def serve_also(fields: dict[str, Any]) -> bool:
     """Make the name that clients used the second one of an entry, if its engine can have several."""
     engine = ENGINES[fields["engine"]]
-    flag = next((flag for flag, place in engine.own_args.items() if place == "served_name"), "")
+    flag = next(iter(engine.flags_for("served_name")), "")
     names = [fields["served_name"], *fields.get("args", {}).get(flag, [])] if "served_name" in fields else []
     if not names or not engine.adds(flag, names):
         return False

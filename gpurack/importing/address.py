@@ -10,10 +10,15 @@ from gpurack.spec.image_ref import split
 
 def choose_key(t: Translation) -> str:
     """The container's name; without a valid one, a name made from its model or image."""
+    served = next((t.flags.given[flag][-1] for flag in t.engine.flags_for("served_name") if flag in t.flags.given), "")
+    return valid_key(t, str(served or t.model or split(t.run.image)[0]))
+
+
+def valid_key(t: Translation, like: str) -> str:
+    """The container's name; without a valid one, a name made from the last part of another name or path."""
     if t.run.name and re.fullmatch(CONTAINER_NAME, t.run.name):
         return t.run.name
-    served = t.flags.given.get("served-model-name", t.flags.given.get("alias", [""]))[-1]
-    path = str(served or t.model or split(t.run.image)[0]).rstrip("/").rsplit("/", 1)[-1]
+    path = like.rstrip("/").rsplit("/", 1)[-1]
     stem = re.sub(r"\.(gguf|bin|safetensors)$", "", path)
     key = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or t.engine.name
     key = key if re.fullmatch(CONTAINER_NAME, key) else f"{t.engine.name}-{key}"  # Docker requires two characters
@@ -35,10 +40,10 @@ def port_in(command: Sequence[str]) -> int | None:
 def convert_address(t: Translation) -> None:
     """port and bind."""
     engine = t.engine
-    port_flags = [flag for flag, place in engine.own_args.items() if place == "port"]
-    listens = next((t.number(f"--{flag}", value) for flag in port_flags if (value := t.flags.take(flag))), None)
-    for flag in [flag for flag, place in engine.own_args.items() if place == "bind"]:
-        t.flags.given.pop(flag, None)
+    named = ((flag, t.flags.take(flag)) for flag in engine.flags_for("port"))
+    listens = next((t.number(f"--{flag}", value) for flag, value in named if value), None)
+    for flag in engine.flags_for("bind"):
+        t.flags.take(flag)
     if t.unknown and t.run.host_network:
         listens = listens or port_in(t.run.command)
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]

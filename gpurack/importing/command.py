@@ -25,6 +25,12 @@ def shell_text(command: Sequence[str]) -> tuple[str, Sequence[str]] | None:
     return command[2], command[3:]
 
 
+def commands_in(command: Sequence[str]) -> list[Sequence[str]]:
+    """The simple commands that a command runs: those of the text of a shell, or itself."""
+    of_shell = shell_text(command)
+    return [one.words for one in words.read(of_shell[0]).commands] if of_shell else [command]
+
+
 def started(command: Sequence[str]) -> list[str]:
     """What a command starts in the end: the words behind init processes and `exec`."""
     rest = list(command)
@@ -67,7 +73,7 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     """The engine's flags; None if the command is not the engine's own and must be kept unchanged."""
     if t.unknown:
         return None
-    variables, whole = t.engine.started_by([*(t.run.entrypoint or ()), *t.run.command])
+    variables, whole = t.engine.started_by(t.run.argv)
     whole = list(whole)
     if path := script_of(t, whole):
         t.environment |= variables
@@ -75,7 +81,7 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     found = ({}, whole) if tuple(whole) in t.dialect.programs else program_of(whole, t.environment)
     exported, program = found or ({}, [])
     more, command = t.engine.started_by(program)
-    arguments = recognise.after_program(t.engine, command)
+    arguments = recognise.after_program(t.dialect.programs, command)
     image_starts_it = t.run.entrypoint is None and program == whole
     if arguments is None and image_starts_it and not PROGRAM.fullmatch((command or [""])[0]):
         arguments = whole
@@ -113,7 +119,8 @@ def script_of(t: Translation, command: Sequence[str]) -> str | None:
         return None
     if recognise.base(command[0]) in SHELLS:
         return next((word for word in command[1:] if not word.startswith("-")), None)
-    return command[0] if command[0].endswith(".sh") and (t.run.entrypoint or t.in_mount(command[0])) else None
+    mounted = any(mount.inside(command[0]) is not None for mount in t.run.mounts)
+    return command[0] if command[0].endswith(".sh") and (t.run.entrypoint or mounted) else None
 
 
 def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_of.Flags | None:
@@ -129,7 +136,7 @@ def read_script(t: Translation, inside: str, arguments: Sequence[str]) -> flags_
     read = words.read(text, {**t.environment, **t.known.variables}, arguments=arguments)
     t.findings += [Finding(found.kind, f"{t.where}, {inside}", found.what) for found in read.findings]
     before, last, variables = in_order(read)
-    found = recognise.after_program(t.engine, started(last.words)) if last else None
+    found = recognise.after_program(t.dialect.programs, started(last.words)) if last else None
     if last is None or found is None:
         t.note("open", f"{inside} contains no {t.engine.name} command at its end. It is kept, with engine custom.")
     elif before:

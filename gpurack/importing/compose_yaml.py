@@ -158,8 +158,7 @@ def included(
     one.
     """
     for entry in content.pop("include", None) or []:
-        path = entry.get("path") if isinstance(entry, dict) else entry
-        for name in map(str, path if isinstance(path, list) else [path]):
+        for name in map(str, as_list(entry.get("path") if isinstance(entry, dict) else entry)):
             text = files.get(name)
             if name in within:
                 missing(f"{name} includes itself, which Compose refuses. Remove that `include`.")

@@ -1,6 +1,6 @@
 """The settings of a container, from docker run, from a compose file, or found running on a host."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,15 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Models that a command or a container pulls, and does nothing else. said: words that may name the server."""
+
+    where: str
+    models: Sequence[str]
+    said: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,8 @@ class ContainerRun:
     alternative: bool = False
     once: bool = False
     compose: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def argv(self) -> list[str]:
+        """Its program with the arguments, without what the image brings."""
+        return [*(self.entrypoint or ()), *self.command]

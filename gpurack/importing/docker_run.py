@@ -87,6 +87,11 @@ def parser_of(flags: str, lists: str, single: str) -> argparse.ArgumentParser:
 PARSER = parser_of(FLAGS, LISTS, SINGLE)
 PARSER.add_argument("image")
 PARSER.add_argument("command", nargs=argparse.REMAINDER)
+EXEC = parser_of(
+    "d/detach i/interactive t/tty T/no-TTY privileged", "e/env env-file", "u/user w/workdir detach-keys index"
+)
+EXEC.add_argument("container")
+EXEC.add_argument("command", nargs=argparse.REMAINDER)
 FIELDS = {
     long: field or long.replace("-", "_")
     for option in f"{FLAGS} {LISTS} {SINGLE} image= command=".split()
@@ -100,8 +105,6 @@ FIELDS = {
 def run_words(words: Sequence[str]) -> list[str] | None:
     """The words after `docker run`, also behind sudo; None for another command."""
     rest = docker_words(words)
-    if rest[:1] == ["container"]:
-        rest = rest[1:]
     if rest[:1] not in (["run"], ["create"]):
         return None
     by_wrapper = any(word.rsplit("/", 1)[-1] == OLD_DOCKER for word in words[: len(words) - len(rest)])
@@ -113,12 +116,32 @@ def docker_words(words: Sequence[str]) -> list[str]:
     rest = list(words)
     while rest and (rest[0] in BEFORE or (len(rest) < len(words) and re.match(r"-|\w+=|\d+[smh]?$", rest[0]))):
         rest = rest[2 if rest[0] in ("-u", "--user", "-g") else 1 :]
-    if not rest or rest[0].rsplit("/", 1)[-1] not in ("docker", "podman", "nerdctl", OLD_DOCKER):
+    program = rest[0].rsplit("/", 1)[-1] if rest else ""
+    if program == "docker-compose":
+        return ["compose", *rest[1:]]
+    if program not in ("docker", "podman", "nerdctl", OLD_DOCKER):
         return []
-    rest = rest[1:]
-    while rest and rest[0].startswith("-"):  # docker's own options: --context, -H
+    rest = without_options(rest[1:])  # --context, -H
+    return rest[1:] if rest[:1] == ["container"] else rest
+
+
+def without_options(words: Sequence[str]) -> list[str]:
+    """The words after the options of docker or docker compose itself."""
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
         rest = rest[1 if "=" in rest[0] or rest[0] in ("-D", "--debug", "--tls") else 2 :]
     return rest
+
+
+def exec_words(words: Sequence[str]) -> tuple[str, list[str]]:
+    """(container, command) of `docker exec` or `docker compose exec`; ("", the words) of another command."""
+    rest = docker_words(words)
+    rest = without_options(rest[1:]) if rest[:1] == ["compose"] else rest
+    try:
+        found = EXEC.parse_args(rest[1:]) if rest[:1] == ["exec"] else None
+    except Unreadable:
+        found = None
+    return (found.container, found.command) if found else ("", [word for word in words if word != "sudo"])
 
 
 def unfinished(words: Sequence[str]) -> bool:

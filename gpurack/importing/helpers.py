@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Engine
-from gpurack.importing import recognise, words
-from gpurack.importing.command import HARMLESS, shell_text, started
-from gpurack.importing.container import ContainerRun
+from gpurack.importing import recognise
+from gpurack.importing.command import HARMLESS, commands_in, started
+from gpurack.importing.container import ContainerRun, Finding, Pull
 
 NO_HTTP = (
     r"postgres(ql)?|postgis|pgvector|timescaledb|mysql|mariadb|mongo(db)?|redis(-stack)?|valkey|keydb|memcached|nats|"
@@ -52,78 +52,66 @@ def answers_http(image: str) -> bool:
 
 def runs_once(run: ContainerRun, engine: Engine) -> bool:
     """True for a container of an engine's image whose commands all end: downloads, copies, `ollama create`."""
-    direct = started([*(run.entrypoint or ()), *run.command])
-    of_shell = shell_text(direct)
-    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(direct)]
-    plain = [(recognise.base(one[0]), *one[1:2]) for one in commands if one]
-    short = {(engine.name, word) for word in ("create", "cp", "rm", "list", "show")} if engine.dialect.pulls else set()
-    return bool(plain) and all(one[0] in ONCE or one in short for one in plain)
+    plain = [(recognise.base(one[0]), *one[1:2]) for one in commands_in(started(run.argv)) if one]
+    return bool(plain) and all(one[0] in ONCE or one in engine.dialect.ends for one in plain)
 
 
-def pulled_in(command: Sequence[str]) -> list[tuple[Engine, str]]:
-    """(engine, model) for each model that a command pulls, if it does nothing else: also in a shell, or by the API.
+def pulled_in(command: Sequence[str]) -> tuple[bool, list[str]]:
+    """(does it also serve, the models that a command pulls, also in a shell or by the API); none if it does more.
 
-    >>> [model for _, model in pulled_in(["sh", "-c", "ollama pull a && ollama pull b"])], pulled_in(["ollama", "list"])
-    (['a', 'b'], [])
+    >>> pulled_in(["sh", "-c", "ollama pull a && ollama pull b"]), pulled_in(["ollama", "list"])
+    ((False, ['a', 'b']), (False, []))
     """
-    whole = " ".join(command)
-    for engine in ENGINES.values():
-        if engine.dialect.pull_path and engine.dialect.pull_path in whole:
-            return [(engine, model) for model in API_MODEL.findall(whole)]
-    of_shell = shell_text(command)
-    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(command)]
-    found = [recognise.pulled(one) for one in commands]
-    return [one for one in found if one] if all(found) else []
-
-
-def pulls_of(run: ContainerRun, engine: Engine | None) -> tuple[bool, list[str]] | None:
-    """(does it also serve, the models it pulls) of a container that does nothing else; None for any other."""
-    direct = started([*(run.entrypoint or ()), *run.command])
-    whole = " ".join(direct)
-    paths = [one.dialect.pull_path for one in ENGINES.values() if one.dialect.pull_path]
-    if any(path in whole for path in paths) and (by_api := API_MODEL.findall(whole)):
+    whole, dialects = " ".join(command), [engine.dialect for engine in ENGINES.values() if engine.dialect.pulls]
+    if any(one.pull_path in whole for one in dialects) and (by_api := API_MODEL.findall(whole)):
         return False, by_api
-    if engine is None or not engine.dialect.pulls or not direct:
-        return None
-    if run.entrypoint is None and direct[0] == "pull":
-        direct = [engine.name, *direct]
-    of_shell = shell_text(direct)
-    commands = [one.words for one in words.read(of_shell[0]).commands] if of_shell else [tuple(direct)]
     serves, models = False, []
-    for one in commands:
+    for one in commands_in(command):
         plain = [recognise.base(one[0]), *one[1:]]
         if found := recognise.pulled(plain):
-            models.append(found[1])
-        elif recognise.after_program(engine, plain) == []:
+            models.append(found)
+        elif any(recognise.after_program(dialect.programs, plain) == [] for dialect in dialects):
             serves = True
-        elif plain[0] not in WAITING and plain[:2] != [engine.name, "list"]:
-            return None
-    return (serves, models) if models else None
+        elif plain[0] not in WAITING and plain[1:2] != ["list"]:
+            return False, []
+    return serves, models
+
+
+def pulled_by(run: ContainerRun) -> tuple[bool, list[str]]:
+    """(does it also serve, the models that a container pulls); none if it does anything else."""
+    direct, engine = started(run.argv), recognise.engine_of(run.image)
+    if engine and run.entrypoint is None and (engine.name, *direct[:1]) in engine.dialect.pulls:
+        direct = [engine.name, *direct]
+    return pulled_in(direct) if direct else (False, [])
 
 
 def without_pullers(
-    runs: Sequence[ContainerRun],
-) -> tuple[list[ContainerRun], dict[str, list[str]], list[tuple[ContainerRun, list[str], str]]]:
-    """(containers that serve; container → models that others pull in it; pullers with their models and server)"""
+    runs: Sequence[ContainerRun], pulls: Sequence[Pull]
+) -> tuple[list[ContainerRun], dict[str, list[str]], list[Finding]]:
+    """(containers that serve; container → models that others pull in it; findings). pulls: by commands of the text."""
     kept: list[ContainerRun] = []
-    pullers: list[tuple[ContainerRun, list[str]]] = []
-    pulls: dict[str, list[str]] = {}
+    pullers: list[Pull] = []
+    found: dict[str, list[str]] = {}
+    findings: list[Finding] = []
     for run in runs:
-        found = pulls_of(run, recognise.engine_of(run.image))
-        if found is None:
+        serves, models = pulled_by(run)
+        if serves and models:
+            found.setdefault(run.name or "", []).extend(models)
+            run = replace(run, entrypoint=None, command=())
+        if serves or not models:
             kept.append(run)
-        elif found[0]:
-            kept.append(replace(run, entrypoint=None, command=()))
-            pulls.setdefault(run.name or "", []).extend(found[1])
         else:
-            pullers.append((run, found[1]))
+            said = " ".join([*run.environment.values(), *run.argv])
+            pullers.append(Pull(run.where, models, re.findall(r"[\w.-]+", said)))
     servers = {run.name or "": run for run in kept if (one := recognise.engine_of(run.image)) and one.dialect.pulls}
-    served = []
-    for run, models in pullers:
-        said = " ".join([*run.environment.values(), *run.command, *(run.entrypoint or ())])
-        named = [name for name, one in servers.items() if set(re.findall(r"[\w.-]+", said)) & {name, *one.aliases}]
-        server = named[0] if len(named) == 1 else next(iter(servers)) if len(servers) == 1 else ""
-        if server in servers:
-            pulls.setdefault(server, []).extend(models)
-        served.append((run, models, server if server in servers else ""))
-    return kept, pulls, served
+    for pull in [*pulls, *pullers]:
+        named = [name for name, one in servers.items() if {name, *one.aliases} & {*pull.said}] or list(servers)
+        which = ", ".join(pull.models)
+        if len(named) != 1:
+            findings.append(Finding("open", pull.where, f"only pulls {which}. Add them to `pull` of an entry."))
+            continue
+        found.setdefault(named[0], []).extend(pull.models)
+        if pull in pullers:
+            server = named[0] or servers[""].image
+            findings.append(Finding("changed", pull.where, f"only pulls {which}, which became `pull` of {server}."))
+    return kept, found, findings

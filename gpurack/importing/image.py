@@ -20,13 +20,13 @@ def choose_engine(t: Translation, image: str) -> Engine:
     if found:
         return found
     name, _, _ = split(image)
-    engine = t.known.engines.get(name)
     if name in t.known.committed:
         t.note("open", f"{image} was made by docker commit from {t.known.committed[name]}. It does not contain the "
               "mounted model and exists on one host only. Set version instead of image.")  # fmt: skip
-    if engine:
-        return engine
-    _, command = program_of([*(t.run.entrypoint or ()), *t.run.command], t.environment) or ({}, [])
+    for container in (t.known.committed.get(name, ""), name):  # a committed image often has the container's name
+        if container in t.known.engines:
+            return t.known.engines[container]
+    _, command = program_of(t.run.argv, t.environment) or ({}, [])
     given = set(flags_of.parse(t.run.command, Dialect()).given)
     by_program = recognise.engine_of_program(command)
     weak = {"model"} if name in t.known.committed else set()  # a server's container was committed in this text

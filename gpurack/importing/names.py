@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from gpurack.importing.container import ContainerRun, Finding
@@ -74,23 +75,24 @@ def adapt(
             note("changed", f"{shown} in its settings became {now}{number}, its address in gpurack.")
         return text
 
-    def ports_of(now: list[Any], before: list[Any]) -> list[Any]:
-        """Words with the new ports of `--x-port N` beside `--x-host NAME`."""
-        for at in range(1, len(before)):
-            flag = str(before[at - 1])
-            host = next((name for name, one in zip(before[1:], before, strict=False) if HOST.search(str(one))
-                         and HOST.sub("", str(one)) == PORT.sub("", flag)), None)  # fmt: skip
-            target = known.get(str(host)) if PORT.search(flag) else None
-            if target and target.key and str(before[at]) == str(target.before) != str(target.after):
-                now[at] = str(target.after)
-                note("changed", f"{flag} {target.before} became {target.after}, the port of {target.key} in gpurack.")
-        return now
+    def port_of(name: str, port: Any, beside: Iterable[tuple[Any, Any]], separator: str) -> Any:
+        """The value of a setting such as X_PORT: the new port of the host in X_HOST beside it."""
+        hosts = (host for other, host in beside if HOST.search(str(other))
+                 and HOST.sub("", str(other)) == PORT.sub("", name))  # fmt: skip
+        target = known.get(str(next(hosts, None))) if PORT.search(name) else None
+        if not (target and target.key and str(port) == str(target.before) != str(target.after)):
+            return port
+        what = f"{name}{separator}{target.before} became {target.after}, the port of {target.key} in gpurack."
+        note("changed", what)
+        return str(target.after)
 
     def walk(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
             return {key: walk(item, name or str(key)) for key, item in value.items()}
         if isinstance(value, list):
-            return ports_of([walk(item, name) for item in value], value)
+            pairs = list(pairwise(value))  # a flag and its value
+            ports = [port_of(str(flag), port, pairs, " ") for flag, port in pairs]
+            return [walk(item, name) for item in [*value[:1], *ports]]
         return URL.sub(lambda found: changed(found, name), value) if isinstance(value, str) else value
 
     if "connects_to" in entry.fields:
@@ -105,14 +107,7 @@ def adapt(
                 note("open", f"connects to {host}, which is not one of these containers. Set connects_to.")
         entry.fields["connects_to"] = list(connected) or "all"
     env = entry.fields.get("env", {})
-    for name in filter(PORT.search, env):
-        beside = [
-            value for other, value in env.items() if HOST.search(other) and HOST.sub("", other) == PORT.sub("", name)
-        ]
-        target = known.get(beside[0]) if beside else None
-        if target and target.key and str(env[name]) == str(target.before) != str(target.after):
-            env[name] = str(target.after)
-            note("changed", f"{name}={target.before} became {target.after}, the port of {target.key} in gpurack.")
+    env |= {name: port_of(name, value, env.items(), "=") for name, value in env.items()}
     for field in ("env", "args"):
         if field in entry.fields:
             entry.fields[field] = walk(entry.fields[field])

@@ -4,12 +4,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import dropwhile
 from typing import Any
 
-from gpurack.engines.base import Engine
 from gpurack.importing import built, compose_file, docker_run, helpers, inspect, names, notes, recognise, secret, words
-from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.container import ContainerRun, Finding, Pull
 from gpurack.importing.service import Unreadable
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 from gpurack.spec.image_ref import split
@@ -40,8 +38,6 @@ NOT_IMPORTED = {
     "a Kubernetes manifest": re.compile(r"\A(?:#.*\n|---\s*\n|\s*\n)*(?:apiVersion|kind): *\S"),
 }
 """Kinds of files that are recognised, but not imported."""
-Pulls = dict[tuple[Engine, str | None], list[str]]
-"""(engine, container or None if unknown) → the models pulled in it."""
 INSIDE = re.compile(r"\b(docker|podman|nerdctl)\s(.*\s)?(run|create)\s", re.DOTALL)
 """A command of a container in another one."""
 NO_DOCKER = "not a docker command."
@@ -101,10 +97,14 @@ def read(
         known = replace(known, images=images)
     else:
         runs, findings, known = import_notes(text, known, profiles)
-    runs, pulls, pullers = helpers.without_pullers(runs)
-    own = [pulled_by(*puller) for puller in pullers]
+    every = runs
+    runs, pulls, own = helpers.without_pullers(runs, known.pulled)
     named = [name for run in runs for name in (run.name, *run.aliases) if name]
-    known = replace(known, names=named, pulls={**known.pulls, **pulls})
+    engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
+    known = replace(known, names=named, pulls=pulls, engines=engines)
+    started = {built.full(recognise.moved(run.image)) for run in every}
+    used = {one for name, one in known.images.items() if name in started}
+    own += [unused(one) for one in dict.fromkeys(known.images.values()) if one not in used]
     imported = Imported()
     made: list[tuple[Entry, ContainerRun]] = []
     for run in runs:
@@ -121,7 +121,7 @@ def read(
             entry.key = own_key(entry, run, [one for one, _ in made])
             made.append((entry, run))
     # what its settings lack does not matter for a container that is not imported
-    without = {run.where for run in [*runs, *(puller for puller, _, _ in pullers)]} - {run.where for _, run in made}
+    without = {run.where for run in every} - {run.where for _, run in made}
     imported.findings = [*(finding for finding in findings if finding.where not in without), *own]
     known_names = names.targets(runs, made)
     published = {entry.fields.get("port", 0): names.Target(entry.key, *entry.inside) for entry, _ in made}
@@ -134,13 +134,6 @@ def read(
     needed = dict.fromkeys(finding for finding in imported.findings if finding.what not in asked)
     imported.findings = sorted(needed, key=line_of)
     return imported
-
-
-def pulled_by(run: ContainerRun, models: Sequence[str], server: str) -> Finding:
-    """The finding for a container that only pulls models."""
-    if server:
-        return Finding("changed", run.where, f"only pulls {', '.join(models)}, which became `pull` of {server}.")
-    return Finding("open", run.where, f"only pulls {', '.join(models)}. Add them to `pull` of an entry.")
 
 
 def line_of(finding: Finding) -> int:
@@ -212,7 +205,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
     findings = list(script.findings)
     runs: list[ContainerRun] = []
     committed: dict[str, str] = {}
-    pulls: Pulls = {}
+    pulls: list[Pull] = []
     images: dict[str, built.Built] = {}
     checkout = built.Checkout()
     for where, comment in script.comments:
@@ -242,24 +235,7 @@ def import_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Fin
             continue
         runs.append(replace(container, alternative=command.alternative))
         findings += found
-    started = {built.full(recognise.moved(run.image)) for run in runs}
-    used = {id(one) for name, one in images.items() if name in started}
-    findings += [unused(one) for one in dict.fromkeys(images.values()) if id(one) not in used]
-    by_container: dict[str, list[str]] = {}
-    for (puller, container_name), models in pulls.items():
-        names = [run.name or "" for run in runs if recognise.engine_of(run.image) is puller]
-        if container_name in names or len(set(names)) == 1:
-            name = container_name if container_name in names else names[0]
-            by_container.setdefault(name or "", []).extend(models)
-        else:
-            findings.append(
-                Finding("open", puller.name, f"pulls {', '.join(models)}. Add them to `pull` of its entry.")
-            )
-    engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
-    local = {split(image)[0]: engines[container] for image, container in committed.items() if container in engines}
-    sources = {split(image)[0]: container for image, container in committed.items()}
-    known = replace(known, pulls=by_container, engines={**engines, **local}, committed=sources, images=images)
-    return runs, findings, known
+    return runs, findings, replace(known, pulled=pulls, committed=committed, images=images)
 
 
 def build(
@@ -290,27 +266,20 @@ def tag(command: Sequence[str], images: dict[str, built.Built]) -> None:
         images[built.full(rest[2])] = found
 
 
-def other(command: words.Command, committed: dict[str, str], pulls: Pulls, logins: set[str]) -> list[Finding]:
+def other(command: words.Command, committed: dict[str, str], pulls: list[Pull], logins: set[str]) -> list[Finding]:
     """Handle any other command. logins: lines with a docker login."""
     rest = docker_run.docker_words(command.words)
     shown = secret.masked_command(command.words)
     if command.where in logins:
         shown = " ".join([*(["docker"] if rest else []), (rest or command.words)[0], "…"])
-    plain = [word for word in command.words if word not in ("sudo",)]
-    if rest[:1] == ["exec"]:
-        inside = list(dropwhile(lambda word: word.startswith("-"), rest[1:]))
-        if models := helpers.pulled_in(inside[1:]):
-            for engine, model in models:
-                pulls.setdefault((engine, inside[0]), []).append(model)
-            return []
-    if models := helpers.pulled_in(plain):
-        for engine, model in models:
-            pulls.setdefault((engine, None), []).append(model)
+    server, inside = docker_run.exec_words(command.words)
+    if inside and (models := helpers.pulled_in(inside)[1]):
+        pulls.append(Pull(command.where, models, [server]))
         return []
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]
         if len(names) >= 2:
-            committed[names[-1]] = names[-2]
+            committed[split(names[-1])[0]] = names[-2]
     verb = rest[0] if rest else ""
     if verb in IGNORED_DOCKER:
         kind, why = IGNORED_DOCKER[verb]

@@ -49,13 +49,8 @@ def base(word: str) -> str:
     return re.sub(r"^(python3)\.\d+$", r"\1", word.rsplit("/", 1)[-1])
 
 
-def after_program(engine: Engine, words: Sequence[str]) -> list[str] | None:
-    """The arguments after the engine's program, also with its absolute path; None for another program."""
-    return after_one_of(engine.dialect.programs, words)
-
-
-def after_one_of(programs: Iterable[tuple[str, ...]], words: Sequence[str]) -> list[str] | None:
-    """The words after any of these programs; None for another one."""
+def after_program(programs: Iterable[tuple[str, ...]], words: Sequence[str]) -> list[str] | None:
+    """The arguments after any of these programs, also with its absolute path; None for another program."""
     named = [base(word) if at == 0 else word for at, word in enumerate(words)]
     if named[:1] and named[0].startswith("python"):
         while named[1:2] in (["-u"], ["-O"], ["-B"]):
@@ -70,18 +65,15 @@ def engine_of_program(words: Sequence[str]) -> Engine | None:
     """The engine that a program proves in an unknown image. `serve` or `start.sh` prove nothing."""
     for engine in ENGINES.values():
         proofs = [program for program in engine.dialect.programs if len(program) > 1 or "-" in program[0].strip("-")]
-        if after_one_of([one for one in proofs if not one[-1].endswith(".sh")], words) is not None:
+        if after_program([one for one in proofs if not one[-1].endswith(".sh")], words) is not None:
             return engine
     return None
 
 
-def pulled(words: Sequence[str]) -> tuple[Engine, str] | None:
-    """(engine, model) for an engine's command that pulls a model, else None."""
-    for engine in ENGINES.values():
-        for program in engine.dialect.pulls:
-            if tuple(words[: len(program)]) == program and len(words) > len(program):
-                return engine, words[len(program)]
-    return None
+def pulled(words: Sequence[str]) -> str | None:
+    """The model that an engine's command pulls; None for another command."""
+    every = (engine.dialect.pulls for engine in ENGINES.values())
+    return next((after[0] for programs in every if (after := after_program(programs, words))), None)
 
 
 def version_of(engine: Engine, reference: str, with_gpus: bool) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME
 from gpurack.host_data import yaml_from_host
 from gpurack.importing import secret
+from gpurack.importing.compose_yaml import as_list
 from gpurack.importing.container import Mount
 from gpurack.importing.translation import Translation
 from gpurack.spec.secret_names import holds_secret
@@ -20,11 +21,12 @@ def convert_environment(t: Translation) -> None:
         own = t.dialect.variables.get(name) == CONNECTS_TO or (
             t.engine.compiled and t.engine.compiled.chose(name, value)
         )
-        if own or (holds_secret(name, value) and not value):
+        private = holds_secret(name, value) or secret.refers_to_secret(value)
+        if own or (private and not value):
             continue  # an empty secret is as if it was not set
         if name in secret.HF_TOKENS and fetches:
             t.set_hf_token(name, value)
-        elif holds_secret(name, value):
+        elif private:
             secrets.append(name)
         elif name == "HF_ENDPOINT" and fetches:
             t.host["mirrors"] = {"huggingface": value}
@@ -40,8 +42,7 @@ def convert_environment(t: Translation) -> None:
 def keep_secrets(t: Translation, names: list[str]) -> None:
     """Name a file on the host for the container's own secrets: `env` is visible in docker inspect."""
     file = f"/root/{t.key}.env"
-    given = t.compose.get("env_file") or []
-    t.compose["env_file"] = [*(given if isinstance(given, list) else [given]), file]
+    t.compose["env_file"] = [*as_list(t.compose.get("env_file") or []), file]
     what = "is a secret" if len(names) == 1 else "are secrets"
     t.note("open", f"{', '.join(names)} {what} of the container. Write NAME=value to {file} on the host (mode 0600), "
            "because `env` is visible in docker inspect.")  # fmt: skip
@@ -156,8 +157,7 @@ def convert_compose(t: Translation) -> None:
     elif "restart" not in t.compose:
         how = "ran in the foreground" if not t.run.detached else "had no restart policy"
         t.note("changed", f"{how}; gpurack restarts it after a crash or reboot (restart: unless-stopped).")
-    files = t.compose.get("env_file") or []
-    for file in files if isinstance(files, list) else [files]:
+    for file in as_list(t.compose.get("env_file") or []):
         path = str(file.get("path") if isinstance(file, dict) else file)
         if not path.startswith("/"):
             t.note("open", f"env_file {path} is a relative path. Use the absolute path on the host.")

@@ -47,6 +47,15 @@ def reference(value: str) -> str | None:
     return found[1] if found else None
 
 
+def refers_to_secret(value: str) -> bool:
+    """True if a value has a variable without a value that is a secret.
+
+    >>> refers_to_secret("Bearer $API_TOKEN"), refers_to_secret("$PORT")
+    (True, False)
+    """
+    return any(map(is_secret, re.findall(r"\$\{?(\w+)", value)))
+
+
 def file_of(value: str) -> str | None:
     """The file that a value only reads, else None."""
     found = READS.fullmatch(value)

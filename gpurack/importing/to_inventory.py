@@ -4,7 +4,7 @@ from gpurack.engines import ENGINES
 from gpurack.engines.args import with_dashes
 from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import NODES
-from gpurack.importing import built, helpers, jobs, recognise, secret
+from gpurack.importing import built, helpers, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, convert_address
 from gpurack.importing.arguments import convert_args, convert_own_flags, environment_to_flags
@@ -12,6 +12,7 @@ from gpurack.importing.command import read_arguments
 from gpurack.importing.container import ContainerRun, Finding, Kind
 from gpurack.importing.gpu_fields import convert_gpus, convert_parallelism, hosts_of, keep_slices
 from gpurack.importing.image import choose_engine, convert_image
+from gpurack.importing.jobs import convert_job
 from gpurack.importing.rest import (
     convert_compose,
     convert_connections,
@@ -24,7 +25,7 @@ from gpurack.importing.translation import Entry, Known, Translation
 from gpurack.importing.weights import convert_weights
 from gpurack.spec.fields import in_order
 from gpurack.spec.image_ref import split
-from gpurack.spec.model import Job, Model
+from gpurack.spec.model import Model
 
 
 def entry_of(run: ContainerRun, known: Known) -> tuple[Entry | None, list[Finding]]:
@@ -43,7 +44,7 @@ def entry_in(t: Translation) -> Entry | None:
     like = (t.built.like if t.built else "") or image
     if engine := recognise.engine_of_job(like, run.command):
         t.engine = engine
-        return job_of(t, image)
+        return convert_job(t, image)
     t.engine = choose_engine(t, like)
     if why := no_service(t):
         t.without_entry(*why)
@@ -51,14 +52,13 @@ def entry_in(t: Translation) -> Entry | None:
     slices = keep_slices(t)
     arguments = None if slices else read_arguments(t)
     t.listens = None
+    shown = secret.masked_command(run.argv, 60)
     in_front = run.interactive and not run.detached
     if arguments is None and (run.running or in_front) and not run.ports and not run.host_network:
-        command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
-        t.without_entry("left out", f"not a service: runs `{command}` without a port.")
+        t.without_entry("left out", f"not a service: runs `{shown}` without a port.")
         return None
     if run.once or (arguments is None and not run.ports and not run.host_network and helpers.runs_once(run, t.engine)):
-        command = secret.masked_command([*(run.entrypoint or ()), *run.command], 60)
-        t.without_entry("left out", f"runs `{command}` once and ends. Run it by other means.")
+        t.without_entry("left out", f"runs `{shown}` once and ends. Run it by other means.")
         return None
     if arguments and not names_weights(t, arguments):
         t.note("open", f"its flags name no model. The command is kept, with engine {Custom.name}.")
@@ -115,40 +115,13 @@ def no_service(t: Translation) -> tuple[Kind, str] | None:
 
 def names_weights(t: Translation, arguments: flags_of.Flags) -> bool:
     """False if the engine needs weights and neither flags nor variables name them."""
-    places = {flag for flag, place in t.engine.own_args.items() if place in ("weights", "config")}
+    named = t.engine.flags_for("weights", "config")
     variables = {with_dashes(t.dialect.variables.get(name, "")) for name, value in t.environment.items() if value}
     needed = t.engine.weights_folders or t.engine.weights_suffixes
-    return not needed or bool(places & {*arguments.given, *variables})
+    return not needed or not {*arguments.given, *variables}.isdisjoint(named)
 
 
 def others_of(t: Translation) -> list[str]:
     """The beginnings of addresses of the text's other containers."""
     others = {*t.known.names, *t.run.links} - {t.run.name, *t.run.aliases}
     return [f"//{name}{end}" for name in others for end in (":", "/")]
-
-
-def job_of(t: Translation, image: str) -> Entry:
-    """The entry of a container that runs once and ends."""
-    fields, words = jobs.fields_of(t.run, image, t.engine, t.absolute)
-    t.fields = {"engine": t.engine.name}
-    convert_image(t, image)
-    if t.built:
-        fields["image"] = t.fields["image"]
-    t.fields = {"engine": t.engine.name, **fields, "command": secret.mask_words(fields["command"])}
-    if t.fields["command"] != fields["command"]:
-        t.note("open", f"its command contained a secret, shown as {secret.HIDDEN} here. Use hf_token of the host for "
-              "weights, and files for other secrets.")  # fmt: skip
-    convert_gpus(t)
-    if t.gpus:
-        t.fields["gpus"] = t.gpus
-        t.note("changed", "a job never takes a GPU from a model. Choose a free GPU.")
-    convert_environment(t)
-    if words:
-        t.fields["compose"] = secret.mask(words)
-    t.key = jobs.name_of(t.run, t.engine)
-    if t.run.name is None:
-        t.note("open", f'the container has no name; named "{t.key}".')
-    if jobs.jobs_of(t.engine).makes_a_file(t.run.command) and "result" not in fields:
-        t.note("open", "its output file is not known. Set result, so that gpurack can check it.")
-    t.note("changed", "runs once, and again when its entry changes; its output is kept.")
-    return Entry(t.run.where, "jobs", t.key, in_order(Job, t.fields), t.host)

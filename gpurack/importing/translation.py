@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from posixpath import normpath
 from typing import Any
 
 from gpurack.engines.base import Engine
@@ -11,7 +12,7 @@ from gpurack.engines.dialect import Dialect
 from gpurack.host_data import json_from_host
 from gpurack.importing import secret
 from gpurack.importing.built import Built
-from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
+from gpurack.importing.container import ContainerRun, Finding, Kind, Mount, Pull
 from gpurack.importing.flags import Flags
 
 WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)")
@@ -21,9 +22,10 @@ WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)")
 class Known:
     """What is known besides the container itself.
 
-    variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
-    it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
-    was built from. pulls: container → models pulled in its ollama. names: of all containers, also Compose's.
+    variables: set by the user. files: path on the host → content. engines: container → its engine. committed: image →
+    container it was committed from. images: image with tag → what it
+    was built from. pulled: what commands of the text pull; pulls: container → models pulled in it. names: of all
+    containers, also Compose's.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +33,7 @@ class Known:
     engines: Mapping[str, Engine] = field(default_factory=dict)
     committed: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Built] = field(default_factory=dict)
+    pulled: Sequence[Pull] = ()
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Collection[str] = ()
 
@@ -130,10 +133,6 @@ class Translation:
         for path in secret.READS.findall(value):
             self.scripts |= {found[1]} if (found := self.on_host(path)) and found[1] else set()
 
-    def in_mount(self, path: str) -> bool:
-        """True if a path in the container is in a mount."""
-        return any(mount.inside(path) is not None for mount in self.run.mounts)
-
     def absolute(self, path: str) -> str:
         """A path of the host with `.`, `~` and Windows drives resolved, if that is possible."""
         windows = WINDOWS.match(path)
@@ -145,11 +144,7 @@ class Translation:
         if base is None:
             return path
         if base in self.known.variables:
-            rest = re.sub(r"^(\./|\.$|~/?)", "", path)
-            parts = self.known.variables[base].rstrip("/").split("/")
-            while rest.startswith("../"):
-                parts, rest = parts[:-1], rest[3:]
-            return "/".join([*parts, rest]).rstrip("/")
+            return normpath(f"{self.known.variables[base]}/{path.removeprefix('~')}")
         self.note("open", f"{path} depends on ${base}. Pass --set {base}=/….")
         return path
 

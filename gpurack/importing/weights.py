@@ -14,14 +14,14 @@ SNAPSHOT = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{7,40}
 def convert_weights(t: Translation) -> None:
     """Set `weights` or `config` by the engine's model flags."""
     engine = t.engine
-    named = [flag for flag, place in engine.own_args.items() if place == "weights" and flag != "revision"]
+    named = [flag for flag in engine.flags_for("weights") if flag != "revision"]
     given = next((flag for flag in named if flag in t.flags.given), None)
     t.model = t.flags.take(given) if given else None
     revision = t.flags.take("revision") if given else None
     for flag in named:
         if flag in t.flags.given and not (flag == t.dialect.repository_file and given in t.dialect.repositories):
             t.note("open", f"--{flag} {t.flags.take(flag)} was not converted, because {t.model} is already set.")
-    in_file = next((flag for flag, place in engine.own_args.items() if place == "config"), "")
+    in_file = next(iter(engine.flags_for("config")), "")
     config = t.flags.take(in_file)
     if config is not None:
         convert_config(t, config)

@@ -288,8 +288,8 @@ class _Reader:
             if child.type == "file_redirect":  # has all words behind it
                 words += self.words(child.children_by_field_name("destination")[1:])
             elif child.type == "variable_assignment" and not shown(child).startswith("-"):
-                name, value = child.children_by_field_name("name"), child.child_by_field_name("value")
-                variables[shown(name[0])] = "".join(text for text, _ in self.pieces(value)) if value else ""
+                name, value = map(child.child_by_field_name, ("name", "value"))
+                variables[shown(name)] = "".join(text for text, _ in self.pieces(value)) if value else ""
                 self.undefined = []  # the command's words are defined
             elif child.type not in REDIRECTIONS:
                 words += self.words([child])
@@ -363,7 +363,7 @@ class _Reader:
 
     def loop(self, node: Node, where: str) -> None:
         """Read a loop's body once for each word. Words that are not in the text stay open."""
-        name, body = shown(node.child_by_field_name("variable")), node.child_by_field_name("body")
+        name, body = shown(node.child_by_field_name("variable")), node.children_by_field_name("body")
         items = self.words(node.children_by_field_name("value"))[:MOST]
         braces = [braces for item in items for braces in NOT_EXPANDED.findall(item)]
         undefined = tuple(dict.fromkeys([*self.undefined, *braces]))
@@ -372,13 +372,12 @@ class _Reader:
             items = [f"${name}"]
         for item in items:
             self.known[name] = ([item], undefined)
-            self.run([body] if body else [])
+            self.run(body)
 
     def counting_loop(self, node: Node, where: str) -> None:
         """Read the body of `for ((i=0; i<4; i++))` for each number, once if they are not known."""
-        start, condition, update, body = (
-            node.child_by_field_name(name) for name in ("initializer", "condition", "update", "body")
-        )
+        start, condition, update = map(node.child_by_field_name, ("initializer", "condition", "update"))
+        body = node.children_by_field_name("body")
         if start and start.type == "variable_assignment":
             first = self.value_of(start.child_by_field_name("value") or start)
             self.known[shown(start.child_by_field_name("name"))] = ([] if first is None else [str(first)], ())
@@ -387,13 +386,13 @@ class _Reader:
         if not (condition and steps) or self.value_of(condition) is None:
             what = f"repeats while `{shown(condition)}`; read once." if condition else "repeats for ever; read once."
             self.script.findings.append(Finding("open", where, what))
-            self.run([body] if body else [])
+            self.run(body)
             return
         for _ in range(MOST):
             number = "".join(self.known.get(name, ((), ()))[0])
             if not self.value_of(condition) or not number.isdecimal():
                 break
-            self.run([body] if body else [])
+            self.run(body)
             self.known[name] = ([str(int(number) + 1)], ())
 
     def value_of(self, node: Node) -> int | None:

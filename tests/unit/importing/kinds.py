@@ -677,3 +677,34 @@ KINDS["vulkan-dri"] += [
         "[/dev/dri/renderD129]", gpus=[1], compose={"privileged": True}, **FILE),
     one("lab/intelligence:1", "privileged: true", gpus=[], compose={"privileged": True}),
 ]  # fmt: skip
+KINDS["puller"] += [
+    Variation(f"# Notes\n```yaml\nservices:\n  llm: {{image: '{OLLAMA}', container_name: box, ports: ['1:11434']}}\n"
+              "```\n```sh\ndocker compose -f x.yml exec -T llm ollama pull a:1\n"
+              "docker-compose exec llm ollama pull b:2\n```\n",
+              {"box": {"pull": ["a:1", "b:2"]}}),
+    Variation(f"docker run -d --name box -p 1:11434 {OLLAMA}\ndocker exec -u root -e A=b box ollama pull a:1\n"
+              "docker container exec box sh -c 'sleep 5; ollama pull b:2'\n"
+              f"docker run --rm -e OLLAMA_HOST=box {OLLAMA} pull c:3\n", {"box": {"pull": ["a:1", "b:2", "c:3"]}}),
+    Variation(f"docker run -d --name one -p 1:11434 {OLLAMA}\ndocker run -d --name two -p 2:11434 {OLLAMA}\n"
+              "ollama pull a:1\n", {"one": {"pull": ABSENT}, "two": {"pull": ABSENT}}, ["line 3: only pulls a:1."]),
+]  # fmt: skip
+JOB = "-v /srv/m:/models ghcr.io/ggml-org/llama.cpp:full-cuda-b7000 --quantize /models/a.gguf /models/b.gguf q4_0\n"
+KINDS["secret-in-env"] += [
+    one("lab/app:1", "environment: {HEAD: 'Bearer ${LAB_TOKEN}', SECRETS: '${LAB_SECRET:?needed}', PORTS: '${P:-1}'}",
+        "HEAD, SECRETS are secrets of the container", env={"PORTS": "1"}, compose=ENV_FILE),
+    run("-e K=$LAB_KEY lab/app:1", "K is a secret of the container", env=ABSENT, compose=ENV_FILE),
+    Variation(f"docker run --rm --gpus all --name make -e API_KEY=sk-0123456789abcdef {JOB}",
+              {"make": {"result": "b.gguf", "compose": {"env_file": ["/root/make.env"]}}},
+              ["API_KEY is a secret of the container"], ["sk-0123456789abcdef"]),
+    Variation(f"docker run --rm --gpus all --name q --mount type=tmpfs,dst=/t -v cc:/c:z {JOB}",
+              {"quantize": {"compose": {"volumes": [{"type": "volume", "source": "cc", "target": "/c",
+                                                     "bind": {"selinux": "z"}}, {"type": "tmpfs", "target": "/t"}]}}},
+              ['"q" is not a valid entry name', "volume cc on /c starts empty"]),
+    Variation(f"docker run --rm --gpus device=0:1 --name make {JOB}", {"make": {"gpus": ABSENT}},
+              ["GPU 0:1: `gpus` names MIG instances by UUID only"]),
+]  # fmt: skip
+KINDS["router-config-hf"].append(Variation(
+    "```sh\ngit clone https://github.com/ggml-org/llama.cpp && cd llama.cpp\ndocker build -t mine -f "
+    ".devops/cuda.Dockerfile .\n```\n```yaml\nservices:\n  one: {image: mine, gpus: all, command: -m /m/a.gguf, "
+    "volumes: ['/srv/m:/m'], ports: ['8000:8080']}\n```\n", {"one": FILE}, unsaid=["is not started here"],
+))  # fmt: skip

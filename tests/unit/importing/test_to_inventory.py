@@ -301,7 +301,7 @@ def test_imports_job_with_result_version_and_mounts() -> None:
         "quantize": {
             "engine": "llama.cpp", "version": "b7000", "folder": "/m", "result": "q4.gguf",
             "command": ["--quantize", "/models/a.gguf", "/models/q4.gguf", "q4_0"], "env": {"A": "1"},
-            "compose": {"volumes": ["/x:/y:ro"]},
+            "compose": {"volumes": [{"type": "bind", "source": "/x", "target": "/y", "read_only": True}]},
         }
     }  # fmt: skip
     cuda = "docker run --gpus device=1 --name ask -v /m:/models ghcr.io/ggml-org/llama.cpp:light-cuda-b7000 -p Hi"
@@ -392,7 +392,8 @@ def test_models_of_a_gateway_are_those_in_its_file(config: str | None, sentence:
     assert sentence in [finding.what for finding in imported.findings if finding.kind == "open"]
     assert gateway["connects_to"] == (["one"] if config == LISTED else "all")
     assert gateway["args"] == {"num_workers": 2}  # LiteLLM refuses --num-workers
-    assert ("compose" in gateway) is (config is None)
+    assert ("volumes" in gateway.get("compose", {})) is (config is None)
+    assert ("env_file" in gateway.get("compose", {})) is (config != LISTED), "the key of its model"
 
 
 def test_first_account_of_open_webui_becomes_its_key() -> None:
