@@ -19,8 +19,11 @@ def cards():
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", version or "")
     known = {}
     for path in glob.glob("/proc/driver/nvidia/gpus/*/information"):
+        text = content(path) or ""
+        if re.search(r"(?m)^GPU Excluded:\s*Yes", text):  # by the module's NVreg_ExcludedGpus
+            continue
         # of a GPU that the kernel has not initialised it is GPU-????????-…
-        uuid = re.search(r"(?m)GPU UUID:\s*([A-Za-z0-9-]+)\s*$", content(path) or "")
+        uuid = re.search(r"(?m)GPU UUID:\s*([A-Za-z0-9-]+)\s*$", text)
         known[path.split("/")[-2]] = uuid.group(1) if uuid else ""
     wsl = os.path.exists("/dev/dxg")  # instead of the usual driver
     if version is None and not known and not wsl:
@@ -59,7 +62,7 @@ def processes():
     """
     found = []
     out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")[1]
-    for uuid, pid, used in re.findall(r"((?:GPU|MIG)-[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
+    for uuid, pid, used in re.findall(r"(?m)^((?:GPU-|MIG-|[0-9A-Fa-f]{8}-)[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
         cgroup = content("/proc/{}/cgroup".format(pid)) or ""
         container = (re.findall(r"[-/]([0-9a-f]{64})\b", cgroup) or [""])[-1]
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
@@ -108,8 +111,8 @@ def cdi():
     devices, lost = set(), set()
     for path in glob.glob("/etc/cdi/*") + glob.glob("/run/cdi/*"):
         text = content(path) or "" if path.endswith((".yaml", ".json")) else ""  # CDI reads no others
-        if re.search(r"(?m)^[^#\n]*\bkind[\"']?\s*:\s*[\"']?nvidia\.com/gpu\b", text):
-            names, paths = of_spec(text)
+        kinds, names, paths = of_spec(text)
+        if "nvidia.com/gpu" in kinds:
             devices |= names
             lost |= {one for one in paths if not os.path.exists(one)}
     nodes = {one for one in lost if one.startswith("/dev/")}
@@ -117,12 +120,14 @@ def cdi():
 
 
 def of_spec(text):
-    """The names of a spec's devices, and its paths on the host: a node's hostPath, where it has one beside its path.
+    """A spec's kind, the names of its devices, and its paths on the host.
 
-    The items of YAML and JSON become lines `key:value`, each item after a line that begins with "-" or ";".
+    Of a node that has a hostPath beside its path, that one. The items of YAML and JSON become lines `key:value`, each
+    item after a line that begins with "-" or ";".
     """
-    plain = re.sub(r"[{}]", "\n;\n", re.sub(r"[\"' \t\r]", "", text))
-    names, paths, item = set(), set(), {}
+    text = re.sub(r"(?m)^\s*#.*$|^([^{\n]*?)\s#.*$", r"\1", text)  # without comments of YAML
+    plain = re.sub(r"[{}]", "\n;\n", re.sub(r"[\"'\\ \t\r]", "", text))
+    kinds, names, paths, item = set(), set(), set(), {}
     for line in re.split(r"[\n,\[\]]", plain) + [";"]:
         if line[:1] in ("-", ";"):
             paths.add(item.get("hostPath") or item.get("path"))
@@ -130,6 +135,6 @@ def of_spec(text):
         key, _, value = (line[1:] if line[:1] == "-" else line).partition(":")
         if key in ("path", "hostPath") and value[:1] == "/":
             item[key] = value
-        elif key == "name":
-            names.add(value)
-    return names, paths - {None}
+        elif key in ("kind", "name"):
+            (kinds if key == "kind" else names).add(value)
+    return kinds, names, paths - {None}

@@ -331,6 +331,8 @@ snapshot_nvidia() {
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
 	for card in /proc/driver/nvidia/gpus/*/information; do
+		# by the module's NVreg_ExcludedGpus: nvidia-smi does not list it
+		grep -q '^GPU Excluded:[[:space:]]*Yes' "$card" 2>/dev/null && continue
 		[ -e "$card" ] && echo "$card|$(sed -n 's/^GPU UUID:[[:space:]]*//p' "$card")|$(sed -n 's/^Model:[[:space:]]*//p' "$card")"
 	done
 	section nvidia
@@ -518,10 +520,10 @@ secure_boot() {
 
 # Of a CDI spec its kind, the names of its devices, its device nodes with their numbers ("-" if the spec has none), and
 # what of its paths is missing. The items of YAML and JSON become lines `key: value`, each item after a line that begins
-# with "-" or ";": the numbers of a node may come before its path.
+# with "-" or ";": the numbers of a node may come before its path. Comments of YAML are left out.
 cdi_spec() {
 	echo "spec $1"
-	head -c 1000000 "$1" | tr -d "\"' \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
+	head -c 1000000 "$1" | sed 's/^[[:space:]]*#.*//; s/^\([^{]*\)[[:space:]]#.*/\1/' | tr -d "\"'\\\\ \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor

@@ -281,7 +281,8 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
     named, numbered = re.fullmatch(UUID, uuid), re.fullmatch(r"\d{1,4}", index)
     if not named and not re.fullmatch(ADDRESS, pci):
         raise ValueError(row)
-    name, total, compute = row.get("name", ""), row.get("memory.total", ""), row.get("compute_cap", "")
+    name, total = known(row.get("name", "")), row.get("memory.total", "")
+    version, compute = row.get("driver_version", ""), row.get("compute_cap", "")
     dead = next((DEAD[text] for value in row.values() if (text := value.strip("[]")) in DEAD), "")
     missing = "" if named and numbered else lacks("UUID", uuid) if numbered else lacks("index", index)
     fault = JETSON if "(nvgpu)" in name else dead or missing
@@ -292,9 +293,9 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
         name=name,
         memory_total=number(total) or None,
         memory_used=number(row.get("memory.used", "")),
-        driver=row.get("driver_version", ""),
+        driver=version if re.fullmatch(r"\d+(\.\d+)+", version) else "",
         compute=compute if re.fullmatch(r"\d+\.\d+", compute) else "",
-        pci=pci,
+        pci=pci if re.fullmatch(ADDRESS, pci) else "",
         utilization=number(row.get("utilization.gpu", "")),  # "[N/A]" on GPUs in MIG mode
         temperature=number(row.get("temperature.gpu", "")),
         fault=fault,
@@ -305,8 +306,8 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
 
 
 def shares_memory(name: str, total: str) -> bool:
-    """Does a GPU share the host's memory? total: what nvidia-smi says of its own."""
-    return total in NONE and not has_own_memory(name)
+    """Does a GPU share the host's memory? name: "" if unknown. total: what nvidia-smi says of its own memory."""
+    return total in NONE and bool(name) and not has_own_memory(name)
 
 
 def lacks(what: str, said: str) -> str:

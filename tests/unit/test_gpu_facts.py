@@ -10,8 +10,8 @@ from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, GpuProcess, Module
 from gpurack.facts.lines import Section
 from gpurack.facts.nvidia import JETSON, driver, gpu_processes, gpus, xids
 from gpurack.facts.parse import parse
-from gpurack.plan.models.slots import lost_gpus
-from tests.given import framed, said
+from gpurack.plan.models.slots import lost_gpus, other_than_expected
+from tests.given import framed, said, spec
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 # One NVIDIA H200, driver 580.159.04, by --format=csv,noheader,nounits (a real machine's, 2026-11-20).
@@ -197,6 +197,15 @@ def test_quotes_nvidia_smi(code: int, message: str) -> None:
 def test_memory_that_is_no_number_is_unknown(text: str) -> None:
     (found,) = gpus([row(memory=text)])
     assert found.memory_total is None
+
+
+@pytest.mark.parametrize("said", ["[N/A]", "[Unknown Error]", "ERR!", "[Insufficient Permissions]", "N/A", ""])
+def test_name_address_and_driver_that_are_unknown_are_empty(said: str) -> None:
+    """`hardware` refuses a GPU of another name, and verification compares the versions."""
+    for memory in ("24576", "[N/A]"):
+        (found,) = gpus([f"0, GPU-a, {said}, {memory}, 7, {said}, 8.0, {said}, {said}, 4"])
+        assert (found.name, found.pci, found.driver, found.mig, found.fault) == ("", "", "", False, "")
+        assert (found.unified, other_than_expected(found, spec({"hardware": {"A30": 1}}))) == (False, None)
 
 
 def test_orders_gpus_by_index() -> None:

@@ -220,6 +220,16 @@ def test_a_row_that_is_cut_short_is_a_broken_gpu(fakes: Fakes, tmp_path: Path, s
     assert (state.driver.exit_code, state.driver.message) == (0, "")
 
 
+def test_a_gpu_that_the_module_excludes_is_not_lost(fakes: Fakes, tmp_path: Path) -> None:
+    for index, excluded in enumerate(("No", "Yes")):
+        text = f"Model: \t A30\nGPU UUID: \t GPU-{index}\nGPU Excluded:\t {excluded}\n"
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{index}:00.0/information", text)
+    fakes.add("nvidia-smi", f"case $1 in --query-gpu*) echo '{ROW.format(index=0)}';; esac")
+    state = seen(tmp_path)
+    # below another root a line of /proc is none, so what is printed of it is counted
+    assert ([gpu.uuid for gpu in state.gpus], "(pci 1)" in state.unread[0]) == (["GPU-0"], True)
+
+
 def test_words_without_rows_are_quoted_whatever_the_exit_code(fakes: Fakes, tmp_path: Path) -> None:
     fakes.add("nvidia-smi", "case $1 in --query-gpu*) echo 'No devices were found';; esac")
     state = seen(tmp_path)
@@ -477,6 +487,22 @@ def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path
     nodes = {"/dev/nvidia0": (None, None), "/dev/nvidia-uvm": (510, 0)}
     assert spec == CdiSpec(nodes, spec.gone, "nvidia.com/gpu", frozenset({"GPU-a"}))
     assert sorted(spec.gone) == sorted(path for path in gone if not Path(path).exists())
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_spec_by_hand_may_have_comments(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    text = "# by hand, path: /gone\n" + SPEC.replace("ROOT", str(tmp_path)).replace("gpu\n", "gpu  # all\n")
+    text = text.replace("510\n", "510 # {a\n").replace("nvidia0\n", "nvidia0  # path: /gone\n")
+    write(tmp_path / "etc/cdi/nvidia.yaml", text)
+    write(tmp_path / "nvidia-cdi-hook", "")
+    escaped = json.dumps(yaml.safe_load(text)).replace("/", "\\/")
+    write(tmp_path / "var/run/cdi/nvidia.json", escaped)
+    first, second = seen(tmp_path, shell).driver.specs.values()
+    assert first == second
+    assert (first.kind, first.devices, first.nodes) == (
+        "nvidia.com/gpu", frozenset({"GPU-a"}), {"/dev/nvidia0": (None, None), "/dev/nvidia-uvm": (510, 0)},
+    )  # fmt: skip
+    assert {path for path in first.gone if not path.startswith("/dev/")} == {f"{tmp_path}/libcuda.so.580.95.05"}
 
 
 OF_CTK = {

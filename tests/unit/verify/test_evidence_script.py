@@ -174,10 +174,13 @@ def test_error_beside_rows_is_quoted_without_them(script: Any, monkeypatch: pyte
 
 
 def test_a_gpu_that_the_kernel_has_not_initialised_has_no_uuid(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_host(script, monkeypatch, lambda *words: (0, row()), a="GPU-????????-????-????-????-????????????", b="GPU-b")
+    unknown = "GPU-????????-????-????-????-????????????"
+    excluded = "GPU-c\nGPU Excluded: \t Yes"  # by the module's option: nvidia-smi does not list it
+    on_host(script, monkeypatch, lambda *words: (0, row()), a=unknown, b="GPU-b\nGPU Excluded: \t No", c=excluded)
     assert script.cards()["known"] == {"a": "", "b": "GPU-b"}
 
 
+PLAIN = "a9485f58-1111-2222-3333-444444444444"
 LISTED = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
   MIG 3g.20gb     Device  0: (UUID: MIG-e07a497d-1bb6)
@@ -194,7 +197,7 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
         (row(0, "[Unknown Error]"), (0, "NVIDIA A30", 24576, "8.0", "has no UUID")),
         (row(1, name="Odd, with a comma"), (1, "Odd, with a comma", 24576, "8.0", "")),
         (row(name="Tesla T4", compute=""), (0, "Tesla T4", 24576, "", "")),
-        (row(uuid="a9485f58-1111-2222-3333-444444444444"), (0, "NVIDIA A30", 24576, "8.0", "")),
+        (row(uuid=PLAIN), (0, "NVIDIA A30", 24576, "8.0", "")),
         (row(memory="[GPU requires reset]"), (0, "NVIDIA A30", None, "8.0", "requires reset")),
         ("0, GPU-a, NVIDIA A30", (0, "NVIDIA A30", None, "", "has an incomplete row")),
     ],
@@ -216,10 +219,11 @@ def test_values_that_are_no_numbers_are_unknown(
 
 def test_gpus_in_mig_mode_have_instances(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = f"{row(0, 'GPU-aaaa', mig='Enabled')}\n{row(1, 'GPU-bbbb')}"
+    used = "MIG-e07a497d-1bb6, 7, [N/A]\nGPU-bbbb, 8, 900"
     says = {
         f"--query-gpu={script.FIELDS},compute_cap": (0, rows),
         "-L": (0, LISTED),
-        "--query-compute-apps=gpu_uuid,pid,used_memory": (0, "MIG-e07a497d-1bb6, 7, [N/A]\nGPU-bbbb, 8, 900\n"),
+        "--query-compute-apps=gpu_uuid,pid,used_memory": (0, f"{used}\n{PLAIN}, 9, 5"),
     }
     on_host(script, monkeypatch, lambda *words: says.get(words[0], (2, "is not a valid field")))
     found = nvidia_of(script.cards())
@@ -227,9 +231,11 @@ def test_gpus_in_mig_mode_have_instances(script: Any, monkeypatch: pytest.Monkey
         ("GPU-aaaa", True, ""), ("MIG-e07a497d-1bb6", False, "GPU-aaaa"), ("MIG-77aa497d-1bb6", False, "GPU-aaaa"),
         ("GPU-bbbb", False, ""),
     ]  # fmt: skip
-    assert [(uuid, used) for uuid, *_, used in script.processes()] == [("MIG-e07a497d-1bb6", None), ("GPU-bbbb", 900)]
-    monkeypatch.setattr(script, "inside", lambda *words: (LISTED, ""))
-    assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb"]
+    assert [(uuid, used) for uuid, *_, used in script.processes()] == [
+        ("MIG-e07a497d-1bb6", None), ("GPU-bbbb", 900), (PLAIN, 5),
+    ]  # fmt: skip
+    monkeypatch.setattr(script, "inside", lambda *words: (f"{LISTED}GPU 2: NVIDIA Thor (UUID: {PLAIN})\n", ""))
+    assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb", PLAIN]
 
 
 def test_program_that_hangs_in_a_container_is_named(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,12 +262,14 @@ def test_program_that_hangs_in_a_container_is_named(script: Any, monkeypatch: py
         '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}], "containerEdits": '
         '{"mounts": [{"hostPath": "/usr/lib/libcuda.so.570.1", "containerPath": "/x"}]}}',
         # a node may have another path on the host, in any order
-        "kind: nvidia.com/gpu\ncontainerEdits:\n  deviceNodes:\n  - path: /dev/no1\n    hostPath: /dev/null\n"
+        "# a, path: /gone\nkind: nvidia.com/gpu # all\ncontainerEdits:\n  deviceNodes:\n  - path: /dev/no1\n"
+        "    hostPath: /dev/null\n"
         "  - hostPath: /dev/no7\n    path: /dev/null\n    major: 195\n  # - path: /dev/no2\n  hooks:\n"
-        "  - path: /usr/bin/env\n    args:\n    - nvidia-cdi-hook\n    - --link\n    - a::/gone\n"
+        "  - path: /usr/bin/env # a hook\n    args:\n    - nvidia-cdi-hook\n    - --link\n    - a::/gone\n"
         "  mounts:\n  - containerPath: /gone\n    hostPath: /usr/bin/env\n"
         "  - {hostPath: /usr/lib/libcuda.so.570.1, containerPath: /x}\ndevices:\n- name: 'GPU-1'\n",
-        '{"devices":[{"name":"GPU-1","containerEdits":{"deviceNodes":[{"path":"/dev/no1","hostPath":"/dev/null"},'
+        '{"devices":[{"name":"GPU-1","containerEdits":{"env":["A= #"],"deviceNodes":['
+        '{"path":"\\/dev\\/no1","hostPath":"/dev/null"},'
         '{"hostPath":"/dev/no7","path":"/dev/zero"}]}}],"kind":"nvidia.com/gpu","containerEdits":{"hooks":'
         '[{"path":"/usr/lib/libcuda.so.570.1","args":["x","/gone"]}]}}',
     ],
