@@ -96,7 +96,7 @@ def cards_inside(user, container):
     """The GPUs that a container sees, and what its program leaves behind (as `inside`)."""
     listed, left = inside(socket_of(user), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
     # of a card in MIG mode its instances, which are below it
-    cards = r"UUID: (GPU-[0-9a-f-]+(?=\))(?!\)\s*\n\s*MIG )|MIG-[0-9A-Za-z/-]+)|(/dev/dri/renderD\d+)"
+    cards = r"UUID: ((?:GPU-)?[0-9a-f-]+(?=\))(?!\)\s*\n\s*MIG )|MIG-[0-9A-Za-z/-]+)|(/dev/dri/renderD\d+)"
     found = re.findall(cards, listed)
     return {"found": [uuid or node for uuid, node in found], "left": left}
 

@@ -9,6 +9,9 @@ import re
 
 from evidence_parts import content, run
 
+FIELDS = "index,uuid,name,memory.total,memory.used,driver_version,mig.mode.current,pci.bus_id"
+ROW = re.compile(r"(,[^,]*){7}|^ *[0-9]+, *(GPU-|[0-9A-Fa-f]{8}-)")  # the second: of a row that is cut short
+
 
 def cards():
     """What the kernel, nvidia-smi and the CDI specs say of the host's cards."""
@@ -16,34 +19,36 @@ def cards():
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", version or "")
     known = {}
     for path in glob.glob("/proc/driver/nvidia/gpus/*/information"):
-        uuid = re.search(r"GPU UUID:\s*(\S+)", content(path) or "")
+        text = content(path) or ""
+        if re.search(r"(?m)^GPU Excluded:\s*Yes", text):  # by the module's NVreg_ExcludedGpus
+            continue
+        # of a GPU that the kernel has not initialised it is GPU-????????-…
+        uuid = re.search(r"(?m)GPU UUID:\s*([A-Za-z0-9-]+)\s*$", text)
         known[path.split("/")[-2]] = uuid.group(1) if uuid else ""
     wsl = os.path.exists("/dev/dxg")  # instead of the usual driver
     if version is None and not known and not wsl:
         return None
-    fields, rows = "index,uuid,name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"
-    asked = ("--query-gpu=" + fields + ",compute_cap", rows)
-    code, out = run("nvidia-smi", *asked)
+    fields, form = FIELDS + ",compute_cap", "--format=csv,noheader,nounits"
+    code, out = run("nvidia-smi", "--query-gpu=" + fields, form)
     if code == 2:  # drivers before 510 do not know compute_cap
-        asked = ("--query-gpu=" + fields, rows)
-        code, out = run("nvidia-smi", *asked)
-        out = re.sub(r"$", ", ", out.rstrip(), flags=re.M)
-    lines = said = out.splitlines()
-    if code:  # one lost GPU fails them all; the others answer when they are asked alone
-        lines = [line for place in known for line in run("nvidia-smi", "-i", place, *asked)[1].splitlines()]
-    answering = [[part.strip() for part in line.split(",")] for line in lines if "GPU-" in line]
-    # a name may have commas
-    answering = [card[:2] + [", ".join(card[2:-4])] + card[-4:] for card in answering if len(card) > 6]
-    modes = run("nvidia-smi", "--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")[1]
-    in_mig_mode = re.findall(r"^(GPU-[0-9a-f-]+), Enabled\s*$", modes, re.M)
+        fields = FIELDS
+        code, out = run("nvidia-smi", "--query-gpu=" + fields, form)
+    rows = [line for line in out.splitlines() if ROW.search(line)]
+    if code and len(rows) < len(known):  # one lost GPU fails them all; the others answer when they are asked alone
+        each = [run("nvidia-smi", "-i", place, "--query-gpu=" + fields, form)[1].splitlines() for place in known]
+        rows = [line for lines in each for line in lines if ROW.search(line)] or rows
+    in_mig_mode = any(", Enabled, " in row for row in rows)
     return {
         "kernel": kernel.group(1) if kernel else "",
         "wsl": wsl,
         "known": known,
         "exit_code": code,
-        "message": "" if code == 0 else " ".join(" ".join(line for line in said if "GPU-" not in line).split()),
-        "answering": answering,
-        "mig": {"on": in_mig_mode, "listed": run("nvidia-smi", "-L")[1].splitlines() if in_mig_mode else []},
+        "message": ""
+        if code == 0
+        else " ".join(" ".join(line for line in out.splitlines() if not ROW.search(line)).split()),
+        "fields": fields,
+        "rows": rows,
+        "instances": run("nvidia-smi", "-L")[1].splitlines() if in_mig_mode else [],
         "cdi": cdi(),
         "toolkit": (re.findall(r"version (\d+(?:\.\d+)+)", run("nvidia-ctk", "--version")[1]) or [""])[0],
     }
@@ -57,7 +62,7 @@ def processes():
     """
     found = []
     out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")[1]
-    for uuid, pid, used in re.findall(r"((?:GPU|MIG)-[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
+    for uuid, pid, used in re.findall(r"(?m)^((?:GPU-|MIG-|[0-9A-Fa-f]{8}-)[0-9A-Za-z/-]+),\s*(\d+),\s*(\d*)", out):
         cgroup = content("/proc/{}/cgroup".format(pid)) or ""
         container = (re.findall(r"[-/]([0-9a-f]{64})\b", cgroup) or [""])[-1]
         whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
@@ -103,13 +108,33 @@ def cdi():
 
     Missing are device nodes, and files such as libraries and programs.
     """
-    devices, missing, gone = [], [], []
+    devices, lost = set(), set()
     for path in glob.glob("/etc/cdi/*") + glob.glob("/run/cdi/*"):
-        text = content(path) or ""
-        if re.search(r"\"?kind\"?\s*:\s*\"?nvidia\.com/gpu", text):
-            devices += re.findall(r"\"?name\"?\s*:\s*\"?([\w-]+)", text)
-            nodes = re.findall(r"\"?path\"?\s*:\s*\"?(/dev/[\w/-]+)", text)
-            missing += [node for node in nodes if not os.path.exists(node)]
-            files = re.findall(r"\"?hostPath\"?\s*:\s*\"?(/[^\s\"',}]+)", text)
-            gone += [file for file in files if not os.path.exists(file)]
-    return {"devices": sorted(set(devices)), "missing": sorted(set(missing)), "gone": sorted(set(gone) - set(missing))}
+        text = content(path) or "" if path.endswith((".yaml", ".json")) else ""  # CDI reads no others
+        kinds, names, paths = of_spec(text)
+        if "nvidia.com/gpu" in kinds:
+            devices |= names
+            lost |= {one for one in paths if not os.path.exists(one)}
+    nodes = {one for one in lost if one.startswith("/dev/")}
+    return {"devices": sorted(devices), "missing": sorted(nodes), "gone": sorted(lost - nodes)}
+
+
+def of_spec(text):
+    """A spec's kind, the names of its devices, and its paths on the host.
+
+    Of a node that has a hostPath beside its path, that one. The items of YAML and JSON become lines `key:value`, each
+    item after a line that begins with "-" or ";".
+    """
+    text = re.sub(r"(?m)^\s*#.*$|^([^{\n]*?)\s#.*$", r"\1", text)  # without comments of YAML
+    plain = re.sub(r"[{}]", "\n;\n", re.sub(r"[\"'\\ \t\r]", "", text))
+    kinds, names, paths, item = set(), set(), set(), {}
+    for line in re.split(r"[\n,\[\]]", plain) + [";"]:
+        if line[:1] in ("-", ";"):
+            paths.add(item.get("hostPath") or item.get("path"))
+            item = {}
+        key, _, value = (line[1:] if line[:1] == "-" else line).partition(":")
+        if key in ("path", "hostPath") and value[:1] == "/":
+            item[key] = value
+        elif key in ("kind", "name"):
+            (kinds if key == "kind" else names).add(value)
+    return kinds, names, paths - {None}

@@ -332,10 +332,15 @@ snapshot_nvidia() {
 	section pci
 	for card in /proc/driver/nvidia/gpus/*/information; do
 		[ -e "$card" ] || continue
-		uuid=''
+		uuid='' excluded=''
 		while IFS=: read -r field value; do
-			[ "$field" != 'GPU UUID' ] || uuid=${value#"${value%%[![:space:]]*}"}
+			case $field in
+			'GPU UUID') uuid=${value#"${value%%[![:space:]]*}"} ;;
+			'GPU Excluded') excluded=${value#"${value%%[![:space:]]*}"} ;;
+			esac
 		done <"$card"
+		# by the module's NVreg_ExcludedGpus: nvidia-smi does not list it
+		case $excluded in Yes*) continue ;; esac
 		echo "$card|$uuid"
 	done
 	section nvidia
@@ -345,7 +350,7 @@ snapshot_nvidia() {
 		section kernellog
 		# only what begins with the driver's name: users put text into the log, as a path that overlayfs cannot resolve
 		dmesg --time-format iso 2>/dev/null | awk '
-			/^[^ ]/ { ours = /^(\[ *[0-9.]+\]|[0-9T:,.+-]+) +(NVRM: |nvidia-nvswitch[0-9]*: .*Version mismatch)/ }
+			/^[^ ]/ { ours = /^(\[ *[0-9.]+\]|[0-9T:,.+-]+)( *\[ *[TC][0-9]+\])? +(NVRM: |nvidia-nvswitch[0-9]*: .*Version mismatch)/ }
 			ours' | tail -n 200
 	fi
 	if have nvidia-smi; then
@@ -375,7 +380,7 @@ snapshot_nvidia() {
 smi_gpus() {
 	nvidia-smi --query-remapped-rows=gpu_uuid,remapped_rows.correctable,remapped_rows.uncorrectable,remapped_rows.pending,remapped_rows.failure \
 		--format=csv,noheader,nounits >"$work/remapped" 2>/dev/null &
-	remapped=$! apart='' code=2
+	remapped=$! apart='' code=2 fields=''
 	sure=index,uuid,name,memory.total,memory.used,driver_version,mig.mode.current,pci.bus_id,utilization.gpu,persistence_mode,compute_mode,pcie.link.width.current,pcie.link.width.max,power.limit,power.default_limit,ecc.mode.current,ecc.errors.uncorrected.volatile.total,temperature.gpu
 	branch=$(driver_branch)
 	row='(,.*){7}|^ *[0-9]+, *(GPU-|[0-9A-Fa-f]{8}-)' # the second: of a row that is cut short
@@ -389,8 +394,10 @@ smi_gpus() {
 		fields=$sure,compute_cap,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
 		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
 		code=$?
+		named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
+		# an unknown driver names the first field that it does not know; compute_cap is the first of the newer ones
+		case $named in '' | compute_cap) ;; *) less=$sure,compute_cap ;; esac
 		if [ "$code" = 2 ] && [ "$branch" != 0 ]; then
-			named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
 			without=$(echo "$fields," | sed "s/,$named,/,/;s/,\$//")
 			if [ "$without" != "$fields" ]; then
 				fields=$without
@@ -402,11 +409,13 @@ smi_gpus() {
 		nvidia-smi --query-gpu="uuid,$apart" --format=csv,noheader,nounits >"$work/apart" 2>/dev/null &
 		asked=$!
 	fi
-	if [ "$code" = 2 ]; then
-		fields=$less
+	for some in "$less" "$sure"; do
+		[ "$code" = 2 ] && [ "$some" != "$fields" ] || continue
+		fields=$some
 		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
 		code=$?
-	fi
+	done
+	[ -z "$apart" ] || wait "$asked"
 	rows=$(printf '%s\n' "$answer" | grep -E "$row")
 	if [ "$code" != 0 ] || [ -z "$rows" ]; then
 		printf 'exit %s|%s\n' "$code" "$(printf '%s\n' "$answer" | grep -vE "$row" | tr '\r\n' '  ')"
@@ -417,18 +426,23 @@ smi_gpus() {
 		if [ -e "$1" ] && [ "$(printf '%s\n' "$rows" | grep -c .)" -lt $# ]; then
 			each=$(for card; do
 				nvidia-smi -i "${card##*/}" --query-gpu="$fields" --format=csv,noheader,nounits 2>/dev/null | grep -E "$row"
+				[ -z "$apart" ] ||
+					nvidia-smi -i "${card##*/}" --query-gpu="uuid,$apart" --format=csv,noheader,nounits >>"$work/apart" 2>/dev/null
 			done)
 			rows=${each:-$rows}
 		fi
 	fi
-	if [ -n "$apart" ] && wait "$asked"; then
+	# rows count whatever the exit code (14: a damaged infoROM); a driver that does not know a field gives none
+	if [ -n "$apart" ] && grep -q , "$work/apart"; then
 		fields=$fields,$apart
 		rows=$(printf '%s\n' "$rows" | awk -F ', ' '
 			FILENAME != "-" { uuid = $1; sub(/^[^,]*, /, ""); more[uuid] = $0; next }
 			NF { print $0 ", " more[$2] }' "$work/apart" -)
 	fi
 	[ -z "$rows" ] || printf 'fields %s\n%s\n' "$fields" "$rows"
-	wait "$remapped" && section remapped && cat "$work/remapped"
+	wait "$remapped"
+	section remapped
+	cat "$work/remapped"
 	# the column mig.mode.current
 	if printf '%s\n' "$rows" | grep -qE '^([^,]*, ){6,7}Enabled, '; then
 		section mig
@@ -479,7 +493,8 @@ snapshot_driver() {
 		name=$(sed -nE 's#^([^:]*/)?(nvidia(-(current|tesla(-[0-9]+)?|legacy-[0-9]+xx)(-open)?)?)\.ko[^:]*:.*#\2#p' "$folder/modules.dep" | head -n 1)
 		[ -z "$name" ] || name=" $name|$(modinfo -k "$kernel" "$name" | awk -F ': *' '
 			$1 == "version" { version = $2 } $1 == "license" { license = $2 } $1 == "signer" { signer = $2 }
-			END { print version "|" license "|" signer }')"
+			$1 == "sig_id" { form = $2 } # all that a modinfo without OpenSSL knows of a signature
+			END { print version "|" license "|" (signer == "" ? form : signer) }')"
 		echo "module $kernel$name"
 	done
 	# what programs load; files of other versions may be left beside it
@@ -488,7 +503,7 @@ snapshot_driver() {
 	done
 	echo "secureboot $(secure_boot)"
 	set --
-	for file in /dev/nvidia* /dev/nvidia-caps/*; do
+	for file in /dev/nvidia* /dev/nvidia-caps/* /dev/nvidia-caps-imex-channels/*; do
 		[ ! -c "$file" ] || set -- "$@" "$file"
 	done
 	[ "$#" = 0 ] || stat -c 'node %n %t %T' "$@"
@@ -515,10 +530,10 @@ secure_boot() {
 
 # Of a CDI spec its kind, the names of its devices, its device nodes with their numbers ("-" if the spec has none), and
 # what of its paths is missing. The items of YAML and JSON become lines `key: value`, each item after a line that begins
-# with "-" or ";": the numbers of a node may come before its path.
+# with "-" or ";": the numbers of a node may come before its path. Comments of YAML are left out.
 cdi_spec() {
 	echo "spec $1"
-	head -c 1000000 "$1" | tr -d "\"' \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
+	head -c 1000000 "$1" | sed 's/^[[:space:]]*#.*//; s/^\([^{]*\)[[:space:]]#.*/\1/' | tr -d "\"'\\\\ \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor

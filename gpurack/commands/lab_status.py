@@ -265,7 +265,8 @@ def why_lost(pci: str, uuid: str, models: Sequence[str], facts: HostFacts) -> st
     cause = next((xid for xid in xids if xid.number == FALLEN_OFF_BUS), xids[-1] if xids else None)
     since = f" since {cause.time:%Y-%m-%d %H:%M}" if cause and cause.time else ""
     number = f"Xid {cause.number}, " if cause else ""
-    place = f"{number}{uuid[:8]}…, PCI {pci.removeprefix('0000:')}"
+    named = f"{uuid[:8]}…, " if uuid != pci else ""
+    place = f"{number}{named}PCI {pci.removeprefix('0000:')}"
     return f"lost{since} ({place}). Reboot the host. Affected models: {', '.join(models) or 'none'}."
 
 

@@ -58,7 +58,7 @@ CUDA = (
         "the image nor `compose` may set CUDA_VISIBLE_DEVICES.",
     ),
     Hint(
-        r"libcuda\.so\.1: cannot open shared object|NVML: Driver Not Loaded",
+        r"libcuda\.so\.1: cannot open shared object|NVML: Driver Not Loaded|nvidia-container-cli: initialization error",
         "The container got no driver. Run `nvidia-smi` on the host. If that works, run "
         "`systemctl restart nvidia-cdi-refresh`.",
     ),

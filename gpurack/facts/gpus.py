@@ -78,13 +78,14 @@ class Xid:
     """A GPU error in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and its time.
 
     number: 79 also for a GPU that the log only says has fallen off the bus. action: of Xid 154, what the driver says
-    that the GPU needs; "None" for nothing.
+    that the GPU needs; "None" for nothing. fatal: does an Xid of NVLink 5 (144 to 150) call itself fatal?
     """
 
     pci: str
     number: int
     time: datetime | None
     action: str = ""
+    fatal: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class Driver:
 
     kernel: the version of the loaded module, "" if none is loaded. exit_code, message: the error of nvidia-smi (9: no
     driver, 14: a damaged infoROM, 15: a GPU is lost, 18: driver and library differ). pci: every GPU that the kernel
-    knows, PCI address → UUID. xids: the kernel's GPU errors, oldest first. log: the driver's other errors in the
-    kernel's log.
+    knows, PCI address → UUID, "" for one that it has not initialised. xids: the kernel's GPU errors, oldest first. log:
+    the driver's other errors in the kernel's log.
 
     open: is the loaded module the open one? None if unknown. library: the version of libnvidia-ml on disk, "" if
     unknown. running: the running kernel. modules: installed kernel → its NVIDIA module, None if it has none.
@@ -173,8 +174,9 @@ class Driver:
 
     @property
     def without_driver(self) -> dict[str, PciGpu]:
-        """The NVIDIA GPUs on the PCI bus that no driver of NVIDIA's has."""
-        return {address: gpu for address, gpu in self.bus.items() if not gpu.driver.startswith("nvidia")}
+        """The NVIDIA GPUs on the PCI bus that no driver of NVIDIA's has. (nvidiafb is the kernel's own.)"""
+        theirs = re.compile(r"nvidia(?!fb)")
+        return {address: gpu for address, gpu in self.bus.items() if not theirs.match(gpu.driver)}
 
 
 def by_version(kernel: str) -> list[tuple[int, str]]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from gpurack import paths
 from gpurack.facts.gpus import Driver, Gpu, GpuProcess
+from gpurack.facts.nvidia import bus_address
 from gpurack.facts.parts import (
     SOURCES,
     Carried,
@@ -412,4 +413,14 @@ class HostFacts:
     @property
     def all_gpus_answer(self) -> bool:
         """Does every GPU that the kernel knows answer? nvidia-smi can fail beside that (14: a damaged infoROM)."""
-        return bool(self.driver.pci) and set(self.driver.pci.values()) <= {gpu.uuid for gpu in self.gpus}
+        return bool(self.driver.pci) and not self.silent_gpus
+
+    @property
+    def silent_gpus(self) -> dict[str, str]:
+        """The GPUs that the kernel knows and that nvidia-smi does not list: PCI address → UUID, "" if unknown.
+
+        A GPU that nvidia-smi lists without its UUID is broken, not silent.
+        """
+        uuids, places = {gpu.uuid for gpu in self.gpus}, {bus_address(gpu.pci) for gpu in self.gpus} - {""}
+        known = self.driver.pci.items()
+        return {pci: uuid for pci, uuid in known if uuid not in uuids and bus_address(pci) not in places}

@@ -37,6 +37,10 @@ JETSON = "belongs to a Jetson, which gpurack does not support"
 FELL_OFF = 79
 RECOVERY = re.compile(r"GPU recovery action changed from .* to 0x[0-9a-fA-F]+ \(([A-Za-z0-9 ]{1,40})\)")
 """In the line of Xid 154."""
+FATAL = re.compile(r": 1(?:4[4-9]|50), .*\bFatal\b")
+"""In the line of an NVLink-5 Xid, which says `Fatal` or `Nonfatal`."""
+CALLER = r"(?: *\[ *[TC]\d{1,7}\])?"
+"""The thread or CPU behind the time in the log of a kernel with CONFIG_PRINTK_CALLER."""
 CONTINUED = re.compile(r"NVRM:\s+(\(PCI ID|installed in this|system has|(has )?fallen off the bus)")
 """How the sentence about a GPU that fell off the bus continues on another line of the kernel's log."""
 SWITCHES = re.compile(r"0x(1ae8|1af[0-9a-f]|22a[0-9a-f])")
@@ -49,7 +53,8 @@ def driver(sections: Mapping[str, Section]) -> Driver:
     version, host, rows = " ".join(get("driver")), get("nvidia"), get("gpus")
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", version)
     code, message = failure(rows)
-    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)"
+    # the kernel knows the UUID only while the GPU is initialised, and writes GPU-????????-… before
+    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|(?:GPU-[?-]+|([A-Za-z0-9-]*))"
     libraries = [rest for key, rest in pairs(host) if key == "library" and re.fullmatch(r"\d+(\.\d+)+", rest)]
     return Driver(
         kernel=kernel[1] if kernel else "",
@@ -171,7 +176,7 @@ def xids(lines: Sequence[str]) -> list[Xid]:
     ... ])]
     [('0000:e1:00', 31), ('0000:03:00', 14), ('0000:18:00', 79), ('0000:19:00', 79)]
     """
-    when = r"(\S+|\[[^\]\n]{1,40}\])\s+NVRM: "
+    when = rf"(\S+?|\[[^\]\n]{{1,40}}\]){CALLER}\s+NVRM: "
     numbered = re.compile(rf"{when}Xid \((?:PCI:)?({XID_ADDRESS})(?: [^)]*)?\): (\d{{1,6}})\b.*")
     fell = re.compile(rf"{when}GPU ({ADDRESS}): GPU has fallen off the bus\b.*")
     named = re.compile(rf"{when}The NVIDIA GPU ({ADDRESS})")
@@ -180,7 +185,8 @@ def xids(lines: Sequence[str]) -> list[Xid]:
     for line in lines:
         if match := numbered.match(line):
             action = RECOVERY.search(line) if match[3] == "154" else None
-            found.append(Xid(bus_address(match[2]), int(match[3]), parse_time(match[1]), action[1] if action else ""))
+            what, fatal = action[1] if action else "", bool(FATAL.search(line))
+            found.append(Xid(bus_address(match[2]), int(match[3]), parse_time(match[1]), what, fatal))
             pending = None
         elif match := fell.match(line):
             found.append(Xid(bus_address(match[2]), FELL_OFF, parse_time(match[1])))
@@ -215,7 +221,7 @@ def bus_address(address: str) -> str:
 
 def driver_log(lines: Sequence[str]) -> list[str]:
     """Return the driver's own sentences without Xids and falls, without time and prefix, each once."""
-    form = re.compile(r"(?:\S+|\[ *\d+\.\d+\])?\s*(?:NVRM|nvidia-nvswitch\d*): (.*)")
+    form = re.compile(rf"(?:\S+?|\[ *\d+\.\d+\])?{CALLER}\s*(?:NVRM|nvidia-nvswitch\d*): (.*)")
     texts = (match[1].strip() for line in lines if (match := form.match(line)))
     return list(dict.fromkeys(text for text in texts if not text.startswith("Xid") and "fallen off" not in text))
 
@@ -275,7 +281,8 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
     named, numbered = re.fullmatch(UUID, uuid), re.fullmatch(r"\d{1,4}", index)
     if not named and not re.fullmatch(ADDRESS, pci):
         raise ValueError(row)
-    name, total, compute = row.get("name", ""), row.get("memory.total", ""), row.get("compute_cap", "")
+    name, total = known(row.get("name", "")), row.get("memory.total", "")
+    version, compute = row.get("driver_version", ""), row.get("compute_cap", "")
     dead = next((DEAD[text] for value in row.values() if (text := value.strip("[]")) in DEAD), "")
     missing = "" if named and numbered else lacks("UUID", uuid) if numbered else lacks("index", index)
     fault = JETSON if "(nvgpu)" in name else dead or missing
@@ -286,9 +293,9 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
         name=name,
         memory_total=number(total) or None,
         memory_used=number(row.get("memory.used", "")),
-        driver=row.get("driver_version", ""),
+        driver=version if re.fullmatch(r"\d+(\.\d+)+", version) else "",
         compute=compute if re.fullmatch(r"\d+\.\d+", compute) else "",
-        pci=pci,
+        pci=pci if re.fullmatch(ADDRESS, pci) else "",
         utilization=number(row.get("utilization.gpu", "")),  # "[N/A]" on GPUs in MIG mode
         temperature=number(row.get("temperature.gpu", "")),
         fault=fault,
@@ -299,8 +306,8 @@ def gpu(row: Mapping[str, str], remaps: Mapping[str, Sequence[str]]) -> Gpu:
 
 
 def shares_memory(name: str, total: str) -> bool:
-    """Does a GPU share the host's memory? total: what nvidia-smi says of its own."""
-    return total in NONE and not has_own_memory(name)
+    """Does a GPU share the host's memory? name: "" if unknown. total: what nvidia-smi says of its own memory."""
+    return total in NONE and bool(name) and not has_own_memory(name)
 
 
 def lacks(what: str, said: str) -> str:

@@ -9,9 +9,9 @@ from gpurack.engines.dialect import NODES
 from gpurack.importing.gpus import AS_DEVICES, DRI, NVIDIA, Gpus, narrowed, rendered, source
 from gpurack.importing.translation import Translation, counted, listed
 from gpurack.spec.gpus import VISIBLE
-from gpurack.spec.model import PCI_ADDRESS
+from gpurack.spec.model import GPU_NAME
 
-NAMED = re.compile(rf"\d+|(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}|.*\$.+")
+NAMED = re.compile(rf"\d+|{GPU_NAME}|.*\$.+")
 """The ids that `gpus` can hold, and variables without a value."""
 
 

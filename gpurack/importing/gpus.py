@@ -140,7 +140,7 @@ def narrowed(gpus: Gpus, visible: str) -> Gpus:
     known = None if gpus == "all" else tuple(map(str, range(gpus))) if isinstance(gpus, int) else tuple(gpus or ())
     found: list[str] = []
     for item in filter(None, (part.strip() for part in visible.split(","))):
-        if not re.fullmatch(r"-?\d+|(GPU|MIG)-[\w-]+|\$.+", item):
+        if not re.fullmatch(r"-?\d+|(GPU|MIG)-[\w/-]+|\$.+", item):
             raise ValueError(item)
         if item.startswith("-"):
             break

@@ -19,7 +19,7 @@ SYSTEM_RESERVE = 8.0
 """GiB of a host's memory that models on a GPU that shares it (GB10) leave to the system, its caches and Docker."""
 
 
-DISCRETE = re.compile(r"GeForce|TITAN|Tesla|Quadro|GRID|vGPU|-\d+[A-Z]$")
+DISCRETE = re.compile(r"GeForce|TITAN|Tesla|Quadro|GRID|vGPU|\b(RTX|CMP)\b|\b[ABHLPTV]\d{1,3}[A-Z]?\b|-\d+[A-Z]{1,3}$")
 """In the names of graphics cards, and of their virtual GPUs (A40-48Q)."""
 CONSUMER = re.compile(r"GeForce|TITAN|\bGTX\b|\bRTX [2-9]0[5-9]0\b", re.IGNORECASE)
 

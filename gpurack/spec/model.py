@@ -25,12 +25,16 @@ from gpurack.spec.problems import Wrong, nearest
 from gpurack.spec.secret import Secret
 from gpurack.spec.weights import Weights
 
-PCI_ADDRESS = r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+GPU_NAME = (
+    r"GPU-[0-9a-f-]+|[0-9a-f]{8}-[0-9a-f-]+|MIG-(GPU-)?[0-9a-f-]+(/\d+/\d+)?"
+    r"|[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]"
+)
+"""What nvidia-smi calls a GPU or a MIG instance: the beginning of its UUID, or its PCI address."""
 
 
 def _gpu_is_one(value: Any) -> Any:
     index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not index and not (isinstance(value, str) and re.fullmatch(f"(GPU|MIG)-[0-9a-f-]+|{PCI_ADDRESS}", value)):
+    if not index and not (isinstance(value, str) and re.fullmatch(GPU_NAME, value)):
         raise Wrong("invalid-gpu", value=repr(value))
     return value
 

@@ -11,7 +11,7 @@ from gpurack.facts.docker import container, info
 from gpurack.facts.gpus import Driver, Gpu, GpuProcess
 from gpurack.facts.lines import each
 from gpurack.facts.model import HostFacts
-from gpurack.facts.nvidia import instances, number, shares_memory, with_indices
+from gpurack.facts.nvidia import gpus
 from gpurack.facts.parts import SOURCES, USER_DAEMON_JSON, Container, File, Os, Package, User
 from gpurack.facts.record import HostRecord, TooNew, read
 from gpurack.host_data import not_understood
@@ -267,19 +267,8 @@ def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:
 
 
 def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
-    """Convert NVIDIA's GPUs that answer to Gpu, in the order of their index, each followed by its MIG instances.
-
-    What nvidia-smi cannot say ("[N/A]") is unknown.
-    """
-    mig = cards.get("mig", {"on": [], "listed": []})
-    places = {uuid: place for place, uuid in cards["known"].items()}
-    found = [
-        Gpu(-1 if (known := number(index)) is None else known, uuid, name, number(memory), number(used), driver,
-            compute, places.get(uuid, ""), mig=uuid in mig["on"], unified=shares_memory(name, memory))
-        for index, uuid, name, memory, used, driver, compute in cards["answering"]
-    ]  # fmt: skip
-    numbered = sorted(with_indices(found), key=lambda gpu: gpu.index)
-    return tuple(one for gpu in numbered for one in (gpu, *instances(gpu, mig["listed"])))
+    """Convert NVIDIA's GPUs that answer to Gpu, as the snapshot does."""
+    return tuple(gpus([f"fields {cards['fields']}", *cards["rows"]], mig=cards["instances"]))
 
 
 def processes_of(said: Sequence[Sequence[Any]]) -> tuple[GpuProcess, ...]:

@@ -355,7 +355,9 @@ def test_driver(server: Server) -> Iterator[Drift]:
             yield Drift("the NVIDIA driver", "loaded", "no /proc/driver/nvidia", "install the driver and reboot")
         return
     if cards["exit_code"]:
-        yield Drift("nvidia-smi", "an answer", f"{cards['message']} (exit {cards['exit_code']})", reboot(server))
+        # a damaged infoROM hides no GPU, and no reboot repairs it
+        fix = "check the GPU that it names" if server.state.all_gpus_answer else reboot(server)
+        yield Drift("nvidia-smi", "an answer", f"{cards['message']} (exit {cards['exit_code']})", fix)
     libraries = {gpu.driver for gpu in server.state.gpus if gpu.driver} - {cards["kernel"]}
     for library in sorted(libraries) if not cards["wsl"] else ():  # Windows has the driver
         yield Drift("the driver's libraries", f"{cards['kernel']}, as the kernel module", library, reboot(server))
@@ -382,16 +384,16 @@ def test_toolkit(server: Server) -> Iterator[Drift]:
 def test_gpus(server: Server) -> Iterator[Drift]:
     """The GPUs are those of `hardware`, and none that the kernel knows is lost."""
     names, gpus = hardware(server.spec), server.state.gpus
-    known = server.state.driver.pci or {gpu.pci or gpu.uuid: gpu.uuid for gpu in gpus}
+    known = server.state.driver.pci or {gpu.pci or gpu.uuid for gpu in gpus if not gpu.parent}
     if names and len(known) != len(names):
         fix = "correct `hardware`, or check why the kernel does not find them: dmesg"
         yield Drift("GPUs", str(len(names)), str(len(known)), fix)
     for gpu in gpus:
         if expected := other_than_expected(gpu, server.spec):
             yield Drift(f"GPU {gpu.index}", expected, gpu.name, "correct `hardware` in the inventory")
-    for place, uuid in known.items():
-        if uuid not in {gpu.uuid for gpu in gpus} and server.state.driver.exit_code != MISMATCH:
-            yield Drift(f"GPU {uuid} at {place}", "an answer from nvidia-smi", "none", reboot(server))
+    for place, uuid in server.state.silent_gpus.items() if server.state.driver.exit_code != MISMATCH else ():
+        yield Drift(f"GPU {uuid} at {place}" if uuid else f"GPU at {place}", "an answer from nvidia-smi", "none",
+                    reboot(server))  # fmt: skip
 
 
 @on_hosts(has_models)

@@ -36,7 +36,8 @@ def host(**specs: CdiSpec) -> HostFacts:
     paths = {"run": RUN, "etc": ETC, "own": OWN, "other": "/var/run/cdi/other.json"}
     facts = host_state(gpus=2, weights={"/w/a.gguf": 1}, cdi=[f"nvidia.com/gpu={name}" for name in NAMES])
     found = {paths[name]: spec for name, spec in specs.items()}
-    majors = {"nvidia": 195, "nvidia-uvm": 509, "nvidia-caps": 237}
+    majors = {"nvidia": 195, "nvidia-uvm": 509, "nvidia-caps": 237, "nvidia-caps-imex-channels": 235}
+    majors |= {"nvidia-nvswitch": 240}
     return replace(facts, driver=replace(facts.driver, nodes=NODES, majors=majors, specs=found))
 
 
@@ -68,6 +69,11 @@ def test_the_same_names_in_both_folders_are_no_conflict() -> None:
         ({"nodes": {**NODES, "/dev/nvidia0": (195, 7)}}, "/dev/nvidia0 has the minor number 0, and the spec 7"),
         ({"nodes": {**NODES, "/dev/nvidia-caps/nvidia-cap1": (240, 1)}},
          "/dev/nvidia-caps/nvidia-cap1 has the major number 237, and the spec 240"),
+        ({"nodes": {**NODES, "/dev/nvidia-caps-imex-channels/channel0": (236, 0)}},
+         "/dev/nvidia-caps-imex-channels/channel0 has the major number 235, and the spec 236"),
+        ({"nodes": {**NODES, "/dev/nvidia-nvswitchctl": (241, 255)}},
+         "/dev/nvidia-nvswitchctl has the major number 240, and the spec 241"),
+        ({"nodes": {**NODES, "/dev/nvidia-nvswitch0": (240, 0)}}, ""),
         ({"nodes": {path: NODES[path] for path in ("/dev/nvidia0", "/dev/nvidiactl")}}, "it lacks /dev/nvidia-uvm"),
         ({"gone": ("/dev/nvidia7",)}, "/dev/nvidia7 does not exist"),
         ({"nodes": {"/dev/nvidia0": (195, 0)}}, ""),  # of a driver elsewhere: its other nodes have host paths

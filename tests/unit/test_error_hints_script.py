@@ -361,10 +361,12 @@ SEARCHED = (
     "MIG mode is in pending enable state", "No MIG-supported devices found", "No GPU instances found",
     # the fabric manager
     "detected number of NVSwitches don't match with any supported system topology", "failed to find the GPU handle",
-    "detected NVSwitch fatal error", "NV_WARN_NOTHING_TO_DO", "Unit nvidia-fabricmanager.service not found",
+    "detected NVSwitch fatal error", "In Progress", "Not Started", "NETIR_LINK_EVT Fatal", "NV_WARN_NOTHING_TO_DO",
+    "Unit nvidia-fabricmanager.service not found",
     # containers and engines
     "unresolvable CDI devices", "failed to stat CDI host device", "could not select device driver",
-    "unsatisfied condition: cuda>=",
+    "requirement error: unsatisfied condition: cuda>=", "nvidia-container-cli: initialization error",
+    "torch.AcceleratorError: CUDA error", "NCCL WARN Cuda failure",
     "Failed to initialize NVML: Unknown Error", "Driver Not Loaded", "ERROR_NVML_LIB_CALL", "CUDA_ERROR_UNKNOWN",
     "Unexpected error from cudaGetDeviceCount()", "Setting the available devices to be zero",
     "The NVIDIA driver on your system is too old", "No CUDA GPUs are available", "Failed to infer device type",
@@ -385,6 +387,8 @@ def test_troubleshooting_has_what_users_search_for(text: str) -> None:
     [
         ("vllm", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory", "no driver"),
         ("vllm", "RuntimeError: Failed to infer device type", "cannot use the driver"),
+        ("vllm", "nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown", "no driver"),
+        ("vllm", "nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1", "no driver"),
         (
             "vllm",
             "libcuda.so.1: cannot open shared object file\nRuntimeError: Failed to infer device type",

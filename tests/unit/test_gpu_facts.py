@@ -10,7 +10,8 @@ from gpurack.facts.gpus import CdiSpec, Details, Driver, Gpu, GpuProcess, Module
 from gpurack.facts.lines import Section
 from gpurack.facts.nvidia import JETSON, driver, gpu_processes, gpus, xids
 from gpurack.facts.parse import parse
-from tests.given import framed, said
+from gpurack.plan.models.slots import lost_gpus, other_than_expected
+from tests.given import framed, said, spec
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 # One NVIDIA H200, driver 580.159.04, by --format=csv,noheader,nounits (a real machine's, 2026-11-20).
@@ -86,7 +87,8 @@ def test_gpu_that_requires_a_reset_is_broken() -> None:
         ("NVIDIA GB10", True), ("NVIDIA Thor", True), ("a GPU that no table has", True),
         ("NVIDIA GeForce RTX 3060", False), ("Tesla K80", False), ("NVIDIA A40-48Q", False), ("NVIDIA L40S-8Q", False),
         ("GRID A100D-3-20C", False), ("NVIDIA H100 80GB HBM3", False), ("NVIDIA GH200 480GB", False),
-        ("NVIDIA RTX 4000 SFF Ada Generation", False),
+        ("NVIDIA RTX 4000 SFF Ada Generation", False), ("NVIDIA A100-PG509-200", False), ("NVIDIA RTX A2000", False),
+        ("GRID A100-1-5CME", False), ("NVIDIA CMP 170HX", False), ("NVIDIA N1X", True), ("NVIDIA GB10 Max", True),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("said", ["[N/A]", "[Not Supported]"])
@@ -195,6 +197,15 @@ def test_quotes_nvidia_smi(code: int, message: str) -> None:
 def test_memory_that_is_no_number_is_unknown(text: str) -> None:
     (found,) = gpus([row(memory=text)])
     assert found.memory_total is None
+
+
+@pytest.mark.parametrize("said", ["[N/A]", "[Unknown Error]", "ERR!", "[Insufficient Permissions]", "N/A", ""])
+def test_name_address_and_driver_that_are_unknown_are_empty(said: str) -> None:
+    """`hardware` refuses a GPU of another name, and verification compares the versions."""
+    for memory in ("24576", "[N/A]"):
+        (found,) = gpus([f"0, GPU-a, {said}, {memory}, 7, {said}, 8.0, {said}, {said}, 4"])
+        assert (found.name, found.pci, found.driver, found.mig, found.fault) == ("", "", "", False, "")
+        assert (found.unified, other_than_expected(found, spec({"hardware": {"A30": 1}}))) == (False, None)
 
 
 def test_orders_gpus_by_index() -> None:
@@ -355,6 +366,19 @@ def test_parses_gpus_of_kernel() -> None:
     assert seen(driver=[KERNEL], pci=[line]).pci == {"0000:e1:00.0": "GPU-6f1c"}
 
 
+def test_a_gpu_that_the_kernel_has_not_initialised_answers() -> None:
+    """Without persistence mode, /proc has question marks for its UUID while nothing uses it."""
+    line = "/proc/driver/nvidia/gpus/0000:{}:00.0/information|GPU-{}"
+    unknown = "????????-????-????-????-????????????"
+    pci = [line.format("17", unknown), line.format("31", unknown), line.format("e1", unknown)]
+    rows = [row(0), row(1, "GPU-b", pci="00000000:31:00.0")]
+    facts = parse(framed(["@@ driver", KERNEL, "@@ pci", *pci, "@@ gpus", *rows, "@@ end"]))
+    assert facts.driver.pci == {f"0000:{bus}:00.0": "" for bus in ("17", "31", "e1")}
+    assert (facts.silent_gpus, facts.all_gpus_answer, facts.unread) == ({"0000:e1:00.0": ""}, False, ())
+    assert lost_gpus(facts) == {"0000:e1:00.0": (2, "0000:e1:00.0")}
+    assert parse(framed(["@@ driver", KERNEL, "@@ pci", *pci[:2], "@@ gpus", *rows, "@@ end"])).all_gpus_answer
+
+
 def test_parses_what_is_installed_for_the_driver() -> None:
     host = [
         "card 0000:17:00.0 0x20b7 nvidia", "card 0000:65:00.0 0x2c58 nouveau", "card 0000:ca:00.0 0x20b7 ",
@@ -410,7 +434,13 @@ def test_parses_xid_errors() -> None:
     assert (third.number, third.time) == (31, None)
 
 
-@pytest.mark.parametrize("time", ["2026-11-20T02:11:09,1+00:00", "[   12.345678]", "[Fri Nov 20 02:11:09 2026]"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-20T02:11:09,1+00:00", "[   12.345678]", "[Fri Nov 20 02:11:09 2026]",
+        "2026-11-20T02:11:09,1+00:00 [ T1234]", "[   12.345678][    C3]",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
@@ -426,6 +456,21 @@ def test_xids_have_one_form_of_address(time: str, address: str, expected: str) -
     line = f"{time} NVRM: Xid ({address}): 48, pid='<unknown>', name=<unknown>, DBE"
     assert [(xid.pci, xid.number) for xid in xids([line])] == [(expected, 48)]
     assert not xids([line.replace(address, "::::"), line.replace(address, "PCI:1"), f"x {line}"])
+
+
+@pytest.mark.parametrize(
+    ("said", "fatal"),
+    [
+        ("149, NETIR_LINK_EVT Fatal XC0 i0 Link 08 (0x004505c6 0x00000000)", True),
+        ("149, NETIR_LINK_EVT Nonfatal XC0 i0 Link 08 (0x004505c6 0x00000000)", False),
+        ("145, RLW_REMAP Nonfatal XC1 i0 Link 17 (0x00000004), Fatality", False),
+        ("150, MSE_WATCHDOG Fatal XC0 i0 Link -1", True),
+        ("31, pid=7, name=Fatal", False),
+    ],
+)
+def test_an_xid_of_nvlink_5_says_whether_it_is_fatal(said: str, fatal: bool) -> None:
+    (xid,) = xids([f"2026-11-20T02:11:09,1+00:00 NVRM: Xid (PCI:0000:e1:00): {said}"])
+    assert (xid.number, xid.fatal) == (int(said.partition(",")[0]), fatal)
 
 
 def test_a_fall_without_an_xid_is_found() -> None:

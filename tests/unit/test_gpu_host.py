@@ -65,6 +65,8 @@ def test_a_healthy_host_has_no_warning() -> None:
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "pci-stub")}}, ""),
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "xen-pciback")}}, ""),
         ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nvidia")}}, ""),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nvidiafb")}}, "gpus-without-driver"),
+        ({"bus": {"0000:17:00.0": PciGpu("0x20b7", "nvidia-current")}}, ""),
         ({"modules": {"6.8.0-9": Module("nvidia", "580.159.04"), "6.8.0-45": None}, "running": "6.8.0-9"},
          "kernel-without-module"),
         ({"modules": {"6.8.0-9": None, "6.8.0-45": Module("nvidia")}, "running": "6.8.0-9"}, ""),
@@ -154,6 +156,9 @@ STOPPED, ACTIVE = Unit("loaded", "inactive", "disabled"), Unit("loaded", "active
         (None, "", "", "is not installed"),
         (STOPPED, "580.159.04-1", "", "is inactive"),
         (STOPPED, "580.159.04-1", "In Progress", "is inactive"),
+        (Unit("masked", "inactive", "masked"), "580.159.04-1", "", "systemctl unmask nvidia-fabricmanager && "),
+        (Unit("loaded", "activating", "enabled"), "580.159.04-1", "", "is starting"),
+        (Unit("loaded", "failed", "enabled"), "580.159.04-1", "", "has failed"),
         (ACTIVE, "580.95.05-1", "", "must be equal"),
         (ACTIVE, "580.159.04-1", "In Progress", "is in progress"),
         (ACTIVE, "580.159.04-1", "Completed", ""),
@@ -175,6 +180,16 @@ def test_fabric_keeps_what_would_start_and_only_warns_what_serves(
     assert [words in problem.what for problem in warned] == ([True] if words else [])
     status = host_status("gpu1", host, facts, NOW)
     assert (status.state == "DEGRADED") is bool(words)
+
+
+def test_of_several_fabric_managers_the_drivers_counts() -> None:
+    """Ubuntu's packages of an earlier branch may be left."""
+    facts = switched(seen(), ACTIVE)
+    left = {f"nvidia-fabricmanager-{branch}": package(f"{branch}.159.04-1") for branch in ("570", "580")}
+    assert codes(replace(facts, packages=left)) == []
+    assert codes(replace(facts, packages={**left, "nvidia-fabricmanager-580": package("580.1-1")})) == [
+        "fabric-not-ready"
+    ]
 
 
 def test_a_machine_without_switches_needs_no_fabric_manager() -> None:
@@ -202,6 +217,8 @@ def test_a_gpu_in_mig_mode_says_nothing_of_the_fabric() -> None:
         ({"throttle": 0x48}, "hardware slowdown, thermal slowdown", False),
         ({"throttle": 0x5}, "", False),
         ({"width": 8, "width_max": 16}, "8 of 16 PCIe lanes", False),
+        ({"width": 1, "width_max": 16, "addressing": "ATS"}, "", False),  # GH200: its link to the CPU is another
+        ({"width": 8, "width_max": 16, "addressing": "HMM"}, "8 of 16 PCIe lanes", False),
         ({"ecc_errors": 0, "width": 16, "width_max": 16, "remap_failed": False}, "", False),
     ],
 )
@@ -288,6 +305,35 @@ def test_xids_after_which_a_gpu_has_to_be_reset_are_shown(lines: list[str], erro
     assert (status.state == "DEGRADED") is bool(words)
     other = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:31:00.0", details=Details()),))
     assert codes(other) == []
+
+
+NETIR = "149, NETIR_LINK_EVT {} XC0 i0 Link 08 (0x004505c6 0x00000000)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "degraded"),
+    [
+        ([NETIR.format("Fatal")], "had a fatal error of NVLink 5 (Xid 149, 2026-11-20 02:11). Check", False),
+        ([NETIR.format("Nonfatal")], "", False),
+        ([NETIR.format("Fatal"), RESET], "asks for the recovery action `Drain and Reset`", True),
+        ([RESET, NETIR.format("Fatal")], "asks for the recovery action `Drain and Reset`", True),
+        ([NETIR.format("Fatal"), RESET, DONE], "", False),
+        ([NETIR.format("Fatal"), "48, pid=7"], "(Xid 48", True),
+    ],
+)
+def test_a_fatal_error_of_nvlink_5_is_a_warning(lines: list[str], words: str, degraded: bool) -> None:
+    """NVIDIA has a procedure for it. Whether the GPU needs a reset says the driver, by Xid 154."""
+    facts = seen(1, xids=xids(*lines))
+    facts = replace(facts, gpus=(replace(facts.gpus[0], pci="00000000:17:00.0"),))
+    found = gpu_warnings(models(**WANTED), facts)
+    assert [words in problem.what for problem in found] == ([True] if words else [])
+    assert bool(gpu_errors(models(**WANTED), facts)) is degraded
+    assert not models_plan(models(**WANTED), facts).errors
+
+
+def test_a_gpu_that_shares_the_hosts_memory_may_use_few_pcie_lanes() -> None:
+    one = replace(GB10, details=Details(width=4, width_max=16))
+    assert codes(with_gpus(one, memory=122_570)) == []
 
 
 @pytest.mark.parametrize("number", [62, 64, 74, 109, 119, 120, 136, 143, 156, 158])
@@ -484,6 +530,26 @@ def test_a_gpu_that_is_listed_without_its_uuid_is_broken_and_not_lost() -> None:
     listed = (card(0, "GPU-a"), card(1, "00000000:65:00.0", pci="00000000:65:00.0", fault="has no UUID"))
     facts = with_gpus(*listed)
     assert lost_gpus(replace(facts, driver=replace(facts.driver, pci=pci))) == {"0000:ca:00.0": (2, "GPU-c")}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("GPU-a", "GPU-a"), ("a9485f58-1111-2222-3333-444444444444", "a9485f58-1111-2222-3333-444444444444"),
+        ("a9485f58-1111", "a9485f58-1111-2222-3333-444444444444"), ("MIG-GPU-a/1/0", "MIG-GPU-a/1/0"),
+        ("00000000:65:00.0", "a9485f58-1111-2222-3333-444444444444"), ("0000000F:01:00.0", "GPU-a"),
+        ("000f:01:00.0", "GPU-a"), ("000F:01:00.0", "GPU-a"), ("0000:01:00.0", ""), ("0000:65:00.1", ""),
+    ],
+)  # fmt: skip
+def test_gpus_are_named_as_nvidia_smi_and_the_kernel_print_them(name: str, found: str) -> None:
+    facts = with_gpus(
+        card(0, "GPU-a", pci="0000000F:01:00.0"),
+        card(1, "a9485f58-1111-2222-3333-444444444444", pci="00000000:65:00.0"),
+        card(2, "GPU-b", mig=True, pci="00000000:CA:00.0"),
+        card(-1, "MIG-GPU-a/1/0", parent="GPU-b", pci=""),
+    )
+    ledger = assign(models(ann={"gpus": [name]}), facts)
+    assert ledger.uuids == ({"ann": (found,)} if found else {})
 
 
 def test_a_second_list_of_gpus_is_refused() -> None:

@@ -112,7 +112,9 @@ NEWER = ("clocks_event_reasons", "reset_required", "fabric", "addressing_mode")
         ("535.288.01", NEWER, 2, "8.0", 4),
         ("470.256.02", (*NEWER, "compute_cap"), 2, "", 4),
         ("", (), 1, "8.0", 4),
-        ("", (*NEWER, "compute_cap"), 2, "", None),  # WSL
+        ("", NEWER, 2, "8.0", None),  # WSL
+        ("", ("compute_cap", *NEWER), 2, "", None),
+        ("", (*NEWER, "compute_cap"), 3, "", None),  # it does not name the first
         ("900.1.1", ("reset_status.reset_required", "clocks_throttle"), 2, "8.0", 4),  # it no longer knows a field
         ("900.1.1", ("addressing_mode",), 2, "8.0", 4),
         ("900.1.1", ("compute_cap",), 2, "", 4),
@@ -154,6 +156,44 @@ def test_an_old_driver_costs_the_time_of_one_query(fakes: Fakes, tmp_path: Path,
     fakes.add("nvidia-smi", queries + answering())
     write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX x86_64 Kernel Module  470.256.02\n")
     assert [gpu.uuid for gpu in seen(tmp_path, shell).gpus] == ["GPU-a"]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("version", ["535.288.01", "580.95.05"])
+def test_a_damaged_infoROM_hides_no_value(fakes: Fakes, tmp_path: Path, version: str, shell: list[str]) -> None:
+    """Each query then has its rows, a warning before or after them, and exit code 14."""
+    values = answering(compute_cap="8.0")
+    remapped = "*remapped*) echo 'GPU-a, 0, 0, Yes, No'; echo 'WARNING: infoROM is corrupted'; exit 14;; "
+    told = values.replace("case $1 in ", f"echo 'WARNING: infoROM is corrupted'; case $1 in {remapped}", 1)
+    fakes.add("nvidia-smi", f"{told}; exit 14")
+    write(tmp_path / "proc/driver/nvidia/version", f"NVIDIA UNIX x86_64 Kernel Module  {version}\n")
+    write(tmp_path / "proc/driver/nvidia/gpus/0000:17:00.0/information", "GPU UUID: \t GPU-a\n")
+    state = seen(tmp_path, shell)
+    (gpu,) = state.gpus
+    assert (gpu.compute, gpu.details.remap_pending, gpu.memory_total) == ("8.0", True, 1)
+    assert (state.driver.exit_code, state.driver.message) == (14, "WARNING: infoROM is corrupted")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_lost_gpu_takes_no_value_from_others_with_an_old_driver(
+    fakes: Fakes, tmp_path: Path, shell: list[str]
+) -> None:
+    """By its compute capability an image is chosen: without it, models on other GPUs would be recreated."""
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX x86_64 Kernel Module  535.288.01\n")
+    for index in range(3):
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{index}:00.0/information", f"GPU UUID: \t GPU-{index}\n")
+    rows = "".join(
+        f'*-i*0{index}:00.0*uuid,compute_cap*) echo "GPU-{index}, 8.6, 0x0000000000000001";; '
+        f"*-i*0{index}:00.0*) echo '{ROW.format(index=index).rpartition(',')[0]}';; "
+        for index in (0, 2)
+    )
+    first = "--query-gpu=uuid,compute_cap*) echo 'GPU-0, 8.6, 0x0000000000000001'; echo 'GPU is lost'; exit 15;; "
+    fakes.add("nvidia-smi", f"case \"$*\" in {rows}{first}*) echo 'GPU is lost'; exit 15;; esac")
+    state = seen(tmp_path, shell)
+    assert [(gpu.uuid, gpu.compute, gpu.details.throttle) for gpu in state.gpus] == [
+        ("GPU-0", "8.6", 1), ("GPU-2", "8.6", 1)
+    ]  # fmt: skip
+    assert state.driver.exit_code == 15
 
 
 def test_rows_of_a_failed_query_are_kept_and_its_error_is_quoted(fakes: Fakes, tmp_path: Path) -> None:
@@ -204,6 +244,16 @@ def test_a_row_that_is_cut_short_is_a_broken_gpu(fakes: Fakes, tmp_path: Path, s
     state = seen(tmp_path, shell)
     assert [(gpu.uuid, bool(gpu.fault)) for gpu in state.gpus] == [("GPU-0", False), ("GPU-1", True)]
     assert (state.driver.exit_code, state.driver.message) == (0, "")
+
+
+def test_a_gpu_that_the_module_excludes_is_not_lost(fakes: Fakes, tmp_path: Path) -> None:
+    for index, excluded in enumerate(("No", "Yes")):
+        text = f"Model: \t A30\nGPU UUID: \t GPU-{index}\nGPU Excluded:\t {excluded}\n"
+        write(tmp_path / f"proc/driver/nvidia/gpus/0000:0{index}:00.0/information", text)
+    fakes.add("nvidia-smi", f"case $1 in --query-gpu*) echo '{ROW.format(index=0)}';; esac")
+    state = seen(tmp_path)
+    # below another root a line of /proc is none, so what is printed of it is counted
+    assert ([gpu.uuid for gpu in state.gpus], "(pci 1)" in state.unread[0]) == (["GPU-0"], True)
 
 
 def test_words_without_rows_are_quoted_whatever_the_exit_code(fakes: Fakes, tmp_path: Path) -> None:
@@ -298,11 +348,15 @@ def test_text_of_users_in_the_kernels_log_is_not_the_drivers(fakes: Fakes, tmp_p
         *[f"{time} overlayfs: failed to resolve '/{xid}\n{'':>33}{refuses}\n{'':>33}': -2"] * 300,
         f"{time} overlayfs: failed to resolve '/{refuses}': -2",
         "[   12.5] nvidia-nvswitch3: Version mismatch, of an old dmesg",
+        f"{time} [ T4711] NVRM: Xid (PCI:0000:31:00): 48, of a kernel that logs callers",
+        f"{time} [ T4711] overlayfs: failed to resolve '/{xid}': -2",
     ]
     write(tmp_path / "log", "\n".join(lines) + "\n")
     fakes.add("dmesg", f"cat {tmp_path}/log")
     state = seen(tmp_path).driver
-    assert [(found.pci, found.number) for found in state.xids] == [("0000:17:00", 79), ("0000:19:00", 79)]
+    assert [(found.pci, found.number) for found in state.xids] == [
+        ("0000:17:00", 79), ("0000:19:00", 79), ("0000:31:00", 48),
+    ]  # fmt: skip
     assert [text for text in state.log if "fallen" not in text] == [
         "The NVIDIA GPU 0000:19:00.0", "Version mismatch, of an old dmesg"
     ]  # fmt: skip
@@ -366,6 +420,45 @@ def test_a_module_is_found_by_each_name_and_path(fakes: Fakes, tmp_path: Path, l
     assert state.modules == {kernel: Module(name, "580.95.05", open=False) if name else None}
 
 
+@pytest.mark.parametrize(
+    ("lines", "signer"),
+    [
+        ("signer:", ""),
+        ("sig_id:         PKCS#7\\nsigner:         ", "PKCS#7"),
+        ("signer:         A key", "A key"),
+        ("", ""),
+    ],
+)
+def test_a_signed_module_is_known_to_a_modinfo_that_cannot_read_signers(
+    fakes: Fakes, tmp_path: Path, lines: str, signer: str
+) -> None:
+    write(tmp_path / "proc/driver/nvidia/version", "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05\n")
+    write(tmp_path / "lib/modules/6.8.0-9/modules.dep", "kernel/nvidia.ko.zst:\n")
+    (tmp_path / "lib/modules/6.8.0-9/kernel").mkdir()
+    fakes.add("modinfo", f"printf 'version:        580.95.05\\n{lines}\\n'")
+    assert seen(tmp_path).driver.modules == {"6.8.0-9": Module("nvidia", "580.95.05", None, signer)}
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("SecureBoot enabled", True),
+        ("SecureBoot disabled", False),
+        ("SecureBoot disabled\nPlatform is in Setup Mode", False),
+        ("SecureBoot enabled\nSecureBoot validation is disabled in shim", False),
+        ("EFI variables are not supported on this system", None),
+        ("This system does not support Secure Boot", None),
+        ('Failed to read "SecureBoot" variable: Operation not permitted', None),
+        ("", None),
+    ],
+)
+def test_secure_boot_in_all_words_of_mokutil(fakes: Fakes, tmp_path: Path, said: str, known: bool | None) -> None:
+    write(tmp_path / "proc/driver/nvidia/version", "")
+    write(tmp_path / "said", said)
+    fakes.add("mokutil", f"cat {tmp_path}/said; exit 1")
+    assert seen(tmp_path).driver.secure_boot is known
+
+
 def test_secure_boot_is_read_from_the_firmware_without_mokutil(fakes: Fakes, tmp_path: Path) -> None:
     write(tmp_path / "proc/driver/nvidia/version", "")
     variable = tmp_path / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -420,6 +513,22 @@ def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path
     nodes = {"/dev/nvidia0": (None, None), "/dev/nvidia-uvm": (510, 0)}
     assert spec == CdiSpec(nodes, spec.gone, "nvidia.com/gpu", frozenset({"GPU-a"}))
     assert sorted(spec.gone) == sorted(path for path in gone if not Path(path).exists())
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_spec_by_hand_may_have_comments(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
+    text = "# by hand, path: /gone\n" + SPEC.replace("ROOT", str(tmp_path)).replace("gpu\n", "gpu  # all\n")
+    text = text.replace("510\n", "510 # {a\n").replace("nvidia0\n", "nvidia0  # path: /gone\n")
+    write(tmp_path / "etc/cdi/nvidia.yaml", text)
+    write(tmp_path / "nvidia-cdi-hook", "")
+    escaped = json.dumps(yaml.safe_load(text)).replace("/", "\\/")
+    write(tmp_path / "var/run/cdi/nvidia.json", escaped)
+    first, second = seen(tmp_path, shell).driver.specs.values()
+    assert first == second
+    assert (first.kind, first.devices, first.nodes) == (
+        "nvidia.com/gpu", frozenset({"GPU-a"}), {"/dev/nvidia0": (None, None), "/dev/nvidia-uvm": (510, 0)},
+    )  # fmt: skip
+    assert {path for path in first.gone if not path.startswith("/dev/")} == {f"{tmp_path}/libcuda.so.580.95.05"}
 
 
 OF_CTK = {

@@ -142,18 +142,17 @@ def find_gpu(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> G
 def lost_gpus(facts: HostFacts) -> dict[str, tuple[int, str]]:
     """Return PCI address → (index, UUID) of the GPUs that the kernel lists and that do not answer, while others do.
 
-    The index is the missing one if only one is missing, else the position by PCI address. A GPU that nvidia-smi lists
-    without its UUID is broken, not lost.
+    The index is the missing one if only one is missing, else the position by PCI address. The UUID is the address where
+    the kernel does not know it.
     """
     if facts.driver.exit_code == MISMATCH or not (facts.gpus or facts.driver.exit_code):
         return {}
-    working, places = {gpu.uuid for gpu in facts.gpus}, {bus_address(gpu.pci) for gpu in facts.gpus}
     addresses = sorted(facts.driver.pci)
     missing = sorted(set(range(len(addresses))) - {gpu.index for gpu in facts.gpus})
     return {
-        pci: (missing[0] if len(missing) == 1 else position, facts.driver.pci[pci])
+        pci: (missing[0] if len(missing) == 1 else position, facts.driver.pci[pci] or pci)
         for position, pci in enumerate(addresses)
-        if facts.driver.pci[pci] not in working and bus_address(pci) not in places - {""}
+        if pci in facts.silent_gpus
     }
 
 
@@ -201,10 +200,18 @@ def matches(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
 def means(wanted: int | str, index: int | None, uuid: str, pci: str) -> bool:
     """Does an entry of `gpus` mean the GPU with this index, UUID and PCI address?
 
+    The domain of an address has four digits in the kernel's log and eight of nvidia-smi's.
+
     >>> [means(wanted, 1, "GPU-6f1c", "0000:65:00.0") for wanted in (1, "GPU-6f", "65:00.0", 0, "GPU-7")]
     [True, True, True, False, False]
+    >>> [means(wanted, 1, "GPU-6f1c", "0000000F:01:00.0") for wanted in ("000f:01:00.0", "000f:01:00.1")]
+    [True, False]
     """
-    return index == wanted if isinstance(wanted, int) else uuid.startswith(wanted) or pci.endswith(wanted)
+    if isinstance(wanted, int):
+        return index == wanted
+    place = bus_address(wanted)
+    same_place = place != "" and (place, wanted[-1:]) == (bus_address(pci), pci[-1:])
+    return uuid.startswith(wanted) or pci.endswith(wanted) or same_place
 
 
 def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:

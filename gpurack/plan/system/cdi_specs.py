@@ -20,10 +20,11 @@ KIND = "nvidia.com/gpu"
 TOGETHER = "all"
 """The only name that a spec has in WSL, whose GPUs share /dev/dxg (toolkit: nvcdi/lib-wsl.go)."""
 UNIT = "nvidia-cdi-refresh.service"
-UVM, CONTROL = "/dev/nvidia-uvm", "/dev/nvidiactl"
+UVM, CONTROL, SWITCH = "/dev/nvidia-uvm", "/dev/nvidiactl", "/dev/nvidia-nvswitch"
 MAJORS = {UVM: "nvidia-uvm", f"{UVM}-tools": "nvidia-uvm"}
 """Device node → name in /proc/devices, where the number changes at each load of the driver."""
-CAPS = ("/dev/nvidia-caps/", "nvidia-caps")
+FOLDERS = {"/dev/nvidia-caps/": "nvidia-caps", "/dev/nvidia-caps-imex-channels/": "nvidia-caps-imex-channels"}
+"""Folder of device nodes → their name in /proc/devices, likewise."""
 NODES = sh("{ nvidia-modprobe -u -c 0 || nvidia-ctk system create-device-nodes --control-devices; } >/dev/null 2>&1")
 """Makes the nodes of CUDA, which nvidia-smi does not make: a spec names only what exists."""
 RESET = sh("systemctl reset-failed {} nvidia-cdi-refresh.path 2>/dev/null", UNIT)
@@ -83,7 +84,8 @@ def fault(spec: CdiSpec, driver: Driver) -> str:
 
 def major_of(path: str) -> str:
     """Return the name in /proc/devices that a node's number comes from; "" if its number never changes."""
-    return CAPS[1] if path.startswith(CAPS[0]) else MAJORS.get(path, "")
+    folder = path[: path.rindex("/") + 1]
+    return FOLDERS.get(folder) or MAJORS.get(path) or ("nvidia-nvswitch" if path.startswith(SWITCH) else "")
 
 
 def curable(facts: HostFacts) -> bool:

@@ -21,6 +21,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 FABRIC_UNIT = "nvidia-fabricmanager.service"
+SOON = "It takes some minutes after a boot. If it stays: journalctl -u nvidia-fabricmanager -n 30."
 NEEDS_OPEN = "Grace Hopper, Blackwell and newer GPUs need the open kernel module"
 NEEDS_PROPRIETARY = "GPUs older than Turing need the proprietary kernel module, of branch 580 at most"
 OPEN_FROM, OPEN_ONLY_FROM = (7, 5), (10, 0)
@@ -64,7 +65,8 @@ RESET_XIDS = {
     156: "a resource that was retired",
     158: "a fatal time-out",
 }
-"""Others after which NVIDIA says to reset it. 13, 31, 43, 63, 92, 94 and 137 need no reset."""
+"""Others after which NVIDIA says to reset it. 13, 31, 43, 63, 92, 94 and 137 need no reset. For those of NVLink 5 (144
+to 150) it has a procedure, and the word Fatal in them decides."""
 RECOVERY_ACTION = 154
 """The Xid with which the driver says itself what the GPU needs."""
 
@@ -217,9 +219,13 @@ def fabric(facts: HostFacts, certain: bool = False) -> Problem | None:
         what = "the fabric manager is not installed"
         hint = f"Install {manager_wanted(facts)}"
         hint += f"{' with nvlsm and infiniband-diags' if driver.nvlink5 else ''}, then run `{start}`."
+    elif unit.active == "activating":
+        what, hint = "the fabric manager is starting", SOON
     elif unit.active != "active":
-        what = f"the fabric manager is {unit.active or 'stopped'}"
-        hint = f"Run `{start}`. If it fails: journalctl -u nvidia-fabricmanager -n 30."
+        failure = unit.active == "failed"
+        what = "the fabric manager has failed" if failure else f"the fabric manager is {unit.active or 'stopped'}"
+        masked = "systemctl unmask nvidia-fabricmanager && " if unit.loaded == "masked" else ""
+        hint = f"Run `{masked}{start}`. If it fails: journalctl -u nvidia-fabricmanager -n 30."
     elif certain and not driver.switches:
         return None
     elif failed:
@@ -227,7 +233,7 @@ def fabric(facts: HostFacts, certain: bool = False) -> Problem | None:
         hint = "See journalctl -u nvidia-fabricmanager -n 30 and /var/log/fabricmanager.log."
     elif states:
         what = f"the NVLink fabric is {', '.join(sorted(states)).lower()}"
-        hint = "It takes some minutes after a boot. If it stays: journalctl -u nvidia-fabricmanager -n 30."
+        hint = SOON
     else:
         return None
     return Problem.of("fabric-not-ready", what=what, hint=hint)
@@ -240,9 +246,12 @@ def managers(facts: HostFacts) -> list[str]:
 
 
 def manager_version(facts: HostFacts) -> str:
-    """Return upstream's version of the installed fabric manager; "" if no package of it is installed."""
-    found = managers(facts)
-    return upstream(facts.packages[found[0]].version) if found else ""
+    """Return upstream's version of the installed fabric manager; "" if no package of it is installed.
+
+    Of several packages (an old branch's may be left) the driver's counts.
+    """
+    found = [upstream(facts.packages[name].version) for name in managers(facts)]
+    return facts.driver.kernel if facts.driver.kernel in found else next(iter(found), "")
 
 
 def manager_wanted(facts: HostFacts) -> str:
@@ -281,6 +290,8 @@ def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
             continue
         if xid := doubtful_xid(gpu, facts):
             yield gpu.index, f"{xid_text(xid)}. The driver requires no reset now"
+        if (xid := fatal_link(gpu, facts)) and not pending_xid(gpu, facts):
+            yield gpu.index, f"{xid_text(xid)}. Check `nvidia-smi nvlink -s` and `dmesg | grep -i xid`"
         if state.remap_pending:
             yield gpu.index, "remaps a bad row of its memory at the next reset (`nvidia-smi -r`) or reboot"
         if state.ecc_errors and not pending_xid(gpu, facts):
@@ -289,7 +300,9 @@ def unhealthy(facts: HostFacts, lasting: bool) -> Iterator[tuple[int, str]]:
             yield gpu.index, "asks for a reset (`nvidia-smi -r`, while nothing uses it)"
         if slowed := [word for bit, word in SLOWED.items() if (state.throttle or 0) & bit]:
             yield gpu.index, f"is slowed down now: {', '.join(slowed)}"
-        if state.width and state.width_max and state.width < state.width_max:
+        # a GPU with a direct link to the CPU (GB10, GH200, GB200) uses its PCIe link for little else than its start
+        linked = gpu.unified or state.addressing == "ATS"
+        if state.width and state.width_max and state.width < state.width_max and not linked:
             yield gpu.index, f"uses {state.width} of {state.width_max} PCIe lanes"
 
 
@@ -313,6 +326,13 @@ def doubtful_xid(gpu: Gpu, facts: HostFacts) -> Xid | None:
     return found[-1] if found and gpu.details.reset_required is False and not pending_xid(gpu, facts) else None
 
 
+def fatal_link(gpu: Gpu, facts: HostFacts) -> Xid | None:
+    """Return the last fatal Xid of NVLink 5 since the driver's last word. Only that word tells what the GPU needs."""
+    action, later = since_recovery(gpu, facts)
+    found = [xid for xid in later if xid.fatal]
+    return found[-1] if found and (action is None or action.action == "None") else None
+
+
 def since_recovery(gpu: Gpu, facts: HostFacts) -> tuple[Xid | None, list[Xid]]:
     """Return the driver's last word on what the GPU needs (None if it said nothing), and the GPU's Xids since then."""
     address = bus_address(gpu.pci)
@@ -326,7 +346,8 @@ def xid_text(xid: Xid) -> str:
     when = f", {xid.time:%Y-%m-%d %H:%M}" if xid.time else ""
     if xid.number == RECOVERY_ACTION:
         return f"asks for the recovery action `{xid.action}` (Xid {xid.number}{when})"
-    return f"had {(MEMORY_XIDS | RESET_XIDS)[xid.number]} (Xid {xid.number}{when})"
+    what = "a fatal error of NVLink 5" if xid.fatal else (MEMORY_XIDS | RESET_XIDS)[xid.number]
+    return f"had {what} (Xid {xid.number}{when})"
 
 
 def cure(xid: Xid, gpu: Gpu) -> str:

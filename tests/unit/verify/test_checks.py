@@ -28,6 +28,7 @@ from gpurack.verify.lab import Entry, Server
 from gpurack.verify.weights import Known, known
 from tests.given import host_state, models, spec
 
+FIELDS = "index,uuid,name,memory.total,memory.used,driver_version,mig.mode.current,pci.bus_id"
 HUB = {"files": {"x": {"size": 3, "sha256": None}}}
 CARD = "GPU-00000000-0000"
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000"
@@ -43,7 +44,8 @@ def host_evidence(**over: Any) -> dict[str, Any]:
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "exit_code": 0, "message": "",
-        "answering": [["0", CARD, "NVIDIA A30", "24576", "900", "580.1", "8.0"]],
+        "fields": f"{FIELDS},compute_cap", "instances": [],
+        "rows": [f"0, {CARD}, NVIDIA A30, 24576, 900, 580.1, Disabled, 00000000:17:00.0, 8.0"],
         "cdi": {"devices": [CARD], "missing": [], "gone": []},
         "toolkit": "1.20.1", "wsl": False,
     }  # fmt: skip
@@ -192,7 +194,7 @@ def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
 def test_expects_of_shared_memory_and_arm64_what_a_run_makes(entry: dict[str, Any], words: str) -> None:
     """A GB10, whose nvidia-smi says nothing of its memory."""
     parts = host_evidence()
-    parts["cards"]["answering"] = [["0", CARD, "NVIDIA GB10", "[N/A]", "[N/A]", "580.126.09", "12.1"]]
+    parts["cards"]["rows"] = [f"0, {CARD}, NVIDIA GB10, [N/A], [N/A], 580.126.09, [N/A], 0000000F:01:00.0, 12.1"]
     parts["system"] |= {"arch": "aarch64", "memory": 122_570}
     wanted = models(alpha={"gpus": [0], **entry})
     run = replace(
@@ -614,6 +616,30 @@ def test_compares_driver_and_gpus_of_kernel() -> None:
     driver = evidence.Seen(parts).state.driver
     assert (driver.kernel, driver.exit_code, driver.message) == ("580.1", 15, "Unable to determine the device handle")
     assert driver.pci == {"0000:17:00.0": CARD}
+
+
+@pytest.mark.parametrize(
+    ("known", "code", "lines", "fixes"),
+    [
+        ({"0000:17:00.0": ""}, 0, [], []),  # without persistence mode, while nothing uses it
+        ({"0000:17:00.0": "", "0000:31:00.0": "GPU-7"}, 15,
+         ["GPUs: ", "GPU GPU-7 at 0000:31:00.0: ", "nvidia-smi: "], ["dmesg", "sudo reboot", "sudo reboot"]),
+        ({"0000:17:00.0": CARD, "0000:31:00.0": ""}, 15,
+         ["GPUs: ", "GPU at 0000:31:00.0: ", "nvidia-smi: "], ["dmesg", "sudo reboot", "sudo reboot"]),
+        ({"0000:17:00.0": CARD}, 14, ["nvidia-smi: "], ["check the GPU that it names"]),
+    ],
+)  # fmt: skip
+def test_a_gpu_answers_also_without_a_uuid_of_the_kernel(
+    known: dict[str, str], code: int, lines: list[str], fixes: list[str]
+) -> None:
+    parts = host_evidence()
+    parts["cards"] |= {"known": known, "exit_code": code, "message": "it says"}
+    seen = evidence.Seen(parts)
+    server = Server("gpu1", WANTED, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
+    checks = (test_hosts.test_gpus, test_hosts.test_driver)
+    found, fixed = ([line for check in checks for line in of(check, server)] for of in (drifts, mends))
+    for given, expected in ((found, [f"gpu1: {line}" for line in lines]), (fixed, fixes)):
+        assert [words in line for words, line in zip(expected, given, strict=True)] == [True] * len(expected)
 
 
 def stopped_by(**mark: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -134,39 +134,53 @@ def test_process_name_cannot_add_listener(script: Any, tmp_path: Path) -> None:
     assert 1 not in found
 
 
+def row(index: int | str = 0, uuid: str = "GPU-a", name: str = "NVIDIA A30", memory: str = "24576", **more: str) -> str:
+    """A row of `cards`. more: mig, pci, compute."""
+    told = {"mig": "Disabled", "pci": "00000000:17:00.0", "compute": ", 8.0", **more}
+    return f"{index}, {uuid}, {name}, {memory}, 12, 580.1, {told['mig']}, {told['pci']}{told['compute']}"
+
+
+def on_host(script: Any, monkeypatch: pytest.MonkeyPatch, smi: Any, **known: str) -> None:
+    """A host with these GPUs (PCI address → UUID, as the kernel writes it), and what its nvidia-smi answers."""
+    files = {f"/proc/driver/nvidia/gpus/{place}/information": f"Model: A\nGPU UUID: \t {uuid}\nIRQ: 7"
+             for place, uuid in known.items()}  # fmt: skip
+    places = [*files]
+    monkeypatch.setattr(script.glob, "glob", lambda pattern: places if "driver" in pattern else [])
+    files["/proc/driver/nvidia/version"] = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.1  Release Build"
+    monkeypatch.setattr(script, "content", files.get)
+    monkeypatch.setattr(script, "run", lambda program, *words: smi(*words) if program == "nvidia-smi" else (127, ""))
+
+
 def test_lost_gpu_does_not_hide_others(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """nvidia-smi then fails as a whole (exit code 15), but answers for single GPUs."""
-    monkeypatch.setattr(
-        script.glob, "glob", lambda pattern: [f"/proc/driver/nvidia/gpus/{n}/information" for n in "ab"]
-    )
-    monkeypatch.setattr(
-        script, "content", lambda path: f"GPU UUID: GPU-{path.split('/')[-2]}" if "gpus/" in path else ""
-    )
 
-    def run(program: str, *words: str) -> tuple[int, str]:
-        if words[:2] == ("-i", "b"):
-            return 0, "1, GPU-b, NVIDIA A30, 24576, 12, 580.1, 8.0"
-        return (15, "GPU is lost") if program == "nvidia-smi" else (127, "")
+    def smi(*words: str) -> tuple[int, str]:
+        return (0, row(1, "GPU-b")) if words[:2] == ("-i", "b") else (15, "GPU is lost")
 
-    monkeypatch.setattr(script, "run", run)
+    on_host(script, monkeypatch, smi, a="GPU-a", b="GPU-b")
     found = script.cards()
     assert (found["exit_code"], found["message"]) == (15, "GPU is lost")
     assert found["known"] == {"a": "GPU-a", "b": "GPU-b"}
-    assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "12", "580.1", "8.0"]]
+    assert found["rows"] == [row(1, "GPU-b")]
 
 
 def test_error_beside_rows_is_quoted_without_them(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged infoROM (exit code 14) hides no GPU."""
-    monkeypatch.setattr(script.glob, "glob", lambda pattern: ["/proc/driver/nvidia/gpus/a/information"])
-    monkeypatch.setattr(script, "content", lambda path: "GPU UUID: GPU-a" if "gpus/" in path else "")
-    row = "0, GPU-a, NVIDIA A30, 24576, 12, 580.1, 8.0"
-    said = f"{row}\nWARNING: infoROM is corrupted at gpu 0000:17:00.0"
-    monkeypatch.setattr(script, "run", lambda program, *words: (14, said) if program == "nvidia-smi" else (127, ""))
+    said = f"WARNING: infoROM is corrupted at gpu 0000:17:00.0\n{row()}"
+    on_host(script, monkeypatch, lambda *words: (14, said), a="GPU-a")
     found = script.cards()
     assert (found["exit_code"], found["message"]) == (14, "WARNING: infoROM is corrupted at gpu 0000:17:00.0")
-    assert found["answering"] == [row.split(", ")]
+    assert found["rows"] == [row()]
 
 
+def test_a_gpu_that_the_kernel_has_not_initialised_has_no_uuid(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "GPU-????????-????-????-????-????????????"
+    excluded = "GPU-c\nGPU Excluded: \t Yes"  # by the module's option: nvidia-smi does not list it
+    on_host(script, monkeypatch, lambda *words: (0, row()), a=unknown, b="GPU-b\nGPU Excluded: \t No", c=excluded)
+    assert script.cards()["known"] == {"a": "", "b": "GPU-b"}
+
+
+PLAIN = "a9485f58-1111-2222-3333-444444444444"
 LISTED = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
   MIG 3g.20gb     Device  0: (UUID: MIG-e07a497d-1bb6)
@@ -175,50 +189,53 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
 """
 
 
-def nvidia_smi(rows: dict[str, tuple[int, str]]) -> Callable[..., tuple[int, str]]:
-    """A `run` whose nvidia-smi answers by its first option; exit 2 for a field that it does not know."""
-    return lambda program, *words: rows.get(words[0], (2, "is not a valid field")) if rows else (127, "")
-
-
 @pytest.mark.parametrize(
-    ("row", "gpu"),
+    ("line", "gpu"),
     [
-        ("0, GPU-a, NVIDIA GB10, [N/A], [N/A], 580.126.09, 12.1", (0, "NVIDIA GB10", None, "12.1")),
-        ("[Unknown Error], GPU-a, Tesla P100, [Unknown Error], 0, 580.95.05, 6.0", (0, "Tesla P100", None, "6.0")),
-        ("1, GPU-a, Odd, with a comma, 24576, 9, 580.95.05, 8.0", (1, "Odd, with a comma", 24576, "8.0")),
-        ("0, GPU-a, Tesla T4, 15109, 3, 470.256.02", (0, "Tesla T4", 15109, "")),
+        (row(name="NVIDIA GB10", memory="[N/A]", compute=", 12.1"), (0, "NVIDIA GB10", None, "12.1", "")),
+        (row("[Unknown Error]", compute=", 6.0"), (0, "NVIDIA A30", 24576, "6.0", "has no index")),
+        (row(0, "[Unknown Error]"), (0, "NVIDIA A30", 24576, "8.0", "has no UUID")),
+        (row(1, name="Odd, with a comma"), (1, "Odd, with a comma", 24576, "8.0", "")),
+        (row(name="Tesla T4", compute=""), (0, "Tesla T4", 24576, "", "")),
+        (row(uuid=PLAIN), (0, "NVIDIA A30", 24576, "8.0", "")),
+        (row(memory="[GPU requires reset]"), (0, "NVIDIA A30", None, "8.0", "requires reset")),
+        ("0, GPU-a, NVIDIA A30", (0, "NVIDIA A30", None, "", "has an incomplete row")),
     ],
-    ids=["unified memory", "damaged", "comma", "old driver"],
+    ids=["unified memory", "no index", "no UUID", "comma", "old driver", "UUID of a Jetson", "reset", "cut short"],
 )
 def test_values_that_are_no_numbers_are_unknown(
-    script: Any, monkeypatch: pytest.MonkeyPatch, row: str, gpu: tuple[object, ...]
+    script: Any, monkeypatch: pytest.MonkeyPatch, line: str, gpu: tuple[object, ...]
 ) -> None:
-    fields = "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version"
-    asked = fields if row.startswith("0, GPU-a, Tesla T4") else f"{fields},compute_cap"
-    monkeypatch.setattr(script, "run", nvidia_smi({asked: (0, row)}))
-    monkeypatch.setattr(script, "content", lambda path: "Kernel Module  580.1" if path.endswith("version") else None)
+    """And what is a fault for a run is one for verification."""
+
+    def smi(*words: str) -> tuple[int, str]:
+        return (2, "is not a valid field") if "Tesla T4" in line and "compute_cap" in words[0] else (0, line)
+
+    on_host(script, monkeypatch, smi)
     (found,) = nvidia_of(script.cards())
-    assert (found.index, found.name, found.memory_total, found.compute) == gpu
+    fault = found.fault.partition(" (")[0].partition(" in ")[0]
+    assert (found.index, found.name, found.memory_total, found.compute, fault) == gpu
 
 
 def test_gpus_in_mig_mode_have_instances(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = "0, GPU-aaaa, NVIDIA A100, 40960, [N/A], 580.1, 8.0\n1, GPU-bbbb, NVIDIA A100, 40960, [N/A], 580.1, 8.0"
+    rows = f"{row(0, 'GPU-aaaa', mig='Enabled')}\n{row(1, 'GPU-bbbb')}"
+    used = "MIG-e07a497d-1bb6, 7, [N/A]\nGPU-bbbb, 8, 900"
     says = {
-        "--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap": (0, rows),
-        "--query-gpu=uuid,mig.mode.current": (0, "GPU-aaaa, Enabled\nGPU-bbbb, Disabled\n"),
+        f"--query-gpu={script.FIELDS},compute_cap": (0, rows),
         "-L": (0, LISTED),
-        "--query-compute-apps=gpu_uuid,pid,used_memory": (0, "MIG-e07a497d-1bb6, 7, [N/A]\nGPU-bbbb, 8, 900\n"),
+        "--query-compute-apps=gpu_uuid,pid,used_memory": (0, f"{used}\n{PLAIN}, 9, 5"),
     }
-    monkeypatch.setattr(script, "run", nvidia_smi(says))
-    monkeypatch.setattr(script, "content", lambda path: "Kernel Module  580.1" if path.endswith("version") else None)
+    on_host(script, monkeypatch, lambda *words: says.get(words[0], (2, "is not a valid field")))
     found = nvidia_of(script.cards())
     assert [(gpu.uuid, gpu.mig, gpu.parent) for gpu in found] == [
         ("GPU-aaaa", True, ""), ("MIG-e07a497d-1bb6", False, "GPU-aaaa"), ("MIG-77aa497d-1bb6", False, "GPU-aaaa"),
         ("GPU-bbbb", False, ""),
     ]  # fmt: skip
-    assert [(uuid, used) for uuid, *_, used in script.processes()] == [("MIG-e07a497d-1bb6", None), ("GPU-bbbb", 900)]
-    monkeypatch.setattr(script, "inside", lambda *words: (LISTED, ""))
-    assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb"]
+    assert [(uuid, used) for uuid, *_, used in script.processes()] == [
+        ("MIG-e07a497d-1bb6", None), ("GPU-bbbb", 900), (PLAIN, 5),
+    ]  # fmt: skip
+    monkeypatch.setattr(script, "inside", lambda *words: (f"{LISTED}GPU 2: NVIDIA Thor (UUID: {PLAIN})\n", ""))
+    assert script.cards_inside("", "c0")["found"] == ["MIG-e07a497d-1bb6", "MIG-77aa497d-1bb6", "GPU-bbbb", PLAIN]
 
 
 def test_program_that_hangs_in_a_container_is_named(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +261,17 @@ def test_program_that_hangs_in_a_container_is_named(script: Any, monkeypatch: py
         "containerEdits:\n  mounts:\n  - hostPath: /usr/bin/env\n  - hostPath: /usr/lib/libcuda.so.570.1\n",
         '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}], "containerEdits": '
         '{"mounts": [{"hostPath": "/usr/lib/libcuda.so.570.1", "containerPath": "/x"}]}}',
+        # a node may have another path on the host, in any order
+        "# a, path: /gone\nkind: nvidia.com/gpu # all\ncontainerEdits:\n  deviceNodes:\n  - path: /dev/no1\n"
+        "    hostPath: /dev/null\n"
+        "  - hostPath: /dev/no7\n    path: /dev/null\n    major: 195\n  # - path: /dev/no2\n  hooks:\n"
+        "  - path: /usr/bin/env # a hook\n    args:\n    - nvidia-cdi-hook\n    - --link\n    - a::/gone\n"
+        "  mounts:\n  - containerPath: /gone\n    hostPath: /usr/bin/env\n"
+        "  - {hostPath: /usr/lib/libcuda.so.570.1, containerPath: /x}\ndevices:\n- name: 'GPU-1'\n",
+        '{"devices":[{"name":"GPU-1","containerEdits":{"env":["A= #"],"deviceNodes":['
+        '{"path":"\\/dev\\/no1","hostPath":"/dev/null"},'
+        '{"hostPath":"/dev/no7","path":"/dev/zero"}]}}],"kind":"nvidia.com/gpu","containerEdits":{"hooks":'
+        '[{"path":"/usr/lib/libcuda.so.570.1","args":["x","/gone"]}]}}',
     ],
 )
 def test_reads_cdi_specs_in_yaml_and_json(
@@ -251,6 +279,7 @@ def test_reads_cdi_specs_in_yaml_and_json(
 ) -> None:
     (tmp_path / "nvidia.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text("kind: amd.com/gpu\ndevices:\n- name: x\n")
+    (tmp_path / "nvidia.yaml.bak").write_text("kind: nvidia.com/gpu\ndevices:\n- name: y\n  path: /gone\n")
     found = [str(path) for path in tmp_path.iterdir()]
     monkeypatch.setattr(script.glob, "glob", lambda pattern: found if "etc" in pattern else [])
     assert script.cdi() == {
