@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gpurack import screen
+from gpurack.commands.verbs import Mistake
 from gpurack.importing import text as text_of
 from gpurack.importing.accepted import accepted
 from gpurack.importing.compose_file import NoCompose
@@ -41,7 +42,7 @@ def run(
     as_yaml: bool,
     as_json: bool,
 ) -> int:
-    """Read the source and print the inventory with its findings. Returns the exit code."""
+    """Read the source and print the inventory with its findings. Returns the exit code. Raises Mistake."""
     try:
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
@@ -49,15 +50,12 @@ def run(
         gpus = gpus_of(hardware)
         imported = read(text, given, copies, profiles or given.get("COMPOSE_PROFILES", "").split(","))
     except UnicodeDecodeError:
-        screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
-        return UNREADABLE
+        raise Mistake([f"{called(source)}: is not UTF-8 text."]) from None
     except OSError as error:
         hint = f" {HINTS[type(error)]}" if type(error) in HINTS else ""
-        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.{hint}", err=True)
-        return UNREADABLE
+        raise Mistake([f"{error.filename or called(source)}: {error.strerror or error}.{hint}"]) from None
     except (NoCompose, NoInspect, Unread) as error:
-        screen.echo(f"error  {host or called(source)}: {error}", err=True)
-        return UNREADABLE
+        raise Mistake([f"{host or called(source)}: {error}"]) from None
     if gpus:
         imported = placed(imported, gpus)
     printed = name or host or HOST

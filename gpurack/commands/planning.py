@@ -9,7 +9,6 @@ import click
 
 from gpurack import screen
 from gpurack.commands.verbs import (
-    Mistake,
     Verb,
     apply_flags,
     fail,
@@ -21,7 +20,7 @@ from gpurack.commands.verbs import (
 )
 from gpurack.inventory.load import apply_command
 from gpurack.spec.host import Host
-from gpurack.spec.problems import InventoryError, NotAsked
+from gpurack.spec.problems import InventoryError
 
 STRICT_WARNINGS = 1
 
@@ -133,7 +132,7 @@ def apply(
     Exit code 0: done, or nothing to do; 1: something failed; 2: errors in INVENTORY, or no terminal to ask at; 3: with
     --dry and --fail-on-change, something would change; 4: only unreachable hosts; 130: interrupted.
     """
-    from gpurack.commands.apply import NO_TERMINAL, Apply, data_of, require_terminal
+    from gpurack.commands.apply import Apply, data_of, require_terminal
     from gpurack.commands.lab import read_lab
 
     data = data_of(given)
@@ -146,12 +145,7 @@ def apply(
         lab = read_lab(inventory, limit, data)
     except InventoryError as error:
         fail(console, error, as_json)
-    try:
-        require_terminal(yes or given["prepare"])
-    except Mistake:
-        if as_json:
-            fail(console, NotAsked([NO_TERMINAL]), as_json)
-        raise
+    require_terminal(yes or given["prepare"])
     sys.exit(Apply(console, lab, yes, as_json, verbose).run())
 
 

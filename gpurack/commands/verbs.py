@@ -14,12 +14,14 @@ from typing_extensions import override
 
 from gpurack import screen
 from gpurack.shell import sh
-from gpurack.spec.problems import InventoryError, NotAsked, nearest, suggestion
+from gpurack.spec.problems import InventoryError, NotAsked, Problem, nearest, suggestion
 
 ERRORS = 2
 """The exit code for errors in the inventory or in the arguments."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+JSON = "gpurack.json"
+"""Key of a context's `meta`: is `--json` among the arguments?"""
 ELSEWHERE = {
     "gpurack init": ("new", "setup", "bootstrap"),
     "gpurack apply": ("run", "deploy", "up", "install", "converge", "sync", "provision", "update", "upgrade"),
@@ -56,16 +58,26 @@ APPLY_FLAGS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Mistake(click.ClickException):
-    """An argument that cannot be meant. It is printed as other errors are."""
+    """An argument that cannot be meant. It is printed as other errors are, with `--json` as JSON.
+
+    problems: the same for programs. Without any, the lines and the hint are one problem with the code `code`.
+    """
 
     exit_code = 2
+    code = "command-line-wrong"
 
-    def __init__(self, lines: Sequence[str], hint: str = "") -> None:
+    def __init__(self, lines: Sequence[str], hint: str = "", problems: Sequence[Problem] = ()) -> None:
         super().__init__("\n".join(lines))
         self.lines, self.hint = lines, hint
+        self.problems = problems or [Problem.of(self.code, what="\n".join(lines), hint=hint)]
+        context = click.get_current_context(silent=True)
+        self.as_json = context is not None and context.meta.get(JSON, False)
 
     @override
     def show(self, file: Any = None) -> None:
+        if self.as_json:
+            echo_as_json(self.problems)
+            return
         for text in self.lines:
             screen.echo(f"error  {text}", err=True)
         if self.hint:
@@ -76,6 +88,7 @@ class Failed(Mistake):
     """An error of another kind than an argument."""
 
     exit_code = 1
+    code = "command-failed"
 
 
 OPTIONS = {
@@ -211,9 +224,8 @@ class Verb(click.Command):
 
         for word in args if inventory_in(self) else ():
             if not word.startswith("-") and is_deploy(Path(word)):
-                raise Mistake(
-                    deploy_given(Path(word), [other for other in args if other != word], ctx.command_path).lines
-                )
+                error = deploy_given(Path(word), [other for other in args if other != word], ctx.command_path)
+                raise Mistake(error.lines, problems=error.problems)
         with as_mistakes(ctx, tuple(args)):
             return super().parse_args(ctx, args)
 
@@ -230,6 +242,7 @@ class Verbs(click.Group):
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta.setdefault(JSON, "--json" in args)
         with as_mistakes(ctx):
             return super().parse_args(ctx, args)
 
@@ -280,7 +293,7 @@ def named_inventory(context: click.Context, given: str | None = None) -> Path:
     try:
         return chosen(given, context.command_path, limits)
     except InventoryError as error:
-        raise Mistake(error.lines) from None
+        raise Mistake(error.lines, problems=error.problems) from None
 
 
 def _named(context: click.Context, parameter: click.Parameter, given: str | None) -> Path:
@@ -383,11 +396,16 @@ def require_one_format(**options: object) -> None:
 def fail(console: screen.Console, error: InventoryError, as_json: bool) -> NoReturn:
     """Print all errors and exit with 2."""
     if as_json:
-        errors = [problem.as_data() for problem in error.problems]
-        screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
+        echo_as_json(error.problems)
     else:
         show_errors(console, error)
     sys.exit(ERRORS)
+
+
+def echo_as_json(problems: Sequence[Problem]) -> None:
+    """Print errors before any host is asked, for programs."""
+    errors = [problem.as_data() for problem in problems]
+    screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
 
 
 def show_errors(console: screen.Console, error: InventoryError) -> None:

@@ -91,7 +91,7 @@ MISTAKES = (
     Mistake("host after the inventory", "gpurack apply inventories/lab.yaml gpu1.lab"),
     Mistake("word of Docker", "gpurack pull"),
     Mistake("image save without a file", "gpurack image save gpu1.lab qwen"),
-    Mistake("two formats", "gpurack endpoints --json --markdown"),
+    Mistake("two formats", "gpurack plan --compose gpu1.lab --live"),
     Mistake("logs of nothing", "gpurack logs"),
     Mistake("logs of a model without its host", "gpurack logs qwen"),
     Mistake("logs of a host", "gpurack logs gpu1.lab"),
