@@ -18,7 +18,7 @@ from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.fit import placed
 from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
-from gpurack.shell import word
+from gpurack.shell import sh, word
 from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.problems import Problem, grouped
 
@@ -108,6 +108,9 @@ def from_file(source: Path | None) -> str:
         if sys.stdin.isatty():
             screen.echo("Paste the commands, then press Ctrl-D.", err=True)
         return sys.stdin.read()
+    if address := re.match(r"(https?):/+", str(source)):
+        url = f"{address[1]}://{str(source)[address.end() :]}"
+        raise Unread(sh("is not a file. Download it, then import the file: `curl -LO {}`.", url))
     if source.suffix in YAML and is_inventory(source):
         raise Unread(f"is an inventory already. Run `gpurack plan {word(str(source))}`.")
     return source.read_text(encoding="utf-8")

@@ -120,10 +120,9 @@ def apply(
     fail_on_change: bool,
     **given: Any,
 ) -> None:
-    """Make the hosts as INVENTORY says.
+    """Change the hosts to match INVENTORY.
 
-    Shows what changes, asks, and carries it out. Docker, the NVIDIA Container Toolkit and the models that are as
-    they should be stay untouched.
+    Shows what changes, asks, and carries it out. Whatever already matches stays unchanged.
 
     \b
     Example:

@@ -178,6 +178,11 @@ FILES: Mapping[str, Code] = {
     "inventory-misspelt": Code(
         "file not found.", "Did you mean {guess}?", "The inventory file does not exist.", "Check the path."
     ),
+    "dash-of-a-word-processor": Code(
+        "begins with a dash of a word processor.",
+        "Write `{right}`.",
+        "Options begin with two hyphens, which word processors and web pages join to one dash.",
+    ),
     "inventory-not-a-file": Code(
         "is not a file.",
         "Give an inventory: `{command} {inventory}`.",

@@ -208,6 +208,8 @@ def limit_hint(pattern: str, hosts: Sequence[str]) -> str:
     >>> limit_hint("gpu1.lab/bge-m3", ["gpu1.lab"]), limit_hint("a,b", ["a", "b"]), limit_hint("GPU1", ["gpu1.lab"])
     ('It takes hosts: `--limit gpu1.lab`.', 'Write `--limit a --limit b`.', 'Did you mean `gpu1.lab`?')
     """
+    if pattern == "all":
+        return "Leave it out: without --limit, all hosts are meant."
     host, words = pattern.rpartition("/")[0], [word.strip() for word in pattern.split(",")]
     if host in hosts:
         return f"It takes hosts: `--limit {host}`."
