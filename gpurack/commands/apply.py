@@ -152,7 +152,7 @@ def confirmed(console: screen.Console) -> bool:
 def require_terminal(yes: bool, otherwise: str = NO_TERMINAL.what) -> None:
     """Raise Mistake if no admin can confirm. otherwise: what it says."""
     if not yes and not (sys.stdin and sys.stdin.isatty()):  # None where it is closed
-        raise Mistake([otherwise])
+        raise Mistake([otherwise], problems=[NO_TERMINAL])
 
 
 def carry_out(

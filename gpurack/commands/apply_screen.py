@@ -123,7 +123,7 @@ def show_result(console: screen.Console, found: Mapping[str, Outcome], seconds: 
             if known and one.condition not in (Condition.READY, *STOPPED):
                 colour = "yellow" if one.condition == Condition.LOADING else "red"
                 why = f": {one.why}" if one.why else ""
-                console.print(screen.line((one.condition, colour), f"    {name} {key}{why}"))
+                console.print(screen.line((one.condition, colour), f"  {name} {key}{why}"))
     show_phases(console, found)
     console.print(summary(found, seconds))
 

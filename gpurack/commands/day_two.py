@@ -6,6 +6,7 @@ Each imports its work when called.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from gpurack.commands.verbs import (
     limit_option,
     place_argument,
 )
-from gpurack.spec.problems import InventoryError
+from gpurack.spec.problems import InventoryError, NotAsked, Problem
 
 if TYPE_CHECKING:
     from gpurack.commands.stopping import OneModel
@@ -63,7 +64,15 @@ def errors_printed(as_json: bool = False) -> Iterator[None]:
 @click.option("--failed", "of_failed", is_flag=True, help="The log of the last container that failed.")
 @click.option("--previous", is_flag=True, help="The log of the last container that was replaced.")
 @click.option("--follow", "-f", is_flag=True, help="Continue with new lines. End with Ctrl-C.")
-@click.option("--lines", "-n", type=click.IntRange(0), default=200, show_default=True, help="How many of the end.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="How many of the last lines.",
+)
 def logs(words: Place, of_failed: bool, previous: bool, follow: bool, lines: int) -> None:
     """Print the log of a model, without known secrets.
 
@@ -89,17 +98,17 @@ def logs(words: Place, of_failed: bool, previous: bool, follow: bool, lines: int
 
 @click.command(cls=Verb)
 @place_argument
-@click.option("--hold", metavar="REASON", help="Also over runs, until `gpurack start`.")
+@click.option("--hold", metavar="REASON", help="Keep it stopped until `gpurack start`, also after runs.")
 def stop(words: Place, hold: str | None) -> None:
-    """Stop a model until the next run, also over reboots.
+    """Stop a model until the next run, also after reboots.
 
     \b
     Example:
       gpurack stop inventories/lab.yaml gpu1.lab/bge-m3
       gpurack stop inventories/lab.yaml gpu1.lab/bge-m3 --hold "GPU 1 is replaced"
 
-    Its GPUs stay its own. `status`, `diff` and `apply` show who stopped it, when and why, and do not fail because of
-    it. All other models stay as they are.
+    Its GPUs stay reserved for it. `status`, `diff` and `apply` show who stopped it, when and why, and do not fail
+    because of it. All other models stay as they are.
 
     Exit code 0: stopped; 1: the host cannot be reached, or has no such container; 2: unknown model, errors in
     INVENTORY.
@@ -178,27 +187,33 @@ def history(words: tuple[Path, tuple[str, ...]], as_json: bool) -> None:
     Exit code 0: shown; 1: a host cannot be reached; 2: unknown host, errors in INVENTORY.
     """
     from gpurack.commands.history import history as show_history
-    from gpurack.commands.lab import read_lab
+    from gpurack.commands.lab import limited, read_lab
 
+    inventory, hosts = words
     with errors_printed(as_json):
-        sys.exit(show_history(screen.console(soft_wrap=True), read_lab(*words, secrets=False), as_json))
+        lab = read_lab(inventory, secrets=False)
+        try:
+            lab = replace(lab, limit=limited(lab.inventory, inventory, hosts))
+        except NotAsked:  # its words are those of --limit
+            raise NotAsked([Problem.unknown("unknown-host", hosts[0], list(lab.fleet))]) from None
+        sys.exit(show_history(screen.console(soft_wrap=True), lab, as_json))
 
 
 @click.command(cls=Verb)
 @inventory_argument
 @limit_option
-@click.option("--yes", "-y", is_flag=True, help="Remove it.")
+@click.option("--yes", "-y", is_flag=True, help="Remove what is listed.")
 @json_option
 def prune(inventory: Path, limit: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """List what nothing uses any more on the hosts.
+    """List unused images, weights and files on the hosts.
 
     \b
     Example:
       gpurack prune inventories/lab.yaml          lists, and removes nothing
       gpurack prune inventories/lab.yaml --yes    removes
 
-    Only what gpurack brought there: images that its runs pulled, loaded or built, fetched weights, files of containers
-    that are gone, leftovers of builds, anonymous volumes of containers that it removed. What a rollback needs stays.
+    Only what gpurack put there: images that its runs pulled, loaded or built, fetched weights, files of removed
+    containers, leftovers of builds, anonymous volumes of containers that it removed. What a rollback needs stays.
     Weights on a network file system are listed, never removed.
 
     Exit code 0: done; 1: a host could not be asked, or something not removed; 2: errors in INVENTORY.
@@ -213,23 +228,23 @@ def prune(inventory: Path, limit: tuple[str, ...], yes: bool, as_json: bool) -> 
 @click.command(cls=Verb)
 @place_argument
 @click.option("--to", "number", type=click.IntRange(1), metavar="N", help="Number N of --list.")
-@click.option("--list", "only_list", is_flag=True, help="List the definitions that can be brought back.")
-@click.option("--with-data", is_flag=True, help="Also bring back its database of that version (Open WebUI).")
+@click.option("--list", "only_list", is_flag=True, help="List the definitions that can be restored.")
+@click.option("--with-data", is_flag=True, help="Also restore its database of that version (Open WebUI).")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def rollback(words: Place, number: int | None, only_list: bool, with_data: bool, yes: bool) -> None:
-    """Bring back an earlier definition of a model.
+    """Restore an earlier definition of a model.
 
     \b
     Example:
       gpurack rollback inventories/lab.yaml gpu1.lab/bge-m3 --list
       gpurack rollback inventories/lab.yaml gpu1.lab/bge-m3
 
-    The last three definitions with which it was ready are kept on the host. Without --to it is the newest that the
-    model does not have. It gets today's keys. All other models stay as they are. Prints how the inventory is edited;
-    until then, the next run undoes the rollback.
+    The host keeps the last three definitions of a model that were ready. Without --to, the newest that differs from the
+    present one is restored, with today's keys. All other models stay unchanged. Prints the edit for the inventory;
+    until you make it, the next run undoes the rollback.
 
-    The database of an Open WebUI is copied before its version changes. The newest copy that was in use with the older
-    version is brought back by --with-data. What was written since is not in it; the present database is kept as a copy.
+    The database of an Open WebUI is copied before its version changes. --with-data restores the newest copy that was in
+    use with the older version, without what was written since. The present database is kept as a copy.
 
     Exit code 0: done; 1: not possible, or it failed; 2: unknown model, errors in INVENTORY, no terminal and no -y.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gpurack import screen
+from gpurack.commands.verbs import Mistake
 from gpurack.importing import text as text_of
 from gpurack.importing.accepted import accepted
 from gpurack.importing.compose_file import NoCompose
@@ -17,7 +18,7 @@ from gpurack.importing.compose_yaml import dotenv
 from gpurack.importing.fit import placed
 from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
-from gpurack.shell import word
+from gpurack.shell import sh, word
 from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.problems import Problem, grouped
 
@@ -41,7 +42,7 @@ def run(
     as_yaml: bool,
     as_json: bool,
 ) -> int:
-    """Read the source and print the inventory with its findings. Returns the exit code."""
+    """Read the source and print the inventory with its findings. Returns the exit code. Raises Mistake."""
     try:
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
@@ -49,15 +50,12 @@ def run(
         gpus = gpus_of(hardware)
         imported = read(text, given, copies, profiles or given.get("COMPOSE_PROFILES", "").split(","))
     except UnicodeDecodeError:
-        screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
-        return UNREADABLE
+        raise Mistake([f"{called(source)}: is not UTF-8 text."]) from None
     except OSError as error:
         hint = f" {HINTS[type(error)]}" if type(error) in HINTS else ""
-        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.{hint}", err=True)
-        return UNREADABLE
+        raise Mistake([f"{error.filename or called(source)}: {error.strerror or error}.{hint}"]) from None
     except (NoCompose, NoInspect, Unread) as error:
-        screen.echo(f"error  {host or called(source)}: {error}", err=True)
-        return UNREADABLE
+        raise Mistake([f"{host or called(source)}: {error}"]) from None
     if gpus:
         imported = placed(imported, gpus)
     printed = name or host or HOST
@@ -110,6 +108,9 @@ def from_file(source: Path | None) -> str:
         if sys.stdin.isatty():
             screen.echo("Paste the commands, then press Ctrl-D.", err=True)
         return sys.stdin.read()
+    if address := re.match(r"(https?):/+", str(source)):
+        url = f"{address[1]}://{str(source)[address.end() :]}"
+        raise Unread(sh("is not a file. Download it, then import the file: `curl -LO {}`.", url))
     if source.suffix in YAML and is_inventory(source):
         raise Unread(f"is an inventory already. Run `gpurack plan {word(str(source))}`.")
     return source.read_text(encoding="utf-8")

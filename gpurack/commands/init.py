@@ -175,7 +175,12 @@ def parse_hosts(given: Sequence[str]) -> dict[str, dict[str, str]]:
     for text in given:
         match = HOST.fullmatch(text)
         if not match:
-            raise Mistake([f"--host: `{text}` is not a host. Write HOST or USER@HOST. Ports belong in ~/.ssh/config."])
+            hint = "Write HOST or USER@HOST. Ports belong in ~/.ssh/config."
+            if "," in text or " " in text.strip():
+                hint = f"Repeat the option: `{' '.join(f'--host {each}' for each in re.split('[, ]+', text) if each)}`."
+            elif url := re.fullmatch(rf"ssh://({HOST.pattern})/?", text):
+                hint = f"Write {url[1]}."
+            raise Mistake([f"--host: `{text}` is not a host. {hint}" if text else "--host: the name is empty."])
         if match["name"] in found:
             raise Mistake([f"--host: `{match['name']}` is given twice."])
         found[match["name"]] = {"ssh_user": match["user"]} if match["user"] else {}

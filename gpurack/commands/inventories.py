@@ -6,18 +6,18 @@ from pathlib import Path
 import click
 
 from gpurack import screen
-from gpurack.commands.verbs import Verb, fail, inventory_argument, json_option, require_one_format
+from gpurack.commands.verbs import Mistake, Verb, fail, inventory_argument, json_option, require_one_format
 from gpurack.spec.problems import InventoryError
 
 
 @click.command(cls=Verb)
-@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path())
+@click.argument("folder", metavar="[DIR]", type=click.Path(), default=".")
 @click.option("--lab", default="", metavar="NAME", help="The lab's name; without it, you are asked.")
 @click.option("--host", "hosts", multiple=True, metavar="[USER@]HOST", help="A server to inspect; repeatable.")
 @click.option(
     "--adopt", multiple=True, metavar="NAME", help="A running container to take over, or HOST/NAME; repeatable."
 )
-def init(folder: Path, lab: str, hosts: tuple[str, ...], adopt: tuple[str, ...]) -> None:
+def init(folder: str, lab: str, hosts: tuple[str, ...], adopt: tuple[str, ...]) -> None:
     """Write a project of your own to DIR.
 
     Writes an inventory, pinned requirements, an example for CI and a README, and never overwrites a file. Reads the
@@ -35,12 +35,21 @@ def init(folder: Path, lab: str, hosts: tuple[str, ...], adopt: tuple[str, ...])
     from gpurack.commands.apply import INTERRUPTED
     from gpurack.commands.init import run
 
+    if not folder:  # of a variable of the shell that is not set; Path("") would be the working directory
+        raise Mistake(
+            ['"": is not a folder. Nothing was written. Write `gpurack init my-lab`, or `.` for this folder.']
+        )
+
     console = screen.console(soft_wrap=True)
     try:
-        sys.exit(run(console, folder, lab, hosts, adopt))
+        sys.exit(run(console, Path(folder), lab, hosts, adopt))
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing was written.")
         sys.exit(INTERRUPTED)
+    except OSError as error:  # of a name that is too long, or a folder that may not be read
+        if not error.filename:
+            raise
+        raise Mistake([f"{error.filename}: {error.strerror}. Nothing was written."]) from None
 
 
 @click.command("import", cls=Verb)
@@ -50,7 +59,7 @@ def init(folder: Path, lab: str, hosts: tuple[str, ...], adopt: tuple[str, ...])
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="Define a variable that SOURCE uses.")
 @click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A local copy of the host's PATH.")
 @click.option(
-    "--profile", "profiles", multiple=True, metavar="NAME", help="Also import this profile of a compose file."
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Also import this profile of a Compose file."
 )
 @click.option(
     "--fit", "hardware", multiple=True, metavar="GPU=COUNT", help="The host's GPUs: propose which model gets which."
@@ -68,9 +77,9 @@ def import_(
     as_yaml: bool,
     as_json: bool,
 ) -> None:
-    """Convert docker commands to an inventory.
+    """Convert Docker commands to an inventory.
 
-    Reads `docker run` commands, a shell script, a compose file, Markdown notes or output of `docker inspect`. SOURCE is
+    Reads `docker run` commands, a shell script, a Compose file, Markdown notes or output of `docker inspect`. SOURCE is
     a file, or - (the default) for standard input. Comments below the inventory list what was imported, what you decide,
     what was converted differently and what was left out. Secrets are never printed.
 

@@ -24,14 +24,14 @@ from gpurack.commands.version import print_version
     help="Print the version and the commit, and exit.",
 )
 def main() -> None:
-    """Run models on GPU servers as an inventory says.
+    """Run models on GPU servers, as an inventory describes.
 
     \b
     Example:
       gpurack init my-lab                   write a project of your own
       gpurack plan inventories/lab.yaml     is it possible? (offline)
       gpurack diff inventories/lab.yaml     what would change?
-      gpurack apply inventories/lab.yaml    make it so
+      gpurack apply inventories/lab.yaml    apply it
       gpurack status inventories/lab.yaml   is it up?
 
     INVENTORY can be left out where a folder has only one.

@@ -23,6 +23,7 @@ from gpurack.commands.verbs import (
     limit_option,
     named_inventory,
     require_one_format,
+    unexpected,
 )
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
@@ -40,7 +41,7 @@ RESIZED = 0.2
 @inventory_argument
 @json_option
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also write an HTML page.")
-@click.option("-v", "--verbose", is_flag=True, help="Also every GPU, and every model with its address.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show every GPU, and every model with its address.")
 @click.option("--watch", is_flag=True, help=f"Inspect again every {PAUSE} seconds, until Ctrl-C.")
 def status(inventory: Path, as_json: bool, page: Path | None, verbose: bool, watch: bool) -> None:
     """Show hosts, GPUs and models: is it up?
@@ -182,7 +183,7 @@ def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], date
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[INVENTORY] [PYTEST OPTIONS]...")
 @limit_option
 @click.option("--deep", is_flag=True, help="Also read all weights and compare their sha256; takes minutes.")
-@click.option("-v", "--verbose", count=True, help="pytest's own output in place of the table.")
+@click.option("-v", "--verbose", count=True, help="Print pytest's own output instead of the table.")
 def verify(words: tuple[str, ...], limit: tuple[str, ...], deep: bool, verbose: int) -> None:
     """Compare hosts with INVENTORY in detail.
 
@@ -198,9 +199,12 @@ def verify(words: tuple[str, ...], limit: tuple[str, ...], deep: bool, verbose: 
     from gpurack.commands.verify import run
 
     given = words[:1] if words and not words[0].startswith("-") else ()
-    inventory = named_inventory(click.get_current_context(), *given)
+    context, options = click.get_current_context(), words[len(given) :]
+    if options and not options[0].startswith("-"):
+        raise unexpected(options[0], context)
+    inventory = named_inventory(context, *given)
     try:
-        sys.exit(run(inventory, limit, deep, verbose, words[len(given) :]))
+        sys.exit(run(inventory, limit, deep, verbose, options))
     except InventoryError as error:
         fail(screen.console(soft_wrap=True), error, as_json=False)
 

@@ -1,6 +1,6 @@
 """What `gpurack plan` shows: the GPUs of every host with their models, warnings, errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -21,6 +21,8 @@ BAR = 18
 LABEL = len("GPU 0-3")
 """Characters in front of it."""
 
+Cells = tuple[str, str, str, str]
+"""Name, share, engine and port of an entry."""
 PROMISED = "* counted by the plan, not enforced by the engine"
 UNNAMED = "lab: not set. Name this inventory in `all`, and no other inventory can change or remove its models."
 
@@ -29,10 +31,13 @@ def show(
     console: screen.Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str
 ) -> None:
     """Print the whole plan of an inventory without errors. apply: the command that applies it."""
+    names = max(map(len, fleet))
+    widths = column_widths(cell for host in fleet.values() for cell in cells_of(host).values())
     for name, host in fleet.items():
         resting = f" · maintenance: {host.maintenance}" if host.maintenance else ""
-        console.print(screen.line((name, "bold"), f"   {gpus_of(host)}{resting}"))
-        for shown in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
+        console.print(screen.line((name.ljust(names), "bold"), f"   {gpus_of(host)}{resting}"))
+        estimates = {key: each for (on, key), each in sizes.estimates.items() if on == name}
+        for shown in gpu_map(host, estimates, widths):
             console.print(screen.line("  ", shown))
         details = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
         if jobs := [key for key, job in host.jobs.items() if job.enabled]:
@@ -68,7 +73,7 @@ def show_warning(console: screen.Console, fault: Sequence[Problem]) -> None:
     console.print(screen.line((front, "yellow"), lines))
     if len(fault) == 1:
         return
-    places = places_of(fault)
+    places = places_of(fault, colon=True)
     together = " · ".join(places)
     for place in [together] if len(front + together) <= console.width else places:
         console.print(screen.wrapped(console, f"{' ' * len(front)}{place}", indent=len(front)))
@@ -129,26 +134,41 @@ def filled(spec: Host) -> list[Filled]:
 
 
 def shares(spec: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]:
-    """Model → its GiB of a GPU, None for the whole GPU; in inventory order."""
+    """Model → its GiB of a GPU, None for the whole GPU; the largest share first, equal ones in inventory order."""
     here = ledger.entries_on(slot)
-    return {
+    found = {
         key: model.vram.of(slot.memory or 0) if model.vram else None
         for key, model in spec.models.items()
         if key in here
     }
+    return dict(sorted(found.items(), key=lambda share: -(share[1] or 0)))
 
 
-def gpu_map(spec: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
+def on_cpu(spec: Host) -> list[str]:
+    """The enabled entries without a GPU."""
+    return [key for key, model in spec.entries.items() if model.enabled and not model.gpus]
+
+
+def cells_of(spec: Host) -> dict[str, Cells]:
+    """Entry → the cells of its line, of every entry that has one."""
+    on_gpus = {key: share for gpu in filled(spec) for key, share in gpu.shares.items()}
+    return {key: entry_cells(spec, key, on_gpus.get(key)) for key in (*on_gpus, *on_cpu(spec))}
+
+
+def column_widths(rows: Iterable[Cells]) -> list[int]:
+    """The widths of the columns that something follows, the same for all hosts."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)][:-1] or [0, 0, 0]
+
+
+def gpu_map(spec: Host, estimates: Mapping[str, Estimate], widths: Sequence[int]) -> list[Text]:
     """For every GPU (adjacent ones with the same models are one) its bar, and below it a line for each of its models.
 
-    The models on the CPU follow.
+    The models on the CPU follow. widths: see `column_widths`.
     """
     alike = groupby(filled(spec), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
     blocks = [(gpu_line(spec, list(gpus), estimates), shares) for (_, _, shares), gpus in
               ((key, list(group)) for key, group in alike)]  # fmt: skip
-    on_cpu = [(key, None) for key, model in spec.entries.items() if model.enabled and not model.gpus]
-    cells = {key: entry_cells(spec, key, share) for _, shares in [*blocks, ("", on_cpu)] for key, share in shares}
-    widths = [max((len(row[column]) for row in cells.values()), default=0) for column in range(3)]
+    cells = cells_of(spec)
 
     def row(label: str, key: str) -> Text:
         name, share, engine, port = cells[key]
@@ -156,13 +176,13 @@ def gpu_map(spec: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
         return screen.line(f"{label.ljust(LABEL)}  {name.ljust(widths[0])}  {middle}{engine.ljust(widths[2])}  {port}")
 
     lines = [line for bar, shares in blocks for line in (bar, *(row("", key) for key, _ in shares))]
-    lines += [row("" if number else "CPU", key) for number, (key, _) in enumerate(on_cpu)]
+    lines += [row("" if number else "CPU", key) for number, key in enumerate(on_cpu(spec))]
     if any(share.endswith("*") for _, share, _, _ in cells.values()):
         lines.append(screen.line(" " * (LABEL + 2), (PROMISED, "dim")))
     return lines
 
 
-def entry_cells(spec: Host, key: str, share: float | None) -> tuple[str, str, str, str]:
+def entry_cells(spec: Host, key: str, share: float | None) -> Cells:
     """Name, share of its GPU, engine and port of an entry: `("bge-m3", "6 GiB", "vllm 0.33.0", ":8003")`.
 
     A share that the engine does not enforce has a `*`. A port that other machines cannot reach follows its address.

@@ -9,7 +9,6 @@ import click
 
 from gpurack import screen
 from gpurack.commands.verbs import (
-    Mistake,
     Verb,
     apply_flags,
     fail,
@@ -21,7 +20,7 @@ from gpurack.commands.verbs import (
 )
 from gpurack.inventory.load import apply_command
 from gpurack.spec.host import Host
-from gpurack.spec.problems import InventoryError, NotAsked
+from gpurack.spec.problems import InventoryError
 
 STRICT_WARNINGS = 1
 
@@ -121,10 +120,9 @@ def apply(
     fail_on_change: bool,
     **given: Any,
 ) -> None:
-    """Make the hosts as INVENTORY says.
+    """Change the hosts to match INVENTORY.
 
-    Shows what changes, asks, and carries it out. Docker, the NVIDIA Container Toolkit and the models that are as
-    they should be stay untouched.
+    Shows what changes, asks, and carries it out. Whatever already matches stays unchanged.
 
     \b
     Example:
@@ -133,7 +131,7 @@ def apply(
     Exit code 0: done, or nothing to do; 1: something failed; 2: errors in INVENTORY, or no terminal to ask at; 3: with
     --dry and --fail-on-change, something would change; 4: only unreachable hosts; 130: interrupted.
     """
-    from gpurack.commands.apply import NO_TERMINAL, Apply, data_of, require_terminal
+    from gpurack.commands.apply import Apply, data_of, require_terminal
     from gpurack.commands.lab import read_lab
 
     data = data_of(given)
@@ -146,12 +144,7 @@ def apply(
         lab = read_lab(inventory, limit, data)
     except InventoryError as error:
         fail(console, error, as_json)
-    try:
-        require_terminal(yes or given["prepare"])
-    except Mistake:
-        if as_json:
-            fail(console, NotAsked([NO_TERMINAL]), as_json)
-        raise
+    require_terminal(yes or given["prepare"])
     sys.exit(Apply(console, lab, yes, as_json, verbose).run())
 
 

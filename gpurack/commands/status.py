@@ -24,8 +24,8 @@ JSON_MODELS = {ModelState.UNKNOWN: ModelState.DOWN, ModelState.DEGRADED: ModelSt
 """The same of models. A model that computes on the CPU makes its host SICK."""
 STOPPED = (ModelState.HELD, ModelState.STOPPED)
 """States of a model that an admin stopped."""
-STATES = len(HostCondition.UNREACHABLE) + 1
-"""The width of the column of states."""
+Row = tuple[str, str, str, str]
+"""A state, its host, what is said, and the hint."""
 
 
 def show(console: screen.Console, lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> None:
@@ -39,11 +39,19 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
 
     verbose: also every GPU, and every model with its address.
     """
-    names = max((len(host.name) for host in lab), default=0)
+    found = list(rows(lab))
+    states, names = (max((len(row[column]) for row in found), default=0) for column in (0, 1))
+    for state, host, text, hint in found:
+        yield screen.line((state.ljust(states), COLOURS.get(state, RED)), f"  {host.ljust(names)}  {text}")
+        if hint:
+            yield screen.line(f"  hint: {hint}")
+    if verbose:
+        yield from details(lab)
+    yield screen.line(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.")
 
-    def row(state: str, host: str, *texts: screen.Part) -> Text:
-        return screen.line((state.ljust(STATES), COLOURS.get(state, RED)), f"{host.ljust(names)}  ", *texts)
 
+def rows(lab: Sequence[HostStatus]) -> Iterator[Row]:
+    """Yield what needs attention, then the hosts that are well."""
     for host in lab:
         alike: dict[tuple[str, str], list[str]] = {}
         for model in host.models:
@@ -51,22 +59,17 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
                 key = (model.state, since_text(model, host.now))
                 alike.setdefault(key, []).append(f"{model.name} :{model.port}")
         for (state, since), models in alike.items():
-            yield row(state, host.name, ", ".join(models) + since)
+            yield state, host.name, ", ".join(models) + since, ""
     for host in lab:
         for error in host.errors:
-            yield row(host.state, host.name, error.message)
-            if error.hint:
-                yield screen.line(f"  hint: {error.hint}")
+            yield host.state, host.name, error.message, error.hint
     for host in lab:
         if host.maintenance:
-            yield row(host.state, host.name, host.maintenance)
+            yield host.state, host.name, host.maintenance, ""
         elif host.state == HostCondition.OK and all(model.is_up for model in host.models):
-            yield row(host.state, host.name, counts(host))
+            yield host.state, host.name, counts(host), ""
         for note in grouped(host.notes):
-            yield row(NOTE, host.name, note)
-    if verbose:
-        yield from details(lab)
-    yield screen.line(f"{summary(lab)} Checked {now.astimezone():%H:%M %Z}.")
+            yield NOTE, host.name, note, ""
 
 
 def details(lab: Sequence[HostStatus]) -> Iterator[Text | screen.Table]:

@@ -14,19 +14,23 @@ from typing_extensions import override
 
 from gpurack import screen
 from gpurack.shell import sh
-from gpurack.spec.problems import InventoryError, NotAsked, nearest, suggestion
+from gpurack.spec.problems import InventoryError, NotAsked, Problem, nearest, suggestion
 
 ERRORS = 2
 """The exit code for errors in the inventory or in the arguments."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+JSON = "gpurack.json"
+"""Key of a context's `meta`: is `--json` among the arguments?"""
 ELSEWHERE = {
     "gpurack init": ("new", "setup", "bootstrap"),
     "gpurack apply": ("run", "deploy", "up", "install", "converge", "sync", "provision", "update", "upgrade"),
     "gpurack plan": ("check", "validate", "lint"),
     "gpurack diff": ("dry-run", "preview", "changes"),
-    "gpurack status": ("ps", "ls", "list", "show", "top"),
-    "gpurack verify": ("test", "audit"),
+    "gpurack status": ("ps", "ls", "list", "show", "top", "get", "describe", "inspect", "info", "nodes", "pods"),
+    "gpurack verify": ("test", "audit", "doctor"),
+    "gpurack history": ("events", "log", "who"),
+    "ssh HOST docker exec -it MODEL bash": ("exec", "shell", "attach", "enter"),
     "gpurack logs": ("tail",),
     "gpurack apply --prepare": ("pull", "fetch", "prepare", "download"),
     "gpurack rollback": ("undo", "revert"),
@@ -48,24 +52,34 @@ APPLY_FLAGS: Mapping[str, Mapping[str, Any]] = {
     },
     "restart": {
         "flag_value": "always", "default": None,
-        "help": "Docker may restart, also if that stops containers of others.",
+        "help": "Let Docker restart, also if that stops containers of others.",
     },
-    "prepare": {"is_flag": True, "help": "Only bring images and weights that hosts lack; nothing stops."},
+    "prepare": {"is_flag": True, "help": "Only fetch images and weights that hosts lack; nothing stops."},
 }  # fmt: skip
 """Word of pyinfra's `--data` → the option of `gpurack apply` that sets it."""
 
 
 class Mistake(click.ClickException):
-    """An argument that cannot be meant. It is printed as other errors are."""
+    """An argument that cannot be meant. It is printed as other errors are, with `--json` as JSON.
+
+    problems: the same for programs. Without any, the lines and the hint are one problem with the code `code`.
+    """
 
     exit_code = 2
+    code = "command-line-wrong"
 
-    def __init__(self, lines: Sequence[str], hint: str = "") -> None:
+    def __init__(self, lines: Sequence[str], hint: str = "", problems: Sequence[Problem] = ()) -> None:
         super().__init__("\n".join(lines))
         self.lines, self.hint = lines, hint
+        self.problems = problems or [Problem.of(self.code, what="\n".join(lines), hint=hint)]
+        context = click.get_current_context(silent=True)
+        self.as_json = context is not None and context.meta.get(JSON, False)
 
     @override
     def show(self, file: Any = None) -> None:
+        if self.as_json:
+            echo_as_json(self.problems)
+            return
         for text in self.lines:
             screen.echo(f"error  {text}", err=True)
         if self.hint:
@@ -76,6 +90,7 @@ class Failed(Mistake):
     """An error of another kind than an argument."""
 
     exit_code = 1
+    code = "command-failed"
 
 
 OPTIONS = {
@@ -83,10 +98,25 @@ OPTIONS = {
     "--yes": ("--force", "--auto-approve", "--assume-yes", "--no-confirm", "--noconfirm"),
     "--limit": ("-l", "-H", "--host", "--hosts", "--only", "--target"),
     "--lines": ("--tail",),
+    "--watch": ("-w", "--follow"),
+    "--json": ("-o", "--output", "--format"),
 }
 """Option → what other tools call it."""
 FILES = ("-i", "-f", "--inventory", "--file", "-c", "--config")
 """Options of other tools for the inventory."""
+LOGIN = {
+    "set `ssh_user` of the host in the inventory": ("-u", "--user", "--ssh-user", "--remote-user"),
+    "set `ssh_port` of the host in the inventory": ("-p", "--port", "--ssh-port"),
+    "set `ssh_key` of the host in the inventory": ("--private-key", "--key-file", "--key", "--ssh-key", "--identity"),
+    "gpurack uses sudo where it needs it, and asks for the password": (
+        "-b", "-K", "--become", "--ask-become-pass", "--sudo", "--use-sudo-password",
+    ),
+}  # fmt: skip
+"""What to do → options of Ansible and pyinfra for it."""
+OF_PYINFRA = ("--data", "--serial", "--parallel", "--no-wait", "--exclude", "--debug", "--diff")
+"""Options that only the command pyinfra has."""
+CHANGE_NOTHING = {"plan": "", "diff": "", "status": "", "endpoints": "", "verify": "", "prune": " without `--yes`"}
+"""Verb that is the same as with `--dry` → but for what."""
 EXAMPLES = {"HOST": "gpu1.lab", "HOST/MODEL": "gpu1.lab/bge-m3", "N": "2", "FILE": "lab.html", "REASON": '"new fans"'}
 """Metavar of an option → an example."""
 
@@ -102,6 +132,7 @@ def as_mistakes(ctx: click.Context, args: Sequence[str] = ()) -> Iterator[None]:
         message = re.sub(r"'([^']+)'", r"`\1`", error.format_message().partition(" Choose from:")[0])
         text = message[:1].lower() + message[1:].rstrip(".")
         text = text.replace("is not a valid integer range", "is not a whole number")
+        text = re.sub(r"is not in the range x>=(\d+)", r"is less than \1", text)
         if extra := re.fullmatch(r"got unexpected extra arguments? \((\S+).*\)", text):
             text, example = surplus(extra[1], ctx, [word for word in args if _is_file(word)])
         else:
@@ -130,6 +161,8 @@ def what_is_meant(error: click.UsageError, text: str, ctx: click.Context) -> tup
     """What is wrong with a known error of click, and what to type."""
     if isinstance(error, click.NoSuchOption):
         return unknown_option(error.option_name, ctx)
+    if needed := re.match(r"(--\S+) requires (--[\w-]+)", text):
+        return text, f"`{ctx.command_path} {needed[2]} {needed[1]}`"
     given, name = getattr(error, "param", None), getattr(error, "option_name", None)
     for option in ctx.command.params:
         if isinstance(option, click.Option) and (option is given or name in option.opts):
@@ -147,6 +180,17 @@ def unknown_option(name: str, ctx: click.Context) -> tuple[str, str]:
     meant = next((mine for mine, words in OPTIONS.items() if name in words and mine in known), None)
     if guess := meant or nearest(name, known, cutoff=0.7):
         return f"{text}. Did you mean `{guess}`?", ""
+    if inventory_in(ctx.command) and (hint := next((each for each, words in LOGIN.items() if name in words), "")):
+        return text, hint
+    if name in OF_PYINFRA and ctx.info_name == "apply":
+        return text, f"it is an option of pyinfra: `pyinfra INVENTORY deploys/gpu_host.py {name} …`"
+    if name in ("--dry", *OPTIONS["--dry"]) and ctx.info_name in CHANGE_NOTHING:
+        return text, f"`{ctx.command_path}` changes nothing{CHANGE_NOTHING[ctx.info_name]}"
+    if name in ("--limit", *OPTIONS["--limit"]) and any(
+        "HOST" in each.make_metavar(ctx) for each in ctx.command.params[:1]
+    ):
+        example = first_example(ctx)
+        return text, f"the host is an argument: {example if 'gpu1' in example else f'`{ctx.command_path} gpu1.lab`'}"
     if name in FILES and inventory_in(ctx.command):
         return text, f"the inventory is an argument: `{ctx.command_path} lab.yaml`"
     if found := verb_with(name, ctx):
@@ -171,7 +215,7 @@ def command_with(
 
 def options_of(command: click.Command) -> list[str]:
     """The options of a command."""
-    return [option for parameter in command.params for option in parameter.opts]
+    return [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
 
 
 def inventory_in(command: click.Command) -> bool:
@@ -209,11 +253,15 @@ class Verb(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         from gpurack.inventory.find import deploy_given, is_deploy
 
+        if self.name == "import" and args[:1] in (["docker"], ["podman"], ["sudo"]):
+            raise Mistake(
+                ["a command cannot be an argument: its options would be those of gpurack."],
+                "run `gpurack import`, paste the command and press Ctrl-D, or save it: `gpurack import start.sh`.",
+            )
         for word in args if inventory_in(self) else ():
             if not word.startswith("-") and is_deploy(Path(word)):
-                raise Mistake(
-                    deploy_given(Path(word), [other for other in args if other != word], ctx.command_path).lines
-                )
+                error = deploy_given(Path(word), [other for other in args if other != word], ctx.command_path)
+                raise Mistake(error.lines, problems=error.problems)
         with as_mistakes(ctx, tuple(args)):
             return super().parse_args(ctx, args)
 
@@ -230,6 +278,7 @@ class Verbs(click.Group):
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta.setdefault(JSON, "--json" in args)
         with as_mistakes(ctx):
             return super().parse_args(ctx, args)
 
@@ -280,7 +329,7 @@ def named_inventory(context: click.Context, given: str | None = None) -> Path:
     try:
         return chosen(given, context.command_path, limits)
     except InventoryError as error:
-        raise Mistake(error.lines) from None
+        raise Mistake(error.lines, problems=error.problems) from None
 
 
 def _named(context: click.Context, parameter: click.Parameter, given: str | None) -> Path:
@@ -296,12 +345,25 @@ def _place(context: click.Context, parameter: click.Parameter, words: tuple[str,
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
     first = words[:1] if _is_file(words[0]) else ()
     rest = words[len(first) :]
+    if len(rest) > 1 and (place := _model_of(rest[0], first)):
+        command = " ".join([context.command_path, *first, place])
+        raise Mistake([f"one model at a time: `{command}`."])
     if len(rest) == 2 and not any("/" in word for word in rest):
         command = " ".join([context.command_path, *first, "/".join(rest)])
         raise Mistake([f"write HOST/MODEL as one word: `{command}`."])
     if len(rest) > 1 and not (len(rest) == 2 and Path(rest[0]).exists()):
         raise unexpected(rest[1], context)
     return named_inventory(context, *words[:-1]), words[-1]
+
+
+def _model_of(word: str, inventory: Sequence[str]) -> str:
+    """HOST/MODEL for a model that is named with or without its host; "" for anything else."""
+    from gpurack.inventory.find import hosts_of_model, inventories
+
+    for path in map(Path, inventory) if inventory else inventories():
+        if hosts := hosts_of_model(word, path):
+            return f"{hosts[0]}/{word.rpartition('/')[2]}"
+    return ""
 
 
 def _host(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
@@ -383,11 +445,16 @@ def require_one_format(**options: object) -> None:
 def fail(console: screen.Console, error: InventoryError, as_json: bool) -> NoReturn:
     """Print all errors and exit with 2."""
     if as_json:
-        errors = [problem.as_data() for problem in error.problems]
-        screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
+        echo_as_json(error.problems)
     else:
         show_errors(console, error)
     sys.exit(ERRORS)
+
+
+def echo_as_json(problems: Sequence[Problem]) -> None:
+    """Print errors before any host is asked, for programs."""
+    errors = [problem.as_data() for problem in problems]
+    screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
 
 
 def show_errors(console: screen.Console, error: InventoryError) -> None:

@@ -16,6 +16,8 @@ FOLDERS = (".", "inventories")
 """Where inventories are looked for, below the working directory."""
 INVENTED = Path("inventories/lab.yaml")
 """The inventory of examples, in help and docs."""
+DASHES = re.compile("^[–—]+(?=[a-z])")
+"""What word processors make of `--`."""
 FOLDER = "It has {0}. Run `{1} {2}`."
 
 
@@ -107,7 +109,8 @@ def chosen(given: str | None, command: str, limits: bool = True) -> Path:
         if path.is_dir() and (known := [path / each for each in inventories(path)]):
             hint = FOLDER.format(", ".join(map(str, known)), command, word(str(known[0])))
             raise NotAsked([Problem.of("inventory-is-folder", "", str(path), hint=hint)])
-        return path
+        if path.is_dir() or path.is_file():
+            return path
     if problem := missing(path, command, limits):
         raise NotAsked([problem])
     return path
@@ -127,9 +130,12 @@ def missing(path: Path, command: str, limits: bool = True) -> Problem | None:
         if re.search(rf"(?<![\w.-]){re.escape(str(path))}(?![\w.-])", text_of(inventory)):
             meant = f"{command} {word(str(inventory))}{f' --limit {path}' if limits else ''}"
             return Problem.of("host-given", "", str(path), command=meant)
-    if guess := nearest(str(path), map(str, known)):
+    elsewhere = next((str(inventory) for inventory in known if inventory.name == path.name), None)
+    if guess := elsewhere or nearest(str(path), map(str, known)):
         return Problem.of("inventory-misspelt", "", str(path), guess=guess)
-    if path.suffix in (".py", *YAML):
+    if DASHES.match(str(path)):
+        return Problem.of("dash-of-a-word-processor", "", str(path), right=DASHES.sub("--", str(path)))
+    if path.suffix in (".py", *YAML) and not known:
         return None  # read_inventory reports it
     return Problem.of("inventory-not-a-file", "", str(path), command=command, inventory=word(str(example(known))))
 

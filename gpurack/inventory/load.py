@@ -20,7 +20,7 @@ from pyinfra.context import ctx_state
 
 from gpurack.inventory.yaml_errors import explained
 from gpurack.shell import sh
-from gpurack.spec.problems import InventoryError, Problem, nearest, wrong_type
+from gpurack.spec.problems import ENTRIES, InventoryError, Problem, nearest, wrong_type
 
 YAML = (".yaml", ".yml")
 TOP = ("all", "groups", "hosts")
@@ -79,10 +79,12 @@ def parse_yaml(path: Path) -> Any:
 
 def to_groups(content: Any, path: str) -> Groups:
     """The three maps all, groups, hosts → groups of (hosts, data). Raises InventoryError."""
+    from gpurack.inventory.fleet import HOST_FIELDS
+
     misspelt = nearest("hosts", filter(None, map(str, content))) if isinstance(content, Mapping) else None
     if misspelt and misspelt not in TOP:
         raise InventoryError([Problem.unknown("unknown-key", misspelt, TOP, "", f"{path} {misspelt}")])
-    if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping):
+    if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping) or not content["hosts"]:
         raise InventoryError([Problem.of("no-hosts-map", "", path, hint=_hosts_hint(content, path))])
     problems = [unknown_top(key, path) for key in content if key not in TOP]
     data = _map(content.get("all"), f"{path} all", problems)
@@ -91,6 +93,9 @@ def to_groups(content: Any, path: str) -> Groups:
     for name, fields in known.items():
         groups[str(name)] = ([], _map(fields, f"{path} groups.{name}", problems))
     for host, fields in content["hosts"].items():
+        if host in ENTRIES and isinstance(fields, Mapping) and not set(HOST_FIELDS) & set(fields):
+            hint = f"It is a field of a host: indent `{host}:` deeper than the name of its host."
+            problems.append(Problem.of("invalid-host-name", str(host), hint=hint))
         own = _map(fields, f"{path} hosts.{host}", problems)
         member_of = own.pop("groups", [])
         for group in member_of if isinstance(member_of, list) else [member_of]:
@@ -149,6 +154,9 @@ def read_inventory(path: Path) -> Inventory:
     except SyntaxError as error:
         if path.suffix != ".py":
             raise InventoryError([_ending(path)]) from None
+        if "U+FEFF" in str(error.msg):
+            what = "it begins with a byte order mark; save it as UTF-8 without one"
+            raise InventoryError([Problem.of("invalid-python", "", str(path), what=what, line=".")]) from None
         line = f": {error.text.strip()}" if error.text else "."
         where = f"{error.filename or path}:{error.lineno}"
         raise InventoryError([Problem.of("invalid-python", "", where, what=error.msg, line=line)]) from None
@@ -160,6 +168,9 @@ def read_inventory(path: Path) -> Inventory:
         if path.suffix != ".py":
             raise InventoryError([_ending(path)]) from None
         raise InventoryError([_raised(error.exception, error.filename)]) from None
+    except (TypeError, ValueError) as error:  # of pyinfra, about values that only running the file shows
+        hint = '. Write hosts as [("gpu1.lab", {"models": {…}})]: names with maps.'
+        raise InventoryError([Problem.of("inventory-raised", "", str(path), what=str(error), hint=hint)]) from None
     if not len(inventory) and path.suffix != ".py":
         raise InventoryError([_ending(path)])
     return with_hosts(inventory, path)
@@ -248,7 +259,7 @@ def not_groups(tree: ast.Module, path: Path) -> list[Problem]:
 def _is_not_a_group(value: ast.expr) -> bool:
     if isinstance(value, ast.List):
         maps = [one for one in value.elts if isinstance(one, ast.Dict)]
-        pairs = all(len(one.elts) == 2 for one in value.elts if isinstance(one, ast.Tuple))
+        pairs = all(_is_host(one) for one in value.elts if isinstance(one, ast.Tuple))
         return not pairs or 0 < len(maps) < len(value.elts)  # of maps alone: a helper, which pyinfra ignores
     if not isinstance(value, ast.Tuple) or not value.elts:
         return False
@@ -256,6 +267,15 @@ def _is_not_a_group(value: ast.expr) -> bool:
     if isinstance(first, ast.List):
         return len(value.elts) != 2 or _is_not_a_group(first)
     return isinstance(first, ast.Tuple | ast.Constant)
+
+
+def _is_host(value: ast.Tuple) -> bool:
+    """Can it be ("gpu1", {…})? Names and calls can be anything."""
+    if len(value.elts) != 2:
+        return False
+    name, data = value.elts
+    named = not isinstance(name, ast.Constant) or isinstance(name.value, str)
+    return named and not isinstance(data, ast.Constant | ast.List | ast.Set | ast.Tuple)
 
 
 def unknown_top(key: Any, path: str) -> Problem:
@@ -339,13 +359,20 @@ class _Strict(yaml.SafeLoader):
         made = super().construct_mapping(node, deep)
         for key_node, value_node in node.value:
             key = key_node.value
-            if value_node.tag == "tag:yaml.org,2002:null" and not value_node.value and _glued(key):
+            if value_node.tag == NULL and value_node.start_mark.index == key_node.end_mark.index:  # no colon
+                what = f"a colon and a value are missing after `{key}`"
+                if key.isdecimal():
+                    what = "a comma ends a value. Write a number without it, and other text in quotes"
+                if not _glued(key):
+                    raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
+            if value_node.tag == NULL and not value_node.value and _glued(key):
                 field, sign, value = re.split("([:=])", key, maxsplit=1)
                 what = "a space is missing after the colon" if sign == ":" else "YAML wants a colon in place of `=`"
                 what += f"; write {field}: {value}"
                 raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
             if (
                 key in PORTS
+                and isinstance(value_node, yaml.ScalarNode)
                 and re.fullmatch(r"0[0-7]+", value_node.value)
                 and made.get(key) == int(value_node.value, 8) > 7
             ):

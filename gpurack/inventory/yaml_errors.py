@@ -97,6 +97,8 @@ def explained(error: yaml.YAMLError, text: str) -> Mistake:
         and "end" in problem
     ):
         return Mistake(begun.line + 1, "a quote is opened here and not closed", 'Close it: `version: "1.9"`.')
+    if "{{" in lines[at.line][: at.column]:
+        return Mistake(at.line + 1, *OTHERS["found unhashable key"])
     if opened := re.match(r"expected ',' or '([}\]])', but got '(.*)'", problem):
         return _in_brackets(opened[1], opened[2], begun.line, at.line)
     if problem == "mapping values are not allowed here":

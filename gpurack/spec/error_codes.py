@@ -142,6 +142,18 @@ FILES: Mapping[str, Code] = {
         "Run with -y to apply, or gpurack diff to see the changes.",
         "Without -y, an admin confirms the changes. A script cannot.",
     ),
+    "command-line-wrong": Code(
+        "{what}",
+        "{hint}",
+        "An argument or an option is missing, unknown or contradicts another. Nothing was done.",
+        "`--help` of the command has its arguments and an example.",
+    ),
+    "command-failed": Code(
+        "{what}",
+        "{hint}",
+        "This computer lacks something, such as a package or room for a file.",
+        "Do what the message says.",
+    ),
     "inventory-not-given": Code(
         "no inventory given, and this folder has none.",
         "Run `{command} PATH`, or change to the folder of your inventory. `gpurack init DIR` writes a new one.",
@@ -165,6 +177,11 @@ FILES: Mapping[str, Code] = {
     ),
     "inventory-misspelt": Code(
         "file not found.", "Did you mean {guess}?", "The inventory file does not exist.", "Check the path."
+    ),
+    "dash-of-a-word-processor": Code(
+        "begins with a dash of a word processor.",
+        "Write `{right}`.",
+        "Options begin with two hyphens, which word processors and web pages join to one dash.",
     ),
     "inventory-not-a-file": Code(
         "is not a file.",

@@ -108,8 +108,10 @@ PREDICATES = ("is ", "has ", "must ", "needs ", "contains ", "holds ", "wants ")
 """How sentences begin whose subject is the place in front of them."""
 
 
-def places_of(fault: Sequence[Problem]) -> list[str]:
+def places_of(fault: Sequence[Problem], colon: bool = False) -> list[str]:
     """Where one fault is, for each host; hosts on which it is at the same entries share one text.
+
+    colon: also after the name of a single host.
 
     >>> places_of([Problem(host, "models.x", "no-key") for host in ("a", "b")] + [Problem("c", "models.y", "no-key")])
     ['a, b: x', 'c y']
@@ -121,7 +123,7 @@ def places_of(fault: Sequence[Problem]) -> list[str]:
     for host, names in hosts.items():
         alike.setdefault(tuple(filter(None, names)), []).append(host)
     return [
-        f"{', '.join(found)}{':' if len(found) > 1 and names else ''} {', '.join(names)}".strip()
+        f"{', '.join(found)}{':' if names and (colon or len(found) > 1) else ''} {', '.join(names)}".strip()
         for names, found in alike.items()
     ]
 
@@ -206,6 +208,8 @@ def limit_hint(pattern: str, hosts: Sequence[str]) -> str:
     >>> limit_hint("gpu1.lab/bge-m3", ["gpu1.lab"]), limit_hint("a,b", ["a", "b"]), limit_hint("GPU1", ["gpu1.lab"])
     ('It takes hosts: `--limit gpu1.lab`.', 'Write `--limit a --limit b`.', 'Did you mean `gpu1.lab`?')
     """
+    if pattern == "all":
+        return "Leave it out: without --limit, all hosts are meant."
     host, words = pattern.rpartition("/")[0], [word.strip() for word in pattern.split(",")]
     if host in hosts:
         return f"It takes hosts: `--limit {host}`."

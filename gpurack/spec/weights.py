@@ -181,7 +181,10 @@ def source_hint(value: str) -> str:
     if value.startswith("~"):
         there = f"/home/USER/{value.partition('/')[2]}"
         return f'Write "{there}" for a file on the host, or {{"copy": "{value}"}} for one on this machine.'
-    hub_first = f'{{"hf": "{value}"}} for the Hub, ' if re.fullmatch(REPOSITORY, value) else ""
+    if local := re.match(r"file://(?=/)", value):
+        return f'Write "{value[local.end() :]}".'
+    repository = re.fullmatch(REPOSITORY, value) and value[0] != "."
+    hub_first = f'{{"hf": "{value}"}} for the Hub, ' if repository else ""
     others = '{"hf": …}, {"modelscope": …}, {"url": …, "sha256": …} or {"copy": …}'
     return f"Write {hub_first}an absolute path or {others}."
 

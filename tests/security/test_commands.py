@@ -90,8 +90,8 @@ def lab(text: str) -> list[HostStatus]:
 def test_status_prints_hostile_text_harmlessly(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     show(screen.console(width=4000), lab(text), NOW, verbose=True)
     shown = harmless(capsys.readouterr().out)
-    assert f"DEGRADED    gpu1  {screen.printable(text)}" in shown
-    assert f"UNREACHABLE gpu2  could not connect: {screen.printable(text)}" in shown
+    assert f"DEGRADED     gpu1  {screen.printable(text)}" in shown
+    assert f"UNREACHABLE  gpu2  could not connect: {screen.printable(text)}" in shown
 
 
 def test_status_json_is_harmless() -> None:

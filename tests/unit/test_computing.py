@@ -213,7 +213,7 @@ def test_run_says_it_and_counts_it_as_ready(capsys: pytest.CaptureFixture[str]) 
     show_result(screen.console(), {"gpu1": Outcome(HostState.CHANGED, {"alpha": state})}, 8)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "DEGRADED    gpu1 alpha: computes on the CPU, not on its GPUs",
+        "DEGRADED  gpu1 alpha: computes on the CPU, not on its GPUs",
         "1 host changed. 1 of 1 model ready. 8.0 s",
     ]
 

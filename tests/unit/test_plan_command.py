@@ -61,18 +61,18 @@ def test_prints_map(tmp_path: Path) -> None:
     assert lines == [
         "gpu1   4 × A30 24 GiB",
         "  GPU 0    █████████████░░░░░  17.4 / 24 GiB",
-        "           qwen-7b   vllm 0.33.0  localhost:8000",
+        "           qwen-7b           vllm 0.33.0      localhost:8000",
         "  GPU 1-2  ██████████████░░░░  18.3 / 24 GiB each",
-        "           qwen-14b  vllm 0.33.0  localhost:8001",
+        "           qwen-14b          vllm 0.33.0      localhost:8001",
         "  GPU 3    reserved",
         "gpu2   3 × A30 24 GiB",
         "  GPU 0    █████████░░░░░░░░░  12.0 / 24 GiB",
-        "           one  6 GiB*  llama.cpp b7000  localhost:8000",
-        "           two  6 GiB*  llama.cpp b7000  localhost:8001",
+        "           one       6 GiB*  llama.cpp b7000  localhost:8000",
+        "           two       6 GiB*  llama.cpp b7000  localhost:8001",
         "  GPU 1    ██████████████████  whole GPU",
-        "           new          llama.cpp b7000  localhost:8002",
+        "           new               llama.cpp b7000  localhost:8002",
         "  GPU 2    ██████████████████  whole GPU",
-        "           mla          llama.cpp b7000  localhost:8003",
+        "           mla               llama.cpp b7000  localhost:8003",
         "           * counted by the plan, not enforced by the engine",
         "  not estimated: mla (deepseek2 compresses its KV cache (MLA))",
         "localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1. For your users: `bind: lan`.",
@@ -119,7 +119,7 @@ def test_tight_model_is_warning_and_strict_makes_it_an_error(tmp_path: Path) -> 
 
 def test_groups_warnings_of_several_models(tmp_path: Path) -> None:
     done = plan(tmp_path)
-    places = "gpu1 qwen-7b, qwen-14b · gpu2 one, two, new, mla"
+    places = "gpu1: qwen-7b, qwen-14b · gpu2: one, two, new, mla"
     lines = done.output.splitlines()
     what = "warning  `weights` is a path on the host, so a rebuild cannot restore it. "
     start = lines.index(what + "Add a source: `hf`, `modelscope`, `url` or `copy`.")
@@ -146,9 +146,9 @@ def test_says_who_can_connect_and_what_is_off(tmp_path: Path) -> None:
         "gpus: [1], port: 8002", "gpus: [], port: 8002"
     )
     lines = [line.rstrip() for line in plan(tmp_path, text=text).output.splitlines()]
-    assert "           qwen-7b   vllm 0.33.0  :8000" in lines
-    assert "           qwen-14b  vllm 0.33.0  10.0.0.7:8001" in lines
-    assert "  CPU      new          llama.cpp b7000  localhost:8002" in lines
+    assert "           qwen-7b           vllm 0.33.0      :8000" in lines
+    assert "           qwen-14b          vllm 0.33.0      10.0.0.7:8001" in lines
+    assert "  CPU      new               llama.cpp b7000  localhost:8002" in lines
     assert lines[-1].startswith("2 hosts, 5 models, 1 disabled. ")
 
 
@@ -219,3 +219,9 @@ def test_output_without_utf_8_has_no_traceback(tmp_path: Path) -> None:
     done = forked.run(program, ["gpurack", "plan", str(tmp_path / "lab.yaml")])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("gpu1   4 ? A30 24 GiB")
+
+
+def test_models_of_a_gpu_begin_with_the_largest_share(tmp_path: Path) -> None:
+    done = plan(tmp_path, text=LAB.replace("vram: 25%", "vram: 8GiB"))
+    lines = [line.split()[0] for line in done.output.splitlines() if "GiB*" in line]
+    assert lines == ["two", "one"]

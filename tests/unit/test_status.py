@@ -218,7 +218,7 @@ def test_names_models_that_the_next_apply_removes() -> None:
     wanted = models(alpha={}).model_copy(update={"lab": "nlp"})
     lab = [host_status("gpu1", wanted, facts, NOW)]
     line = "also runs: delta (not in the inventory; the next apply removes it)"
-    assert printed(lab)[1] == f"note        gpu1  {line}"
+    assert printed(lab)[1] == f"note  gpu1  {line}"
     [note] = as_data(lab)["hosts"]["gpu1"]["warnings"]
     assert (note["code"], note["message"], note["parameters"]["names"]) == ("not-in-inventory", line, "delta")
     assert is_well(lab)
@@ -257,11 +257,11 @@ def test_prints_what_needs_attention_first(lab: list[HostStatus]) -> None:
     down = host_status("gpu3", wanted, host_state(containers=[container]), NOW)
     well = host_status("gpu4", models(off={"enabled": False}), host_state(gpus=2), NOW)
     assert printed([well, *lab, down]) == [
-        "DOWN        gpu1  beta :8001: readiness check did not run",
-        "DOWN        gpu3  alpha :8000 since 04:00 (5 h), 41 restarts: exited with code 137",
-        "DEGRADED    gpu1  GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta.",
-        "UNREACHABLE <b>   could not connect: <script>",
-        "ok          gpu4  2 GPUs, 1 disabled",
+        "DOWN         gpu1  beta :8001: readiness check did not run",
+        "DOWN         gpu3  alpha :8000 since 04:00 (5 h), 41 restarts: exited with code 137",
+        "DEGRADED     gpu1  GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta.",
+        "UNREACHABLE  <b>   could not connect: <script>",
+        "ok           gpu4  2 GPUs, 1 disabled",
         f"{summary([well, *lab, down])} Checked {NOW.astimezone():%H:%M %Z}.",
     ]
 

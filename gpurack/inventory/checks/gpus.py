@@ -3,6 +3,7 @@
 The ledger that assigns the GPUs of real hosts also decides here. Pure.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
@@ -14,8 +15,10 @@ from gpurack.plan.system.defects import defect_warnings
 from gpurack.spec.gpus import GPU_KINDS, VISIBLE, kind_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
-from gpurack.spec.problems import Problem, Refused
+from gpurack.spec.problems import Problem, Refused, suggestion
 
+MAKERS = re.compile(r"^((NVIDIA|GeForce|Tesla|AMD|Radeon|Instinct)\s+)+", re.IGNORECASE)
+"""Words in front of a GPU's name, as nvidia-smi prints them."""
 NO_GPU = ("void", "none")
 """Values that give no GPU: an entry without GPUs may have them, as its image may ask for all."""
 GIVEN = "NVIDIA_VISIBLE_DEVICES"
@@ -78,7 +81,8 @@ def gpu_warnings(spec: Host) -> Iterator[Problem]:
         yield from driver_doubts(spec)
     for name in spec.hardware:
         if kind_of(name, spec) is None:
-            yield Problem.unknown("unknown-gpu", name, list(GPU_KINDS), path="hardware")
+            hint = suggestion(MAKERS.sub("", name), list(GPU_KINDS))
+            yield Problem.of("unknown-gpu", path="hardware", name=name, hint=hint)
     for name, model in spec.models.items():
         if model.enabled and spec.hardware and "gpus" not in model.model_fields_set:
             yield Problem.of("gpus-not-given", path=f"models.{name}.gpus")
