@@ -118,8 +118,11 @@ def _ask(host: Host, stdin: "Script") -> HostFacts:
 
 def _answer(host: Host, stdin: "Script", sudo: bool) -> HostFacts:
     begun = time.monotonic()
-    with telling(host):
-        facts: HostFacts = host.get_fact(Snapshot, _sudo=sudo, _ignore_errors=True, _stdin=stdin, _timeout=ANSWER)
+    try:
+        with telling(host):
+            facts: HostFacts = host.get_fact(Snapshot, _sudo=sudo, _ignore_errors=True, _stdin=stdin, _timeout=ANSWER)
+    except EOFError:  # of a connection that ends now; pyinfra (3.10.0) expects only paramiko's other exceptions
+        return Snapshot.default()
     if facts == Snapshot.default() and time.monotonic() - begun >= ANSWER:
         return HostFacts.not_inspected(NO_ANSWER.format(ANSWER, by_ssh(host.name, sh("sudo -n true"))))
     return facts

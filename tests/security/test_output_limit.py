@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paramiko import SSHException
 from paramiko.file import BufferedFile
 from pyinfra.api import Config, Host, Inventory, State
 from pyinfra.connectors import ssh
@@ -158,6 +159,17 @@ def test_host_whose_shell_hangs_is_not_waited_for(host: Host, monkeypatch: pytes
     monkeypatch.setattr(on_host, "QUICK", 1)
     with pytest.raises(on_host.NotDone, match=r"^no answer within 1 s\.$"):
         on_host.privilege(host)
+
+
+@pytest.mark.parametrize("error", [EOFError(), SSHException("SSH session not active"), OSError("reset")])
+def test_host_whose_connection_ends_is_one_error(host: Host, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """paramiko raises EOFError where it opens a channel as the connection ends."""
+
+    def ends(*words: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(host, "run_shell_command", ends)
+    assert snapshot.take_snapshot(host, questions(spec({}))) == HostFacts.not_inspected(snapshot.FAILED)
 
 
 def test_says_that_an_answer_is_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
