@@ -345,7 +345,7 @@ def _place(context: click.Context, parameter: click.Parameter, words: tuple[str,
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
     first = words[:1] if _is_file(words[0]) else ()
     rest = words[len(first) :]
-    if len(rest) > 1 and (place := _model_of(rest[0], first)):
+    if len(rest) > 1 and (place := _model_of(rest[0], first)) and _model_of(rest[1], first):
         command = " ".join([context.command_path, *first, place])
         raise Mistake([f"one model at a time: `{command}`."])
     if len(rest) == 2 and not any("/" in word for word in rest):
