@@ -350,10 +350,11 @@ def _place(context: click.Context, parameter: click.Parameter, words: tuple[str,
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
     first = words[:1] if _is_file(words[0]) else ()
     rest = words[len(first) :]
-    if len(rest) > 1 and (place := _model_of(rest[0], first)) and _model_of(rest[1], first):
+    place = _model_of(rest[0], first) if len(rest) > 1 else ""
+    if place and _model_of(rest[1], first):
         command = " ".join([context.command_path, *first, place])
         raise Mistake([f"one model at a time: `{command}`."])
-    if len(rest) == 2 and not any("/" in word for word in rest):
+    if len(rest) == 2 and not place and not any("/" in word for word in rest):
         command = " ".join([context.command_path, *first, "/".join(rest)])
         raise Mistake([f"write HOST/MODEL as one word: `{command}`."])
     if len(rest) > 1 and not (len(rest) == 2 and Path(rest[0]).exists()):

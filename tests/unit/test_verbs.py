@@ -96,6 +96,8 @@ def test_takes_the_only_inventory_of_a_folder(project: Path, file: str, text: st
     [
         (("apply", "lab.yaml", "–dry"), "`–dry` begins with a dash of a word processor", "write `--dry`"),
         (("logs", "lab.yaml", "gpu1/alpha", "—follow"), "`—follow` begins with a dash of", "write `--follow`"),
+        (("logs", "lab.yaml", "alpha", "bash"), "unexpected argument `bash`", "gpurack logs lab.yaml"),
+        (("rollback", "lab.yaml", "gpu1/alpha", "2"), "unexpected argument `2`", "gpurack rollback lab.yaml"),
         (("verify", "lab.yaml", "gpu1"), "unexpected argument", "`gpurack verify lab.yaml --limit gpu1`"),
     ],
 )
