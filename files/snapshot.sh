@@ -533,7 +533,7 @@ secure_boot() {
 # with "-" or ";": the numbers of a node may come before its path. Comments of YAML are left out.
 cdi_spec() {
 	echo "spec $1"
-	head -c 1000000 "$1" | sed 's/^[[:space:]]*#.*//; s/^\([^{]*\)[[:space:]]#.*/\1/' | tr -d "\"'\\\\ \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
+	head -c 1000000 "$1" | sed -e 's/^[[:space:]]*#.*//' -e ':again' -e 's/^\([^{]*\)[[:space:]]#.*/\1/' -e 't again' | tr -d "\"'\\\\ \t\r" | sed 's/[{}]/\n;\n/g' | tr ',[]' '\n\n\n' | awk '
 		function flush() {
 			if (path ~ /^\/dev\// && host == "") host = path
 			if (path ~ /^\/dev\// && host ~ /^\/dev\/nvidia[A-Za-z0-9_\/-]*$/) print "node", host, major, minor

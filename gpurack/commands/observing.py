@@ -179,12 +179,24 @@ def inspect(inventory: Path, page: Path | None) -> "tuple[list[HostStatus], date
     return hosts, now
 
 
+def _with_options(
+    context: click.Context, parameter: click.Parameter, words: tuple[str, ...]
+) -> tuple[Path, tuple[str, ...]]:
+    given = words[:1] if words and not words[0].startswith("-") else ()
+    options = words[len(given) :]
+    if options and not options[0].startswith("-"):
+        raise unexpected(options[0], context)
+    return named_inventory(context, *given), options
+
+
 @click.command(context_settings={"ignore_unknown_options": True}, cls=Verb)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[INVENTORY] [PYTEST OPTIONS]...")
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="[INVENTORY] [PYTEST OPTIONS]...", callback=_with_options
+)
 @limit_option
 @click.option("--deep", is_flag=True, help="Also read all weights and compare their sha256; takes minutes.")
 @click.option("-v", "--verbose", count=True, help="Print pytest's own output instead of the table.")
-def verify(words: tuple[str, ...], limit: tuple[str, ...], deep: bool, verbose: int) -> None:
+def verify(words: tuple[Path, tuple[str, ...]], limit: tuple[str, ...], deep: bool, verbose: int) -> None:
     """Compare hosts with INVENTORY in detail.
 
     Runs the checks of gpurack.verify with pytest; they change nothing. Further options are pytest's.
@@ -198,11 +210,7 @@ def verify(words: tuple[str, ...], limit: tuple[str, ...], deep: bool, verbose: 
     """
     from gpurack.commands.verify import run
 
-    given = words[:1] if words and not words[0].startswith("-") else ()
-    context, options = click.get_current_context(), words[len(given) :]
-    if options and not options[0].startswith("-"):
-        raise unexpected(options[0], context)
-    inventory = named_inventory(context, *given)
+    inventory, options = words
     try:
         sys.exit(run(inventory, limit, deep, verbose, options))
     except InventoryError as error:

@@ -149,6 +149,10 @@ def as_mistakes(ctx: click.Context, args: Sequence[str] = ()) -> Iterator[None]:
 
 def surplus(word: str, ctx: click.Context, files: Sequence[str]) -> tuple[str, str]:
     """What is wrong with an argument too many, and what to type. files: the inventories that were given."""
+    from gpurack.inventory.find import DASHES
+
+    if DASHES.match(word):
+        return f"`{word}` begins with a dash of a word processor", f"write `{DASHES.sub('--', word)}`"
     if _is_file(word) and inventory_in(ctx.command):
         return f"one inventory at a time: `{word}` is a second one", f"`{ctx.command_path} {word}`"
     if any("--limit" in parameter.opts for parameter in ctx.command.params):
@@ -316,7 +320,8 @@ class Verbs(click.Group):
         files = sh("{files}", files=[word for word in args[1:] if _is_file(word)])
         if meant:
             command = meant.replace("INVENTORY", files or "INVENTORY")
-            return f"Use `{command} {files}`." if files and command == meant else f"Use `{command}`."
+            ours = command == meant and command.startswith("gpurack ")
+            return f"Use `{command} {files}`." if files and ours else f"Use `{command}`."
         guess = nearest(args[0].lower(), self.list_commands(ctx))
         return f"Did you mean `{ctx.command_path} {guess}`?" if guess else suggestion(args[0], self.list_commands(ctx))
 
@@ -345,10 +350,11 @@ def _place(context: click.Context, parameter: click.Parameter, words: tuple[str,
         raise click.UsageError("Missing argument 'HOST/MODEL'.", context)
     first = words[:1] if _is_file(words[0]) else ()
     rest = words[len(first) :]
-    if len(rest) > 1 and (place := _model_of(rest[0], first)) and _model_of(rest[1], first):
+    place = _model_of(rest[0], first) if len(rest) > 1 else ""
+    if place and _model_of(rest[1], first):
         command = " ".join([context.command_path, *first, place])
         raise Mistake([f"one model at a time: `{command}`."])
-    if len(rest) == 2 and not any("/" in word for word in rest):
+    if len(rest) == 2 and not place and not any("/" in word for word in rest):
         command = " ".join([context.command_path, *first, "/".join(rest)])
         raise Mistake([f"write HOST/MODEL as one word: `{command}`."])
     if len(rest) > 1 and not (len(rest) == 2 and Path(rest[0]).exists()):

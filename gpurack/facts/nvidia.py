@@ -37,8 +37,8 @@ JETSON = "belongs to a Jetson, which gpurack does not support"
 FELL_OFF = 79
 RECOVERY = re.compile(r"GPU recovery action changed from .* to 0x[0-9a-fA-F]+ \(([A-Za-z0-9 ]{1,40})\)")
 """In the line of Xid 154."""
-FATAL = re.compile(r": 1(?:4[4-9]|50), .*\bFatal\b")
-"""In the line of an NVLink-5 Xid, which says `Fatal` or `Nonfatal`."""
+NVLINK_5 = range(144, 151)
+"""The Xids of NVLink 5, whose lines say `Fatal` or `Nonfatal`. Others have names of processes, which users choose."""
 CALLER = r"(?: *\[ *[TC]\d{1,7}\])?"
 """The thread or CPU behind the time in the log of a kernel with CONFIG_PRINTK_CALLER."""
 CONTINUED = re.compile(r"NVRM:\s+(\(PCI ID|installed in this|system has|(has )?fallen off the bus)")
@@ -185,8 +185,9 @@ def xids(lines: Sequence[str]) -> list[Xid]:
     for line in lines:
         if match := numbered.match(line):
             action = RECOVERY.search(line) if match[3] == "154" else None
-            what, fatal = action[1] if action else "", bool(FATAL.search(line))
-            found.append(Xid(bus_address(match[2]), int(match[3]), parse_time(match[1]), what, fatal))
+            what, number = action[1] if action else "", int(match[3])
+            fatal = number in NVLINK_5 and bool(re.search(r"\bFatal\b", line))
+            found.append(Xid(bus_address(match[2]), number, parse_time(match[1]), what, fatal))
             pending = None
         elif match := fell.match(line):
             found.append(Xid(bus_address(match[2]), FELL_OFF, parse_time(match[1])))

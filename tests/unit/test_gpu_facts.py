@@ -466,6 +466,7 @@ def test_xids_have_one_form_of_address(time: str, address: str, expected: str) -
         ("145, RLW_REMAP Nonfatal XC1 i0 Link 17 (0x00000004), Fatality", False),
         ("150, MSE_WATCHDOG Fatal XC0 i0 Link -1", True),
         ("31, pid=7, name=Fatal", False),
+        ("31, pid=7, name=: 144, Fatal", False),
     ],
 )
 def test_an_xid_of_nvlink_5_says_whether_it_is_fatal(said: str, fatal: bool) -> None:

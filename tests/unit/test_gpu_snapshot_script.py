@@ -518,7 +518,7 @@ def test_reads_nodes_and_missing_paths_of_cdi_specs(fakes: Fakes, tmp_path: Path
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 def test_a_spec_by_hand_may_have_comments(fakes: Fakes, tmp_path: Path, shell: list[str]) -> None:
     text = "# by hand, path: /gone\n" + SPEC.replace("ROOT", str(tmp_path)).replace("gpu\n", "gpu  # all\n")
-    text = text.replace("510\n", "510 # {a\n").replace("nvidia0\n", "nvidia0  # path: /gone\n")
+    text = text.replace("510\n", "510 # {a\n").replace("nvidia0\n", "nvidia0  # path: /gone # twice\n")
     write(tmp_path / "etc/cdi/nvidia.yaml", text)
     write(tmp_path / "nvidia-cdi-hook", "")
     escaped = json.dumps(yaml.safe_load(text)).replace("/", "\\/")

@@ -54,6 +54,7 @@ def test_help_has_an_example_and_fits_80_columns(verb: tuple[str, ...]) -> None:
         ("pull", "Use `gpurack apply --prepare lab.yaml`."),
         ("undo", "Use `gpurack rollback lab.yaml`."),
         ("clean", "Use `gpurack prune lab.yaml`."),
+        ("exec", "Use `ssh HOST docker exec -it MODEL bash`."),
         ("aply", "Did you mean `gpurack apply`?"),
     ],
 )
@@ -88,6 +89,26 @@ def test_takes_the_only_inventory_of_a_folder(project: Path, file: str, text: st
     from gpurack.inventory.find import inventories
 
     assert list(map(str, inventories())) == [file]
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "hint"),
+    [
+        (("apply", "lab.yaml", "–dry"), "`–dry` begins with a dash of a word processor", "write `--dry`"),
+        (("logs", "lab.yaml", "gpu1/alpha", "—follow"), "`—follow` begins with a dash of", "write `--follow`"),
+        (("logs", "lab.yaml", "alpha", "bash"), "unexpected argument `bash`", "gpurack logs lab.yaml"),
+        (("rollback", "lab.yaml", "gpu1/alpha", "2"), "unexpected argument `2`", "gpurack rollback lab.yaml"),
+        (("verify", "lab.yaml", "gpu1"), "unexpected argument", "`gpurack verify lab.yaml --limit gpu1`"),
+    ],
+)
+def test_says_what_to_write_for_an_argument_too_many(
+    project: Path, words: tuple[str, ...], what: str, hint: str
+) -> None:
+    (project / "lab.yaml").write_text(LAB)
+    done = run(*words)
+    assert what in done.output
+    assert hint in done.output
+    assert done.exit_code == 2
 
 
 def test_python_file_that_loads_yaml_stands_for_both(project: Path) -> None:
