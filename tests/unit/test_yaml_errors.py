@@ -112,8 +112,10 @@ def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, sentence: str) 
 
 
 def test_repeats_no_value(tmp_path: Path) -> None:
-    for key in ('"sk-live-1', "sk-live-1: x", "[sk-live-1", "@sk-live-1"):
+    for key in ('"sk-live-1', "sk-live-1: x", "[sk-live-1", "@sk-live-1", "{sk-live-1}", "{a: 1, sk-live-1}"):
         assert "sk-live" not in error_of(tmp_path, LAB.replace("hardware: {A30: 2}", f"api_key: {key}"))
+    for glued in ("api_key:sk-live-1", "HF_TOKEN=sk-live-1"):
+        assert "sk-live" not in error_of(tmp_path, LAB.replace("port: 8000", glued))
 
 
 @given(st.text(alphabet="ab:{}[],-'\"\n\t #&*!|>%@`?0.\x00\x85\u2028", max_size=40))
