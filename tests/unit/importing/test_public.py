@@ -115,14 +115,19 @@ def test_graphics_device_of_unknown_image_stays_and_is_said() -> None:
     assert "Set `gpus` if a model computes there" in told(result)
 
 
-@pytest.mark.parametrize("ids", ["MIG-GPU-1a/1/0", "0:1"])
-def test_mig_instance_by_number_is_kept_in_words_of_compose(ids: str) -> None:
-    result = read(f"docker run -d --name one --gpus device={ids} -p 80:8000 {VLLM}")
+def test_mig_instance_of_an_old_driver_is_a_gpu() -> None:
+    assert only(f"docker run -d --name one --gpus device=MIG-GPU-1a/1/0 -p 80:8000 {VLLM}")["gpus"] == [
+        "MIG-GPU-1a/1/0"
+    ]
+
+
+def test_mig_instance_by_number_is_kept_in_words_of_compose() -> None:
+    result = read(f"docker run -d --name one --gpus device=0:1 -p 80:8000 {VLLM}")
     fields = result.models["one"]
     [device] = fields["compose"]["deploy"]["resources"]["reservations"]["devices"]
     assert (fields["engine"], device["device_ids"], fields["compose"]["command"]) == (
         "custom",
-        [ids],
+        ["0:1"],
         ["--model", "a/b"],
     )
     assert "gpus" not in fields
