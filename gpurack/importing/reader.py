@@ -274,7 +274,7 @@ def other(command: words.Command, committed: dict[str, str], pulls: list[Pull], 
         shown = " ".join([*(["docker"] if rest else []), (rest or command.words)[0], "…"])
     server, inside = docker_run.exec_words(command.words)
     if inside and (models := helpers.pulled_in(inside)[1]):
-        pulls.append(Pull(command.where, models, [server]))
+        pulls.append(Pull(command.where, models, [server] if server else ()))
         return []
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]

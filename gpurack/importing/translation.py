@@ -140,6 +140,9 @@ class Translation:
             linux = f"/mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
             self.note("open", f"{path} is a Windows path; set to {linux}, its path in WSL. Set the path on the server.")
             return linux
+        if re.match("~[^/]", path):
+            self.note("open", f"{path} is in another user's home. Write its absolute path on the server.")
+            return path
         base = {".": "PWD", "~": "HOME"}.get(path[:1])
         if base is None:
             return path

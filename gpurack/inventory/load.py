@@ -21,6 +21,7 @@ from pyinfra.context import ctx_state
 from gpurack.inventory.yaml_errors import explained
 from gpurack.shell import sh
 from gpurack.spec.problems import ENTRIES, InventoryError, Problem, nearest, wrong_type
+from gpurack.spec.secret_names import holds_secret
 
 YAML = (".yaml", ".yml")
 TOP = ("all", "groups", "hosts")
@@ -360,7 +361,8 @@ class _Strict(yaml.SafeLoader):
         for key_node, value_node in node.value:
             key = key_node.value
             if value_node.tag == NULL and value_node.start_mark.index == key_node.end_mark.index:  # no colon
-                what = f"a colon and a value are missing after `{key}`"
+                name = f"`{key}`" if re.fullmatch("[a-z_]+", key) else "a name"  # other text may be a key
+                what = f"a colon and a value are missing after {name}"
                 if key.isdecimal():
                     what = "a comma ends a value. Write a number without it, and other text in quotes"
                 if not _glued(key):
@@ -368,7 +370,7 @@ class _Strict(yaml.SafeLoader):
             if value_node.tag == NULL and not value_node.value and _glued(key):
                 field, sign, value = re.split("([:=])", key, maxsplit=1)
                 what = "a space is missing after the colon" if sign == ":" else "YAML wants a colon in place of `=`"
-                what += f"; write {field}: {value}"
+                what += f"; write {field}: {'…' if holds_secret(field, value) else value}"
                 raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
             if (
                 key in PORTS

@@ -12,6 +12,9 @@ import yaml
 NAME = r"[\w.@/-]+"
 OPENS = re.compile(r":\s*(#.*)?$")
 """A line whose value is in the lines below it."""
+OTHER_LINE_END = re.compile("[\x85\u2028\u2029]")
+"""Characters that end a line for PyYAML, and in no editor. The lines that it counts are not those of the file then."""
+QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 OTHER_SPACE = re.compile(r"^[^#]*?(?:^|[:,{\[-]) *([\u00a0\u2000-\u200a\u202f\u205f\u3000])")
 """A line with a space that YAML reads as a letter, where it wants an ordinary one."""
 AT_THE_START = {
@@ -81,23 +84,27 @@ class Mistake:
 
 def explained(error: yaml.YAMLError, text: str) -> Mistake:
     """An error of PyYAML in an admin's words. text: the whole file."""
+    found = OTHER_LINE_END.search(text)
+    unseen = (found.start(), ord(found[0])) if found else None
     if isinstance(error, yaml.reader.ReaderError):
-        line = text[: error.position].count("\n") + 1
-        return Mistake(line, f"an invisible character (U+{error.character:04X})", "Delete it.")
+        unseen = error.position, error.character
+    if unseen:
+        line = text[: unseen[0]].count("\n") + 1
+        return Mistake(line, f"an invisible character (U+{unseen[1]:04X})", "Delete it.")
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return Mistake(None, str(error))
     problem, lines = str(error.problem), text.split("\n")
     at, begun = error.problem_mark, error.context_mark or error.problem_mark
     for line in range(max(0, at.line - 1), at.line + 1):
-        if found := OTHER_SPACE.search(lines[line]):
-            what = f"a space of another kind (U+{ord(found[1]):04X}), as web pages and word processors write it"
+        if space := OTHER_SPACE.search(lines[line]):
+            what = f"a space of another kind (U+{ord(space[1]):04X}), as web pages and word processors write it"
             return Mistake(line + 1, what, "Write ordinary spaces.")
     if (
         error.context in ("while scanning a quoted scalar", "while scanning a double-quoted scalar")
         and "end" in problem
     ):
         return Mistake(begun.line + 1, "a quote is opened here and not closed", 'Close it: `version: "1.9"`.')
-    if "{{" in lines[at.line][: at.column]:
+    if "{{" in QUOTED.sub("", lines[at.line][: at.column]):
         return Mistake(at.line + 1, *OTHERS["found unhashable key"])
     if opened := re.match(r"expected ',' or '([}\]])', but got '(.*)'", problem):
         return _in_brackets(opened[1], opened[2], begun.line, at.line)

@@ -73,7 +73,9 @@ class Report(BaseStateCallback):
 
         Called by pyinfra after each operation on a host. The runner's calls do that themselves.
         """
-        if host.op_hash_order[-1] == op_hash:
+        # pyinfra also notes operations with `_run_once` that another host carries out
+        mine = (each for each in reversed(host.op_hash_order) if each in state.ops[host])
+        if next(mine, None) == op_hash:
             refresh(host)
 
     def host_disconnect(self, state: State, host: PyinfraHost) -> None:  # type: ignore[override]

@@ -30,7 +30,8 @@ DIES = "import os\n\ndef test_dies():\n    os._exit(0)\n"
 
 def ran(folder: Path) -> tuple[int, str]:
     """The exit code and output of pytest in lanes."""
-    words = ["-q", "-p", "tests.lanes", "--rootdir", str(folder), str(folder)]
+    imported = "ignore:Module already imported so cannot be rewritten"  # tests.lanes, by this file
+    words = ["-q", "-W", imported, "-p", "tests.lanes", "--rootdir", str(folder), str(folder)]
 
     def program() -> int:
         lanes.LANES = 2

@@ -61,8 +61,11 @@ def error_of(tmp_path: Path, text: str) -> str:
          "reference: `api_key: {env: LAB_KEY}`."),
         ('"C:\\w"', "/w/q", "5: a backslash between double quotes. Write single quotes: `weights: '…'`."),
         ("{{ w }}", "/w/q", "5: braces in braces, as of a template. Write the value itself, or put it in quotes."),
+        ("'{{ w }}' gpus", "/w/q, gpus",
+         "5: a comma is missing between two values, or `}` at the end. Write it as in `{gpus: [0], port: 8000}`."),
         ("models: - qwen:", "models:\n      qwen:", '4: a list begins in the line of its name, or "- " is where a name '
          'belongs. Hosts and models are names with a colon, without "- ".'),
+        ("hardware: 'A30\u2028\u2028", "hardware: {A30: 2}", "3: an invisible character (U+2028). Delete it."),
         ("q\0n:", "qwen:", "5: an invisible character (U+0000). Delete it."),
         ("weights: hf: q", "weights: /w/q",
          "5: a second colon, in a value. Put the value in quotes. Write it as in `{gpus: [0], port: 8000}`."),
@@ -109,11 +112,13 @@ def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, sentence: str) 
 
 
 def test_repeats_no_value(tmp_path: Path) -> None:
-    for key in ('"sk-live-1', "sk-live-1: x", "[sk-live-1", "@sk-live-1"):
+    for key in ('"sk-live-1', "sk-live-1: x", "[sk-live-1", "@sk-live-1", "{sk-live-1}", "{a: 1, sk-live-1}"):
         assert "sk-live" not in error_of(tmp_path, LAB.replace("hardware: {A30: 2}", f"api_key: {key}"))
+    for glued in ("api_key:sk-live-1", "HF_TOKEN=sk-live-1"):
+        assert "sk-live" not in error_of(tmp_path, LAB.replace("port: 8000", glued))
 
 
-@given(st.text(alphabet="ab:{}[],-'\"\n\t #&*!|>%@`?0.\x00", max_size=40))
+@given(st.text(alphabet="ab:{}[],-'\"\n\t #&*!|>%@`?0.\x00\x85\u2028", max_size=40))
 def test_any_text_is_data_or_an_explained_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_text(text)

@@ -687,6 +687,8 @@ KINDS["puller"] += [
               f"docker run --rm -e OLLAMA_HOST=box {OLLAMA} pull c:3\n", {"box": {"pull": ["a:1", "b:2", "c:3"]}}),
     Variation(f"docker run -d --name one -p 1:11434 {OLLAMA}\ndocker run -d --name two -p 2:11434 {OLLAMA}\n"
               "ollama pull a:1\n", {"one": {"pull": ABSENT}, "two": {"pull": ABSENT}}, ["line 3: only pulls a:1."]),
+    Variation(f"docker run -d -p 1:11434 {OLLAMA}\ndocker run -d --name two -p 2:11434 {OLLAMA}\n"
+              "ollama pull a:1\n", {"ollama": {"pull": ABSENT}, "two": {"pull": ABSENT}}, ["line 3: only pulls a:1."]),
 ]  # fmt: skip
 JOB = "-v /srv/m:/models ghcr.io/ggml-org/llama.cpp:full-cuda-b7000 --quantize /models/a.gguf /models/b.gguf q4_0\n"
 KINDS["secret-in-env"] += [

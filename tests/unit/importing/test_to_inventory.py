@@ -237,6 +237,12 @@ def test_reports_everything_not_converted() -> None:
     ]  # fmt: skip
 
 
+def test_home_of_another_user_is_not_the_own_one() -> None:
+    imported = read("docker run -d --name box -p 1:11434 -v ~bob/m:/x ollama/ollama:0.33.0\n", {"HOME": "/home/ada"})
+    assert imported.models["box"]["compose"]["volumes"][0]["source"] == "~bob/m"
+    assert "~bob/m is in another user's home" in " ".join(map(str, imported.findings))
+
+
 def test_reports_pull_without_model() -> None:
     imported = read("docker run -d --name box -p 1:11434 ollama/ollama:0.33.0\ndocker exec box ollama pull\n")
     assert "pull" not in imported.models["box"]
