@@ -102,7 +102,7 @@ security: $(READY)
 upgrade: $(READY)
 	$(call suite,tests/upgrade)
 faults: $(READY)
-	$(call suite,tests/faults/test_faults.py)
+	$(call suite,tests/faults/test_faults.py tests/faults/test_disk_order.py)
 soak: $(READY) ## random changes of a random inventory with reboots, each verified, on the testbed (SOAK=200)
 	$(call suite,tests/faults/test_soak.py)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults import bench, deploys, manifest, points, results, soak, states
+from tests.faults import bench, deploys, disk_order, manifest, points, results, soak, states
 from tests.faults.deploys import DEPLOYS, Deploy
 from tests.faults.points import STAGES
 from tests.faults.strike import FAULTS
@@ -31,7 +31,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize(
-    "module", [bench, deploys, manifest, points, results, soak], ids=lambda module: module.__name__
+    "module", [bench, deploys, disk_order, manifest, points, results, soak], ids=lambda module: module.__name__
 )
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
