@@ -85,7 +85,9 @@ class Rollback:
         spec = fleet[host.name]
         facts = snapshot(host, spec)
         rights = claim(spec.lab, lab.path, commits(facts))
-        given = Run(self.yes, values=read_values(spec), salt=token_hex(16), retry=(name,), claim=rights)
+        given = Run(
+            self.yes, values=read_values(spec), salt=token_hex(16), retry=(name,), claim=rights, verb="rollback"
+        )
         left = mark_of(today.entries[name], back)
         database, of_data = database_back(back.ready, Observed(name, spec, facts), self.with_data)
         plan = MODELS.plan(spec, facts, replace(given, only=name, rollback=left, database=database))

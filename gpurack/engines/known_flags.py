@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from gpurack.engines import ENGINES
+from gpurack.engines.args import with_dashes
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem, nearest
 
@@ -40,6 +41,8 @@ def unknown_flags(model: Model) -> list[Problem]:
         if name not in flags and len(begin_so) != 1:
             guess = best_guess(name, flags)
             hint = f"Did you mean {guess}?" if guess else ""
+            if guess and field.startswith("args.") and (own := engine.own_args.get(with_dashes(guess))):
+                hint = f"Did you mean the field `{own}`?"
             parts = {"engine": model.engine, "version": version, "flag": word, "hint": hint}
             found.append(Problem.of("flag-unknown", path=field, **parts))
     return found

@@ -107,6 +107,7 @@ def of_other(sentence: str, version: str) -> str:
             "sglang 0.5.23 has no --mem-fraction-statc. Did you mean mem-fraction-static?",
         ),
         ("sglang", "tp_size", "sglang 0.5.23 has no --tp_size. Did you mean tp-size?"),
+        ("sglang", "context-lenght", "sglang 0.5.23 has no --context-lenght. Did you mean the field `context`?"),
         ("sglang", "qqqqqq", "sglang 0.5.23 has no --qqqqqq."),
         ("tei", "max-batch-token", "tei 1.9 has no --max-batch-token. Did you mean max-batch-tokens?"),
         ("tei", "auto_truncate", "tei 1.9 has no --auto_truncate. Did you mean auto-truncate?"),

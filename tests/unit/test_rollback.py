@@ -347,6 +347,8 @@ def test_run_says_that_it_undoes_a_rollback() -> None:
     (line,) = changes(today, facts)
     assert line.startswith("recreate alpha: undoes the rollback of ")
     assert line.endswith("version b6999 → b7000")
+    (line,) = (str(change) for change in models_plan(today, facts, verb="rollback").changes)
+    assert line.startswith("recreate alpha: image "), "another rollback undoes none"
     # once the inventory is edited, in whatever way, it is a change like others
     edited = models(alpha={"version": "b7001"})
     assert "rollback" not in str(changes(edited, facts))

@@ -273,7 +273,9 @@ def decide(one: Observed, uuids: tuple[str, ...], run: Run) -> Decision | Proble
     if why_not := incompatibility(entry, hardware.accelerator, facts.driver.kernel or None, one.running):
         return replace(why_not, path=path)
     desired = desire_on(hardware, one, secrets, run.salt)
-    change = forward_again(compare(desired, facts, run.prune, run.renew), entry, facts)
+    change = compare(desired, facts, run.prune, run.renew)
+    if run.verb != "rollback":
+        change = forward_again(change, entry, facts)
     restart = run.verb == "restart"
     if restart and change.action in refusals.MADE:
         return Problem.of("restart-changes", path=path, change=str(change))
