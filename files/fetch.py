@@ -172,8 +172,8 @@ def fetch_file(name, wanted):
     if found != sha256:
         os.unlink(part)
         raise Failure(
-            "weights from {} have sha256 {}, not {}, and were deleted. Either the file on the server changed or "
-            "`sha256` in the inventory is wrong.".format(url.partition("?")[0], found, sha256),
+            "the file downloaded from {} has sha256 {}, not {}, and was deleted. Either the file on the server changed "
+            "or `sha256` in the inventory is wrong.".format(url.partition("?")[0], found, sha256),
             "weights-do-not-match",
         )
     finish(name, part, path)

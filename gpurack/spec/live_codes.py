@@ -591,8 +591,8 @@ MODELS: Mapping[str, Code] = {
     ),
     "failed-before": Code(
         "{what} was tried at {at}, and failed: {why}. {now}",
-        "It is tried again when its entry, image, weights or driver change, or with "
-        "--retry {place} (pyinfra: --data retry={place}).",
+        "Its log: gpurack logs {place} --failed. It is tried again when its entry, image, weights or driver change, or "
+        "with --retry {place} (pyinfra: --data retry={place}).",
         "What failed once is not tried again by itself, so that nightly runs stop no model that serves.",
     ),
     "unknown-retry": Code(

@@ -49,8 +49,8 @@ def test_leaves_the_previous_one_serving_and_says_why() -> None:
     found = plan(AFTER, failure(AFTER, settled(BEFORE)))
     assert said(found.errors) == {
         "alpha": "this definition was tried at 2026-11-28 02:16 UTC, and failed: exited while loading. The previous "
-        "one serves. It is tried again when its entry, image, weights or driver change, or with "
-        "--retry gpu1/alpha (pyinfra: --data retry=gpu1/alpha)."
+        "one serves. Its log: gpurack logs gpu1/alpha --failed. It is tried again when its entry, image, weights or "
+        "driver change, or with --retry gpu1/alpha (pyinfra: --data retry=gpu1/alpha)."
     }
     assert found.job is None or found.job["batches"] == []
 
@@ -174,7 +174,7 @@ def test_missing_weights_have_changed() -> None:
 def test_new_model_that_failed_does_not_run() -> None:
     facts = failure(AFTER, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     found = plan(AFTER, facts)
-    assert "failed: exited while loading. It does not run. It is tried" in said(found.errors)["alpha"]
+    assert "failed: exited while loading. It does not run. Its log: " in said(found.errors)["alpha"]
 
 
 @pytest.mark.parametrize(("key", "tried"), [("sk-one", False), ("sk-two", True)])

@@ -182,7 +182,7 @@ def test_accepts_server_without_content_length(fetcher: Any, server: Any, tmp_pa
 
 
 def test_deletes_file_with_wrong_sha256(fetcher: Any, server: Any, tmp_path: Path) -> None:
-    with pytest.raises(fetcher.Failure, match=f"have sha256 {SHA}, not {'0' * 64}, and were deleted"):
+    with pytest.raises(fetcher.Failure, match=f"has sha256 {SHA}, not {'0' * 64}, and was deleted"):
         fetcher.obtain("alpha", wanted(server[1], "0" * 64, tmp_path / "a.gguf"))
     assert list(tmp_path.glob("a.gguf*")) == []
 
