@@ -394,7 +394,8 @@ smi_gpus() {
 		fields=$sure,compute_cap,clocks_event_reasons.active,reset_status.reset_required,fabric.state,fabric.status,addressing_mode
 		answer=$(nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits 2>&1)
 		code=$?
-		named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
+		named=''
+		[ "$code" != 2 ] || named=$(printf '%s\n' "$answer" | sed -n 's/^Field "\([a-z_.]*\)" is not a valid.*/\1/p')
 		# an unknown driver names the first field that it does not know; compute_cap is the first of the newer ones
 		case $named in '' | compute_cap) ;; *) less=$sure,compute_cap ;; esac
 		if [ "$code" = 2 ] && [ "$branch" != 0 ]; then
