@@ -24,6 +24,8 @@ JSON_MODELS = {ModelState.UNKNOWN: ModelState.DOWN, ModelState.DEGRADED: ModelSt
 """The same of models. A model that computes on the CPU makes its host SICK."""
 STOPPED = (ModelState.HELD, ModelState.STOPPED)
 """States of a model that an admin stopped."""
+ATTENTION = (ModelState.DOWN, ModelState.LOADING, *STOPPED)
+"""States of a model that have a line of their own, in this order."""
 Row = tuple[str, str, str, str]
 """A state, its host, what is said, and the hint."""
 
@@ -52,14 +54,14 @@ def parts(lab: Sequence[HostStatus], now: datetime, verbose: bool = False) -> It
 
 def rows(lab: Sequence[HostStatus]) -> Iterator[Row]:
     """Yield what needs attention, then the hosts that are well."""
+    troubled: dict[tuple[str, str, str], list[str]] = {}
     for host in lab:
-        alike: dict[tuple[str, str], list[str]] = {}
         for model in host.models:
-            if model.state in (ModelState.DOWN, ModelState.LOADING, *STOPPED):
-                key = (model.state, since_text(model, host.now))
-                alike.setdefault(key, []).append(f"{model.name} :{model.port}")
-        for (state, since), models in alike.items():
-            yield state, host.name, ", ".join(models) + since, ""
+            if model.state in ATTENTION:
+                key = (model.state, host.name, since_text(model, host.now))
+                troubled.setdefault(key, []).append(f"{model.name} :{model.port}")
+    for state, name, since in sorted(troubled, key=lambda each: ATTENTION.index(ModelState(each[0]))):
+        yield state, name, ", ".join(troubled[state, name, since]) + since, ""
     for host in lab:
         for error in host.errors:
             yield host.state, host.name, error.message, error.hint

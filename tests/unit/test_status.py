@@ -266,6 +266,14 @@ def test_prints_what_needs_attention_first(lab: list[HostStatus]) -> None:
     ]
 
 
+def test_models_that_are_down_come_before_those_that_load() -> None:
+    young = host_state(containers=[one(started=ago(seconds=3))[1]], probes={"alpha": [503, ""]})
+    loading = host_status("gpu1", models(alpha={}), young, NOW)
+    wanted, container = one(status="exited", exit_code=137, finished=ago(hours=5))
+    down = host_status("gpu2", wanted, host_state(containers=[container]), NOW)
+    assert [line.split()[:2] for line in printed([loading, down])[:2]] == [["DOWN", "gpu2"], ["loading", "gpu1"]]
+
+
 def test_verbose_says_whose_localhost_it_is() -> None:
     wanted = models(alpha={}, beta={"bind": "lan"})
     note = "localhost is the host itself. From your desk: ssh -L 8000:localhost:8000 gpu1. For your users: `bind: lan`."
