@@ -180,7 +180,13 @@ def parse_hosts(given: Sequence[str]) -> dict[str, dict[str, str]]:
                 hint = f"Repeat the option: `{' '.join(f'--host {each}' for each in re.split('[, ]+', text) if each)}`."
             elif url := re.fullmatch(rf"ssh://({HOST.pattern})/?", text):
                 hint = f"Write {url[1]}."
-            raise Mistake([f"--host: `{text}` is not a host. {hint}" if text else "--host: the name is empty."])
+            raise Mistake(
+                [
+                    f"--host: `{text}` is not a host. {hint}"
+                    if text
+                    else "--host: the name is empty. Write --host gpu1.lab."
+                ]
+            )
         if match["name"] in found:
             raise Mistake([f"--host: `{match['name']}` is given twice."])
         found[match["name"]] = {"ssh_user": match["user"]} if match["user"] else {}
@@ -274,7 +280,8 @@ def write(folder: Path, contents: Mapping[str, str]) -> None:
     except OSError as error:
         for path in reversed(written):
             path.rmdir() if path.is_dir() else path.unlink()
-        raise Mistake([f"could not write {error.filename or folder}: {error.strerror}. Nothing was written."]) from None
+        what = f"could not write {error.filename or folder}: {error.strerror}. Nothing was written."
+        raise Mistake([f"{what} Name another folder."]) from None
 
 
 def show_host(console: screen.Console, each: Inspected) -> None:

@@ -49,7 +49,7 @@ def init(folder: str, lab: str, hosts: tuple[str, ...], adopt: tuple[str, ...]) 
     except OSError as error:  # of a name that is too long, or a folder that may not be read
         if not error.filename:
             raise
-        raise Mistake([f"{error.filename}: {error.strerror}. Nothing was written."]) from None
+        raise Mistake([f"{error.filename}: {error.strerror}. Nothing was written. Name another folder."]) from None
 
 
 @click.command("import", cls=Verb)

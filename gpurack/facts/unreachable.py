@@ -38,7 +38,8 @@ def why_unreachable(host: Host, error: Exception) -> str:
         why = f"could not connect: `ssh_key` {_plain(str(data['ssh_key']))} {what}."
         return f"{why} Correct it, or remove it: the keys of your ssh are tried then."
     if data["ssh_config_file"] and not Path(str(data["ssh_config_file"])).expanduser().is_file():  # pyinfra reads on
-        return f"could not connect: `ssh_config_file` {_plain(str(data['ssh_config_file']))}: no such file."
+        why = f"could not connect: `ssh_config_file` {_plain(str(data['ssh_config_file']))}: no such file."
+        return f"{why} Correct it, or remove it: ~/.ssh/config is read then."
     if isinstance(cause, BadHostKeyException):
         return changed_key(cause, address, _port(host.connector))
     command = ssh_command(address, data)

@@ -86,7 +86,10 @@ SHAPE: Mapping[str, Code] = {
         "Write a value of the named type.",
     ),
     "out-of-range": Code(
-        "must be {limit}, not {value}.", "", "The number is outside the allowed range.", "Write a number in the range."
+        "must be {limit}, not {value}.",
+        "{hint}",
+        "The number is outside the allowed range.",
+        "Write a number in the range.",
     ),
     "empty-value": Code("is empty.", "", "The field needs a value.", "Give a value, or remove the field."),
     "connection-field-empty": Code(

@@ -350,6 +350,8 @@ EXAMPLES = {
     "port": "port: 8000",
     "engine": "engine: llama.cpp",
     "context": "context: 32768",
+    "git": 'git: "https://github.com/ggml-org/llama.cpp"',
+    "revision": 'revision: "b7000"',
     "groups": 'groups: {"a30": {"hardware": {"A30": 4}}}',
 }
 """Field → how it is written, for hints. Python and YAML read it the same."""
@@ -434,9 +436,9 @@ def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
         return Problem.of(wrong.code, **wrong.parameters)
     if kind == "extra_forbidden":
         return Problem.unknown("unknown-field", item["loc"][-1], fields)
+    example = f"Write {EXAMPLES[name]}." if (name := str(item["loc"][-1])) in EXAMPLES else ""
     if kind == "missing":
-        hint = f"Write {EXAMPLES[name]}." if (name := str(item["loc"][-1])) in EXAMPLES else ""
-        return Problem.of("missing-field", hint=hint or HINTS.get(name, ""))
+        return Problem.of("missing-field", hint=example or HINTS.get(name, ""))
     if kind == "literal_error":
         return Problem.of("unknown-value", expected=context["expected"], value=value)
     if kind in ("string_too_short", "too_short"):
@@ -445,6 +447,6 @@ def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
         field = "hardware" if item["loc"][0] == "hardware" else str(item["loc"][-1])  # else the name of a GPU
         return wrong_type(TYPES[kind], item.get("input"), field)
     if kind in LIMITS:
-        words, name = LIMITS[kind]
-        return Problem.of("out-of-range", limit=f"{words} {context[name]}", value=value)
+        words, limit = LIMITS[kind]
+        return Problem.of("out-of-range", limit=f"{words} {context[limit]}", value=value, hint=example)
     return Problem.of("invalid-value", what=str(item["msg"]).rstrip("."))

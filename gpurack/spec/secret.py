@@ -81,7 +81,8 @@ class Secret(Strict):
     def _value(self) -> str:
         value = self._raw().strip()
         if not value:
-            raise SecretError(f"{self.source()} {'printed nothing' if self.command else 'is empty'}.")
+            what = "printed nothing; let it print" if self.command else "is empty; let it hold"
+            raise SecretError(f"{self.source()} {what} the secret.")
         if len(value.splitlines()) > 1:  # what `pass show` prints below the password; no HTTP header holds it
             raise SecretError(f"{self.source()} holds more than one line; let it be the secret alone.")
         if any(unicodedata.category(character) == "Cc" for character in value):
@@ -110,7 +111,9 @@ class Secret(Strict):
         except subprocess.CalledProcessError as error:
             printed = (error.stderr or "").strip().splitlines()
             last = f": {printed[-1].strip().rstrip('.')}" if printed else ""
-            raise SecretError(f"{self.source()} ended with exit code {error.returncode}{last}.") from None
+            raise SecretError(
+                f"{self.source()} ended with exit code {error.returncode}{last}. Run it by hand first."
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             verb = "run" if self.command and isinstance(error, OSError) else "read"
             raise SecretError(f"{self.source()} cannot be {verb}: {getattr(error, 'strerror', error)}.") from None

@@ -356,7 +356,7 @@ def test_command_of_a_secret_that_hangs_has_a_limit(
 
 def test_command_of_a_secret_that_fails_shows_its_last_line() -> None:
     words = ["sh", "-c", "echo warning >&2; echo the store is locked. >&2; exit 3"]
-    with pytest.raises(SecretError, match=r" ended with exit code 3: the store is locked\.$"):
+    with pytest.raises(SecretError, match=r" ended with exit code 3: the store is locked\. Run it by hand first\.$"):
         Secret(command=words).read()
 
 

@@ -215,7 +215,9 @@ def wrong_connection_type(kind: Any, value: Any, field: str) -> Problem:
 def wrong_value(field: str, value: Any) -> Problem | None:
     """The problem of a value of the right type that pyinfra or ssh cannot use; None if there is none."""
     if field == "ssh_port" and not 0 < value <= HIGHEST_PORT:
-        return Problem.of("out-of-range", limit=f"from 1 to {HIGHEST_PORT}", value=repr(value))
+        return Problem.of(
+            "out-of-range", limit=f"from 1 to {HIGHEST_PORT}", value=repr(value), hint="Write ssh_port: 22."
+        )
     if field == "ssh_file_transfer_protocol" and value not in PROTOCOLS:
         return Problem.of("unknown-value", expected=" or ".join(map(repr, PROTOCOLS)), value=repr(value))
     if field == "ssh_strict_host_key_checking":
