@@ -280,8 +280,7 @@ def write(folder: Path, contents: Mapping[str, str]) -> None:
     except OSError as error:
         for path in reversed(written):
             path.rmdir() if path.is_dir() else path.unlink()
-        what = f"could not write {error.filename or folder}: {error.strerror}. Nothing was written."
-        raise Mistake([f"{what} Name another folder."]) from None
+        raise Mistake([f"could not write {error.filename or folder}: {error.strerror}. Nothing was written."]) from None
 
 
 def show_host(console: screen.Console, each: Inspected) -> None:

@@ -87,19 +87,25 @@ def make(benches: Sequence[Bench]) -> dict[str, Undisturbed]:
         blank(benches[0])
     left = [deploy for deploy in MAKING if not has(engine, image(engine, deploy.after))]
     left += [deploy for deploy in DEPLOYS.values() if deploy.name not in found]
+    saved: set[str] = set()
 
-    def begin() -> Deploy | None:
+    def begin() -> tuple[Deploy | None, bool]:
+        """A deploy, and whether its state is to be saved: several lead to one, at the same time, perhaps."""
         with alone:
             deploy = next((one for one in left if has(engine, image(engine, one.before))), None)
-            if deploy:
-                left.remove(deploy)
-            return deploy
+            if deploy is None:
+                return None, False
+            left.remove(deploy)
+            saves = deploy.after not in saved and not has(engine, image(engine, deploy.after))
+            saved.add(deploy.after)
+            return deploy, saves
 
     def work(bench: Bench) -> None:
         while left:
-            if deploy := begin():
+            deploy, saves = begin()
+            if deploy:
                 try:
-                    one = undisturbed(bench, deploy)
+                    one = undisturbed(bench, deploy, saves)
                 except BaseException:
                     left.clear()  # or the other hosts would wait for the state to which it leads
                     raise
@@ -126,8 +132,8 @@ def blank(bench: Bench) -> None:
     prepared.save(bench.host, image(testbed.engine, ""))
 
 
-def undisturbed(bench: Bench, deploy: Deploy) -> Undisturbed:
-    """Carry a deploy out, and save the state to which it leads where another deploy begins there."""
+def undisturbed(bench: Bench, deploy: Deploy, saves: bool) -> Undisturbed:
+    """Carry a deploy out, and save the state to which it leads (saves) where another deploy begins there."""
     engine = bench.lab.testbed.engine
     bench.restore(deploy.before)
     with hook.recorded(bench.host) as calls:
@@ -135,7 +141,7 @@ def undisturbed(bench: Bench, deploy: Deploy) -> Undisturbed:
     assert run.exit_code == 0, run.output
     found = Undisturbed(calls, manifest.read(bench.host))
     wanted = any(one.before == deploy.after for one in DEPLOYS.values())
-    if wanted and not has(engine, image(engine, deploy.after)):
+    if wanted and saves:
         if deploys.names_of(deploy.after):
             owners.move_in(bench.host)
         prepared.save(bench.host, image(engine, deploy.after))

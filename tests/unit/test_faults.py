@@ -99,13 +99,18 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("fails", ["", "installed", "fresh"])
 def test_every_state_is_made_or_the_making_ends(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    """A deploy begins when its state is there; where that cannot be made, nothing waits for it."""
-    there = {""}
+    """A deploy begins when its state is there; where that cannot be made, nothing waits for it.
 
-    def undisturbed(bench: Any, deploy: Deploy) -> states.Undisturbed:
+    Of several deploys to one state, one saves it: a host restored meanwhile would have parts of both.
+    """
+    there, saved = {""}, list[str]()
+
+    def undisturbed(bench: Any, deploy: Deploy, saves: bool) -> states.Undisturbed:
         assert deploy.before in there
         if deploy.name == fails:
             raise RuntimeError(fails)
+        if saves:
+            saved.append(deploy.after)
         there.add(deploy.after)
         return states.Undisturbed([deploy.name], {})
 
@@ -117,6 +122,7 @@ def test_every_state_is_made_or_the_making_ends(monkeypatch: pytest.MonkeyPatch,
     benches: Any = [SimpleNamespace(lab=SimpleNamespace(testbed=SimpleNamespace(engine=None)))] * 3
     with pytest.raises(RuntimeError, match=fails) if fails else nullcontext():
         assert states.make(benches).keys() == DEPLOYS.keys()
+    assert len(saved) == len(set(saved))
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------
