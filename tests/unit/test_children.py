@@ -19,6 +19,14 @@ programs.run(*words, "sh", "-c", "echo $$ >{pid}; exec sleep 60")
 """
 
 
+def lives(pid: str) -> bool:
+    """Is a process there that has not ended? It may end between the open and the read."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.parametrize("user", ["", pytest.param(USER, marks=needs_root)])
 def test_program_dies_with_the_runner(user: str, place: Path) -> None:  # noqa: F811
     pid = place / "pid"
@@ -31,6 +39,6 @@ def test_program_dies_with_the_runner(user: str, place: Path) -> None:  # noqa: 
         time.sleep(0.01)
     runner.kill()
     runner.wait()
-    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+    while lives(child):
         assert time.monotonic() < end, "it lives on"
         time.sleep(0.01)
