@@ -16,7 +16,7 @@ from gpurack.engines.container import Container, Run, Upstream
 from gpurack.facts.model import HostFacts
 from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
 from gpurack.plan.models.devices import Devices, devices
-from gpurack.plan.models.observed import Observed
+from gpurack.plan.models.observed import Observed, Wanted
 from gpurack.plan.models.service import hardened, merge_mounts
 from gpurack.plan.models.slots import gpus_text
 from gpurack.spec.connection import Connection
@@ -33,10 +33,10 @@ SALTED = ("api_key", "config", "keys", "upstream_keys")
 
 
 @dataclass(frozen=True)
-class DesiredService:
+class DesiredService(Wanted):
     """Everything that is decided about a model or service before it is compared with its container.
 
-    name: in the inventory. spec: its host there. devices: its GPUs. image: through the host's mirrors. address: the
+    devices: its GPUs. image: through the host's mirrors. address: the
     host's address on which it listens. url: where the host asks whether it is ready. connections: what it connects to.
     hosts: name → address of other hosts that it connects to. weights: all of them, each with its path on the host, its
     own first. locked: what the inventory's lock says about it. run: what its engine is told. container: what its engine
@@ -44,8 +44,6 @@ class DesiredService:
     or secret does.
     """
 
-    name: str
-    spec: Host
     devices: Devices
     image: str
     address: str
@@ -58,16 +56,6 @@ class DesiredService:
     container: Container
     files: Mapping[str, str] = field(repr=False)
     fingerprints: Mapping[str, Any]
-
-    @cached_property
-    def entry(self) -> Model:
-        """Its entry in the inventory."""
-        return self.spec.entries[self.name]
-
-    @property
-    def path(self) -> str:
-        """Its path in the inventory."""
-        return self.spec.path_of(self.name)
 
     @property
     def user(self) -> str:

@@ -13,15 +13,11 @@ from gpurack.spec.model import Model
 
 
 @dataclass(frozen=True)
-class Observed:
-    """A model or service of a host (spec), enabled or not, and the host's facts.
-
-    Whatever is judged before a `DesiredService` exists reads it: health.py, ledger.py, plan.py and others.
-    """
+class Wanted:
+    """A model or service of a host (spec) by its name in the inventory, enabled or not."""
 
     name: str
     spec: Host
-    facts: HostFacts
 
     @cached_property
     def entry(self) -> Model:
@@ -32,6 +28,16 @@ class Observed:
     def path(self) -> str:
         """Its path in the inventory."""
         return self.spec.path_of(self.name)
+
+
+@dataclass(frozen=True)
+class Observed(Wanted):
+    """A model or service and its host's facts.
+
+    Whatever is judged before a `DesiredService` exists reads it: health.py, ledger.py, plan.py and others.
+    """
+
+    facts: HostFacts
 
     @property
     def key(self) -> tuple[str, str]:
